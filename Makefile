@@ -1,0 +1,57 @@
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
+STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format lock bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is up to date)
+	@:
+
+$(UV):
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): | $(UV)
+	@echo "setting up $(VENV) from requirements.lock"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.setup-* && touch $@
+
+demo: setup ## train a small GAN on the bundled MNIST
+	@$(BIN)/python -m ganscale.train
+
+test: setup ## run the quick tests
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup ## run the slow tests
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup ## check style, format and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@PYRIGHT_PYTHON_GLOBAL_NODE=0 PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+format: setup ## fix style and format
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+lock: | $(UV) ## resolve the dependencies of pyproject.toml anew
+	@$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
+		--custom-compile-command "make lock" --python-version 3.11 --extra dev -o requirements.lock pyproject.toml
+
+bench: setup ## measure training throughput
+	@$(BIN)/python -m ganscale.bench
+
+clean: ## remove the environment and caches (runs/ stays)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	@find ganscale tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,115 @@
+"""What the replicas of a run say to each other: who they are, who takes which rows, and sums over all of them."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Replica:
+    """This process among the data-parallel replicas: `rank` in [0, world_size)."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Rank 0 alone writes files and talks to trackers."""
+        return self.rank == 0
+
+    @staticmethod
+    def current() -> "Replica":
+        """This process in torch.distributed's default group, or alone when there is none."""
+        if dist.is_available() and dist.is_initialized():
+            return Replica(dist.get_rank(), dist.get_world_size())
+        return Replica()
+
+    def rows(self, batch_size: int, accumulation: int = 1) -> list[tuple[int, int]]:
+        """The rows of a global batch that this replica takes, one (start, stop) per micro-batch.
+
+        The batch is first cut into micro-batches and each of these into one share per replica, so that the micro-batch
+        as a whole holds the same rows at any world size. Shares differ by at most one row.
+
+        Raises:
+            ValueError: a replica would have no row in some micro-batch.
+        """
+        shares = []
+        for start, stop in _cut(0, batch_size, accumulation):
+            share = _cut(start, stop, self.world_size)[self.rank]
+            if share[0] == share[1]:
+                raise ValueError(
+                    f"a global batch of {batch_size} in {accumulation} micro-batches has no row for each of "
+                    f"{self.world_size} replicas"
+                )
+            shares.append(share)
+        return shares
+
+
+def _cut(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
+    size = stop - start
+    edges = [start + size * part // parts for part in range(parts + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over replicas whose gradient is again such a sum, hence differentiable any number of times.
+
+    With y = sum_r x_r on every replica and a loss sum_r L_r, dL/dx_r = sum_s dL_s/dy: the adjoint is the same operation.
+    torch.distributed.nn.functional has it too but is deprecated since torch 2.13, and
+    torch.distributed._functional_collectives' all_reduce has no double backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own signature
+        y = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+        return _AllReduceSum.apply(gradients[0])  # pyright: ignore[reportReturnType]
+
+
+def num_replicas() -> int:
+    """Replicas in torch.distributed's default group; 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum `x` over all replicas, differentiable any number of times; alone, `x` itself.
+
+    Every replica must call it equally often and in the same order, in forward and in backward.
+    """
+    if num_replicas() == 1:
+        return x
+    return _AllReduceSum.apply(x)  # pyright: ignore[reportReturnType]
+
+
+def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
+    """Sum 0-dimensional statistics over all replicas in one small float64 all-reduce, without gradient."""
+    packed = torch.stack([value.detach().to(torch.float64) for value in values])
+    if num_replicas() > 1:
+        dist.all_reduce(packed)
+    return list(packed.unbind())
+
+
+def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
+    """Wrap `module` in DistributedDataParallel where there are several replicas; alone, return it as it is.
+
+    No buffers are broadcast: what must be shared is shared explicitly. Gradients live in DDP's buckets, without a copy.
+    """
+    if replica.world_size == 1:
+        return module
+    options: dict[str, Any] = {"gradient_as_bucket_view": True}
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    parameter = next(module.parameters())
+    if parameter.is_cuda:
+        options["device_ids"] = [parameter.device.index]
+    return DistributedDataParallel(module, **options)

@@ -1,0 +1,69 @@
+"""The config reference as text and as Markdown, made from the schema itself."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ganscale.config.errors import shown
+from ganscale.config.schema import Config
+
+
+def rows(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (dotted key, default, allowed values, description) of every setting."""
+    for name, field in section.model_fields.items():
+        below = [option for option in _options(field) if isinstance(option, type) and issubclass(option, BaseModel)]
+        for option in below:
+            tag = option.model_fields["name"].default if len(below) > 1 else None
+            label = f"{prefix}{name}[{tag}]." if tag else f"{prefix}{name}."
+            yield from rows(option, label)
+        if not below:
+            yield f"{prefix}{name}", _default(field), _allowed(field), field.description or ""
+
+
+def text() -> str:
+    """All settings for `--help`, a line each."""
+    lines = ["settings (section.key=value; [name] marks the settings of one architecture):"]
+    for key, default, allowed, description in rows():
+        lines.append(f"  {key}={default}" + (f"  ({allowed})" if allowed else ""))
+        lines.append(f"      {description}")
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The reference page."""
+    lines = ["# Configuration reference", "", "Made by `python -m ganscale.config.reference`; do not edit.", ""]
+    lines += ["| key | default | allowed | what it does |", "| --- | --- | --- | --- |"]
+    for row in rows():
+        key, default, allowed, description = (cell.replace("|", "\\|") for cell in row)
+        lines.append(f"| `{key}` | `{default}` | {allowed} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _options(field: FieldInfo) -> tuple[Any, ...]:
+    return get_args(field.annotation) or (field.annotation,)
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    return "[" + ", ".join(shown(v) for v in value) + "]" if isinstance(value, tuple) else shown(value)
+
+
+def _allowed(field: FieldInfo) -> str:
+    words = [shown(option) for option in _options(field) if isinstance(option, str)]
+    for option in _options(field):
+        words += [shown(word) for word in get_args(option) if isinstance(word, str)]
+    signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}
+    bounds = [
+        f"{sign} {getattr(bound, kind.__name__.lower())}"
+        for bound in field.metadata
+        for kind, sign in signs.items()
+        if isinstance(bound, kind)
+    ]
+    return ", ".join(bounds + words)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

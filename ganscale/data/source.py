@@ -1,0 +1,26 @@
+"""What the loop needs of a data set."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Source(Protocol):
+    """An endless stream of real examples; position p is the same example at any world size and after any resume.
+
+    Attributes:
+        shape: of one example: `(C, H, W)` for images, `(2,)` for points.
+        num_classes: number of classes of the labels, or 0 without labels.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """Examples at positions `start` to `stop - 1`.
+
+        Returns:
+            Examples `[stop - start, *shape]` on the training device (images in [-1, 1]), and classes
+            `[stop - start]` int64 or None.
+        """
+        ...

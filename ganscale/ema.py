@@ -1,0 +1,29 @@
+"""Exponential moving average of a network (Yazici et al. 2019), with its half-life in images."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """A copy of `source` whose weights follow it slowly.
+
+    Args:
+        source: the network that is trained.
+        half_life: images after which an old weight counts half; 0 copies the weights.
+    """
+
+    def __init__(self, source: nn.Module, half_life: float) -> None:
+        self.module = copy.deepcopy(source).eval().requires_grad_(False)
+        self.half_life = half_life
+        self._pairs = (list(self.module.parameters()), list(source.parameters()))
+        self._buffers = (list(self.module.buffers()), list(source.buffers()))
+
+    @torch.no_grad()
+    def update(self, images: int) -> None:
+        """Move towards the source after an iteration of `images` images; buffers are copied."""
+        weight = 1.0 - 0.5 ** (images / self.half_life) if self.half_life else 1.0
+        torch._foreach_lerp_(*self._pairs, weight)
+        if self._buffers[0]:
+            torch._foreach_copy_(*self._buffers)

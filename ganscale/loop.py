@@ -1,0 +1,179 @@
+"""The training loop: feeds global positions to the step and hands out a `Tick` whenever something is due."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ganscale.collectives import Replica, sum_over_replicas
+from ganscale.data import Source
+from ganscale.random import Stream
+from ganscale.state import TrainState
+from ganscale.step import Batch, Statistics, Step
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A pause of the loop, reached by all replicas alike.
+
+    Attributes:
+        images: images so far.
+        iteration: iterations so far.
+        due: names of the intervals that ended here; "end" when the run is complete.
+        metrics: plain numbers since the tick before, the same on all replicas but for times.
+    """
+
+    images: int
+    iteration: int
+    due: frozenset[str]
+    metrics: dict[str, float]
+
+
+def due(intervals: Mapping[str, int], before: int, after: int, until: int) -> frozenset[str]:
+    """Names of the intervals (in images) of which a multiple lies in (before, after], and "end" from `until` on."""
+    names = {name for name, every in intervals.items() if after // every > before // every}
+    return frozenset(names | {"end"}) if after >= until else frozenset(names)
+
+
+class Feed:
+    """Cuts the endless stream of images and latents into this replica's batches.
+
+    Args:
+        source: the real examples.
+        seed: the run's seed.
+        latent_dim: length of z.
+        latent: "normal" or "uniform".
+        batch_size: global batch of a D update.
+        d_steps: D updates per iteration.
+        accumulation: micro-batches per update.
+        reuse_fakes: whether the G update takes the z of the last D update.
+        conditional: whether the networks are shown labels.
+        replica: this process among the replicas.
+        device: where z is made.
+        dtype: of z.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        latent_dim: int,
+        latent: str,
+        batch_size: int,
+        d_steps: int,
+        accumulation: int,
+        reuse_fakes: bool,
+        conditional: bool,
+        replica: Replica,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.source = source
+        self.latent_dim = latent_dim
+        self.latent = latent
+        self.batch_size = batch_size
+        self.d_steps = d_steps
+        self.reuse_fakes = reuse_fakes
+        self.conditional = conditional
+        self.dtype = dtype
+        self.rows = replica.rows(batch_size, accumulation)
+        self._z = Stream(seed, "latent", device)
+        self._z_generator = Stream(seed, "latent/generator", device)
+
+    @property
+    def images_per_iteration(self) -> int:
+        """Images that one iteration shows to the discriminator."""
+        return self.batch_size * self.d_steps
+
+    def batches(self, images: int) -> tuple[list[list[Batch]], list[Batch] | None]:
+        """The batches of the iteration that starts at position `images`, as `Step` takes them."""
+        updates = [
+            [self._batch(images + d * self.batch_size + start, stop - start) for start, stop in self.rows]
+            for d in range(self.d_steps)
+        ]
+        if self.reuse_fakes:
+            return updates, None
+        first = images + (self.d_steps - 1) * self.batch_size
+        fresh = [self.latents(self._z_generator, first + start, first + stop) for start, stop in self.rows]
+        return updates, [batch._replace(z=z) for batch, z in zip(updates[-1], fresh, strict=True)]
+
+    def latents(self, stream: Stream, start: int, stop: int) -> Tensor:
+        """z of rows `start` to `stop - 1` of a stream: `[stop - start, latent_dim]`."""
+        if self.latent == "normal":
+            return stream.normal(start, stop, (self.latent_dim,), self.dtype)
+        return stream.uniform(start, stop, (self.latent_dim,), self.dtype).mul_(2.0).sub_(1.0)
+
+    def _batch(self, position: int, count: int) -> Batch:
+        reals, labels = self.source.read(position, position + count)
+        z = self.latents(self._z, position, position + count)
+        return Batch(reals, z, labels if self.conditional else None)
+
+
+def train(
+    state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, int], until: int
+) -> Iterator[Tick]:
+    """Train from `state.images` to `until` images, in place, and yield a tick whenever an interval ends.
+
+    The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the tick before;
+    logit statistics and gradient norms are those of the tick's own iteration.
+
+    Args:
+        state: the run so far.
+        step: the synchronised update.
+        feed: batches by position.
+        intervals: name to interval in images.
+        until: length of the run in images.
+    """
+    window = _Window()
+    while state.images < until:
+        after = state.images + feed.images_per_iteration
+        names = due(intervals, state.images, after, until)
+        statistics = step(*feed.batches(state.images), details=bool(names))
+        state.ema.update(feed.images_per_iteration)
+        state.images = after
+        state.iteration += 1
+        window.add(statistics)
+        if names:
+            metrics = window.close(statistics, feed.images_per_iteration)
+            yield Tick(after, state.iteration, names, metrics)
+            window = _Window()
+
+
+class _Window:
+    """Sums since the last tick; tensors until the tick turns them into numbers."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.iterations = 0
+        self.loss_d: Tensor | None = None
+        self.loss_g: Tensor | None = None
+
+    def add(self, statistics: Statistics) -> None:
+        self.iterations += 1
+        if self.loss_d is None or self.loss_g is None:
+            self.loss_d, self.loss_g = statistics.loss_d, statistics.loss_g
+        else:
+            self.loss_d = self.loss_d + statistics.loss_d
+            self.loss_g = self.loss_g + statistics.loss_g
+
+    def close(self, statistics: Statistics, images_per_iteration: int) -> dict[str, float]:
+        assert self.loss_d is not None and self.loss_g is not None, "a window holds at least one iteration"
+        details = dict(statistics.details)
+        norms = {name: details.pop(name) for name in ("grad_norm_d", "grad_norm_g")}
+        names = [*details, "loss_d", "loss_g"]
+        sums = sum_over_replicas([*details.values(), self.loss_d, self.loss_g])
+        total = dict(zip(names, (float(value) for value in sums), strict=True))
+        metrics = {name: total[name] / self.iterations for name in ("loss_d", "loss_g")}
+        for side in ("real", "fake"):
+            mean = total[f"{side}_sum"] / total["rows"]
+            metrics[f"{side}_logit_mean"] = mean
+            metrics[f"{side}_logit_std"] = max(0.0, total[f"{side}_square"] / total["rows"] - mean**2) ** 0.5
+            metrics[f"d_accuracy_{side}"] = total[f"{side}_right"] / total["rows"]
+        metrics |= {name: float(value) for name, value in norms.items()}
+        seconds = time.perf_counter() - self.started
+        metrics["seconds_per_iteration"] = seconds / self.iterations
+        metrics["images_per_second"] = self.iterations * images_per_iteration / seconds
+        return metrics

@@ -1,0 +1,27 @@
+"""What an architecture must fit: the shape of the data and the length of z."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shapes that both networks agree on.
+
+    Attributes:
+        shape: of one example: `(C, H, W)` for images, `(2,)` for points.
+        latent_dim: length of z.
+    """
+
+    shape: tuple[int, ...]
+    latent_dim: int
+
+    @property
+    def is_image(self) -> bool:
+        """Images lie in [-1, 1]; points are unbounded."""
+        return len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """Numbers in one example."""
+        return math.prod(self.shape)

@@ -1,0 +1,106 @@
+"""Random numbers as a function of (seed, stream, global row): no generator state, the same for any number of workers.
+
+Word `w` of a row is the SplitMix64 output at position `row * words_per_row + w` of a sequence whose start and whitening
+constant come from (seed, stream) (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", Fig. 16,
+with Stafford's variant 13 as mixing function). Rows are *global* indices of images, so a worker that computes rows
+5 to 9 of a batch gets exactly what one worker would have computed there, at a cost that depends only on its own rows.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+_MASK64 = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The 64-bit pattern of `value` as the int64 that torch computes with."""
+    value &= _MASK64
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+@lru_cache(maxsize=256)
+def _keys(seed: int, stream: str) -> tuple[int, int]:
+    digest = hashlib.blake2b(f"{seed}/{stream}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def derive_seed(seed: int, stream: str) -> int:
+    """A 63-bit seed for libraries that want one of their own, independent for each stream."""
+    return _keys(seed, stream)[0] >> 1
+
+
+def _mix(x: Tensor, whitening: int) -> Tensor:
+    """SplitMix64's finaliser on int64 words, in place; `whitening` separates streams that would overlap."""
+    x ^= (x >> 30) & ((1 << 34) - 1)
+    x *= _signed(_MIX1)
+    x ^= ((x >> 27) & ((1 << 37) - 1)).bitwise_xor_(_signed(whitening))
+    x *= _signed(_MIX2)
+    x ^= (x >> 31) & ((1 << 33) - 1)
+    return x
+
+
+class Stream:
+    """One named sequence of random rows.
+
+    Args:
+        seed: the run's seed.
+        name: what the numbers are for, e.g. "latent"; streams of different names are independent.
+        device: where the numbers are made. Bits are the same on every device.
+    """
+
+    def __init__(self, seed: int, name: str, device: torch.device | str = "cpu") -> None:
+        self.name = name
+        self.device = torch.device(device)
+        self._start, self._whitening = _keys(seed, name)
+        self._ramp: Tensor | None = None
+
+    def bits(self, start: int, stop: int, words: int) -> Tensor:
+        """Random 64-bit words of rows `start` to `stop - 1`: int64 `[stop - start, words]`."""
+        count = (stop - start) * words
+        if self._ramp is None or self._ramp.numel() < count:
+            self._ramp = torch.arange(count, device=self.device) * _signed(_GAMMA)
+        first = _signed(self._start + (start * words + 1) * _GAMMA)
+        return _mix(self._ramp[:count] + first, self._whitening).view(stop - start, words)
+
+    def uniform(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform numbers in [0, 1) with 24 random bits: `[stop - start, *shape]`."""
+        size = math.prod(shape)
+        words = (size + 1) // 2
+        high, low = self._halves(start, stop, words, dtype)
+        both = torch.cat((high, low), dim=1) if size > 1 else high
+        return both[:, :size].reshape(stop - start, *shape).mul_(2.0**-24)
+
+    def normal(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[stop - start, *shape]`."""
+        size = math.prod(shape)
+        words = (size + 1) // 2
+        high, low = self._halves(start, stop, words, dtype)
+        radius = high.add_(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
+        angle = low.mul_(2.0 * math.pi * 2.0**-24)
+        both = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+        return both[:, :size].reshape(stop - start, *shape)
+
+    def integers(self, start: int, stop: int, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """Whole numbers in [0, high), high <= 2^31: int64 `[stop - start, *shape]`; bias below high / 2^32."""
+        words = self.bits(start, stop, math.prod(shape))
+        return ((((words >> 32) & 0xFFFFFFFF) * high) >> 32).view(stop - start, *shape)
+
+    def _halves(self, start: int, stop: int, words: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Two independent 24-bit numbers of each word, as floats: `[stop - start, words]` each."""
+        bits = self.bits(start, stop, words)
+        high = ((bits >> 40) & 0xFFFFFF).to(dtype)
+        return high, bits.bitwise_and_(0xFFFFFF).to(dtype)
+
+
+def permutation(seed: int, stream: str, size: int) -> Tensor:
+    """A random order of `size` rows on the CPU, a function of its arguments alone: int64 `[size]`."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, stream))
+    return torch.randperm(size, generator=generator)
