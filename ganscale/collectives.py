@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,25 +55,25 @@ class Replica:
 def _cut(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
     size = stop - start
     edges = [start + size * part // parts for part in range(parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 class _AllReduceSum(torch.autograd.Function):
     """Sum over replicas whose gradient is again such a sum, hence differentiable any number of times.
 
-    With y = sum_r x_r on every replica and a loss sum_r L_r, dL/dx_r = sum_s dL_s/dy: the adjoint is the same operation.
+    With y = sum_r x_r on every replica and a loss sum_r L_r, dL/dx_r = sum_s dL_s/dy: its own adjoint.
     torch.distributed.nn.functional has it too but is deprecated since torch 2.13, and
     torch.distributed._functional_collectives' all_reduce has no double backward.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - torch's own signature
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(y)
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return _AllReduceSum.apply(gradients[0])  # pyright: ignore[reportReturnType]
 
 

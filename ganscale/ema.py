@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -17,13 +17,13 @@ class MovingAverage:
     def __init__(self, source: nn.Module, half_life: float) -> None:
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
         self.half_life = half_life
-        self._pairs = (list(self.module.parameters()), list(source.parameters()))
-        self._buffers = (list(self.module.buffers()), list(source.buffers()))
+        self._pairs: tuple[list[Tensor], list[Tensor]] = (list(self.module.parameters()), list(source.parameters()))
+        self._buffers: tuple[list[Tensor], list[Tensor]] = (list(self.module.buffers()), list(source.buffers()))
 
     @torch.no_grad()
     def update(self, images: int) -> None:
         """Move towards the source after an iteration of `images` images; buffers are copied."""
         weight = 1.0 - 0.5 ** (images / self.half_life) if self.half_life else 1.0
-        torch._foreach_lerp_(*self._pairs, weight)
+        torch._foreach_lerp_(*self._pairs, weight)  # pyright: ignore[reportPrivateImportUsage]
         if self._buffers[0]:
-            torch._foreach_copy_(*self._buffers)
+            torch._foreach_copy_(*self._buffers)  # pyright: ignore[reportPrivateImportUsage]

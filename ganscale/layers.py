@@ -85,7 +85,9 @@ class BatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""
-        return f"{self.weight.numel()}, eps={self.eps}, momentum={self.momentum}, across_replicas={self.across_replicas}"
+        return (
+            f"{self.weight.numel()}, eps={self.eps}, momentum={self.momentum}, across_replicas={self.across_replicas}"
+        )
 
 
 class LayerNorm(nn.Module):

@@ -112,12 +112,10 @@ class Feed:
         return Batch(reals, z, labels if self.conditional else None)
 
 
-def train(
-    state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, int], until: int
-) -> Iterator[Tick]:
+def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, int], until: int) -> Iterator[Tick]:
     """Train from `state.images` to `until` images, in place, and yield a tick whenever an interval ends.
 
-    The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the tick before;
+    The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the last tick;
     logit statistics and gradient norms are those of the tick's own iteration.
 
     Args:
@@ -160,7 +158,8 @@ class _Window:
             self.loss_g = self.loss_g + statistics.loss_g
 
     def close(self, statistics: Statistics, images_per_iteration: int) -> dict[str, float]:
-        assert self.loss_d is not None and self.loss_g is not None, "a window holds at least one iteration"
+        assert self.loss_d is not None, "a window holds at least one iteration"
+        assert self.loss_g is not None, "a window holds at least one iteration"
         details = dict(statistics.details)
         norms = {name: details.pop(name) for name in ("grad_norm_d", "grad_norm_g")}
         names = [*details, "loss_d", "loss_g"]

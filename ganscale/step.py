@@ -1,8 +1,8 @@
 """One synchronised update of discriminator and generator. Knows two networks, a loss and two optimizers, nothing else.
 
-Per iteration each network's gradients cross the wire once per optimizer step: `d_steps * |D| + |G|` numbers. Losses are
-sums over this replica's rows divided by the *global* batch, so shares may be uneven; DDP's division by the world size is
-undone by a factor.
+Per iteration each network's gradients cross the wire once per optimizer step: `d_steps * |D| + |G|` numbers. Losses
+are sums over this replica's rows divided by the *global* batch, so shares may be uneven; DDP's division by the world
+size is undone by a factor.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +44,8 @@ class Statistics:
     loss_d: Tensor
     loss_g: Tensor
     details: dict[str, Tensor]
-    """Only when asked for: `grad_norm_d`, `grad_norm_g` (the same on all replicas) and `rows`, `real_sum`, `real_square`,
-    `real_right`, and the same for `fake`."""
+    """Only when asked for: `grad_norm_d`, `grad_norm_g` (the same on all replicas) and `rows`, `real_sum`,
+    `real_square`, `real_right`, and the same for `fake`."""
 
 
 class DiscriminatorObjective(nn.Module):
@@ -60,7 +60,9 @@ class DiscriminatorObjective(nn.Module):
         self.loss = loss
         self.fused = not uses_batch_statistics(discriminator)
 
-    def forward(self, reals: Tensor, fakes: Tensor, labels: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (`sum(loss) * scale`, real_logits `[N]`, fake_logits `[N]`), the logits without gradient."""
         if self.fused:
             both = None if labels is None else torch.cat((labels, labels))

@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _yaml(text: str, *, key: str, value: str) -> Any:
     try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 - Loader derives from SafeLoader
+        return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "not YAML"
         mark = getattr(error, "problem_mark", None)
@@ -185,7 +185,9 @@ def _translate(error: ValidationError) -> ConfigError:
             remedy="use letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit",
         )
     if kind == "missing":
-        return ConfigError("too short", key=key.rpartition(".")[0], value=value, remedy="give both numbers, e.g. [0.5, 0.999]")
+        return ConfigError(
+            "too short", key=key.rpartition(".")[0], value=value, remedy="give both numbers, e.g. [0.5, 0.999]"
+        )
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help for the range")
     return ConfigError(f"should be {message}", key=key, value=value, remedy=remedy)

@@ -46,70 +46,79 @@ class Run(Section):
     """What the run is called, where it lives and which random numbers it draws."""
 
     name: str = Field(
-        "mnist_mlp",
+        default="mnist_mlp",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the run and of its folder. The same name again resumes the run.",
     )
     dir: str = Field(
-        "runs", min_length=1, description="Folder that holds the run folders; every node must see the same one."
+        default="runs", min_length=1, description="Folder that holds the run folders; every node must see the same one."
     )
-    seed: Count = Field(0, ge=0, lt=2**63, description="Seed of every random number: weights, order, latents, noise.")
+    seed: Count = Field(
+        default=0, ge=0, lt=2**63, description="Seed of every random number: weights, order, latents, noise."
+    )
 
 
 class Data(Section):
     """The real examples."""
 
     name: Literal["mnist", "stacked_mnist", "ring", "grid"] = Field(
-        "mnist", description="Data set. mnist and stacked_mnist come with the package; ring and grid are 2-D Gaussians."
+        default="mnist",
+        description="Data set. mnist and stacked_mnist come with the package; ring and grid are 2-D Gaussians.",
     )
     resolution: Count = Field(
-        28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."
+        default=28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."
     )
     num_images: Count = Field(
-        128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."
+        default=128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."
     )
 
 
 class MLPGenerator(Section):
     """Fully connected generator; the default is 100-128-256-784."""
 
-    name: Literal["mlp"] = Field("mlp", description="Architecture.")
-    width: Count = Field(128, ge=1, description="Units of the first hidden layer.")
-    depth: Count = Field(2, ge=1, le=64, description="Number of hidden layers.")
-    growth: float = Field(2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one before.")
-    activation: Activation = Field("relu", description="Activation of the hidden layers.")
-    norm: Norm = Field("none", description="Normalisation of the hidden layers.")
+    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
+    width: Count = Field(default=128, ge=1, description="Units of the first hidden layer.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
+    growth: float = Field(
+        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one before."
+    )
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description="Normalisation of the hidden layers.")
 
 
 class MLPDiscriminator(Section):
     """Fully connected discriminator, widest first; the default is 784-256-128-1."""
 
-    name: Literal["mlp"] = Field("mlp", description="Architecture.")
-    width: Count = Field(128, ge=1, description="Units of the last hidden layer.")
-    depth: Count = Field(2, ge=1, le=64, description="Number of hidden layers.")
-    growth: float = Field(2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one after.")
-    activation: Activation = Field("leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field("none", description="Normalisation of the hidden layers.")
+    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
+    width: Count = Field(default=128, ge=1, description="Units of the last hidden layer.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
+    growth: float = Field(
+        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one after."
+    )
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description="Normalisation of the hidden layers.")
 
 
 class DCGANGenerator(Section):
     """Transposed convolutions (Radford et al. 2016); resolutions 28 and every power of two from 16."""
 
-    name: Literal["dcgan"] = Field("dcgan", description="Architecture.")
-    width: Count = Field(64, ge=1, description="Channels before the last layer; each earlier level doubles them.")
-    max_width: Count = Field(512, ge=1, description="Upper bound of the channels of a level.")
-    activation: Activation = Field("relu", description="Activation of the hidden layers.")
-    norm: Norm = Field("batch", description="Normalisation of the hidden layers.")
+    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
+    width: Count = Field(
+        default=64, ge=1, description="Channels before the last layer; each earlier level doubles them."
+    )
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description="Normalisation of the hidden layers.")
 
 
 class DCGANDiscriminator(Section):
     """Strided convolutions (Radford et al. 2016); resolutions 28 and every power of two from 16."""
 
-    name: Literal["dcgan"] = Field("dcgan", description="Architecture.")
-    width: Count = Field(64, ge=1, description="Channels after the first layer; each later level doubles them.")
-    max_width: Count = Field(512, ge=1, description="Upper bound of the channels of a level.")
-    activation: Activation = Field("leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field("batch", description="Normalisation of all hidden layers but the first.")
+    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
+    width: Count = Field(default=64, ge=1, description="Channels after the first layer; each later level doubles them.")
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description="Normalisation of all hidden layers but the first.")
 
 
 GeneratorSettings = Annotated[MLPGenerator | DCGANGenerator, Field(discriminator="name")]
@@ -119,13 +128,15 @@ DiscriminatorSettings = Annotated[MLPDiscriminator | DCGANDiscriminator, Field(d
 class Model(Section):
     """The two networks and the latent space."""
 
-    latent_dim: Count = Field(100, ge=1, le=65_536, description="Length of the latent vector z.")
+    latent_dim: Count = Field(default=100, ge=1, le=65_536, description="Length of the latent vector z.")
     latent: Literal["normal", "uniform"] = Field(
-        "normal", description="Distribution of z: standard normal, or uniform on [-1, 1]."
+        default="normal", description="Distribution of z: standard normal, or uniform on [-1, 1]."
     )
-    generator: GeneratorSettings = Field(MLPGenerator(), description="The generator's architecture and its settings.")
+    generator: GeneratorSettings = Field(
+        default=MLPGenerator(), description="The generator's architecture and its settings."
+    )
     discriminator: DiscriminatorSettings = Field(
-        MLPDiscriminator(), description="The discriminator's architecture and its settings."
+        default=MLPDiscriminator(), description="The discriminator's architecture and its settings."
     )
 
 
@@ -133,66 +144,78 @@ class Loss(Section):
     """The adversarial objective."""
 
     name: Literal["non_saturating", "minimax"] = Field(
-        "non_saturating",
+        default="non_saturating",
         description="Generator objective of Goodfellow et al. 2014: -log D(G(z)), or the saturating log(1 - D(G(z))).",
     )
     label_smoothing: float = Field(
-        0.0, ge=0.0, lt=1.0, description="One-sided label smoothing: the target of real images is 1 minus this."
+        default=0.0, ge=0.0, lt=1.0, description="One-sided label smoothing: the target of real images is 1 minus this."
     )
 
 
 class Optim(Section):
     """Adam for each network, each with its own rate (TTUR)."""
 
-    lr_g: float = Field(2e-4, gt=0, le=10, description="Learning rate of the generator.")
-    lr_d: float = Field(2e-4, gt=0, le=10, description="Learning rate of the discriminator.")
-    betas_g: Betas = Field((0.5, 0.999), description="Adam's two betas for the generator.")
-    betas_d: Betas = Field((0.5, 0.999), description="Adam's two betas for the discriminator.")
-    eps: float = Field(1e-8, gt=0, description="Adam's epsilon, both networks.")
-    d_steps: Count = Field(1, ge=1, le=1000, description="Discriminator updates per generator update (n_critic).")
+    lr_g: float = Field(default=2e-4, gt=0, le=10, description="Learning rate of the generator.")
+    lr_d: float = Field(default=2e-4, gt=0, le=10, description="Learning rate of the discriminator.")
+    betas_g: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the generator.")
+    betas_d: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the discriminator.")
+    eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon, both networks.")
+    d_steps: Count = Field(
+        default=1, ge=1, le=1000, description="Discriminator updates per generator update (n_critic)."
+    )
 
 
 class EMA(Section):
     """Exponential moving average of the generator's weights; samples come from it."""
 
     half_life: float = Field(
-        10_000.0, ge=0, description="Images after which an old weight counts half; 0 turns the average off."
+        default=10_000.0, ge=0, description="Images after which an old weight counts half; 0 turns the average off."
     )
 
 
 class Training(Section):
     """How long, in which batches and in which arithmetic."""
 
-    images: Count = Field(1_200_000, ge=1, description="Length of the run in images over all workers.")
-    batch_size: Count = Field(128, ge=1, description="Global batch: images per discriminator update over all workers.")
+    images: Count = Field(default=1_200_000, ge=1, description="Length of the run in images over all workers.")
+    batch_size: Count = Field(
+        default=128, ge=1, description="Global batch: images per discriminator update over all workers."
+    )
     accumulation: Count = Field(
-        1, ge=1, description="Micro-batches that the global batch is worked off in, to save memory."
+        default=1, ge=1, description="Micro-batches that the global batch is worked off in, to save memory."
     )
     reuse_fakes: bool = Field(
-        True,
+        default=True,
         description="The generator update takes the z of the last discriminator update (and, without accumulation, "
         "its forward pass) instead of new ones.",
     )
-    precision: Literal["float32", "float64"] = Field("float32", description="Arithmetic of weights and activations.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes a GPU if there is one.")
-    deterministic: bool = Field(False, description="Only deterministic GPU kernels, so that a resume is bit-identical.")
+    precision: Literal["float32", "float64"] = Field(
+        default="float32", description="Arithmetic of weights and activations."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to train; auto takes a GPU if there is one."
+    )
+    deterministic: bool = Field(
+        default=False, description="Only deterministic GPU kernels, so that a resume is bit-identical."
+    )
 
 
 class Log(Section):
     """Numbers and sample grids, in the run folder and in Weights & Biases."""
 
-    every: Count = Field(12_800, ge=1, description="Images between two rows of metrics.")
-    samples_every: Count = Field(120_000, ge=1, description="Images between two sample grids.")
-    num_samples: Count = Field(64, ge=1, le=4096, description="Images in a sample grid (2-D data: 2500 points always).")
+    every: Count = Field(default=12_800, ge=1, description="Images between two rows of metrics.")
+    samples_every: Count = Field(default=120_000, ge=1, description="Images between two sample grids.")
+    num_samples: Count = Field(
+        default=64, ge=1, le=4096, description="Images in a sample grid (2-D data: 2500 points always)."
+    )
 
 
 class Checkpoint(Section):
     """What survives a crash."""
 
-    every: Count = Field(120_000, ge=1, description="Images between two checkpoints; the end is always saved.")
-    keep: Count = Field(3, ge=1, description="Number of newest checkpoints that are kept.")
+    every: Count = Field(default=120_000, ge=1, description="Images between two checkpoints; the end is always saved.")
+    keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     best_metric: str = Field(
-        "", description="Metric whose best checkpoint is kept as well, lower is better; empty: keep none."
+        default="", description="Metric whose best checkpoint is kept as well, lower is better; empty: keep none."
     )
 
 
@@ -200,46 +223,50 @@ class Wandb(Section):
     """Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = Field(
-        "auto", description="auto: online when an API key is set up, offline otherwise."
+        default="auto", description="auto: online when an API key is set up, offline otherwise."
     )
-    project: str = Field("ganscale", min_length=1, description="W&B project.")
-    entity: str = Field("", description="W&B team or user; empty: the account's default.")
-    group: str = Field("", description="W&B group of the run.")
-    tags: tuple[str, ...] = Field((), description="W&B tags of the run.", strict=False)
+    project: str = Field(default="ganscale", min_length=1, description="W&B project.")
+    entity: str = Field(default="", description="W&B team or user; empty: the account's default.")
+    group: str = Field(default="", description="W&B group of the run.")
+    tags: tuple[str, ...] = Field(default=(), description="W&B tags of the run.", strict=False)
 
 
 class Cluster(Section):
     """Who does the work. Nothing here changes the result."""
 
     num_workers: Annotated[int | Literal["auto"], BeforeValidator(_workers)] = Field(
-        "auto",
+        default="auto",
         description="Data-parallel workers; auto: one per GPU, or without GPUs two, or one per node if there are more.",
     )
-    cpus_per_worker: Count = Field(1, ge=1, description="CPUs reserved for each worker; also its number of threads.")
+    cpus_per_worker: Count = Field(
+        default=1, ge=1, description="CPUs reserved for each worker; also its number of threads."
+    )
     address: str = Field(
-        "auto",
+        default="auto",
         min_length=1,
         description="Ray cluster: auto joins RAY_ADDRESS or a running cluster or else starts one here; "
         "local always starts one here; or HOST:PORT.",
     )
-    max_restarts: Count = Field(3, ge=0, description="Times that a failed worker group is started again.")
-    timeout: float = Field(300.0, gt=0, description="Seconds that a worker waits for the others before it gives up.")
+    max_restarts: Count = Field(default=3, ge=0, description="Times that a failed worker group is started again.")
+    timeout: float = Field(
+        default=300.0, gt=0, description="Seconds that a worker waits for the others before it gives up."
+    )
 
 
 class Config(Section):
     """A whole run."""
 
-    run: Run = Field(Run(), description=Run.__doc__)
-    data: Data = Field(Data(), description=Data.__doc__)
-    model: Model = Field(Model(), description=Model.__doc__)
-    loss: Loss = Field(Loss(), description=Loss.__doc__)
-    optim: Optim = Field(Optim(), description=Optim.__doc__)
-    ema: EMA = Field(EMA(), description=EMA.__doc__)
-    train: Training = Field(Training(), description=Training.__doc__)
-    log: Log = Field(Log(), description=Log.__doc__)
-    checkpoint: Checkpoint = Field(Checkpoint(), description=Checkpoint.__doc__)
-    wandb: Wandb = Field(Wandb(), description=Wandb.__doc__)
-    cluster: Cluster = Field(Cluster(), description=Cluster.__doc__)
+    run: Run = Field(default=Run(), description=Run.__doc__)
+    data: Data = Field(default=Data(), description=Data.__doc__)
+    model: Model = Field(default=Model(), description=Model.__doc__)
+    loss: Loss = Field(default=Loss(), description=Loss.__doc__)
+    optim: Optim = Field(default=Optim(), description=Optim.__doc__)
+    ema: EMA = Field(default=EMA(), description=EMA.__doc__)
+    train: Training = Field(default=Training(), description=Training.__doc__)
+    log: Log = Field(default=Log(), description=Log.__doc__)
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description=Checkpoint.__doc__)
+    wandb: Wandb = Field(default=Wandb(), description=Wandb.__doc__)
+    cluster: Cluster = Field(default=Cluster(), description=Cluster.__doc__)
 
 
 RESUMABLE_CHANGES = ("train.images", "train.device", "log", "checkpoint", "wandb", "cluster", "run.dir")

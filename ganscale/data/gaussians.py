@@ -38,7 +38,7 @@ class PointSource:
     def __init__(
         self, centres: Tensor, sigma: float, *, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.shape = (2,)
+        self.shape: tuple[int, ...] = (2,)
         self.num_classes = len(centres)
         self.sigma = sigma
         self.centres = centres.to(device=device, dtype=dtype)

@@ -1,7 +1,7 @@
 """MNIST from the files in the package: no network, no download stampede.
 
-MNIST: Yann LeCun, Corinna Cortes, Christopher J. C. Burges, made from NIST's Special Databases 1 and 3. The four IDX files
-are the originals, unaltered (CC BY-SA 3.0).
+MNIST: Yann LeCun, Corinna Cortes, Christopher J. C. Burges, made from NIST's Special Databases 1 and 3 (CC BY-SA 3.0).
+The four IDX files hold the original bytes.
 """
 
 import gzip

@@ -1,5 +1,7 @@
 """Convolutional pair (Radford, Metz, Chintala 2016) at 28 pixels and every power of two from 16."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from ganscale.config.schema import DCGANDiscriminator as DiscriminatorSettings
@@ -45,7 +47,7 @@ class DCGANGenerator(nn.Module):
         bias = settings.norm == "none"
         self.project = nn.Linear(geometry.latent_dim, channels[0] * self.side**2, bias=bias)
         layers: list[nn.Module] = [NORMS[settings.norm](channels[0]), ACTIVATIONS[settings.activation]()]
-        for below, above in zip(channels[:-1], channels[1:], strict=True):
+        for below, above in pairwise(channels):
             layers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=bias))
             layers += [NORMS[settings.norm](above), ACTIVATIONS[settings.activation]()]
         layers += [nn.ConvTranspose2d(channels[-1], geometry.shape[0], 4, stride=2, padding=1), nn.Tanh()]
@@ -67,7 +69,7 @@ class DCGANDiscriminator(nn.Module):
         bias = settings.norm == "none"
         layers: list[nn.Module] = [nn.Conv2d(geometry.shape[0], channels[0], 4, stride=2, padding=1)]
         layers.append(ACTIVATIONS[settings.activation]())
-        for above, below in zip(channels[:-1], channels[1:], strict=True):
+        for above, below in pairwise(channels):
             layers.append(nn.Conv2d(above, below, 4, stride=2, padding=1, bias=bias))
             layers += [NORMS[settings.norm](below), ACTIVATIONS[settings.activation]()]
         self.layers = nn.Sequential(*layers)
