@@ -1,0 +1,246 @@
+"""Checkpoints that a crash cannot spoil: written aside, synced, renamed, checksummed; loaded without pickle's powers.
+
+A checkpoint is a folder `checkpoints/<images>/` with `state.pt` (`TrainState.state_dict()`) and `manifest.json` (schema
+version, config, metrics, size and SHA-256 of the state, and a checksum of itself).
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganscale import __version__
+
+SCHEMA = 1
+_NAME = re.compile(r"^\d{12}$")
+_ASIDE = ".writing-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that must not be used: incomplete, altered, or of an unknown schema."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of a checkpoint without loading it.
+
+    Attributes:
+        path: its folder.
+        images: real examples seen.
+        iteration: generator updates done.
+        config: the run's config as plain mappings.
+        metrics: numbers of the tick at which it was saved.
+        sha256: of `state.pt`.
+        size: bytes of `state.pt`.
+    """
+
+    path: Path
+    images: int
+    iteration: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    sha256: str
+    size: int
+
+
+def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
+    """Which checkpoints (by images) to keep: the `keep` newest, and the one with the lowest score if any has one."""
+    kept = set(sorted(scores)[-keep:])
+    scored = {images: score for images, score in scores.items() if score is not None}
+    return kept | {min(scored, key=lambda images: (scored[images], -images))} if scored else kept
+
+
+class CheckpointStore:
+    """The checkpoints of one run. One process writes; any number may read.
+
+    Args:
+        folder: where they lie; made when the first is saved.
+        keep: number of newest ones to keep.
+        best_metric: metric whose lowest checkpoint is kept too; empty for none.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3, best_metric: str = "") -> None:
+        self.folder = folder
+        self.keep = keep
+        self.best_metric = best_metric
+
+    def save(self, state: Mapping[str, Any], *, config: Mapping[str, Any], metrics: Mapping[str, float]) -> Path:
+        """Write a checkpoint so that it is either there whole or not at all, then drop the old ones.
+
+        Args:
+            state: `TrainState.state_dict()`.
+            config: the run's config as plain mappings.
+            metrics: numbers to remember with it.
+
+        Raises:
+            OSError: the storage refuses; what was saved before stays as it is.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f"{_ASIDE}{uuid.uuid4().hex}"
+        aside.mkdir()
+        try:
+            buffer = io.BytesIO()
+            torch.save(dict(state), buffer)
+            content = buffer.getbuffer()
+            manifest = {
+                "schema": SCHEMA,
+                "ganscale": __version__,
+                "images": state["images"],
+                "iteration": state["iteration"],
+                "config": dict(config),
+                "metrics": dict(metrics),
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+            }
+            _write_synced(aside / "state.pt", content)
+            text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
+            _write_synced(aside / "manifest.json", text.encode())
+            _sync_folder(aside)
+            final = self.folder / f"{state['images']:012d}"
+            if final.exists():  # a damaged one of the same moment: it was not used, so it gives way
+                shutil.rmtree(final)
+            aside.rename(final)
+            _sync_folder(self.folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        self._prune()
+        return final
+
+    def folders(self) -> list[Path]:
+        """Folders of finished checkpoints, newest first, whether valid or not."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
+
+    def newest(self, warn: Callable[[str], None]) -> Manifest | None:
+        """The newest valid checkpoint, or None. Each invalid newer one is passed to `warn` as a sentence."""
+        for folder in self.folders():
+            try:
+                return verify(folder)
+            except CheckpointError as error:
+                warn(f"checkpoint {folder.name} is not used: {error}")
+        return None
+
+    def clean(self) -> None:
+        """Remove what interrupted saves left behind; only the run's one writer may call it."""
+        for path in self.folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _prune(self) -> None:
+        scores: dict[int, float | None] = {}
+        for folder in self.folders():
+            try:
+                metrics = read_manifest(folder).metrics
+            except CheckpointError:
+                metrics = {}
+            scores[int(folder.name)] = metrics.get(self.best_metric) if self.best_metric else None
+        for images in set(scores) - retained(scores, self.keep):
+            shutil.rmtree(self.folder / f"{images:012d}", ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a checkpoint's manifest, not its state.
+
+    Raises:
+        CheckpointError: it is missing, altered or of another schema.
+    """
+    try:
+        raw = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"its manifest cannot be read ({type(error).__name__})") from None
+    if not isinstance(raw, dict) or raw.pop("checksum", None) != _checksum(raw):
+        raise CheckpointError("its manifest was altered")
+    if raw.get("schema") != SCHEMA:
+        raise CheckpointError(f"it has schema {raw.get('schema')}, this version reads {SCHEMA}")
+    return Manifest(
+        path=folder,
+        images=raw["images"],
+        iteration=raw["iteration"],
+        config=raw["config"],
+        metrics=raw["metrics"],
+        sha256=raw["sha256"],
+        size=raw["size"],
+    )
+
+
+def verify(folder: Path) -> Manifest:
+    """Check a checkpoint's manifest and the checksum of its state.
+
+    Raises:
+        CheckpointError: it must not be used; the message says why.
+    """
+    manifest = read_manifest(folder)
+    _read_state(manifest)
+    return manifest
+
+
+def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """Check and load a checkpoint; tensors arrive on the CPU.
+
+    Raises:
+        CheckpointError: it must not be used; the message says why.
+    """
+    manifest = read_manifest(folder)
+    try:
+        state = torch.load(io.BytesIO(_read_state(manifest)), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"its state cannot be loaded ({type(error).__name__})") from None
+    return manifest, state
+
+
+def _read_state(manifest: Manifest) -> bytes:
+    try:
+        content = (manifest.path / "state.pt").read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"its state cannot be read ({error.strerror})") from None
+    if len(content) != manifest.size:
+        raise CheckpointError(f"its state has {len(content)} bytes, not {manifest.size}")
+    if hashlib.sha256(content).hexdigest() != manifest.sha256:
+        raise CheckpointError("its state was altered")
+    return content
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _write_synced(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file as a whole: no reader ever sees half of it.
+
+    Raises:
+        OSError: the storage refuses; the old file stays.
+    """
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        _write_synced(aside, text.encode())
+        aside.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)

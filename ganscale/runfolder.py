@@ -1,0 +1,159 @@
+"""The folder of a run: what lies where, who may write, and whether a config may go on in it.
+
+<run.dir>/<run.name>/
+    config.yaml       the resolved run
+    train.log         what was shown on the screen
+    metrics.jsonl     a row of numbers per log.every images
+    samples/          grids of fixed latents, <images>.png
+    checkpoints/      <images>/ each
+    wandb/            W&B's own files
+"""
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ganscale.checkpoint import CheckpointStore, Manifest, write_atomically
+from ganscale.config import Config, ConfigError, differences, dump, load
+from ganscale.config.errors import shown
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved run."""
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What was shown on the screen."""
+        return self.path / "train.log"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Grids of fixed latents."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+
+def locate(config: Config) -> RunFolder:
+    """The run's folder as an absolute path. In a Ray job a relative `run.dir` is taken from the home directory.
+
+    (A job's working directory is a temporary copy that goes away with the cluster.)
+    """
+    base = Path(config.run.dir).expanduser()
+    if not base.is_absolute():
+        cwd = Path.cwd()
+        base = (Path.home() if "runtime_resources" in cwd.parts else cwd) / base
+    return RunFolder(base / config.run.name)
+
+
+def inspect(config: Config, folder: RunFolder) -> Manifest | None:
+    """Check that `config` may start or go on in its folder; return the newest valid checkpoint there, if any.
+
+    Raises:
+        ConfigError: another config lives there, or the folder cannot be written.
+    """
+    _check_writable(folder.path)
+    if not folder.config.exists():
+        return None
+    try:
+        old = load(folder.config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"this run's folder holds a config that cannot be read: {error}",
+            key="run.name",
+            value=config.run.name,
+            remedy="start anew under another run.name, or move the folder away",
+        ) from None
+    changed = differences(old, config)
+    if changed:
+        rows = "".join(f"\n    {key}: {shown(a)} -> {shown(b)}" for key, (a, b) in changed.items())
+        raise ConfigError(
+            f"a run of this name with other settings lies in {folder.path}:{rows}",
+            key="run.name",
+            value=config.run.name,
+            remedy="start anew under another run.name, give the old settings to resume, or move the folder away",
+        )
+    return CheckpointStore(folder.checkpoints).newest(lambda _: None)
+
+
+def prepare(config: Config, folder: RunFolder) -> None:
+    """Make the folder and write the resolved config."""
+    folder.samples.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, dump(config))
+
+
+def _check_writable(path: Path) -> None:
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError("is not a folder", key="run.dir", value=str(existing), remedy="name a folder")
+    probe = existing / f".ganscale-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be written ({error.strerror})",
+            key="run.dir",
+            value=str(existing),
+            remedy="name a folder on storage that you may write, e.g. run.dir=/tmp/runs",
+        ) from None
+
+
+class WriterLock:
+    """Holds a run's folder for one writing process; the system frees it when the process dies.
+
+    Args:
+        folder: the run's folder.
+        patience: seconds to wait for another writer to end (a killed driver's workers need a moment).
+
+    Raises:
+        ConfigError: somebody else writes there.
+    """
+
+    def __init__(self, folder: RunFolder, *, patience: float) -> None:
+        self._file: TextIO = (folder.path / ".lock").open("w")
+        until = time.monotonic() + patience
+        while not self._try():
+            if time.monotonic() >= until:
+                self._file.close()
+                raise ConfigError(
+                    f"another process is writing to {folder.path}",
+                    key="run.name",
+                    value=folder.path.name,
+                    remedy="wait for it or stop it, or use another run.name",
+                )
+            time.sleep(0.2)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # storage without locks: go on unguarded, as any other tool does
+            return True
+        return True
+
+    def release(self) -> None:
+        """Let others write."""
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Where a run's processes are started and kept together. The only package that imports ray."""

@@ -1,0 +1,71 @@
+"""How many workers, on which devices, spread how: pure functions of a config and a cluster's nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ganscale.config import Config, ConfigError
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The workers of a run.
+
+    Attributes:
+        num_workers: data-parallel workers.
+        use_gpu: whether each has a GPU of its own.
+        strategy: SPREAD over several nodes, PACK on one.
+    """
+
+    num_workers: int
+    use_gpu: bool
+    strategy: Literal["PACK", "SPREAD"]
+
+
+def place(config: Config, nodes: Sequence[Node]) -> Placement:
+    """Choose the workers of a run.
+
+    Raises:
+        ConfigError: the cluster can never hold them, or a GPU is asked for and there is none.
+    """
+    cpus = config.cluster.cpus_per_worker
+    gpus = int(sum(node.gpus for node in nodes))
+    wanted = config.cluster.num_workers
+    if config.train.device == "cuda" and not gpus:
+        raise ConfigError(
+            "the cluster has no GPU", key="train.device", value="cuda", remedy="use train.device=auto or cpu"
+        )
+    use_gpu = config.train.device != "cpu" and gpus > 0
+    if config.train.device == "auto" and wanted != "auto" and wanted > gpus:
+        use_gpu = False
+    room = sum(_room(node, cpus, use_gpu) for node in nodes)
+    if wanted == "auto":
+        usable = sum(1 for node in nodes if _room(node, cpus, use_gpu))
+        most = config.train.batch_size // config.train.accumulation
+        num_workers = min(max(1, room), most, gpus if use_gpu else max(2, usable))
+    else:
+        num_workers = wanted
+    if num_workers > room:
+        per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
+        raise ConfigError(
+            f"the cluster can hold {room} workers of {per_worker} "
+            f"(it has {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {gpus} GPUs)",
+            key="cluster.num_workers",
+            value=wanted,
+            remedy=f"use cluster.num_workers <= {room}, a smaller cluster.cpus_per_worker, or a larger cluster",
+        )
+    return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+
+
+def _room(node: Node, cpus: int, use_gpu: bool) -> int:
+    """Workers that fit on a node."""
+    room = int(node.cpus // cpus)
+    return min(room, int(node.gpus)) if use_gpu else room

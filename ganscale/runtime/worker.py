@@ -1,0 +1,207 @@
+"""What one replica does, under any launcher: build, resume, train, save, track. Knows nothing of Ray."""
+
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ganscale import checkpoint
+from ganscale.build import Experiment, build
+from ganscale.checkpoint import CheckpointStore
+from ganscale.collectives import Replica
+from ganscale.config import Config
+from ganscale.loop import Tick, train
+from ganscale.random import Stream
+from ganscale.runfolder import RunFolder, WriterLock, prepare
+from ganscale.tracking import Tracker
+from ganscale.tracking.console import Console
+from ganscale.tracking.local import LocalTracker
+from ganscale.tracking.pictures import image_grid, scatter
+from ganscale.tracking.wandb import WandbTracker
+
+NUM_POINTS = 2500
+"""Points in a picture of 2-D samples, as in the benchmark's protocol."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: images reached, and from where it went on."""
+
+    images: int
+    resumed_at: int
+
+
+def run_worker(config: Config, path: Path, *, device: torch.device, echo: bool) -> Outcome:
+    """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
+
+    Every replica calls it with the same arguments; torch.distributed's default group, if there is one, joins them.
+
+    Args:
+        config: the whole run.
+        path: the run's folder, on storage that all replicas share.
+        device: where this replica computes.
+        echo: whether rank 0 prints its progress (it always writes it to train.log).
+
+    Raises:
+        ConfigError: another process writes to the run's folder.
+        RuntimeError: the replicas do not share the run's folder.
+        OSError: the last checkpoint could not be saved.
+    """
+    replica = Replica.current()
+    folder = RunFolder(path)
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    if config.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    lock = None
+    if replica.is_first:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(folder, patience=config.cluster.timeout / 2)
+        prepare(config, folder)
+    _check_shared(folder, replica)
+    console = Console(folder.log, echo=echo) if replica.is_first else None
+    if console:
+        where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
+        console.say(f"building {config.model.generator.name} on {config.data.name} for {where}")
+    experiment = build(config, device=device, replica=replica)
+    _resume(experiment, folder, replica, console)
+    start = experiment.state.images
+    try:
+        if console:
+            _train_and_save(experiment, folder, console)
+        else:
+            for _ in _ticks(experiment):
+                pass
+    finally:
+        if lock:
+            lock.release()
+    return Outcome(experiment.state.images, start)
+
+
+def _ticks(experiment: Experiment) -> Iterator[Tick]:
+    config = experiment.config
+    intervals = {
+        "log": config.log.every,
+        "samples": config.log.samples_every,
+        "checkpoint": config.checkpoint.every,
+    }
+    until = config.train.images
+    return train(experiment.state, experiment.step, experiment.feed, intervals=intervals, until=until)
+
+
+def _train_and_save(experiment: Experiment, folder: RunFolder, console: Console) -> None:
+    """Rank 0: train, and write what is due at each tick."""
+    config, state = experiment.config, experiment.state
+    store = CheckpointStore(folder.checkpoints, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
+    console.starts(state.images, config.train.images)
+    local = LocalTracker(folder, images=state.images)
+    trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console]
+    painter = Painter(experiment)
+    completed = False
+    try:
+        if state.images == 0:
+            _show(trackers, 0, painter)
+        for tick in _ticks(experiment):
+            metrics = tick.metrics | _facts(experiment)
+            for tracker in trackers:
+                tracker.log(tick.images, metrics)
+            if tick.due & {"samples", "end"}:
+                _show(trackers, tick.images, painter)
+            if tick.due & {"checkpoint", "end"}:
+                _save(store, experiment, metrics, console, last="end" in tick.due)
+        completed = True
+    finally:
+        for tracker in trackers:
+            tracker.close(completed=completed)
+
+
+def _show(trackers: Sequence[Tracker], images: int, painter: "Painter") -> None:
+    picture = painter.paint()
+    for tracker in trackers:
+        tracker.samples(images, picture)
+
+
+def _save(
+    store: CheckpointStore, experiment: Experiment, metrics: dict[str, float], console: Console, *, last: bool
+) -> None:
+    """Save; a storage failure stops the run only at its end, where nothing else would hold its result."""
+    try:
+        store.save(experiment.state.state_dict(), config=experiment.config.model_dump(mode="json"), metrics=metrics)
+    except OSError as error:
+        console.say(f"the checkpoint could not be saved ({error}); the ones before stay good")
+        if last:
+            raise
+
+
+def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console: Console | None) -> None:
+    """Load the checkpoint that rank 0 finds newest and valid, on every replica."""
+    position = torch.full((1,), -1, dtype=torch.int64, device=experiment.device)
+    if console:
+        store = CheckpointStore(folder.checkpoints)
+        store.clean()
+        manifest = store.newest(console.say)
+        if manifest:
+            position.fill_(manifest.images)
+    if replica.world_size > 1:
+        dist.broadcast(position, 0)
+    images = int(position)
+    if images < 0:
+        return
+    _, state = checkpoint.load(folder.checkpoints / f"{images:012d}")
+    experiment.state.load_state_dict(state)
+    if console:
+        console.say(f"resuming at {images:,} images")
+
+
+def _check_shared(folder: RunFolder, replica: Replica) -> None:
+    """Every replica must see what rank 0 wrote; otherwise a resume would read another disk."""
+    if replica.world_size == 1:
+        return
+    dist.barrier()
+    seen = torch.tensor([float(folder.config.exists())])
+    if dist.get_backend() == "nccl":
+        seen = seen.cuda()
+    dist.all_reduce(seen)
+    if int(seen) != replica.world_size:
+        raise RuntimeError(
+            f"run.dir: {replica.world_size - int(seen)} of {replica.world_size} workers do not see {folder.path}; "
+            "set run.dir to a folder on storage that every node mounts at the same path"
+        )
+
+
+def _facts(experiment: Experiment) -> dict[str, float]:
+    """Rates and memory, for the log."""
+    state = experiment.state
+    facts = {
+        "iteration": float(state.iteration),
+        "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
+        "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / (2**20 if sys.platform == "darwin" else 1024),
+    }
+    if experiment.device.type == "cuda":
+        facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(experiment.device) / 2**20
+    return facts
+
+
+class Painter:
+    """Pictures of what the generator's moving average makes of the same latents each time."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        config, feed = experiment.config, experiment.feed
+        self._generator = experiment.state.ema.module
+        self._is_image = len(feed.source.shape) == 3
+        count = config.log.num_samples if self._is_image else NUM_POINTS
+        self._z = feed.latents(Stream(config.run.seed, "samples", experiment.device), 0, count)
+        self._reference = None if self._is_image else feed.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
+
+    @torch.no_grad()
+    def paint(self) -> np.ndarray:
+        """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
+        made = torch.cat([self._generator(z) for z in self._z.split(256)]).double().cpu().numpy()
+        return image_grid(made) if self._reference is None else scatter(made, self._reference)

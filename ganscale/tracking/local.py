@@ -1,0 +1,58 @@
+"""The run folder as a tracker: a JSON row per tick and a PNG per sample grid. Needs nothing but a disk."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ganscale.checkpoint import write_atomically
+from ganscale.runfolder import RunFolder
+from ganscale.tracking.pictures import write_png
+
+
+class LocalTracker:
+    """Writes `metrics.jsonl` and `samples/`.
+
+    Args:
+        folder: the run's folder.
+        images: where the run goes on; rows and pictures after it are of a life that was lost and are removed.
+    """
+
+    def __init__(self, folder: RunFolder, *, images: int = 0) -> None:
+        self.folder = folder
+        rows = [row for row in read_metrics(folder) if row["images"] <= images]
+        write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        for path in folder.samples.glob("*.png"):
+            if path.stem.isdigit() and int(path.stem) > images:
+                path.unlink()
+        self._file = folder.metrics.open("a", encoding="utf-8")
+
+    def log(self, images: int, metrics: Mapping[str, float]) -> None:
+        """Append a row; a number that JSON cannot hold (not finite) becomes null."""
+        row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"images": images, **row}) + "\n")
+        self._file.flush()
+
+    def samples(self, images: int, picture: np.ndarray) -> None:
+        """Write `samples/<images>.png`."""
+        write_png(self.folder.samples / f"{images:08d}.png", picture)
+
+    def close(self, *, completed: bool) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """All rows of a run; a last row that a crash cut short is left out."""
+    rows = []
+    if folder.metrics.exists():
+        for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("images"), int):
+                rows.append(row)
+    return rows
