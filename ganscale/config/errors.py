@@ -37,7 +37,7 @@ def shown(value: object) -> str:
     elif isinstance(value, str):
         text = value if value.strip() == value and value else repr(value)
     else:
-        text = str(value)
+        text = str(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

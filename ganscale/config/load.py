@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
-from ganscale.config.yaml12 import Loader
+from ganscale.config.yaml12 import Dumper, Loader
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -60,7 +60,8 @@ def _with_names(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The whole run as YAML, defaults included; `load` reads it back to an equal `Config`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    raw = config.model_dump(mode="json")
+    return yaml.dump(raw, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def flat(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,6 +121,8 @@ def _yaml(text: str, *, key: str, value: str) -> Any:
         raise ConfigError(
             f"not valid YAML{where}: {problem}", key=key, value=value, remedy="mend the YAML syntax there"
         ) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", key=key, value=value, remedy="mend the YAML syntax there") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -129,9 +132,12 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             "not an override", key="argument", value=override, remedy="write section.key=value, e.g. optim.lr_g=1e-4"
         )
     *parents, last = key.split(".")
-    if not parents:
+    if not parents or not all((*parents, last)):
         raise ConfigError(
-            "the key has no section", key=key, value=text, remedy="write section.key=value, e.g. optim.lr_g=1e-4"
+            "the key has no section" if not parents else "the key has an empty part",
+            key=key,
+            value=text,
+            remedy="write section.key=value, e.g. optim.lr_g=1e-4",
         )
     node = raw
     for part in parents:
@@ -152,8 +158,6 @@ _REMEDIES = {
     "string_type": "give a text (quote it if it looks like a number or a truth value)",
     "finite_number": "give a finite number",
     "tuple_type": "give a list, e.g. [0.5, 0.999]",
-    "model_type": "indent its settings below it as key: value lines",
-    "model_attributes_type": "indent its settings below it as key: value lines",
 }
 
 
@@ -169,9 +173,8 @@ def _translate(error: ValidationError) -> ConfigError:
         return ConfigError("unknown key", key=key, value=value, remedy=_suggest(section, parts[-1]))
     if kind == "union_tag_invalid":
         known = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        return ConfigError(
-            "unknown name", key=f"{key}.name", value=context["tag"], remedy=did_you_mean(str(context["tag"]), known)
-        )
+        remedy = did_you_mean(str(context["tag"]), known)
+        return ConfigError("unknown name", key=f"{key}.name", value=(value or {}).get("name"), remedy=remedy)
     if kind == "union_tag_not_found":
         return ConfigError("has no name", key=key, value=value, remedy=f"add {key}.name, the architecture's name")
     if kind == "literal_error":
@@ -184,12 +187,20 @@ def _translate(error: ValidationError) -> ConfigError:
             value=value,
             remedy="use letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit",
         )
-    if kind == "missing":
+    if kind in ("missing", "too_long"):
+        key = key.rpartition(".")[0] if kind == "missing" else key
+        return ConfigError("should be two numbers", key=key, value=value, remedy="give both, e.g. [0.5, 0.999]")
+    if kind == "string_too_short":
+        return ConfigError("should not be empty", key=key, value=value, remedy="give at least one character")
+    if kind in ("model_type", "model_attributes_type"):
         return ConfigError(
-            "too short", key=key.rpartition(".")[0], value=value, remedy="give both numbers, e.g. [0.5, 0.999]"
+            "should be a section", key=key, value=value, remedy="indent its settings below it as key: value lines"
         )
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help for the range")
+    if kind == "value_error":
+        remedy = f"give {message}"
+    else:
+        remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help")
     return ConfigError(f"should be {message}", key=key, value=value, remedy=remedy)
 
 
