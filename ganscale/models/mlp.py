@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ganscale.config.schema import BATCH_NORMS
 from ganscale.config.schema import MLPDiscriminator as DiscriminatorSettings
 from ganscale.config.schema import MLPGenerator as GeneratorSettings
 from ganscale.layers import ACTIVATIONS, NORMS
@@ -12,7 +13,7 @@ def _hidden(settings: GeneratorSettings | DiscriminatorSettings, sizes: list[int
     """Hidden layers that take `size` numbers through `sizes` units."""
     layers: list[nn.Module] = []
     for units in sizes:
-        layers.append(nn.Linear(size, units))
+        layers.append(nn.Linear(size, units, bias=settings.norm not in BATCH_NORMS))  # the norm removes any mean
         if settings.norm != "none":
             layers.append(NORMS[settings.norm](units))
         layers.append(ACTIVATIONS[settings.activation]())
