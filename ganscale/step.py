@@ -114,6 +114,7 @@ class Step:
         self.parameters_d = list(discriminator.parameters())
         self.norms_g = batch_norms(generator)
         self.norms_d = batch_norms(discriminator)
+        self.settled = replica.world_size == 1
 
     def __call__(
         self,
@@ -130,6 +131,8 @@ class Step:
                 pass of G is then shared as well if there is no accumulation.
             details: also return logit statistics and gradient norms.
         """
+        if not self.settled:
+            self._settle(batches[-1][0])
         share = generator_batches is None and len(batches[-1]) == 1
         fakes = self._fakes_with_graph(batches[-1][0]) if share else None
         *earlier, last = batches
@@ -140,6 +143,17 @@ class Step:
         if details:
             numbers["grad_norm_g"] = _gradient_norm(self.generator)
         return Statistics(loss_d, loss_g, numbers)
+
+    def _settle(self, batch: Batch) -> None:
+        """Let DDP lay out its buckets for good, which it does after its first backward.
+
+        The rounding of sums depends on that layout; so every update, also the first one after a resume, must find it.
+        """
+        with frozen_statistics((*self.norms_g, *self.norms_d)):
+            fakes = self._fakes_with_graph(batch)
+            self.parallel_d(batch.reals, fakes.detach(), batch.labels, self.scale)[0].backward()
+            fakes.sum().backward()
+        self.settled = True
 
     def _update_discriminator(
         self, micros: Sequence[Batch], fakes: Tensor | None, *, details: bool
