@@ -49,7 +49,7 @@ class ImageSource:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images and classes of rows of the set."""
-        return normalise(self.images[rows], self.dtype), self.labels[rows]
+        return normalise(self.images.index_select(0, rows), self.dtype), self.labels.index_select(0, rows)
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._orders:
@@ -88,10 +88,11 @@ class StackedSource(ImageSource):
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples."""
-        triples = self.triples[rows]
+        triples = self.triples.index_select(0, rows)
         digits = self.labels[triples]
         classes = digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
-        return normalise(self.images[triples, 0], self.dtype), classes
+        images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
+        return normalise(images, self.dtype), classes
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:

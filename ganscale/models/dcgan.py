@@ -4,9 +4,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ganscale.config.schema import DCGANDiscriminator as DiscriminatorSettings
-from ganscale.config.schema import DCGANGenerator as GeneratorSettings
-from ganscale.layers import ACTIVATIONS, NORMS
+from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
+from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
+from ganscale.layers import ACTIVATIONS, NORMS, Linear
 from ganscale.models.geometry import Geometry
 
 
@@ -45,7 +45,7 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         self.side, channels = _levels(settings, geometry.shape[1])
         bias = settings.norm == "none"
-        self.project = nn.Linear(geometry.latent_dim, channels[0] * self.side**2, bias=bias)
+        self.project = Linear(geometry.latent_dim, channels[0] * self.side**2, bias=bias)
         layers: list[nn.Module] = [NORMS[settings.norm](channels[0]), ACTIVATIONS[settings.activation]()]
         for below, above in pairwise(channels):
             layers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=bias))
@@ -73,7 +73,7 @@ class DCGANDiscriminator(nn.Module):
             layers.append(nn.Conv2d(above, below, 4, stride=2, padding=1, bias=bias))
             layers += [NORMS[settings.norm](below), ACTIVATIONS[settings.activation]()]
         self.layers = nn.Sequential(*layers)
-        self.logit = nn.Linear(channels[-1] * side**2, 1)
+        self.logit = Linear(channels[-1] * side**2, 1)
         _initialize(self)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

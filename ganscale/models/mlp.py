@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from ganscale.config.schema import BATCH_NORMS
-from ganscale.config.schema import MLPDiscriminator as DiscriminatorSettings
-from ganscale.config.schema import MLPGenerator as GeneratorSettings
-from ganscale.layers import ACTIVATIONS, NORMS
+from ganscale.config.architectures import BATCH_NORMS
+from ganscale.config.architectures import MLPDiscriminator as DiscriminatorSettings
+from ganscale.config.architectures import MLPGenerator as GeneratorSettings
+from ganscale.layers import ACTIVATIONS, NORMS, Linear
 from ganscale.models.geometry import Geometry
 
 
@@ -13,7 +13,7 @@ def _hidden(settings: GeneratorSettings | DiscriminatorSettings, sizes: list[int
     """Hidden layers that take `size` numbers through `sizes` units."""
     layers: list[nn.Module] = []
     for units in sizes:
-        layers.append(nn.Linear(size, units, bias=settings.norm not in BATCH_NORMS))  # the norm removes any mean
+        layers.append(Linear(size, units, bias=settings.norm not in BATCH_NORMS))  # the norm removes any mean
         if settings.norm != "none":
             layers.append(NORMS[settings.norm](units))
         layers.append(ACTIVATIONS[settings.activation]())
@@ -33,7 +33,7 @@ class MLPGenerator(nn.Module):
         self.shape = geometry.shape
         sizes = _sizes(settings)
         layers = _hidden(settings, sizes, geometry.latent_dim)
-        layers.append(nn.Linear(sizes[-1], geometry.size))
+        layers.append(Linear(sizes[-1], geometry.size))
         if geometry.is_image:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
@@ -50,7 +50,7 @@ class MLPDiscriminator(nn.Module):
         super().__init__()
         sizes = _sizes(settings)[::-1]
         layers = _hidden(settings, sizes, geometry.size)
-        layers.append(nn.Linear(sizes[-1], 1))
+        layers.append(Linear(sizes[-1], 1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
