@@ -6,18 +6,10 @@ All schedules and intervals count *images* (real examples shown to the discrimin
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-
-class Section(BaseModel):
-    """A frozen group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
-
-
-def _whole(value: object) -> object:
-    """Read `1e6` as the whole number it is; leave anything else to the strict check."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
+from ganscale.config.section import Count, Section, whole
 
 
 def _pair(value: object) -> object:
@@ -27,19 +19,14 @@ def _pair(value: object) -> object:
 
 def _workers(value: object) -> object:
     """A whole number from 1, or auto."""
-    value = _whole(value)
+    value = whole(value)
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536):
         raise ValueError("a whole number from 1 to 65536, or auto")
     return value
 
 
-Count = Annotated[int, BeforeValidator(_whole)]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Betas = Annotated[tuple[Beta, Beta], BeforeValidator(_pair)]
-
-Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "identity"]
-Norm = Literal["none", "batch", "local_batch", "layer"]
-BATCH_NORMS = frozenset({"batch", "local_batch"})
 
 
 class Run(Section):
@@ -71,58 +58,6 @@ class Data(Section):
     num_images: Count = Field(
         default=128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."
     )
-
-
-class MLPGenerator(Section):
-    """Fully connected generator; the default is 100-128-256-784."""
-
-    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
-    width: Count = Field(default=128, ge=1, description="Units of the first hidden layer.")
-    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
-    growth: float = Field(
-        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one before."
-    )
-    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description="Normalisation of the hidden layers.")
-
-
-class MLPDiscriminator(Section):
-    """Fully connected discriminator, widest first; the default is 784-256-128-1."""
-
-    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
-    width: Count = Field(default=128, ge=1, description="Units of the last hidden layer.")
-    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
-    growth: float = Field(
-        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one after."
-    )
-    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description="Normalisation of the hidden layers.")
-
-
-class DCGANGenerator(Section):
-    """Transposed convolutions (Radford et al. 2016); resolutions 28 and every power of two from 16."""
-
-    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
-    width: Count = Field(
-        default=64, ge=1, description="Channels before the last layer; each earlier level doubles them."
-    )
-    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
-    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description="Normalisation of the hidden layers.")
-
-
-class DCGANDiscriminator(Section):
-    """Strided convolutions (Radford et al. 2016); resolutions 28 and every power of two from 16."""
-
-    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
-    width: Count = Field(default=64, ge=1, description="Channels after the first layer; each later level doubles them.")
-    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
-    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description="Normalisation of all hidden layers but the first.")
-
-
-GeneratorSettings = Annotated[MLPGenerator | DCGANGenerator, Field(discriminator="name")]
-DiscriminatorSettings = Annotated[MLPDiscriminator | DCGANDiscriminator, Field(discriminator="name")]
 
 
 class Model(Section):

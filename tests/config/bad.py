@@ -62,6 +62,8 @@ def _text(name: str, key: str, value: str, remedy: str, yaml: str) -> Bad:
 
 NUMBER, WHOLE, FINITE = "give a number", "give a whole number", "give a finite number"
 MODEL = "model.generator.name=dcgan"
+SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14")
+CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
 
 BAD = [
     # Files
@@ -154,7 +156,7 @@ BAD = [
     _override("unknown_data", "data.name=cifar10", "use one of: grid, mnist, ring, stacked_mnist"),
     _override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
     _override("unknown_architecture", "model.generator.name=dcgna", "did you mean 'dcgan'"),
-    _override("architecture_is_nothing", "model.generator.name=", "use one of: dcgan, mlp", value="null"),
+    _override("architecture_is_nothing", "model.generator.name=", "dcgan, mlp, r3gan, resnet", value="null"),
     _override("run_name_is_a_path", "run.name=../x", "use letters, digits"),
     _override("run_name_with_newline", 'run.name="x\\n"', "use letters, digits", value="'x\\n'"),
     _override("empty_folder", "run.dir=''", "at least one character", value="''"),
@@ -171,9 +173,18 @@ BAD = [
         "train.accumulation=4",
     ),
     _override("accumulation_above_batch", "train.accumulation=9", "at most 8", "train.batch_size=8"),
-    _override("dcgan_resolution", "data.resolution=24", "28 or a power of two from 16", MODEL),
+    _override("dcgan_resolution", "data.resolution=30", "28 or a power of two from 16", MODEL),
     _override("dcgan_resolution_small", "data.resolution=8", "28 or a power of two from 16", MODEL),
     _override("dcgan_on_points", MODEL, "use mlp", "data.name=ring"),
+    _override("resnet_on_points", "model.discriminator.name=resnet", "use mlp", "data.name=ring"),
+    _override("attention_without_map", "model.generator.attention=28", "use one of 0, 7, 14", MODEL),
+    _override("attention_below_smallest", "model.discriminator.attention=7", "use one of 0, 14", *SMALLEST),
+    _override("no_smallest_map", "model.discriminator.smallest=28", "use one of 0, 7, 14", SMALLEST[0]),
+    _override("r3gan_groups", "model.generator.group_size=48", "multiples of it", "model.generator.name=r3gan"),
+    _override("instance_norm_of_units", "model.discriminator.norm=instance", "use layer, group"),
+    _override("nothing_to_condition", "model.generator.conditioning=norm", "use concat, or set", CONDITIONAL_D),
+    _override("only_d_conditional", "model.generator.conditioning=none", "set it to concat", CONDITIONAL_D),
+    _override("only_g_conditional", "model.discriminator.conditioning=none", "set it to projection", CONDITIONAL_G),
     _override("local_batch_norm", "model.generator.norm=local_batch", "norm: batch", "cluster.num_workers=2"),
     _override("wandb_without_project", "wandb.project=' '", "name one", "wandb.mode=online", value="' '"),
 ]

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from ganscale.config import Config, load, reference
 from ganscale.config.load import flat
 
-CASES = [(), ("model.generator.name=dcgan", "model.discriminator.name=dcgan")]
+NAMES = ("mlp", "dcgan", "resnet", "r3gan")
+CASES = [(), *((f"model.generator.name={name}", f"model.discriminator.name={name}") for name in NAMES[1:])]
 
 
 def plain(key: str) -> str:
@@ -17,11 +18,12 @@ def plain(key: str) -> str:
     return "".join(part.partition("]")[2] or part for part in key.split("["))
 
 
-@pytest.mark.parametrize("overrides", CASES, ids=["mlp", "dcgan"])
+@pytest.mark.parametrize("overrides", CASES, ids=NAMES)
 def test_every_setting_has_a_row_with_its_default(overrides: tuple[str, ...]) -> None:
     config = load(overrides=overrides)
     rows = {plain(key): default for key, default, _, _ in reference.rows()}
-    tagged = {key.replace("[mlp]", ""): default for key, default, _, _ in reference.rows() if "[dcgan]" not in key}
+    defaults = [(key.replace("[mlp]", ""), default) for key, default, _, _ in reference.rows()]
+    tagged = {key: default for key, default in defaults if "[" not in key}
     values = flat(config.model_dump(mode="json"))
     assert values.keys() <= rows.keys()
     if not overrides:

@@ -1,0 +1,164 @@
+"""The settings of every architecture: a generator's and a discriminator's section each."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ganscale.config.section import Count, Section
+
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "identity"]
+Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pixel"]
+BATCH_NORMS = frozenset({"batch", "local_batch"})
+ConditioningG = Literal["none", "concat", "norm"]
+ConditioningD = Literal["none", "projection", "acgan"]
+
+_NORM_G = "Normalisation of the hidden layers; batch runs over the images of all workers."
+_NORM_D = "Normalisation of the hidden layers; batch runs over the images of all workers."
+_SPECTRAL = "Divide each weight by its largest singular value (Miyato et al. 2018)."
+_STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karras et al. 2018)."
+_CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
+_CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) or acgan (Odena et al. 2017)."
+_CLASS_DIM = "Length of the class embedding of conditioning: concat."
+_ATTENTION = "Side of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
+
+
+class MLPGenerator(Section):
+    """Fully connected generator; the default is 100-128-256-784."""
+
+    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
+    width: Count = Field(default=128, ge=1, description="Units of the first hidden layer.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
+    growth: float = Field(
+        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one before."
+    )
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description=_NORM_G)
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
+    class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+
+
+class MLPDiscriminator(Section):
+    """Fully connected discriminator, widest first; the default is 784-256-128-1."""
+
+    name: Literal["mlp"] = Field(default="mlp", description="Architecture.")
+    width: Count = Field(default=128, ge=1, description="Units of the last hidden layer.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Number of hidden layers.")
+    growth: float = Field(
+        default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one after."
+    )
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description=_NORM_D)
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    minibatch_stddev: bool = Field(default=False, description=_STDDEV)
+    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+
+
+class DCGANGenerator(Section):
+    """Transposed convolutions (Radford et al. 2016)."""
+
+    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
+    width: Count = Field(
+        default=64, ge=1, description="Channels before the last layer; each earlier level doubles them."
+    )
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description=_NORM_G)
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
+    class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+
+
+class DCGANDiscriminator(Section):
+    """Strided convolutions (Radford et al. 2016)."""
+
+    name: Literal["dcgan"] = Field(default="dcgan", description="Architecture.")
+    width: Count = Field(default=64, ge=1, description="Channels after the first layer; each later level doubles them.")
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description="Normalisation of all hidden layers but the first.")
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    minibatch_stddev: bool = Field(default=False, description=_STDDEV)
+    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+
+
+class ResNetGenerator(Section):
+    """Residual blocks (Gulrajani et al. 2017, Miyato et al. 2018); width = max_width = 256 is SNGAN's for CIFAR-10."""
+
+    name: Literal["resnet"] = Field(default="resnet", description="Architecture.")
+    width: Count = Field(default=64, ge=1, description="Channels of the largest map; each earlier level doubles them.")
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    depth: Count = Field(default=1, ge=1, le=64, description="Residual blocks per resolution.")
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description=_NORM_G)
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
+    class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+
+
+class ResNetDiscriminator(Section):
+    """Residual blocks; width = max_width = 128, smallest = 8, final_blocks = 2 is SNGAN's for CIFAR-10."""
+
+    name: Literal["resnet"] = Field(default="resnet", description="Architecture.")
+    width: Count = Field(default=64, ge=1, description="Channels after the first block; each later level doubles them.")
+    max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
+    depth: Count = Field(default=1, ge=1, le=64, description="Residual blocks per resolution.")
+    smallest: Count = Field(
+        default=0, ge=0, description="Side of the map at which D stops halving; 0: at the least there is (4 to 7)."
+    )
+    final_blocks: Count = Field(default=1, ge=0, le=64, description="Residual blocks added on the smallest map.")
+    pooling: Literal["sum", "mean", "flatten"] = Field(
+        default="sum", description="How the last map becomes features: sum (SNGAN) or mean over the map, or all of it."
+    )
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description=_NORM_D)
+    spectral_norm: bool = Field(default=False, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    minibatch_stddev: bool = Field(default=False, description=_STDDEV)
+    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+
+
+class R3GANGenerator(Section):
+    """Norm-free grouped residual blocks (Huang et al. 2024); width = max_width = 768 is the paper's CIFAR-10 net."""
+
+    name: Literal["r3gan"] = Field(default="r3gan", description="Architecture.")
+    width: Count = Field(default=32, ge=1, description="Channels of the largest map; each earlier level doubles them.")
+    max_width: Count = Field(default=128, ge=1, description="Upper bound of the channels of a level.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Residual blocks per resolution.")
+    expansion: Count = Field(default=2, ge=1, le=16, description="Times that a block is wider inside than outside.")
+    group_size: Count = Field(default=16, ge=1, description="Channels that each group of the 3x3 convolution mixes.")
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    output: Literal["identity", "tanh"] = Field(
+        default="identity", description="Last activation; the paper has none, so that pixels may leave [-1, 1]."
+    )
+    conditioning: Literal["none", "concat"] = Field(
+        default="none", description="How G learns the class: concat joins an embedding to z."
+    )
+    class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+
+
+class R3GANDiscriminator(Section):
+    """The generator's mirror image (Huang et al. 2024); width = max_width = 768 is the paper's CIFAR-10 net."""
+
+    name: Literal["r3gan"] = Field(default="r3gan", description="Architecture.")
+    width: Count = Field(default=32, ge=1, description="Channels of the largest map; each later level doubles them.")
+    max_width: Count = Field(default=128, ge=1, description="Upper bound of the channels of a level.")
+    depth: Count = Field(default=2, ge=1, le=64, description="Residual blocks per resolution.")
+    expansion: Count = Field(default=2, ge=1, le=16, description="Times that a block is wider inside than outside.")
+    group_size: Count = Field(default=16, ge=1, description="Channels that each group of the 3x3 convolution mixes.")
+    activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    minibatch_stddev: bool = Field(default=False, description=_STDDEV)
+    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+
+
+GeneratorSettings = Annotated[
+    MLPGenerator | DCGANGenerator | ResNetGenerator | R3GANGenerator, Field(discriminator="name")
+]
+DiscriminatorSettings = Annotated[
+    MLPDiscriminator | DCGANDiscriminator | ResNetDiscriminator | R3GANDiscriminator, Field(discriminator="name")
+]

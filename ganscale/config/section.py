@@ -1,0 +1,20 @@
+"""What every section of the config is made of."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+def whole(value: object) -> object:
+    """Read `1e6` as the whole number it is; leave anything else to the strict check."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(whole)]
+"""A whole number; `1e6` is one."""
