@@ -1,75 +1,14 @@
-"""Building blocks: activations and norms by name, the exact cross-replica batch norm, a faster linear layer."""
+"""Normalisations by name, the exact cross-replica batch norm and class-conditional scales and shifts among them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from ganscale.collectives import all_reduce_sum, num_replicas
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),
-    "leaky_relu": partial(nn.LeakyReLU, 0.2, inplace=True),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "identity": nn.Identity,
-}
-
-
-@cache
-def _has_onednn() -> bool:
-    """Whether oneDNN's matrix product is there and has AVX-512 to win by."""
-    wide = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-class _OneDNNLinear(torch.autograd.Function):
-    """`x @ weight.T + bias` by oneDNN; gradients are such products too, hence differentiable any number of times."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        product = _OneDNNLinear.apply
-        return (
-            product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None,
-            product(gradient.t(), x.t(), None) if ctx.needs_input_grad[1] else None,
-            gradient.sum(0) if ctx.needs_input_grad[2] else None,
-        )
-
-
-class Linear(nn.Linear):
-    """`torch.nn.Linear`, computed by oneDNN where that is faster: in float32 on a CPU with AVX-512.
-
-    torch takes MKL there, which runs at half the speed on AMD's processors: it does not use their AVX-512. Layers of
-    less than 2^14 weights gain nothing and stay with torch; the choice does not depend on the number of rows.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map `[N, in_features]` to `[N, out_features]`."""
-        if (
-            self.weight.numel() < 1 << 14
-            or input.dim() != 2
-            or input.is_cuda
-            or not input.dtype == self.weight.dtype == torch.float32
-            or torch.compiler.is_compiling()
-            or not _has_onednn()
-        ):
-            return super().forward(input)
-        return _OneDNNLinear.apply(input.contiguous(), self.weight, self.bias)  # pyright: ignore[reportReturnType]
 
 
 class BatchNorm(nn.Module):
@@ -84,21 +23,28 @@ class BatchNorm(nn.Module):
         eps: added to the variance.
         momentum: weight of the newest batch in the running statistics.
         across_replicas: False for statistics of this replica's own rows only.
+        affine: False for no scale and shift.
     """
 
     running_mean: Tensor
     running_var: Tensor
 
     def __init__(
-        self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, across_replicas: bool = True
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        across_replicas: bool = True,
+        affine: bool = True,
     ) -> None:
         super().__init__()
         self.eps = eps
         self.momentum = momentum
         self.across_replicas = across_replicas
         self.update_statistics = True
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
@@ -120,10 +66,10 @@ class BatchNorm(nn.Module):
     def _by_sums(self, x: Tensor) -> Tensor:
         dims = [d for d in range(x.dim()) if d != 1]
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        rows = x.new_full((1,), float(x.numel() // x.shape[1]))
         # Around the running mean, which all replicas share, the sums lose no digits to a large mean.
         shift = self.running_mean.clone()
-        around = x - shift.view(shape)
+        around = x - shift.view(shape)  # float32 also where x is bfloat16
+        rows = around.new_full((1,), float(x.numel() // x.shape[1]))
         total = torch.cat((around.sum(dims), around.square().sum(dims), rows))
         if self.across_replicas:
             total = all_reduce_sum(total)
@@ -135,34 +81,90 @@ class BatchNorm(nn.Module):
                 unbiased = variance * (rows / (rows - 1.0).clamp_min(1.0))
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(unbiased, self.momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        scale = (variance + self.eps).rsqrt()
+        if self.weight is None or self.bias is None:
+            return (x * scale.view(shape) - (mean * scale).view(shape)).to(x.dtype)
+        scale = self.weight * scale
+        return (x * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""
-        return (
-            f"{self.weight.numel()}, eps={self.eps}, momentum={self.momentum}, across_replicas={self.across_replicas}"
-        )
+        return f"{self.running_mean.numel()}, eps={self.eps}, momentum={self.momentum}, across_replicas={self.across_replicas}"
 
 
 class LayerNorm(nn.Module):
     """Layer normalisation over all but the first dimension, with a scale and shift per channel (Ba et al. 2016)."""
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5) -> None:
+    def __init__(self, num_features: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, num_features, eps=eps)
+        self.norm = nn.GroupNorm(1, num_features, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each row of `[N, C, ...]`."""
         return self.norm(x)
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "none": lambda _: nn.Identity(),
+class PixelNorm(nn.Module):
+    """Divide by the root mean square over the channels, at each pixel (Karras et al. 2018, section 4.2)."""
+
+    def __init__(self, *, eps: float = 1e-8) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `[N, C, ...]` over C."""
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        return (wide * (wide.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
+
+
+class ConditionalNorm(nn.Module):
+    """A normalisation whose scale and shift depend on the class (Dumoulin et al. 2017, Eq. 5), at first 1 and 0.
+
+    Args:
+        norm: the normalisation, without scale and shift of its own.
+        num_features: channels C of inputs `[N, C, ...]`.
+        num_classes: of the labels.
+    """
+
+    takes_labels = True
+
+    def __init__(self, norm: nn.Module, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(num_classes, num_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes, num_features))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Normalise `[N, C, ...]`, scaled and shifted by the classes `[N]`."""
+        x = self.norm(x)
+        shape = (*x.shape[:2],) + (1,) * (x.dim() - 2)
+        scale, shift = embedding(labels, self.weight), embedding(labels, self.bias)
+        return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape))
+
+
+def _group_norm(num_features: int, *, affine: bool = True) -> nn.Module:
+    """Groups of 16 channels, or the next larger divisor (Wu and He 2018, Table 3)."""
+    groups = max(g for g in range(1, num_features + 1) if num_features % g == 0 and (g == 1 or num_features // g >= 16))
+    return nn.GroupNorm(groups, num_features, affine=affine)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "none": lambda _, affine=True: nn.Identity(),
     "batch": BatchNorm,
     "local_batch": partial(BatchNorm, across_replicas=False),
+    "group": _group_norm,
     "layer": LayerNorm,
+    "instance": lambda num_features, affine=True: nn.GroupNorm(num_features, num_features, affine=affine),
+    "pixel": lambda _, affine=True: PixelNorm(),
 }
+"""Name to a function of the number of channels and `affine`: with scale and shift or not (none and pixel: never)."""
+
+
+def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:
+    """The normalisation `name` for `[N, C, ...]`; with classes, one whose scale and shift depend on them."""
+    if num_classes:
+        return ConditionalNorm(NORMS[name](num_features, affine=False), num_features, num_classes)
+    return NORMS[name](num_features)
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
