@@ -89,7 +89,8 @@ class BatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""
-        return f"{self.running_mean.numel()}, eps={self.eps}, momentum={self.momentum}, across_replicas={self.across_replicas}"
+        size, replicas = self.running_mean.numel(), self.across_replicas
+        return f"{size}, eps={self.eps}, momentum={self.momentum}, across_replicas={replicas}"
 
 
 class LayerNorm(nn.Module):

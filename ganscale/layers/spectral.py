@@ -12,11 +12,11 @@ NORMALISED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)
 
 
 class SpectralNorm(nn.Module):
-    """W / sigma(W), sigma the largest singular value of the weight as a matrix, outputs first (Miyato et al. 2018, Eq. 8).
+    """W / sigma(W), sigma the largest singular value of W as a matrix, outputs first (Miyato et al. 2018, Eq. 8).
 
-    As the parametrization of a layer's `weight` it estimates sigma = u^T W v with u and v held constant in all forward and
-    backward passes; the gradient, of any order, runs through W alone. Only `advance` moves u and v (Algorithm 1, step 1),
-    so neither the number of forwards nor that of replicas plays a part.
+    As the parametrization of a layer's `weight` it estimates sigma = u^T W v with u and v held constant in all forward
+    and backward passes; the gradient, of any order, runs through W alone. Only `advance` moves u and v (Algorithm 1,
+    step 1), so neither the number of forwards nor that of replicas plays a part.
 
     Args:
         weight: the initial weight; u and v start from it.
