@@ -1,13 +1,23 @@
 """Fixtures for the whole suite."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import pytest
 import torch
 
+import ganscale.build
 from tests.fleet import Fleet
 
 torch.set_num_threads(1)  # networks here are tiny: threads only cost
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _read_mnist_once() -> Iterator[None]:
+    """Most tests build a whole run; reading and resizing the digits each time would take longer than they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ganscale.build, "load_mnist", lru_cache(ganscale.build.load_mnist))
+        yield
 
 
 @pytest.fixture(scope="session")
