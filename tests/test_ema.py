@@ -32,7 +32,7 @@ def test_a_half_life_of_0_copies() -> None:
     average = MovingAverage(source, half_life=0)
     nn.init.normal_(source.weight)
     average.update(5)
-    assert torch.equal(average.module.weight, source.weight)
+    assert torch.equal(average.module.get_parameter("weight"), source.weight)
 
 
 def test_it_is_a_frozen_copy_in_eval_mode() -> None:
@@ -51,6 +51,6 @@ def test_buffers_are_copied_as_they_are() -> None:
     average = MovingAverage(source, half_life=1e6)
     fill(source, 3.0)
     average.update(1)
-    assert torch.equal(average.module[0].running_var, torch.tensor([3.0, 3.0]))
-    assert average.module[1].num_batches_tracked == 3
-    assert average.module[0].weight[0] < 1.1
+    assert torch.equal(average.module.get_buffer("0.running_var"), torch.tensor([3.0, 3.0]))
+    assert average.module.get_buffer("1.num_batches_tracked") == 3
+    assert average.module.get_parameter("0.weight")[0] < 1.1

@@ -182,4 +182,4 @@ def test_labels_are_shown_only_to_conditional_networks() -> None:
     plain = feed(*MLP)
     assert plain.batches(0)[0][0][0].labels is None
     plain.conditional = True
-    assert torch.equal(plain.batches(0)[0][0][0].labels, plain.source.read(0, 12)[1])
+    torch.testing.assert_close(plain.batches(0)[0][0][0].labels, plain.source.read(0, 12)[1])

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
@@ -42,9 +43,9 @@ def count_traffic(overrides: tuple[str, ...]) -> dict[str, object]:
     step = experiment.step
     reduced: Counter[str] = Counter()
 
-    def hook(name: str, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    def hook(name: str, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
         reduced[name] += bucket.buffer().numel() * bucket.buffer().element_size()
-        work = torch.distributed.all_reduce(bucket.buffer().div_(step.world_size), async_op=True)
+        work = dist.all_reduce(bucket.buffer().div_(step.world_size), async_op=True)
         assert work is not None
         return work.get_future().then(lambda future: future.value()[0])
 
@@ -56,7 +57,7 @@ def count_traffic(overrides: tuple[str, ...]) -> dict[str, object]:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recording:
         ticks = _iterate(experiment, 4, every=2)
     collectives = Counter(
-        (event.name, *event.input_shapes[0]) for event in recording.events() if event.name.startswith("gloo:")
+        (event.name, *event.input_shapes[0]) for event in recording.events() or () if event.name.startswith("gloo:")
     )
     return {
         "collectives": collectives,

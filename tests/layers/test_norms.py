@@ -18,15 +18,17 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 def batch_norm(features: int = 4, **options) -> BatchNorm:
     """With weights that are not the neutral ones."""
     norm = BatchNorm(features, **options).double()
-    with torch.no_grad():
-        norm.weight.copy_(1.0 + 0.3 * random(features, seed=1))
-        norm.bias.copy_(0.3 * random(features, seed=2))
+    weight, bias = norm.parameters()
+    nn.init.normal_(weight, 1.0, 0.3, generator=torch.Generator().manual_seed(1))
+    nn.init.normal_(bias, 0.0, 0.3, generator=torch.Generator().manual_seed(2))
     return norm
 
 
 def torchs(norm: BatchNorm, dimensions: int) -> nn.Module:
     """torch's own with the same weights."""
-    module = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[dimensions](norm.weight.numel(), norm.eps, norm.momentum).double()
+    module = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[dimensions](
+        norm.running_mean.numel(), norm.eps, norm.momentum
+    ).double()
     module.load_state_dict({**norm.state_dict(), "num_batches_tracked": torch.tensor(0)})
     return module
 
@@ -43,7 +45,7 @@ def test_alone_it_is_torchs_batch_norm(shape: tuple[int, ...], training: bool) -
             module.zero_grad()
             y = module(x)
             (y * random(*shape, seed=9)).sum().backward()
-            results.append([y.detach(), x.grad, module.weight.grad, module.bias.grad])
+            results.append([y.detach(), x.grad, *(parameter.grad for parameter in module.parameters())])
         torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
         for name in ("running_mean", "running_var"):
             torch.testing.assert_close(getattr(norm, name), getattr(reference, name), rtol=1e-12, atol=1e-12)
@@ -59,15 +61,14 @@ def test_first_and_second_derivatives_are_right(shape: tuple[int, ...], training
         with frozen_statistics([norm]):
             return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
 
-    inputs = (random(*shape), norm.weight.detach().clone(), norm.bias.detach().clone())
-    inputs = tuple(value.requires_grad_() for value in inputs)
-    assert torch.autograd.gradcheck(function, inputs)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    inputs = [value.detach().clone().requires_grad_() for value in (random(*shape), *norm.parameters())]
+    assert torch.autograd.gradcheck(function, tuple(inputs))
+    assert torch.autograd.gradgradcheck(function, tuple(inputs))
 
 
 def test_a_single_row_is_finite_and_leaves_the_statistics_finite() -> None:
     norm = batch_norm()
-    torch.testing.assert_close(norm(random(1, 4)), norm.bias.expand(1, 4))
+    torch.testing.assert_close(norm(random(1, 4)), norm.get_parameter("bias").expand(1, 4))
     assert norm.running_mean.isfinite().all()
     assert norm.running_var.isfinite().all()
 
@@ -86,19 +87,15 @@ def _cross_replica(shape: tuple[int, ...], uneven: list[int], across: bool) -> d
     rank = Replica.current().rank
     start, stop = uneven[rank], uneven[rank + 1]
     norm = batch_norm(across_replicas=across)
-    for step in range(2):
-        x = (5.0 + random(*shape, seed=step))[start:stop].clone()
-        norm.zero_grad()
-        loss, gradient = penalised(norm, x, random(*shape, seed=9)[start:stop])
-        loss.backward()
-    assert norm.weight.grad is not None
-    assert norm.bias.grad is not None
-    assert x.grad is not None
+    norm((5.0 + random(*shape, seed=0))[start:stop] * 2.0)
+    x = (5.0 + random(*shape, seed=1))[start:stop].clone()
+    loss, gradient = penalised(norm, x, random(*shape, seed=9)[start:stop])
+    x_gradient, weight, bias = torch.autograd.grad(loss, [x, *norm.parameters()])
     return {
         "gradient": gradient.detach(),
-        "x": x.grad,
-        "weight": norm.weight.grad,
-        "bias": norm.bias.grad,
+        "x": x_gradient,
+        "weight": weight,
+        "bias": bias,
         "running_mean": norm.running_mean,
         "running_var": norm.running_var,
     }
