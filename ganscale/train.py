@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ganscale.config import Config, ConfigError, dump, load
@@ -55,7 +56,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if options.help:
         from ganscale.config.reference import text
 
-        print(parser.format_help() + "\n" + text())
+        with suppress(BrokenPipeError):
+            print(parser.format_help() + "\n" + text(), flush=True)
         raise SystemExit(0)
     files = [word for word in options.words if "=" not in word]
     options.overrides = [word for word in options.words if "=" in word]

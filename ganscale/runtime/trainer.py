@@ -13,8 +13,9 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, workers use the cluster's environment, not one of their own
 }
+logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says that tokens are on, as they should be
 for _name, _value in _SETTINGS.items():  # before ray is imported: it reads some of them then
     os.environ.setdefault(_name, _value)
 
@@ -30,6 +31,11 @@ from ganscale.runfolder import RunFolder  # noqa: E402
 from ganscale.runtime.resources import Node, Placement, place  # noqa: E402
 from ganscale.runtime.worker import Outcome, run_worker  # noqa: E402
 from ganscale.tracking.console import LogFollower  # noqa: E402
+
+_SLOW = (
+    "the Ray cluster at {address} does not answer yet; if it is no longer there, stop this (Ctrl-C), then run "
+    "`ray stop`, or train on this machine alone with cluster.address=local"
+)
 
 
 class TrainingError(RuntimeError):
@@ -59,6 +65,9 @@ def _connect(config: Config) -> None:
         address = os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
     if address != "local":
         print(f"joining the Ray cluster at {address}", flush=True)
+        patience = threading.Timer(20.0, print, [_SLOW.format(address=address)], {"flush": True})
+        patience.daemon = True
+        patience.start()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
@@ -68,6 +77,8 @@ def _connect(config: Config) -> None:
                 value=address,
                 remedy="start one with `ray start --head`, or use cluster.address=local",
             ) from None
+        finally:
+            patience.cancel()
         return
     print("starting Ray on this machine", flush=True)
     workers = config.cluster.num_workers
@@ -138,6 +149,8 @@ def _fit(config: Config, folder: RunFolder, placement: Placement) -> Outcome:
             if isinstance(cause, ConfigError):
                 raise cause from None
             raise TrainingError(f"{type(cause).__name__}: {cause}") from error
+        except ray.exceptions.RayError as error:
+            raise TrainingError(f"Ray gave up: {type(error).__name__}: {error}") from error
     outcome = result.return_value
     assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
     return outcome
