@@ -8,7 +8,6 @@ from ganscale.config.section import Count, Section
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "identity"]
 Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pixel"]
-BATCH_NORMS = frozenset({"batch", "local_batch"})
 ConditioningG = Literal["none", "concat", "norm"]
 ConditioningD = Literal["none", "projection", "acgan"]
 

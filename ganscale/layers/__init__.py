@@ -6,6 +6,7 @@ from ganscale.layers.chain import Chain
 from ganscale.layers.linear import Linear
 from ganscale.layers.minibatch import MinibatchStddev
 from ganscale.layers.norms import (
+    CENTERING,
     NORMS,
     BatchNorm,
     ConditionalNorm,
@@ -16,10 +17,12 @@ from ganscale.layers.norms import (
     make_norm,
     uses_batch_statistics,
 )
+from ganscale.layers.precision import widen
 from ganscale.layers.spectral import SpectralNorm, add_spectral_norm, advance_power_iteration, spectral_norms
 
 __all__ = [
     "ACTIVATIONS",
+    "CENTERING",
     "NORMS",
     "BatchNorm",
     "Chain",
@@ -39,4 +42,5 @@ __all__ = [
     "make_norm",
     "spectral_norms",
     "uses_batch_statistics",
+    "widen",
 ]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscale.collectives import all_reduce_sum, num_replicas
+from ganscale.layers.precision import widen
 
 
 class MinibatchStddev(nn.Module):
@@ -26,7 +27,7 @@ class MinibatchStddev(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn `[N, C, ...]` into `[N, C + 1, ...]`."""
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = widen(x)
         everywhere = self.training and num_replicas() > 1
         rows = wide.new_full((1,), float(x.shape[0]))
         # Around the mean, which carries no gradient here, the sums lose no digits where the rows hardly differ.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ganscale.collectives import all_reduce_sum, num_replicas
+from ganscale.layers.precision import widen
 
 
 class BatchNorm(nn.Module):
@@ -114,7 +115,7 @@ class PixelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[N, C, ...]` over C."""
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = widen(x)
         return (wide * (wide.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
 
@@ -159,6 +160,11 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
     "pixel": lambda _, affine=True: PixelNorm(),
 }
 """Name to a function of the number of channels and `affine`: with scale and shift or not (none and pixel: never)."""
+
+
+CENTERING = frozenset({"batch", "local_batch", "instance"})
+"""Norms that remove each channel's mean. A bias before one has no gradient but rounding noise, which Adam would turn
+into drift that differs from world to world: leave it out."""
 
 
 def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:

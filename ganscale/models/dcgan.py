@@ -1,4 +1,4 @@
-"""Convolutional pair (Radford, Metz, Chintala 2016) at 28 pixels and every power of two from 16."""
+"""Convolutional pair (Radford, Metz, Chintala 2016)."""
 
 from itertools import pairwise
 
@@ -6,76 +6,106 @@ from torch import Tensor, nn
 
 from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
-from ganscale.layers import ACTIVATIONS, NORMS, Linear
+from ganscale.config.resolution import feature_maps
+from ganscale.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    Chain,
+    ConditionalNorm,
+    Linear,
+    MinibatchStddev,
+    SelfAttention,
+    add_spectral_norm,
+    make_norm,
+)
+from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 
 
-def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: int) -> tuple[int, list[int]]:
-    """Side of the smallest map (4, or 7 for 28 pixels) and the channels of each map from small to large.
+def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: int) -> tuple[list[int], list[int]]:
+    """Sides and channels of the hidden maps from small to large.
 
     Raises:
-        ValueError: the resolution is neither 28 nor a power of two from 16.
+        ValueError: as `feature_maps`.
     """
-    if resolution == 28:
-        side, doublings = 7, 2
-    elif resolution >= 16 and resolution & (resolution - 1) == 0:
-        side, doublings = 4, resolution.bit_length() - 3
-    else:
-        raise ValueError(f"dcgan makes 28 pixels or powers of two from 16, not {resolution}")
-    channels = [min(settings.max_width, settings.width * 2**level) for level in reversed(range(doublings))]
-    return side, channels
+    sides = list(feature_maps(settings, resolution))
+    channels = [min(settings.max_width, settings.width * 2**level) for level in reversed(range(len(sides)))]
+    return sides, channels
 
 
-def _initialize(module: nn.Module) -> None:
+def _has_bias(settings: GeneratorSettings | DiscriminatorSettings) -> bool:
+    """The other norms have a shift of their own."""
+    return settings.norm in ("none", "pixel")
+
+
+def _after(
+    settings: GeneratorSettings | DiscriminatorSettings, side: int, channels: int, classes: int = 0
+) -> list[nn.Module]:
+    """What follows a convolution: norm, activation and, on one map, attention."""
+    layers = [make_norm(settings.norm, channels, classes), ACTIVATIONS[settings.activation]()]
+    return [*layers, SelfAttention(channels)] if side == settings.attention else layers
+
+
+def _initialize(network: nn.Module) -> None:
     """Weights from N(0, 0.02), norm scales from N(1, 0.02), no biases (Radford et al. 2016, section 4)."""
-    for m in module.modules():
+    for m in network.modules():
         if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(m.weight, 0.0, 0.02)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        elif type(m).__name__ in ("BatchNorm", "GroupNorm"):
-            nn.init.normal_(m.weight, 1.0, 0.02)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(m.bias)  # pyright: ignore[reportArgumentType]
+        elif isinstance(m, BatchNorm | nn.GroupNorm | ConditionalNorm) and m.weight is not None:
+            nn.init.normal_(m.weight, 1.0, 0.02)
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Generator):
     """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1]: project, then double the side until it fits."""
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
-        super().__init__()
-        self.side, channels = _levels(settings, geometry.shape[1])
-        bias = settings.norm == "none"
-        self.project = Linear(geometry.latent_dim, channels[0] * self.side**2, bias=bias)
-        layers: list[nn.Module] = [NORMS[settings.norm](channels[0]), ACTIVATIONS[settings.activation]()]
-        for below, above in pairwise(channels):
+        super().__init__(settings, geometry)
+        sides, channels = _levels(settings, geometry.shape[1])
+        self.first = (channels[0], sides[0], sides[0])
+        bias = _has_bias(settings)
+        self.project = Linear(self.input_dim, channels[0] * sides[0] ** 2, bias=bias)
+        layers = _after(settings, sides[0], channels[0], self.norm_classes)
+        for (below, above), side in zip(pairwise(channels), sides[1:], strict=True):
             layers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=bias))
-            layers += [NORMS[settings.norm](above), ACTIVATIONS[settings.activation]()]
+            layers += _after(settings, side, above, self.norm_classes)
         layers += [nn.ConvTranspose2d(channels[-1], geometry.shape[0], 4, stride=2, padding=1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         _initialize(self)
+        if settings.spectral_norm:
+            add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate one image per row of `z`."""
-        return self.layers(self.project(z).view(z.shape[0], -1, self.side, self.side))
+        return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
-class DCGANDiscriminator(nn.Module):
-    """Images `[N, C, H, W]` to logits `[N]`: halve the side until it is smallest, then one linear layer."""
+class DCGANDiscriminator(Discriminator):
+    """Images `[N, C, H, W]` to logits `[N]`: halve the side until it is smallest, then one linear layer.
+
+    The last convolution sees the batch's spread.
+    """
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
-        super().__init__()
-        side, channels = _levels(settings, geometry.shape[1])
-        channels = channels[::-1]
-        bias = settings.norm == "none"
+        super().__init__(settings, geometry)
+        sides, channels = (values[::-1] for values in _levels(settings, geometry.shape[1]))
+        bias = _has_bias(settings)
         layers: list[nn.Module] = [nn.Conv2d(geometry.shape[0], channels[0], 4, stride=2, padding=1)]
         layers.append(ACTIVATIONS[settings.activation]())
-        for above, below in pairwise(channels):
-            layers.append(nn.Conv2d(above, below, 4, stride=2, padding=1, bias=bias))
-            layers += [NORMS[settings.norm](below), ACTIVATIONS[settings.activation]()]
-        self.layers = nn.Sequential(*layers)
-        self.logit = Linear(channels[-1] * side**2, 1)
+        if settings.attention == sides[0]:
+            layers.append(SelfAttention(channels[0]))
+        for (above, below), side in zip(pairwise(channels), sides[1:], strict=True):
+            spread = int(settings.minibatch_stddev and side == sides[-1])
+            layers += [MinibatchStddev()] * spread
+            layers.append(nn.Conv2d(above + spread, below, 4, stride=2, padding=1, bias=bias))
+            layers += _after(settings, side, below)
+        self.layers = Chain(*layers)
+        self.head = Head(channels[-1] * sides[-1] ** 2, settings.conditioning, self.num_classes)
         _initialize(self)
+        if settings.spectral_norm:
+            add_spectral_norm(self)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row of `x`."""
-        return self.logit(self.layers(x).flatten(1)).squeeze(1)
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The smallest map, flat."""
+        return self.layers(x).flatten(1)

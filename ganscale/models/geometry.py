@@ -11,10 +11,12 @@ class Geometry:
     Attributes:
         shape: of one example: `(C, H, W)` for images, `(2,)` for points.
         latent_dim: length of z.
+        num_classes: classes of the labels that conditional networks are given; 0 without labels.
     """
 
     shape: tuple[int, ...]
     latent_dim: int
+    num_classes: int = 0
 
     @property
     def is_image(self) -> bool:

@@ -2,57 +2,68 @@
 
 from torch import Tensor, nn
 
-from ganscale.config.architectures import BATCH_NORMS
 from ganscale.config.architectures import MLPDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import MLPGenerator as GeneratorSettings
-from ganscale.layers import ACTIVATIONS, NORMS, Linear
+from ganscale.layers import ACTIVATIONS, CENTERING, Chain, Linear, MinibatchStddev, add_spectral_norm, make_norm
+from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 
 
-def _hidden(settings: GeneratorSettings | DiscriminatorSettings, sizes: list[int], size: int) -> list[nn.Module]:
-    """Hidden layers that take `size` numbers through `sizes` units."""
-    layers: list[nn.Module] = []
-    for units in sizes:
-        layers.append(Linear(size, units, bias=settings.norm not in BATCH_NORMS))  # the norm removes any mean
-        if settings.norm != "none":
-            layers.append(NORMS[settings.norm](units))
-        layers.append(ACTIVATIONS[settings.activation]())
-        size = units
-    return layers
+def _hidden(
+    settings: GeneratorSettings | DiscriminatorSettings, size: int, units: int, classes: int
+) -> list[nn.Module]:
+    """One hidden layer that takes `size` numbers to `units`."""
+    layers: list[nn.Module] = [Linear(size, units, bias=settings.norm not in CENTERING)]
+    if settings.norm != "none":
+        layers.append(make_norm(settings.norm, units, classes))
+    return [*layers, ACTIVATIONS[settings.activation]()]
 
 
 def _sizes(settings: GeneratorSettings | DiscriminatorSettings) -> list[int]:
     return [max(1, round(settings.width * settings.growth**level)) for level in range(settings.depth)]
 
 
-class MLPGenerator(nn.Module):
+class MLPGenerator(Generator):
     """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1] (tanh) or points `[N, 2]` (no bound)."""
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
-        super().__init__()
+        super().__init__(settings, geometry)
         self.shape = geometry.shape
-        sizes = _sizes(settings)
-        layers = _hidden(settings, sizes, geometry.latent_dim)
-        layers.append(Linear(sizes[-1], geometry.size))
+        layers: list[nn.Module] = []
+        size = self.input_dim
+        for units in _sizes(settings):
+            layers += _hidden(settings, size, units, self.norm_classes)
+            size = units
+        layers.append(Linear(size, geometry.size))
         if geometry.is_image:
             layers.append(nn.Tanh())
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
+        if settings.spectral_norm:
+            add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate one example per row of `z`."""
-        return self.layers(z).view(z.shape[0], *self.shape)
+        return self.layers(self.input(z, labels), labels).unflatten(1, self.shape)
 
 
-class MLPDiscriminator(nn.Module):
-    """Images `[N, C, H, W]` or points `[N, 2]` to logits `[N]`."""
+class MLPDiscriminator(Discriminator):
+    """Images `[N, C, H, W]` or points `[N, 2]` to logits `[N]`; the last hidden layer sees the batch's spread."""
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
-        super().__init__()
-        sizes = _sizes(settings)[::-1]
-        layers = _hidden(settings, sizes, geometry.size)
-        layers.append(Linear(sizes[-1], 1))
-        self.layers = nn.Sequential(*layers)
+        super().__init__(settings, geometry)
+        layers: list[nn.Module] = []
+        size = geometry.size
+        for level, units in reversed(list(enumerate(_sizes(settings)))):
+            if level == 0 and settings.minibatch_stddev:
+                layers.append(MinibatchStddev())
+                size += 1
+            layers += _hidden(settings, size, units)
+            size = units
+        self.layers = Chain(*layers)
+        self.head = Head(size, settings.conditioning, self.num_classes)
+        if settings.spectral_norm:
+            add_spectral_norm(self)
 
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row of `x`."""
-        return self.layers(x.flatten(1)).squeeze(1)
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The last hidden layer."""
+        return self.layers(x.flatten(1))

@@ -1,0 +1,128 @@
+"""What all generators and all discriminators have in common: how they learn the class, and D's head."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from ganscale.layers import Linear, widen
+from ganscale.models.geometry import Geometry
+
+
+def _known_classes(settings: Any, geometry: Geometry) -> int:
+    """Number of classes, 0 if the network ignores them.
+
+    Raises:
+        ValueError: it is to be conditional and the data have no labels.
+    """
+    if settings.conditioning == "none":
+        return 0
+    if geometry.num_classes < 1:
+        raise ValueError(f"conditioning: {settings.conditioning} needs data with labels; use none")
+    return geometry.num_classes
+
+
+def _check_labels(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise ValueError("a conditional network needs labels")
+    return labels
+
+
+class Generator(nn.Module):
+    """A generator's input: z, joined by an embedding of the class with `conditioning: concat`.
+
+    Attributes:
+        num_classes: classes of the labels that `forward` needs; 0 if it ignores them.
+        input_dim: length of z and embedding together.
+        norm_classes: classes of its conditional norms; 0 with `conditioning` other than norm.
+    """
+
+    def __init__(self, settings: Any, geometry: Geometry) -> None:
+        super().__init__()
+        self.num_classes = _known_classes(settings, geometry)
+        self.norm_classes = self.num_classes if settings.conditioning == "norm" else 0
+        self.input_dim = geometry.latent_dim
+        if settings.conditioning == "concat":
+            self.class_embedding = nn.Parameter(torch.randn(self.num_classes, settings.class_dim))
+            self.input_dim += settings.class_dim
+
+    def input(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """The first layer's input `[N, input_dim]` of z `[N, latent_dim]` and classes `[N]`.
+
+        Raises:
+            ValueError: a conditional generator got no labels.
+        """
+        if not self.num_classes:
+            return z
+        labels = _check_labels(labels)
+        if self.norm_classes:
+            return z
+        return torch.cat((z, embedding(labels, self.class_embedding).to(z.dtype)), dim=1)
+
+
+class Head(nn.Module):
+    """Features `[N, F]` to logits `[N]`, and with `acgan` to class logits.
+
+    Args:
+        num_features: F.
+        conditioning: none; projection, logit + <e(y), h> (Miyato and Koyama 2018, Eq. 3); or acgan, a linear classifier
+            next to the logit (Odena et al. 2017, section 3).
+        num_classes: of the labels.
+        bias: of the logit.
+    """
+
+    def __init__(self, num_features: int, conditioning: str, num_classes: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.logit = Linear(num_features, 1, bias=bias)
+        if conditioning == "projection":
+            self.embedding = nn.Embedding(num_classes, num_features)
+            bound = num_features**-0.5
+            nn.init.uniform_(self.embedding.weight, -bound, bound)
+        if conditioning == "acgan":
+            self.classifier = Linear(num_features, num_classes)
+        self.conditioning = conditioning
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One logit per row, in float32 or wider.
+
+        Raises:
+            ValueError: a projection got no labels.
+        """
+        logits = widen(self.logit(features).squeeze(1))
+        if self.conditioning != "projection":
+            return logits
+        return logits + (self.embedding(_check_labels(labels)) * widen(features)).sum(1)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits `[N, num_classes]`, in float32 or wider."""
+        return widen(self.classifier(features))
+
+
+class Discriminator(nn.Module):
+    """Hidden features and a head on them; an architecture defines `features` and builds `head`.
+
+    Attributes:
+        num_classes: classes of the labels that it uses; 0 if it ignores them.
+        classifies: whether `forward_with_classes` is there; its classifier then needs a gradient in each backward pass.
+    """
+
+    head: Head
+
+    def __init__(self, settings: Any, geometry: Geometry) -> None:
+        super().__init__()
+        self.num_classes = _known_classes(settings, geometry)
+        self.classifies = settings.conditioning == "acgan"
+
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The last hidden layer `[N, F]` of examples `[N, ...]`, for feature matching (Salimans et al. 2016, 3.1)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """One logit per row of `x`: `[N]`."""
+        return self.head(self.features(x, labels), labels)
+
+    def forward_with_classes(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits `[N]` and class logits `[N, num_classes]` of one pass; only if `classifies`."""
+        features = self.features(x, labels)
+        return self.head(features, labels), self.head.classify(features)
