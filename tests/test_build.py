@@ -18,13 +18,19 @@ def weights(*overrides: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("network", [MLP, DCGAN], ids=["mlp", "dcgan"])
 def test_initial_weights_are_a_function_of_the_seed(network: tuple[str, ...]) -> None:
     torch.manual_seed(1)
-    first = weights(*network)
     before = torch.random.get_rng_state()
+    first = weights(*network)
     torch.testing.assert_close(weights(*network), first, rtol=0.0, atol=0.0)
     assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
     other = weights(*network, "run.seed=1")
     assert any(not torch.equal(other[name], first[name]) for name in first if name.startswith("generator"))
     assert any(not torch.equal(other[name], first[name]) for name in first if name.startswith("discriminator"))
+
+
+def test_the_networks_draw_different_weights() -> None:
+    state = build(tiny(*MLP, "model.latent_dim=64")).state
+    first, other = (next(net.parameters()).flatten()[:64] for net in (state.generator, state.discriminator))
+    assert not torch.allclose(first, other), "both have 64 inputs, hence the same bounds"
 
 
 def test_precisions_start_from_the_same_weights() -> None:

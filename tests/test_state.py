@@ -1,6 +1,7 @@
 """All that is saved: nothing is missing, and it loads without running code."""
 
 import io
+from operator import attrgetter
 
 import pytest
 import torch
@@ -24,7 +25,9 @@ def test_a_state_comes_back_through_a_file_that_holds_no_code() -> None:
     file.seek(0)
     fresh = build(tiny(*MLP, *BATCH_NORM, "run.seed=5")).state
     fresh.load_state_dict(torch.load(file, weights_only=True))
-    torch.testing.assert_close(fresh.state_dict(), state.state_dict(), rtol=0.0, atol=0.0)
+    for part in ("generator", "discriminator", "ema.module", "optimizer_g", "optimizer_d"):
+        mine, saved = (attrgetter(part)(each).state_dict() for each in (fresh, state))
+        torch.testing.assert_close(mine, saved, rtol=0.0, atol=0.0)
     assert (fresh.images, fresh.iteration) == (36, 3)
 
 

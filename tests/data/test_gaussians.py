@@ -39,6 +39,8 @@ def test_points_are_evenly_on_modes_with_the_right_spread(name: str, modes: int,
     assert noise.mean(0).abs().max() < 4 * sigma / math.sqrt(50_000)
     torch.testing.assert_close(noise.T.cov() / sigma**2, torch.eye(2).double(), rtol=0.0, atol=0.03)
     assert noise.abs().max() < 6 * sigma
+    for mode in range(modes):
+        assert noise[labels == mode].std().item() == pytest.approx(sigma, rel=0.05), "noise depends on the mode"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
