@@ -45,9 +45,18 @@ def build_source(config: Config, device: torch.device) -> Source:
     return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype)
 
 
-def build_networks(config: Config, shape: tuple[int, ...], device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator with the initial weights of the run's seed: the same on every device and replica."""
-    geometry = Geometry(shape, config.model.latent_dim)
+def build_networks(
+    config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0
+) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator with the initial weights of the run's seed: the same on every device and replica.
+
+    Args:
+        config: the run.
+        shape: of one example.
+        device: where they live.
+        num_classes: of the data's labels.
+    """
+    geometry = Geometry(shape, config.model.latent_dim, num_classes)
     dtype = DTYPES[config.train.precision]
     networks = []
     for side, builders in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
@@ -64,7 +73,7 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
     device = torch.device(device)
     replica = replica or Replica.current()
     source = build_source(config, device)
-    generator, discriminator = build_networks(config, source.shape, device)
+    generator, discriminator = build_networks(config, source.shape, device, num_classes=source.num_classes)
     optim, train = config.optim, config.train
     optimizer_g = Adam(generator.parameters(), lr=optim.lr_g, betas=optim.betas_g, eps=optim.eps, fused=True)
     optimizer_d = Adam(discriminator.parameters(), lr=optim.lr_d, betas=optim.betas_d, eps=optim.eps, fused=True)

@@ -10,7 +10,7 @@ from ganscale.models.geometry import Geometry
 
 
 def _hidden(
-    settings: GeneratorSettings | DiscriminatorSettings, size: int, units: int, classes: int
+    settings: GeneratorSettings | DiscriminatorSettings, size: int, units: int, classes: int = 0
 ) -> list[nn.Module]:
     """One hidden layer that takes `size` numbers to `units`."""
     layers: list[nn.Module] = [Linear(size, units, bias=settings.norm not in CENTERING)]
