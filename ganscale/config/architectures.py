@@ -110,7 +110,7 @@ class ResNetDiscriminator(Section):
     )
     final_blocks: Count = Field(default=1, ge=0, le=64, description="Residual blocks added on the smallest map.")
     pooling: Literal["sum", "mean", "flatten"] = Field(
-        default="sum", description="How the last map becomes features: sum (SNGAN) or mean over the map, or all of it."
+        default="sum", description="How the last map becomes features: its sum (SNGAN), its mean, or all of it."
     )
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
     norm: Norm = Field(default="none", description=_NORM_D)

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -78,12 +79,20 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _initialize(network: nn.Module) -> None:
-    """Glorot's uniform weights, times sqrt(2) before and between activations; no biases (Miyato et al. 2018's code)."""
+    """Glorot's uniform weights, times sqrt(2) in the blocks' 3x3 convolutions (Miyato et al. 2018's code); no biases.
+
+    Each block's last convolution is also scaled by L^(-1/2), L the number of blocks, so that the signal's power does
+    not double from block to block and depth needs no norm.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight, math.sqrt(2.0) if module.weight.shape[2:] == (3, 3) else 1.0)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    with torch.no_grad():
+        for block in blocks:
+            block.conv2.weight.mul_(len(blocks) ** -0.5)
 
 
 class ResNetGenerator(Generator):
@@ -139,6 +148,10 @@ class ResNetDiscriminator(Discriminator):
         width = plan[-1][1] * (sides[-1] ** 2 if settings.pooling == "flatten" else 1)
         self.head = Head(width, settings.conditioning, self.num_classes)
         _initialize(self)
+        if settings.pooling == "sum":  # over side^2 pixels, neither equal nor independent: keep the logits of order one
+            with torch.no_grad():
+                for layer in self.head.children():
+                    layer.get_parameter("weight").div_(sides[-1])
         if settings.spectral_norm:
             add_spectral_norm(self)
 

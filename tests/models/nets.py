@@ -1,0 +1,55 @@
+"""Small networks of any architecture for the models' tests."""
+
+import torch
+from torch import nn
+
+from ganscale.config import load
+from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.models.base import Discriminator, Generator
+
+SMALL = {
+    "mlp": ("width=6",),
+    "dcgan": ("width=4", "max_width=8"),
+    "resnet": ("width=4", "max_width=8"),
+    "r3gan": ("width=4", "max_width=8", "group_size=4"),
+}
+CONVOLUTIONAL = ("dcgan", "resnet", "r3gan")
+CLASSES = 5
+LATENT = 7
+CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
+
+
+def pair(
+    name: str, *overrides: str, resolution: int = 16, channels: int = 3, num_classes: int = CLASSES, seed: int = 0
+) -> tuple[Generator, Discriminator]:
+    """A small generator and discriminator in float64; overrides as `model.side.key=value`, or `key=value` for both."""
+    settings = ["cluster.num_workers=1", f"data.resolution={resolution}"]
+    for setting in (f"name={name}", *SMALL[name], *overrides):
+        sides = ("",) if setting.startswith("model.") else ("model.generator.", "model.discriminator.")
+        settings += [side + setting for side in sides]
+    model = load(overrides=settings).model
+    geometry = Geometry((channels, resolution, resolution), LATENT, num_classes)
+    torch.manual_seed(seed)
+    generator = GENERATORS[name](model.generator, geometry).double()
+    discriminator = DISCRIMINATORS[name](model.discriminator, geometry).double()
+    assert isinstance(generator, Generator)
+    assert isinstance(discriminator, Discriminator)
+    return generator, discriminator
+
+
+def latents(count: int = 4, seed: int = 1) -> torch.Tensor:
+    """`[count, LATENT]` in float64."""
+    return torch.randn(count, LATENT, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def assert_all_trained(*networks: nn.Module) -> None:
+    """Every parameter has a finite gradient."""
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Trained numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
