@@ -1,11 +1,14 @@
 """From a `Config` to objects: the only place where names become networks, losses, optimizers and data."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.optim import Adam
 
+from ganscale.augment import AdaptiveRule, Augmentation
 from ganscale.collectives import Replica
 from ganscale.config import Config
 from ganscale.data import ImageSource, PointSource, Source, StackedSource
@@ -13,13 +16,16 @@ from ganscale.data.gaussians import MIXTURES
 from ganscale.data.mnist import load_mnist
 from ganscale.ema import MovingAverage
 from ganscale.loop import Feed
-from ganscale.losses import LOSSES
+from ganscale.losses import LOSSES, Targets
 from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.random import derive_seed
+from ganscale.schedules import Plan
 from ganscale.state import TrainState
 from ganscale.step import Step
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+"""Of weights, latents and real examples; bfloat16 is an autocast around float32."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,17 @@ def build_networks(
         device: where they live.
         num_classes: of the data's labels.
     """
-    geometry = Geometry(shape, config.model.latent_dim, num_classes)
+    seen = (config.model.packing * shape[0], *shape[1:])
     dtype = DTYPES[config.train.precision]
+    layout = torch.channels_last if config.train.channels_last else torch.preserve_format
     networks = []
-    for side, builders in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+    for side, builders, fits in (("generator", GENERATORS, shape), ("discriminator", DISCRIMINATORS, seen)):
+        geometry = Geometry(fits, config.model.latent_dim, num_classes)
         settings = getattr(config.model, side)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
             network = builders[settings.name](settings, geometry)
-        networks.append(network.to(device=device, dtype=dtype))
+        networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     return networks[0], networks[1]
 
 
@@ -74,33 +82,90 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
     replica = replica or Replica.current()
     source = build_source(config, device)
     generator, discriminator = build_networks(config, source.shape, device, num_classes=source.num_classes)
-    optim, train = config.optim, config.train
-    optimizer_g = Adam(generator.parameters(), lr=optim.lr_g, betas=optim.betas_g, eps=optim.eps, fused=True)
-    optimizer_d = Adam(discriminator.parameters(), lr=optim.lr_d, betas=optim.betas_d, eps=optim.eps, fused=True)
-    ema = MovingAverage(generator, config.ema.half_life)
-    step = Step(
-        generator,
-        discriminator,
-        LOSSES[config.loss.name],
-        optimizer_g,
-        optimizer_d,
-        batch_size=train.batch_size,
-        label_smoothing=config.loss.label_smoothing,
-        replica=replica,
-    )
+    ema = MovingAverage(generator, 0.0)
+    if config.train.compile:
+        generator.compile()
+        discriminator.compile()
+    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
+    step = build_step(config, generator, discriminator, optimizer_g, optimizer_d, device=device, replica=replica)
+    settings = config.model
     feed = Feed(
         source,
         seed=config.run.seed,
-        latent_dim=config.model.latent_dim,
-        latent=config.model.latent,
-        batch_size=train.batch_size,
-        d_steps=optim.d_steps,
-        accumulation=train.accumulation,
-        reuse_fakes=train.reuse_fakes,
-        conditional=False,
+        latent_dim=settings.latent_dim,
+        latent=settings.latent,
+        batch_size=config.train.batch_size,
+        d_steps=config.optim.d_steps,
+        accumulation=config.train.accumulation,
+        packing=settings.packing,
+        reuse_fakes=config.train.reuse_fakes,
+        conditional=settings.generator.conditioning != "none" or settings.discriminator.conditioning != "none",
         replica=replica,
         device=device,
-        dtype=DTYPES[train.precision],
+        dtype=DTYPES[config.train.precision],
     )
-    state = TrainState(generator, discriminator, ema, optimizer_g, optimizer_d)
+    state = TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
     return Experiment(config, state, step, feed, device)
+
+
+def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
+    """Fused Adam for each network; rates and betas are set again before every update, by the run's plan."""
+    start = Plan(config).controls(0)
+    eps = config.optim.eps
+    optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)
+    optimizer_d = Adam(discriminator.parameters(), lr=start.lr_d, betas=start.betas_d, eps=eps, fused=True)
+    return optimizer_g, optimizer_d
+
+
+def build_step(
+    config: Config,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    optimizer_g: Adam,
+    optimizer_d: Adam,
+    *,
+    device: torch.device,
+    replica: Replica,
+) -> Step:
+    """The update with its objectives."""
+    loss, augment = config.loss, config.augment
+    packing = config.model.packing
+    view = View(
+        Draws(config.run.seed, device),
+        channels_last=config.train.channels_last,
+        augmentation=Augmentation(augment.transforms) if augment.transforms else None,
+        packing=packing,
+    )
+    objective_d = DiscriminatorObjective(
+        discriminator,
+        LOSSES[loss.name],
+        view,
+        targets=Targets(1.0 - loss.label_smoothing, loss.fake_label_smoothing),
+        class_weight=loss.class_weight,
+        gp_target=config.penalty.gp_target,
+    )
+    objective_g = GeneratorObjective(
+        discriminator,
+        LOSSES[loss.name],
+        view,
+        class_weight=loss.class_weight,
+        feature_matching=loss.feature_matching,
+        batch_rows=config.train.batch_size // packing,
+    )
+    return Step(
+        generator,
+        objective_d,
+        objective_g,
+        optimizer_g,
+        optimizer_d,
+        plan=Plan(config),
+        batch_size=config.train.batch_size,
+        clip_grad_norm_g=config.optim.clip_grad_norm_g,
+        clip_grad_norm_d=config.optim.clip_grad_norm_d,
+        clip_weights=loss.clip_weights,
+        adaptive=AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None,
+        autocast=partial(torch.autocast, device.type, torch.bfloat16)
+        if config.train.precision == "bfloat16"
+        else nullcontext,
+        replica=replica,
+    )

@@ -21,9 +21,15 @@ class MovingAverage:
         self._buffers: tuple[list[Tensor], list[Tensor]] = (list(self.module.buffers()), list(source.buffers()))
 
     @torch.no_grad()
-    def update(self, images: int) -> None:
-        """Move towards the source after an iteration of `images` images; buffers are copied."""
-        weight = 1.0 - 0.5 ** (images / self.half_life) if self.half_life else 1.0
+    def update(self, images: int, half_life: float | None = None) -> None:
+        """Move towards the source after an iteration of `images` images; buffers are copied.
+
+        Args:
+            images: of the iteration.
+            half_life: in place of the one given at first, where it follows a schedule.
+        """
+        half_life = self.half_life if half_life is None else half_life
+        weight = 1.0 - 0.5 ** (images / half_life) if half_life else 1.0
         torch._foreach_lerp_(*self._pairs, weight)  # pyright: ignore[reportPrivateImportUsage]
         if self._buffers[0]:
             torch._foreach_copy_(*self._buffers)  # pyright: ignore[reportPrivateImportUsage]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ganscale.augment import next_p
 from ganscale.collectives import Replica, sum_over_replicas
 from ganscale.data import Source
+from ganscale.objective import Batch
 from ganscale.random import Stream
 from ganscale.state import TrainState
-from ganscale.step import Batch, Statistics, Step
+from ganscale.step import Statistics, Step
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Feed:
         batch_size: global batch of a D update.
         d_steps: D updates per iteration.
         accumulation: micro-batches per update.
+        packing: examples that D judges together; they stay on one replica.
         reuse_fakes: whether the G update takes the z of the last D update.
         conditional: whether the networks are shown labels.
         replica: this process among the replicas.
@@ -65,6 +68,7 @@ class Feed:
         batch_size: int,
         d_steps: int,
         accumulation: int,
+        packing: int = 1,
         reuse_fakes: bool,
         conditional: bool,
         replica: Replica,
@@ -79,7 +83,8 @@ class Feed:
         self.reuse_fakes = reuse_fakes
         self.conditional = conditional
         self.dtype = dtype
-        self.rows = replica.rows(batch_size, accumulation)
+        units = replica.rows(batch_size // packing, accumulation)
+        self.rows = [(start * packing, stop * packing) for start, stop in units]
         self._z = Stream(seed, "latent", device)
         self._z_generator = Stream(seed, "latent/generator", device)
 
@@ -109,7 +114,7 @@ class Feed:
     def _batch(self, position: int, count: int) -> Batch:
         reals, labels = self.source.read(position, position + count)
         z = self.latents(self._z, position, position + count)
-        return Batch(reals, z, labels if self.conditional else None)
+        return Batch(reals, z, labels if self.conditional else None, position)
 
 
 def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, int], until: int) -> Iterator[Tick]:
@@ -129,8 +134,15 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
     while state.images < until:
         after = state.images + feed.images_per_iteration
         names = due(intervals, state.images, after, until)
-        statistics = step(*feed.batches(state.images), details=bool(names))
-        state.ema.update(feed.images_per_iteration)
+        rule = step.adaptive
+        adapts = rule is not None and (state.iteration + 1) % rule.every == 0
+        batches = feed.batches(state.images)
+        statistics = step(*batches, images=state.images, augment_p=state.augment_p, details=bool(names) or adapts)
+        if rule is not None and adapts:
+            state.augment_p = next_p(
+                state.augment_p, _sign_mean(statistics), rule.every * feed.images_per_iteration, rule
+            )
+        state.ema.update(feed.images_per_iteration, step.plan.half_life(after))
         state.images = after
         state.iteration += 1
         window.add(statistics)
@@ -138,6 +150,12 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
             metrics = window.close(statistics, feed.images_per_iteration)
             yield Tick(after, state.iteration, names, metrics)
             window = _Window()
+
+
+def _sign_mean(statistics: Statistics) -> float:
+    """Mean of sign(D(real)) over the last D update of all replicas."""
+    right, rows = sum_over_replicas([statistics.details["real_right"], statistics.details["rows"]])
+    return float(2.0 * right / rows - 1.0)
 
 
 class _Window:
@@ -171,6 +189,7 @@ class _Window:
             metrics[f"{side}_logit_mean"] = mean
             metrics[f"{side}_logit_std"] = max(0.0, total[f"{side}_square"] / total["rows"] - mean**2) ** 0.5
             metrics[f"d_accuracy_{side}"] = total[f"{side}_right"] / total["rows"]
+        metrics |= {name: total[name] / total["rows"] for name in total if name.startswith("penalty_")}
         metrics |= {name: float(value) for name, value in norms.items()}
         seconds = time.perf_counter() - self.started
         metrics["seconds_per_iteration"] = seconds / self.iterations

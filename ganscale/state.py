@@ -21,6 +21,7 @@ class TrainState:
         optimizer_d: the discriminator's optimizer.
         images: real examples shown to the discriminator so far, over all replicas.
         iteration: generator updates so far.
+        augment_p: probability of each transform of D's inputs, which ADA moves.
     """
 
     generator: nn.Module
@@ -30,6 +31,7 @@ class TrainState:
     optimizer_d: Optimizer
     images: int = 0
     iteration: int = 0
+    augment_p: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -41,6 +43,7 @@ class TrainState:
             "optimizer_d": self.optimizer_d.state_dict(),
             "images": self.images,
             "iteration": self.iteration,
+            "augment_p": self.augment_p,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -56,3 +59,4 @@ class TrainState:
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         self.images = int(state["images"])
         self.iteration = int(state["iteration"])
+        self.augment_p = float(state["augment_p"])

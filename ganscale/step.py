@@ -1,4 +1,4 @@
-"""One synchronised update of discriminator and generator. Knows two networks, a loss and two optimizers, nothing else.
+"""One synchronised update of discriminator and generator. Knows two networks, their objectives and optimizers, no more.
 
 Per iteration each network's gradients cross the wire once per optimizer step: `d_steps * |D| + |G|` numbers. Losses
 are sums over this replica's rows divided by the *global* batch, so shares may be uneven; DDP's division by the world
@@ -8,30 +8,18 @@ size is undone by a factor.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ganscale.augment import AdaptiveRule
 from ganscale.collectives import Replica, data_parallel
-from ganscale.layers import batch_norms, frozen_statistics, uses_batch_statistics
-from ganscale.losses import AdversarialLoss
-
-
-class Batch(NamedTuple):
-    """This replica's rows of one micro-batch.
-
-    Attributes:
-        reals: images `[N, C, H, W]` or points `[N, 2]`.
-        z: latents `[N, latent_dim]`.
-        labels: classes `[N]`, or None.
-    """
-
-    reals: Tensor
-    z: Tensor
-    labels: Tensor | None = None
+from ganscale.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms
+from ganscale.objective import Batch, DiscriminatorObjective, GeneratorObjective
+from ganscale.schedules import Controls, PenaltyWeights, Plan
 
 
 @dataclass
@@ -45,33 +33,53 @@ class Statistics:
     loss_g: Tensor
     details: dict[str, Tensor]
     """Only when asked for: `grad_norm_d`, `grad_norm_g` (the same on all replicas) and `rows`, `real_sum`,
-    `real_square`, `real_right`, and the same for `fake`."""
+    `real_square`, `real_right`, the same for `fake`, and `penalty_<name>` for each penalty that was due."""
 
 
-class DiscriminatorObjective(nn.Module):
-    """D on real and fake rows and the loss of both: the module that DDP wraps, so that it sees a single forward.
+class Side:
+    """One network's part in the update: its DDP wrapper, optimizer, norms and bounds.
 
-    Real and fake rows go through D in one pass unless D's output for a row depends on the other rows (batch norm).
+    Args:
+        network: the bare network.
+        parallel: the module whose forward makes its gradients, wrapped for the replicas.
+        optimizer: over its parameters.
+        clip_grad_norm: largest norm of its gradients; 0 for any.
+        clip_weights: largest size of its weights; 0 for any.
     """
 
-    def __init__(self, discriminator: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.discriminator = discriminator
-        self.loss = loss
-        self.fused = not uses_batch_statistics(discriminator)
+    def __init__(
+        self,
+        network: nn.Module,
+        parallel: nn.Module,
+        optimizer: Optimizer,
+        *,
+        clip_grad_norm: float = 0.0,
+        clip_weights: float = 0.0,
+    ) -> None:
+        self.network = network
+        self.parallel = parallel
+        self.optimizer = optimizer
+        self.clip_grad_norm = clip_grad_norm
+        self.clip_weights = clip_weights
+        self.parameters: list[Tensor] = list(network.parameters())
+        self.norms = batch_norms(network)
+        self._spectral = spectral_norms(network)
 
-    def forward(
-        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (`sum(loss) * scale`, real_logits `[N]`, fake_logits `[N]`), the logits without gradient."""
-        if self.fused:
-            both = None if labels is None else torch.cat((labels, labels))
-            real_logits, fake_logits = self.discriminator(torch.cat((reals, fakes)), both).chunk(2)
-        else:
-            real_logits = self.discriminator(reals, labels)
-            fake_logits = self.discriminator(fakes, labels)
-        loss = self.loss(real_logits, fake_logits).sum() * scale
-        return loss, real_logits.detach(), fake_logits.detach()
+    def apply(self, rate: float, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
+        """Clip, step and keep the weights in bounds; return the gradient norm before clipping if `measure`."""
+        norm = _gradient_norm(self.parameters) if measure or self.clip_grad_norm else None
+        if self.clip_grad_norm and norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = rate, betas
+        self.optimizer.step()
+        if self.clip_weights:
+            with torch.no_grad():
+                torch._foreach_clamp_min_(self.parameters, -self.clip_weights)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_clamp_max_(self.parameters, self.clip_weights)  # pyright: ignore[reportPrivateImportUsage]
+        if self._spectral:
+            advance_power_iteration(self._spectral)
+        return norm
 
 
 class Step:
@@ -79,48 +87,62 @@ class Step:
 
     Args:
         generator: maps z and labels to examples.
-        discriminator: maps examples and labels to logits `[N]`.
-        loss: the adversarial objective.
+        objective_d: D with its loss and penalties.
+        objective_g: G's loss through D.
         optimizer_g: over the generator's parameters.
         optimizer_d: over the discriminator's parameters.
-        batch_size: global batch of one D update.
-        label_smoothing: one-sided, for the discriminator's real targets.
+        plan: rates, betas, noise and penalty weights by images.
+        batch_size: global batch of one D update, in images.
+        clip_grad_norm_g: largest gradient norm of G; 0 for any.
+        clip_grad_norm_d: largest gradient norm of D; 0 for any.
+        clip_weights: largest size of D's weights; 0 for any.
+        adaptive: how ADA's p moves, or None.
+        autocast: makes the context in which networks run, for mixed precision.
         replica: this process among the replicas.
     """
 
     def __init__(
         self,
         generator: nn.Module,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
+        objective_d: DiscriminatorObjective,
+        objective_g: GeneratorObjective,
         optimizer_g: Optimizer,
         optimizer_d: Optimizer,
         *,
+        plan: Plan,
         batch_size: int,
-        label_smoothing: float = 0.0,
+        clip_grad_norm_g: float = 0.0,
+        clip_grad_norm_d: float = 0.0,
+        clip_weights: float = 0.0,
+        adaptive: AdaptiveRule | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
     ) -> None:
         replica = replica or Replica.current()
-        self.generator = generator
-        self.discriminator = discriminator
-        self.generator_loss = loss.generator
-        self.optimizer_g = optimizer_g
-        self.optimizer_d = optimizer_d
-        objective = DiscriminatorObjective(discriminator, lambda r, f: loss.discriminator(r, f, label_smoothing))
-        self.parallel_g = data_parallel(generator, replica)
-        self.parallel_d = data_parallel(objective, replica)
+        self.plan = plan
+        self.adaptive = adaptive
+        self.objective_g = objective_g
+        self.g = Side(generator, data_parallel(generator, replica), optimizer_g, clip_grad_norm=clip_grad_norm_g)
+        self.d = Side(
+            objective_d.discriminator,
+            data_parallel(objective_d, replica),
+            optimizer_d,
+            clip_grad_norm=clip_grad_norm_d,
+            clip_weights=clip_weights,
+        )
+        self.batch_size = batch_size
         self.world_size = replica.world_size
-        self.scale = replica.world_size / batch_size
-        self.parameters_d = list(discriminator.parameters())
-        self.norms_g = batch_norms(generator)
-        self.norms_d = batch_norms(discriminator)
-        self.settled = replica.world_size == 1
+        self.scale = replica.world_size * objective_d.view.packing / batch_size
+        self._autocast = autocast
+        self._settled = replica.world_size == 1
 
     def __call__(
         self,
         batches: Sequence[Sequence[Batch]],
         generator_batches: Sequence[Batch] | None = None,
         *,
+        images: int = 0,
+        augment_p: float = 0.0,
         details: bool = False,
     ) -> Statistics:
         """Run one iteration.
@@ -129,74 +151,100 @@ class Step:
             batches: the micro-batches of each D update: `d_steps` sequences of `accumulation` batches.
             generator_batches: the micro-batches of the G update; None to take those of the last D update, whose forward
                 pass of G is then shared as well if there is no accumulation.
+            images: images before this iteration, by which the plan tells rates and weights.
+            augment_p: probability of each transform of D's inputs.
             details: also return logit statistics and gradient norms.
         """
-        if not self.settled:
-            self._settle(batches[-1][0])
+        controls = self.plan.controls(images)
+        weights = [self.plan.penalties(images + update * self.batch_size) for update in range(len(batches))]
+        if not self._settled:
+            self._settle(batches[-1][0], weights[-1])
         share = generator_batches is None and len(batches[-1]) == 1
         fakes = self._fakes_with_graph(batches[-1][0]) if share else None
         *earlier, last = batches
-        for micros in earlier:
-            self._update_discriminator(micros, None, details=False)
-        loss_d, numbers = self._update_discriminator(last, fakes, details=details)
-        loss_g = self._update_generator(generator_batches or last, fakes)
-        if details:
-            numbers["grad_norm_g"] = _gradient_norm(self.generator)
+        for micros, due in zip(earlier, weights[:-1], strict=True):
+            self._update_discriminator(micros, None, controls, due, augment_p, details=False)
+        loss_d, numbers = self._update_discriminator(last, fakes, controls, weights[-1], augment_p, details=details)
+        loss_g = self._update_generator(generator_batches or last, fakes, controls, augment_p, numbers, details=details)
         return Statistics(loss_d, loss_g, numbers)
 
-    def _settle(self, batch: Batch) -> None:
+    def _settle(self, batch: Batch, weights: PenaltyWeights) -> None:
         """Let DDP lay out its buckets for good, which it does after its first backward.
 
         The rounding of sums depends on that layout; so every update, also the first one after a resume, must find it.
         """
-        with frozen_statistics((*self.norms_g, *self.norms_d)):
+        with frozen_statistics((*self.g.norms, *self.d.norms)):
             fakes = self._fakes_with_graph(batch)
-            self.parallel_d(batch.reals, fakes.detach(), batch.labels, self.scale)[0].backward()
+            with self._autocast():
+                judgement = self.d.parallel(batch, fakes.detach(), weights, self.scale, 0.0, 0.0)
+            judgement.loss.backward()
             fakes.sum().backward()
-        self.settled = True
+        self._settled = True
 
     def _update_discriminator(
-        self, micros: Sequence[Batch], fakes: Tensor | None, *, details: bool
+        self,
+        micros: Sequence[Batch],
+        fakes: Tensor | None,
+        controls: Controls,
+        weights: PenaltyWeights,
+        augment_p: float,
+        *,
+        details: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        self.optimizer_d.zero_grad(set_to_none=True)
+        self.d.optimizer.zero_grad(set_to_none=True)
         total, numbers = None, {}
         for index, batch in enumerate(micros):
-            with _synchronised(self.parallel_d, index == len(micros) - 1):
+            with _synchronised(self.d.parallel, index == len(micros) - 1):
                 made = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
-                loss, real_logits, fake_logits = self.parallel_d(batch.reals, made, batch.labels, self.scale)
-                loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
+                with self._autocast():
+                    judgement = self.d.parallel(batch, made, weights, self.scale, controls.noise, augment_p)
+                judgement.loss.backward()
+            total = judgement.loss.detach() if total is None else total + judgement.loss.detach()
             if details:
-                _add(numbers, _logit_sums(real_logits, fake_logits))
-        if details:
-            numbers["grad_norm_d"] = _gradient_norm(self.discriminator)
-        self.optimizer_d.step()
+                _add(numbers, _logit_sums(judgement.real_logits, judgement.fake_logits))
+                _add(numbers, {f"penalty_{name}": value for name, value in judgement.penalties.items()})
+        norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
+        if details and norm is not None:
+            numbers["grad_norm_d"] = norm
         assert total is not None, "an update has at least one micro-batch"
         return total / self.world_size, numbers
 
-    def _update_generator(self, micros: Sequence[Batch], fakes: Tensor | None) -> Tensor:
-        self.optimizer_g.zero_grad(set_to_none=True)
+    def _update_generator(
+        self,
+        micros: Sequence[Batch],
+        fakes: Tensor | None,
+        controls: Controls,
+        augment_p: float,
+        numbers: dict[str, Tensor],
+        *,
+        details: bool,
+    ) -> Tensor:
+        self.g.optimizer.zero_grad(set_to_none=True)
         total = None
-        for parameter in self.parameters_d:
+        for parameter in self.d.parameters:
             parameter.requires_grad_(False)
         for index, batch in enumerate(micros):
-            with _synchronised(self.parallel_g, index == len(micros) - 1), frozen_statistics(self.norms_d):
+            with _synchronised(self.g.parallel, index == len(micros) - 1), frozen_statistics(self.d.norms):
                 made = self._fakes_with_graph(batch) if fakes is None else fakes
-                loss = self.generator_loss(self.discriminator(made, batch.labels)).sum() * self.scale
+                with self._autocast():
+                    loss = self.objective_g(batch, made, self.scale, controls.noise, augment_p)
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
-        for parameter in self.parameters_d:
+        for parameter in self.d.parameters:
             parameter.requires_grad_(True)
-        self.optimizer_g.step()
+        norm = self.g.apply(controls.lr_g, controls.betas_g, measure=details)
+        if details and norm is not None:
+            numbers["grad_norm_g"] = norm
         assert total is not None, "an update has at least one micro-batch"
         return total / self.world_size
 
     def _fakes_with_graph(self, batch: Batch) -> Tensor:
-        return self.parallel_g(batch.z, batch.labels)
+        with self._autocast():
+            return self.g.parallel(batch.z, batch.labels)
 
     def _fakes_without_graph(self, batch: Batch) -> Tensor:
-        with torch.no_grad(), frozen_statistics(self.norms_g):
-            return self.generator(batch.z, batch.labels)
+        with torch.no_grad(), frozen_statistics(self.g.norms), self._autocast():
+            return self.g.network(batch.z, batch.labels)
 
 
 def _synchronised(module: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -219,7 +267,6 @@ def _add(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
         total[name] = total[name] + value if name in total else value
 
 
-def _gradient_norm(module: nn.Module) -> Tensor:
+def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all gradients of a network, after the reduction."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients, foreach=True)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)

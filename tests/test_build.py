@@ -60,7 +60,7 @@ def test_each_optimizer_has_its_own_rate_and_network() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_named_loss_is_used(name: str) -> None:
-    assert build(tiny(*MLP, f"loss.name={name}")).step.generator_loss is LOSSES[name].generator
+    assert build(tiny(*MLP, f"loss.name={name}")).step.objective_g.loss is LOSSES[name]
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ FLOORS = {
     4: ("runtime", "tracking.wandb"),
     3: ("build", "loop", "checkpoint", "runfolder", "tracking", "health"),
     2: ("data", "metrics", "state"),
-    1: ("step", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
+    1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),
 }
 """The longest name that fits decides: `tracking.wandb` before `tracking`."""
 
 ARROWS = {
-    "step": {"losses", "collectives", "layers"},
+    "step": {"objective", "augment", "schedules", "collectives", "layers"},
+    "objective": {"losses", "augment", "schedules", "collectives", "layers"},
+    "losses": {"collectives"},
     "models": {"layers"},
     "layers": {"collectives"},
     "build": {"loop"},

@@ -11,8 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from ganscale.build import Experiment, build, build_networks
 from ganscale.loop import train
-from ganscale.losses import LOSSES
-from ganscale.step import DiscriminatorObjective
+from ganscale.losses import LOSSES, Targets
+from ganscale.losses.adversarial import HARD
+from ganscale.objective import Batch, DiscriminatorObjective, Draws, View
+from ganscale.schedules import PenaltyWeights
 from tests.fleet import Fleet
 from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
 
@@ -49,7 +51,7 @@ def count_traffic(overrides: tuple[str, ...]) -> dict[str, object]:
         assert work is not None
         return work.get_future().then(lambda future: future.value()[0])
 
-    for name, module in (("generator", step.parallel_g), ("discriminator", step.parallel_d)):
+    for name, module in (("generator", step.g.parallel), ("discriminator", step.d.parallel)):
         assert isinstance(module, DistributedDataParallel)
         module.register_comm_hook(name, hook)
     _iterate(experiment, 2, every=2)  # DDP lays out its buckets in the first iteration
@@ -145,14 +147,20 @@ def test_an_update_touches_its_own_network_only(fleet: Fleet, network, variant, 
     assert statistics_g
 
 
+def objective_of(discriminator: torch.nn.Module, targets: Targets = HARD) -> DiscriminatorObjective:
+    view = View(Draws(0, "cpu"))
+    return DiscriminatorObjective(
+        discriminator, LOSSES["non_saturating"], view, targets=targets, class_weight=1.0, gp_target=1.0
+    )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_one_pass_over_reals_and_fakes_equals_two(network: tuple[str, ...], smoothing: float) -> None:
     config = tiny(*network)
     shape = (1, config.data.resolution, config.data.resolution)
     _, discriminator = build_networks(config, shape, torch.device("cpu"))
-    loss = LOSSES["non_saturating"]
-    objective = DiscriminatorObjective(discriminator, lambda real, fake: loss.discriminator(real, fake, smoothing))
+    objective = objective_of(discriminator, Targets(1.0 - smoothing))
     assert objective.fused
     generator = torch.Generator().manual_seed(1)
     reals, fakes = (torch.randn(5, *shape, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -160,7 +168,8 @@ def test_one_pass_over_reals_and_fakes_equals_two(network: tuple[str, ...], smoo
     for fused in (True, False):
         objective.fused = fused
         discriminator.zero_grad()
-        value, real_logits, fake_logits = objective(reals, fakes, None, 0.25)
+        batch = Batch(reals, torch.empty(0))
+        value, real_logits, fake_logits, _ = objective(batch, fakes, PenaltyWeights(), 0.25, 0.0, 0.0)
         value.backward()
         results.append([value.detach(), real_logits, fake_logits, *(p.grad for p in discriminator.parameters())])
     torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-14)
@@ -170,7 +179,7 @@ def test_one_pass_over_reals_and_fakes_equals_two(network: tuple[str, ...], smoo
 def test_reals_and_fakes_are_normalised_apart(norm: str) -> None:
     config = tiny(*DCGAN, f"model.discriminator.norm={norm}", "cluster.num_workers=1")
     _, discriminator = build_networks(config, (1, 16, 16), torch.device("cpu"))
-    assert not DiscriminatorObjective(discriminator, torch.add).fused
+    assert not objective_of(discriminator).fused
 
 
 def test_the_loss_is_the_mean_over_the_batch() -> None:

@@ -16,6 +16,7 @@ from ganscale.bench.parts import Pictures, images_of, looks_at_batch, networks
 from ganscale.build import DTYPES, Experiment
 from ganscale.config import Config, ConfigError, differences
 from ganscale.data import StackedSource
+from ganscale.schedules import Plan
 
 KNOWN = (
     *("run", "data", "model", "ema", "log", "checkpoint", "wandb", "cluster"),
@@ -62,12 +63,12 @@ class Baseline(Contender):
     def __init__(self, experiment: Experiment, *, same_layers: bool, fused: bool | None) -> None:
         super().__init__(experiment)
         self.generator, self.discriminator = networks(experiment, same_layers)
-        optim = experiment.config.optim
+        optim, start = experiment.config.optim, Plan(experiment.config).controls(0)
         self.optimizer_g, self.optimizer_d = (
             Adam(network.parameters(), lr=lr, betas=betas, eps=optim.eps, fused=fused)
             for network, lr, betas in (
-                (self.generator, optim.lr_g, optim.betas_g),
-                (self.discriminator, optim.lr_d, optim.betas_d),
+                (self.generator, start.lr_g, start.betas_g),
+                (self.discriminator, start.lr_d, start.betas_d),
             )
         )
 

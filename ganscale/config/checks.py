@@ -1,6 +1,6 @@
 """Settings that contradict each other, found before anything starts."""
 
-from ganscale.config.check_model import check_model
+from ganscale.config.check_model import POINT_DATA, check_model
 from ganscale.config.errors import ConfigError
 from ganscale.config.schema import Config
 
@@ -13,6 +13,8 @@ def check(config: Config) -> None:
     """
     _check_batch(config)
     check_model(config)
+    _check_objective(config)
+    _check_arithmetic(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
 
@@ -30,14 +32,68 @@ def _check_batch(config: Config) -> None:
         check_workers(config, config.cluster.num_workers)
 
 
+def _check_objective(config: Config) -> None:
+    loss, smoothing = config.loss, ("label_smoothing", "fake_label_smoothing")
+    for name in smoothing:
+        if getattr(loss, name) and loss.name not in ("minimax", "non_saturating", "least_squares"):
+            raise ConfigError(
+                f"loss.name = {loss.name} has no labels to smooth",
+                key=f"loss.{name}",
+                value=getattr(loss, name),
+                remedy="use 0, or minimax, non_saturating or least_squares",
+            )
+    if config.augment.transforms and config.data.name in POINT_DATA:
+        raise ConfigError(
+            f"data.name = {config.data.name} has no images to transform",
+            key="augment.transforms",
+            value=list(config.augment.transforms),
+            remedy="use [] (augment.noise works for points)",
+        )
+    if config.augment.adaptive and not config.augment.transforms:
+        raise ConfigError(
+            "there is no transform whose probability could adapt",
+            key="augment.adaptive",
+            value=True,
+            remedy="name some in augment.transforms",
+        )
+    packing = config.model.packing
+    if packing > 1 and config.model.discriminator.conditioning != "none":
+        raise ConfigError(
+            "examples judged together have no common class",
+            key="model.packing",
+            value=packing,
+            remedy="use 1, or model.discriminator.conditioning = none",
+        )
+    if config.train.batch_size % packing:
+        raise ConfigError(
+            f"not a multiple of model.packing = {packing}",
+            key="train.batch_size",
+            value=config.train.batch_size,
+            remedy=f"use {config.train.batch_size // packing * packing or packing}",
+        )
+
+
+def _check_arithmetic(config: Config) -> None:
+    twice = [name for name in ("gp", "r1", "r2", "dragan") if getattr(config.penalty, name) != 0.0]
+    if config.train.compile and twice:
+        raise ConfigError(
+            f"torch.compile cannot differentiate twice, which penalty.{twice[0]} needs",
+            key="train.compile",
+            value=True,
+            remedy=f"use false, or penalty.{twice[0]} = 0",
+        )
+
+
 def check_workers(config: Config, num_workers: int) -> None:
     """Refuse a number of workers for which a worker would have no image in a micro-batch."""
     train = config.train
-    if train.batch_size // train.accumulation < num_workers:
+    packing = config.model.packing
+    if train.batch_size // packing // train.accumulation < num_workers:
+        least = num_workers * train.accumulation * packing
         raise ConfigError(
             f"the global batch gives each of {num_workers} workers less than one image per micro-batch "
-            f"(train.accumulation = {train.accumulation})",
+            f"(train.accumulation = {train.accumulation}, model.packing = {packing})",
             key="train.batch_size",
             value=train.batch_size,
-            remedy=f"use train.batch_size >= {num_workers * train.accumulation} or fewer workers (cluster.num_workers)",
+            remedy=f"use train.batch_size >= {least} or fewer workers (cluster.num_workers)",
         )

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean
+from ganscale.config.objective import Scheduled
 from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
 from ganscale.config.yaml12 import Dumper, Loader
 
@@ -166,7 +167,7 @@ def _translate(error: ValidationError) -> ConfigError:
     details = error.errors(include_url=False)
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     kind, context = first["type"], first.get("ctx", {})
-    parts = [str(part) for part in first["loc"]]
+    parts = [str(part) for part in first["loc"] if part not in _TAGS]
     section, key = _locate(parts)
     value = first.get("input")
     if kind == "extra_forbidden":
@@ -187,6 +188,9 @@ def _translate(error: ValidationError) -> ConfigError:
             value=value,
             remedy="use letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit",
         )
+    if kind == "missing" and section is Scheduled:
+        remedy = "write {start: 2e-4, end: 1e-5, over: 1_000_000}, or a single number"
+        return ConfigError(f"a schedule without {parts[-1]}", key=key.rpartition(".")[0], value=value, remedy=remedy)
     if kind in ("missing", "too_long"):
         key = key.rpartition(".")[0] if kind == "missing" else key
         return ConfigError("should be two numbers", key=key, value=value, remedy="give both, e.g. [0.5, 0.999]")
@@ -202,6 +206,10 @@ def _translate(error: ValidationError) -> ConfigError:
     else:
         remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help")
     return ConfigError(f"should be {message}", key=key, value=value, remedy=remedy)
+
+
+_TAGS = frozenset({"number", "schedule"})
+"""What pydantic puts into the location of an error in a number that may be a schedule."""
 
 
 def _locate(parts: list[str]) -> tuple[type | None, str]:
@@ -226,6 +234,8 @@ def _below(field: Any, tag: str) -> Any:
     if options is None:
         return field.annotation
     for option in options:
+        if getattr(option, "__origin__", None) is Scheduled:
+            return Scheduled
         fields = getattr(option, "model_fields", {})
         if "name" in fields and fields["name"].default == tag:
             return option

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ganscale.config.errors import shown
+from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 
 
@@ -62,6 +63,8 @@ def _allowed(field: FieldInfo) -> str:
         for kind, sign in signs.items()
         if isinstance(bound, kind)
     ]
+    if any(getattr(option, "__origin__", None) is Scheduled for option in _options(field)):
+        words.append("or a schedule {start, end, over, begin, curve}")
     return ", ".join(bounds + words)
 
 

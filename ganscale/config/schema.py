@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
+from ganscale.config.objective import Augment, Images, Loss, Penalty, Rate, Share
 from ganscale.config.section import Count, Section, whole
 
 
@@ -64,6 +65,9 @@ class Model(Section):
     """The two networks and the latent space."""
 
     latent_dim: Count = Field(default=100, ge=1, le=65_536, description="Length of the latent vector z.")
+    packing: Count = Field(
+        default=1, ge=1, le=16, description="Examples that D judges together (PacGAN, Lin et al. 2018: 2 to 4)."
+    )
     latent: Literal["normal", "uniform"] = Field(
         default="normal", description="Distribution of z: standard normal, or uniform on [-1, 1]."
     )
@@ -75,26 +79,21 @@ class Model(Section):
     )
 
 
-class Loss(Section):
-    """The adversarial objective."""
-
-    name: Literal["non_saturating", "minimax"] = Field(
-        default="non_saturating",
-        description="Generator objective of Goodfellow et al. 2014: -log D(G(z)), or the saturating log(1 - D(G(z))).",
-    )
-    label_smoothing: float = Field(
-        default=0.0, ge=0.0, lt=1.0, description="One-sided label smoothing: the target of real images is 1 minus this."
-    )
-
-
 class Optim(Section):
     """Adam for each network, each with its own rate (TTUR)."""
 
-    lr_g: float = Field(default=2e-4, gt=0, le=10, description="Learning rate of the generator.")
-    lr_d: float = Field(default=2e-4, gt=0, le=10, description="Learning rate of the discriminator.")
+    lr_g: Rate = Field(default=2e-4, description="Learning rate of the generator.")
+    lr_d: Rate = Field(default=2e-4, description="Learning rate of the discriminator.")
     betas_g: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the generator.")
     betas_d: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the discriminator.")
+    beta2: Share | None = Field(
+        default=None, description="Adam's second beta for both networks, above betas_g and betas_d; null: theirs."
+    )
     eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon, both networks.")
+    clip_grad_norm_g: float = Field(default=0.0, ge=0, description="Largest gradient norm of the generator; 0: any.")
+    clip_grad_norm_d: float = Field(
+        default=0.0, ge=0, description="Largest gradient norm of the discriminator; 0: any."
+    )
     d_steps: Count = Field(
         default=1, ge=1, le=1000, description="Discriminator updates per generator update (n_critic)."
     )
@@ -103,8 +102,13 @@ class Optim(Section):
 class EMA(Section):
     """Exponential moving average of the generator's weights; samples come from it."""
 
-    half_life: float = Field(
-        default=10_000.0, ge=0, description="Images after which an old weight counts half; 0 turns the average off."
+    half_life: Images = Field(
+        default=10_000.0, description="Images after which an old weight counts half; 0 turns the average off."
+    )
+    rampup: float = Field(
+        default=0.0,
+        ge=0,
+        description="Half-life is at most this times the run's images so far (StyleGAN2: 0.05); 0: any.",
     )
 
 
@@ -123,8 +127,13 @@ class Training(Section):
         description="The generator update takes the z of the last discriminator update (and, without accumulation, "
         "its forward pass) instead of new ones.",
     )
-    precision: Literal["float32", "float64"] = Field(
-        default="float32", description="Arithmetic of weights and activations."
+    precision: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32",
+        description="Arithmetic; bfloat16 is autocast: weights, norms, losses and penalties' sums stay float32.",
+    )
+    channels_last: bool = Field(default=False, description="Keep images and convolutions in NHWC order; often faster.")
+    compile: bool = Field(
+        default=False, description="torch.compile both networks; not with penalties that differentiate twice."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to train; auto takes a GPU if there is one."
@@ -195,6 +204,8 @@ class Config(Section):
     data: Data = Field(default=Data(), description=Data.__doc__)
     model: Model = Field(default=Model(), description=Model.__doc__)
     loss: Loss = Field(default=Loss(), description=Loss.__doc__)
+    penalty: Penalty = Field(default=Penalty(), description=Penalty.__doc__)
+    augment: Augment = Field(default=Augment(), description=Augment.__doc__)
     optim: Optim = Field(default=Optim(), description=Optim.__doc__)
     ema: EMA = Field(default=EMA(), description=EMA.__doc__)
     train: Training = Field(default=Training(), description=Training.__doc__)

@@ -1,5 +1,5 @@
-"""The adversarial objectives. To add one: write its pair of functions, then one entry in `LOSSES`."""
+"""Adversarial objectives and penalties. To add an objective: write its two functions, then one entry in `LOSSES`."""
 
-from ganscale.losses.adversarial import LOSSES, AdversarialLoss
+from ganscale.losses.adversarial import LOSSES, AdversarialLoss, Targets
 
-__all__ = ["LOSSES", "AdversarialLoss"]
+__all__ = ["LOSSES", "AdversarialLoss", "Targets"]

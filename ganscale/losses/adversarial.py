@@ -1,14 +1,28 @@
 """Adversarial objectives as pure functions of logits, one value per sample, computed without overflow.
 
 Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimised. sigma is the logistic
-function; log sigma(x) = -softplus(-x).
+function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from ganscale.collectives import all_reduce_sum
+
+
+class Targets(NamedTuple):
+    """Labels of the discriminator's classification: 1 and 0, or smoothed (Salimans et al. 2016, section 3.4)."""
+
+    real: float = 1.0
+    fake: float = 0.0
+
+
+HARD = Targets()
 
 
 @dataclass(frozen=True)
@@ -16,36 +30,109 @@ class AdversarialLoss:
     """The two sides of an objective.
 
     Attributes:
-        discriminator: `(real_logits, fake_logits, label_smoothing) -> loss`, all `[N]`.
-        generator: `(fake_logits) -> loss`, both `[N]`.
+        discriminator: `(real_logits, fake_logits, targets) -> loss`, all `[N]`.
+        generator: `(fake_logits, real_logits) -> loss`, all `[N]`; real_logits is None unless `compares`.
+        compares: whether the generator's loss needs D's logits of real samples (relativistic objectives).
+        has_labels: whether `targets` mean anything.
     """
 
-    discriminator: Callable[[Tensor, Tensor, float], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    discriminator: Callable[[Tensor, Tensor, Targets], Tensor]
+    generator: Callable[[Tensor, Tensor | None], Tensor]
+    compares: bool = False
+    has_labels: bool = False
 
 
-def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """-t log D(x) - (1 - t) log(1 - D(x)) - log(1 - D(G(z))), t = 1 - label_smoothing.
+def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
+    """Binary cross-entropy of both; with targets 1 and 0 it is -log D(x) - log(1 - D(G(z))).
 
-    Goodfellow et al. 2014, Eq. 1; one-sided label smoothing: Salimans et al. 2016, section 3.4.
+    Goodfellow et al. 2014, Eq. 1. With target t the loss of a logit a is softplus(-a) + (1 - t) a.
     """
     real = softplus(-real_logits)
-    if label_smoothing:
-        real = real + label_smoothing * real_logits
-    return real + softplus(fake_logits)
+    if targets.real != 1.0:
+        real = real + (1.0 - targets.real) * real_logits
+    fake = softplus(fake_logits)
+    if targets.fake != 0.0:
+        fake = fake - targets.fake * fake_logits
+    return real + fake
 
 
-def minimax_generator(fake_logits: Tensor) -> Tensor:
+def minimax_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
     """log(1 - D(G(z))), which saturates where D is sure (Goodfellow et al. 2014, Eq. 1)."""
     return -softplus(fake_logits)
 
 
-def non_saturating_generator(fake_logits: Tensor) -> Tensor:
+def non_saturating_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
     """-log D(G(z)) (Goodfellow et al. 2014, section 3, last paragraph before Theorem 1)."""
     return softplus(-fake_logits)
 
 
+def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
+    """((D(x) - b)^2 + (D(G(z)) - a)^2) / 2 with b = 1, a = 0 (Mao et al. 2017, Eqs. 2 and 9)."""
+    return 0.5 * ((real_logits - targets.real).square() + (fake_logits - targets.fake).square())
+
+
+def least_squares_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
+    """(D(G(z)) - c)^2 / 2 with c = 1 (Mao et al. 2017, Eqs. 2 and 9)."""
+    return 0.5 * (fake_logits - 1.0).square()
+
+
+def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim and Ye 2017; Miyato et al. 2018, Eq. 16)."""
+    return (1.0 - real_logits).relu() + (1.0 + fake_logits).relu()
+
+
+def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
+    """D(G(z)) - D(x) (Arjovsky et al. 2017, Algorithm 1, line 5)."""
+    return fake_logits - real_logits
+
+
+def wasserstein_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
+    """-D(G(z)) (Arjovsky et al. 2017, Algorithm 1, line 10; also of the hinge loss, Miyato et al. 2018, Eq. 17)."""
+    return -fake_logits
+
+
+def relativistic_pairing_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
+    """softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018, section 4.1; RpGAN of Huang et al. 2024, Eq. 2)."""
+    return softplus(fake_logits - real_logits)
+
+
+def relativistic_pairing_generator(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+    """softplus(-(D(G(z)) - D(x))) (Jolicoeur-Martineau 2018, section 4.1)."""
+    assert real_logits is not None, "compares is set"
+    return softplus(real_logits - fake_logits)
+
+
+def _mean_over_replicas(logits: Tensor) -> Tensor:
+    """Mean of a batch that the replicas share, differentiable: `[]`."""
+    total = all_reduce_sum(torch.stack((logits.sum(), logits.new_tensor(float(logits.shape[0])))))
+    return total[0] / total[1].detach()
+
+
+def relativistic_average_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
+    """softplus(-(D(x) - mean D(G(z)))) + softplus(D(G(z)) - mean D(x)) (Jolicoeur-Martineau 2018, section 4.2).
+
+    The means run over the whole micro-batch of all replicas.
+    """
+    real_mean, fake_mean = _mean_over_replicas(real_logits), _mean_over_replicas(fake_logits)
+    return softplus(fake_mean - real_logits) + softplus(fake_logits - real_mean)
+
+
+def relativistic_average_generator(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
+    """The same with real and fake exchanged (Jolicoeur-Martineau 2018, section 4.2)."""
+    assert real_logits is not None, "compares is set"
+    return relativistic_average_discriminator(fake_logits, real_logits)
+
+
 LOSSES: dict[str, AdversarialLoss] = {
-    "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator),
-    "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator),
+    "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator, has_labels=True),
+    "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator, has_labels=True),
+    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator, has_labels=True),
+    "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
+    "relativistic_pairing": AdversarialLoss(
+        relativistic_pairing_discriminator, relativistic_pairing_generator, compares=True
+    ),
+    "relativistic_average": AdversarialLoss(
+        relativistic_average_discriminator, relativistic_average_generator, compares=True
+    ),
 }

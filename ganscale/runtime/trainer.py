@@ -21,6 +21,7 @@ for _name, _value in _SETTINGS.items():  # before ray is imported: it reads some
 
 import ray  # noqa: E402
 import torch  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig  # noqa: E402
 from ray.train.torch import TorchConfig, TorchTrainer, get_device  # noqa: E402
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError  # noqa: E402
@@ -149,7 +150,7 @@ def _fit(config: Config, folder: RunFolder, placement: Placement) -> Outcome:
             if isinstance(cause, ConfigError):
                 raise cause from None
             raise TrainingError(f"{type(cause).__name__}: {cause}") from error
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise TrainingError(f"Ray gave up: {type(error).__name__}: {error}") from error
     outcome = result.return_value
     assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"

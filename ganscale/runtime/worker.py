@@ -190,7 +190,7 @@ def _facts(experiment: Experiment) -> dict[str, float]:
 
 
 class Painter:
-    """Pictures of what the generator's moving average makes of the same latents each time."""
+    """Pictures of what the generator's moving average makes of the same latents each time, class by class."""
 
     def __init__(self, experiment: Experiment) -> None:
         config, feed = experiment.config, experiment.feed
@@ -198,10 +198,17 @@ class Painter:
         self._is_image = len(feed.source.shape) == 3
         count = config.log.num_samples if self._is_image else NUM_POINTS
         self._z = feed.latents(Stream(config.run.seed, "samples", experiment.device), 0, count)
+        self._labels = None
+        if feed.conditional:
+            self._labels = torch.arange(count, device=experiment.device) % feed.source.num_classes
         self._reference = None if self._is_image else feed.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
+
+    def _part(self, start: int) -> torch.Tensor | None:
+        return None if self._labels is None else self._labels[start : start + 256]
 
     @torch.no_grad()
     def paint(self) -> np.ndarray:
         """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
-        made = torch.cat([self._generator(z) for z in self._z.split(256)]).double().cpu().numpy()
+        parts = range(0, len(self._z), 256)
+        made = torch.cat([self._generator(self._z[i : i + 256], self._part(i)) for i in parts]).double().cpu().numpy()
         return image_grid(made) if self._reference is None else scatter(made, self._reference)

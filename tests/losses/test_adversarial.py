@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganscale.losses import LOSSES
+from ganscale.losses import LOSSES, Targets
+from ganscale.losses.adversarial import HARD
+
+SMOOTH = Targets(0.9)
+CROSS_ENTROPY = ("minimax", "non_saturating")
 
 LOGITS = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64)
 PAIRS = torch.cartesian_prod(LOGITS, LOGITS).T
@@ -22,7 +26,7 @@ def test_discriminator_is_cross_entropy_on_probabilities(name: str, smoothing: f
     real, fake = PAIRS
     target = 1.0 - smoothing
     expected = -(target * sigma(real).log() + smoothing * (1.0 - sigma(real)).log() + (1.0 - sigma(fake)).log())
-    actual = LOSSES[name].discriminator(real, fake, smoothing)
+    actual = LOSSES[name].discriminator(real, fake, Targets(target))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -31,42 +35,49 @@ def test_smoothing_is_one_sided_and_moves_the_optimum() -> None:
     discriminator = LOSSES["non_saturating"].discriminator
     logit = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
     far = torch.full((1,), -50.0, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(discriminator(logit, far, 0.1).sum(), logit)
+    (gradient,) = torch.autograd.grad(discriminator(logit, far, SMOOTH).sum(), logit)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0.0, atol=1e-12)
     torch.testing.assert_close(
-        discriminator(far, logit, 0.1) - discriminator(far, far, 0.1), -(1.0 - sigma(logit)).log(), rtol=1e-9, atol=1e-9
+        discriminator(far, logit, SMOOTH) - discriminator(far, far, SMOOTH),
+        -(1.0 - sigma(logit)).log(),
+        rtol=1e-9,
+        atol=1e-9,
     )
 
 
 def test_minimax_generator_is_log_one_minus_d() -> None:
-    torch.testing.assert_close(LOSSES["minimax"].generator(LOGITS), (1.0 - sigma(LOGITS)).log(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        LOSSES["minimax"].generator(LOGITS, None), (1.0 - sigma(LOGITS)).log(), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_non_saturating_generator_is_minus_log_d() -> None:
-    torch.testing.assert_close(LOSSES["non_saturating"].generator(LOGITS), -sigma(LOGITS).log(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        LOSSES["non_saturating"].generator(LOGITS, None), -sigma(LOGITS).log(), rtol=1e-9, atol=1e-9
+    )
 
 
 def gradient_at(name: str, logit: float) -> float:
     x = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
-    return torch.autograd.grad(LOSSES[name].generator(x).sum(), x)[0].item()
+    return torch.autograd.grad(LOSSES[name].generator(x, None).sum(), x)[0].item()
 
 
 def test_only_minimax_saturates_where_the_discriminator_is_sure() -> None:
     assert -1e-8 < gradient_at("minimax", -20.0) < 0.0
     assert gradient_at("non_saturating", -20.0) == pytest.approx(-1.0, abs=1e-8)
-    for name in LOSSES:
+    for name in CROSS_ENTROPY:
         assert gradient_at(name, 0.0) == pytest.approx(-0.5, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", CROSS_ENTROPY)
 def test_extreme_logits_stay_finite_and_exact(name: str, dtype: torch.dtype) -> None:
     far = torch.tensor([-1e4, 1e4], dtype=dtype, requires_grad=True)
     losses = {
-        "real": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), 0.0),
-        "fake": LOSSES[name].discriminator(torch.full_like(far, 1e4), far, 0.0),
-        "smooth": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), 0.1),
-        "generator": LOSSES[name].generator(far),
+        "real": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), HARD),
+        "fake": LOSSES[name].discriminator(torch.full_like(far, 1e4), far, HARD),
+        "smooth": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), SMOOTH),
+        "generator": LOSSES[name].generator(far, None),
     }
     expected = {
         "real": [1e4, 0.0],
@@ -84,5 +95,5 @@ def test_extreme_logits_stay_finite_and_exact(name: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_value_per_sample(name: str) -> None:
     logits = torch.randn(5)
-    assert LOSSES[name].discriminator(logits, logits, 0.1).shape == (5,)
-    assert LOSSES[name].generator(logits).shape == (5,)
+    assert LOSSES[name].discriminator(logits, logits, SMOOTH).shape == (5,)
+    assert LOSSES[name].generator(logits, logits).shape == (5,)

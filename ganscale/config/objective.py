@@ -1,0 +1,136 @@
+"""Settings of what is optimised: objective, penalties, augmentation, and numbers that follow a schedule."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+
+from ganscale.config.section import Count, Section
+
+
+class Scheduled(Section):
+    """A number that moves from `start` to `end` while `over` images pass, from `begin` on."""
+
+    start: float = Field(description="Value until `begin` images.")
+    end: float = Field(description="Value from `begin + over` images on.")
+    begin: Count = Field(default=0, ge=0, description="Images after which it begins to move.")
+    over: Count = Field(ge=1, description="Images that the move takes.")
+    curve: Literal["linear", "cosine", "exponential"] = Field(
+        default="linear", description="Shape of the move; exponential needs start and end above 0."
+    )
+
+
+def _kind(value: object) -> str:
+    return "schedule" if isinstance(value, dict | Scheduled) else "number"
+
+
+def _between(low: float, high: float, *, open_low: bool = False) -> AfterValidator:
+    """Hold a number, or both ends of a schedule, within bounds."""
+
+    def check(value: float | Scheduled) -> float | Scheduled:
+        ends = (value.start, value.end) if isinstance(value, Scheduled) else (value,)
+        for end in ends:
+            if not (low < end if open_low else low <= end) or end > high:
+                sign = "greater than" if open_low else "at least"
+                raise ValueError(f"{sign} {low:g} and at most {high:g}")
+        if isinstance(value, Scheduled) and value.curve == "exponential" and min(ends) <= 0:
+            raise ValueError("above 0 at both ends of an exponential curve")
+        return value
+
+    return AfterValidator(check)
+
+
+_Number = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Scheduled, Tag("schedule")],
+    Discriminator(_kind),
+]
+Rate = Annotated[_Number, _between(0.0, 10.0, open_low=True)]
+Weight = Annotated[_Number, _between(0.0, 1e6)]
+Share = Annotated[_Number, _between(0.0, 0.999999)]
+Images = Annotated[_Number, _between(0.0, 1e12)]
+
+
+class Loss(Section):
+    """The adversarial objective and what is added to the generator's side of it."""
+
+    name: Literal[
+        "non_saturating",
+        "minimax",
+        "least_squares",
+        "hinge",
+        "wasserstein",
+        "relativistic_pairing",
+        "relativistic_average",
+    ] = Field(
+        default="non_saturating",
+        description="Objective: minimax is the saturating log(1 - D(G(z))) and non_saturating -log D(G(z)) of "
+        "Goodfellow et al. 2014; least_squares LSGAN; hinge; wasserstein WGAN; relativistic_pairing RpGAN (R3GAN's); "
+        "relativistic_average RaGAN.",
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=0.5, description="One-sided label smoothing: the target of real images is 1 minus this."
+    )
+    fake_label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=0.5, description="With label_smoothing two-sided: the target of fake images."
+    )
+    feature_matching: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Weight of |mean f(x) - mean f(G(z))|^2 over D's last features in G's loss (Salimans et al. 2016, "
+        "3.1); exact for any number of workers.",
+    )
+    class_weight: float = Field(
+        default=1.0, ge=0.0, description="Weight of the class loss where model.discriminator.conditioning is acgan."
+    )
+    clip_weights: float = Field(
+        default=0.0, ge=0.0, description="Clamp D's weights to this size after each update (WGAN: 0.01); 0: do not."
+    )
+
+
+class Penalty(Section):
+    """Penalties on the discriminator; any combination. A lazy one counts `every` times when it is due."""
+
+    gp: Weight = Field(
+        default=0.0, description="WGAN-GP: weight of (|dD/dx| - 1)^2 between real and fake (Gulrajani et al. 2017: 10)."
+    )
+    gp_every: Count = Field(default=1, ge=1, description="D updates between two times that gp is due.")
+    gp_target: float = Field(default=1.0, ge=0.0, description="Gradient norm that gp and dragan pull towards.")
+    r1: Weight = Field(
+        default=0.0, description="R1: gamma of gamma/2 |dD/dx|^2 on real images (Mescheder et al. 2018)."
+    )
+    r1_every: Count = Field(default=1, ge=1, description="D updates between two times that r1 is due.")
+    r2: Weight = Field(
+        default=0.0, description="R2: gamma of gamma/2 |dD/dx|^2 on fake images (Mescheder et al. 2018)."
+    )
+    r2_every: Count = Field(default=1, ge=1, description="D updates between two times that r2 is due.")
+    dragan: Weight = Field(
+        default=0.0, description="DRAGAN: weight of (|dD/dx| - 1)^2 around real images (Kodali et al. 2017: 10)."
+    )
+    dragan_every: Count = Field(default=1, ge=1, description="D updates between two times that dragan is due.")
+    drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
+
+
+Transform = Literal["flip", "rotate90", "translation", "cutout", "brightness", "saturation", "contrast"]
+
+
+def _list(value: object) -> object:
+    """YAML has lists, not tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Augment(Section):
+    """What D sees instead of the plain images, real and fake alike; G learns through it."""
+
+    noise: Weight = Field(
+        default=0.0, description="Standard deviation of instance noise on D's inputs (Soenderby et al. 2017)."
+    )
+    transforms: Annotated[tuple[Transform, ...], BeforeValidator(_list)] = Field(
+        default=(),
+        description="Differentiable transforms; DiffAugment is brightness, saturation, contrast, translation, cutout.",
+    )
+    p: float = Field(default=1.0, ge=0.0, le=1.0, description="Probability of each transform (at first, if adaptive).")
+    adaptive: bool = Field(
+        default=False, description="Adapt p to D's overfitting (ADA, Karras et al. 2020), over all workers."
+    )
+    target: float = Field(default=0.6, ge=-1.0, le=1.0, description="ADA: wanted mean of sign(D(real)).")
+    every: Count = Field(default=4, ge=1, description="ADA: iterations between two changes of p.")
+    speed: Count = Field(default=500_000, ge=1, description="ADA: images in which p could go from 0 to 1.")

@@ -1,0 +1,56 @@
+"""Penalties on the discriminator, one value per sample, weights not included.
+
+A gradient penalty needs a graph of its gradient, so these differentiate twice. Logits go in summed: samples are
+independent, hence the gradient of the sum is each sample's own gradient (through cross-replica batch norm it is the
+gradient of the sum over all replicas, as on one).
+"""
+
+import torch
+from torch import Tensor
+
+
+def input_gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """dD/dx of each sample with a graph, for each of `inputs` `[N, ...]` that the summed logits were made from."""
+    return torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+
+
+def squared_norm(gradients: Tensor) -> Tensor:
+    """|g|^2 of each sample: `[N, ...]` to `[N]`."""
+    return gradients.flatten(1).square().sum(1)
+
+
+def zero_centred(gradients: Tensor) -> Tensor:
+    """|dD/dx|^2 / 2 of each sample: R1 on real and R2 on fake samples (Mescheder et al. 2018, Eqs. 9 and 10)."""
+    return 0.5 * squared_norm(gradients)
+
+
+def one_centred(gradients: Tensor, target: float = 1.0) -> Tensor:
+    """(|dD/dx| - target)^2 of each sample (Gulrajani et al. 2017, Eq. 3; Kodali et al. 2017, section 2.3)."""
+    # The square root of 0 has no gradient; a tiny constant keeps it finite and changes nothing above 1e-6.
+    return ((squared_norm(gradients) + 1e-12).sqrt() - target).square()
+
+
+def interpolate(reals: Tensor, fakes: Tensor, share: Tensor) -> Tensor:
+    """Points between real and fake samples, share `[N]` in [0, 1) of the way (Gulrajani et al. 2017, Algorithm 1)."""
+    share = share.view(-1, *[1] * (reals.dim() - 1))
+    return torch.lerp(reals, fakes, share)
+
+
+def perturb(reals: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+    """Points around real samples: x + share * std(x) * noise / 2 (Kodali et al. 2017, section 2.3, their code).
+
+    std is taken over each sample's own numbers, so that no sample depends on the others.
+
+    Args:
+        reals: `[N, ...]`.
+        noise: uniform in [0, 1), `[N, ...]`.
+        share: uniform in [0, 1), `[N]`.
+    """
+    shape = (-1, *[1] * (reals.dim() - 1))
+    deviation = reals.flatten(1).std(1, correction=0).view(shape)
+    return reals + share.view(shape) * 0.5 * deviation * noise
+
+
+def drift(real_logits: Tensor) -> Tensor:
+    """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]` to `[N]`."""
+    return real_logits.square()
