@@ -7,11 +7,13 @@ version, config, metrics, size and SHA-256 of the state, and a checksum of itsel
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,9 @@ class Manifest:
 
 
 def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
-    """Which checkpoints (by images) to keep: the `keep` newest, and the one with the lowest score if any has one."""
+    """Which checkpoints (by images) to keep: the `keep` newest, and the one with the lowest finite score."""
     kept = set(sorted(scores)[-keep:])
-    scored = {images: score for images, score in scores.items() if score is not None}
+    scored = {images: score for images, score in scores.items() if score is not None and math.isfinite(score)}
     return kept | {min(scored, key=lambda images: (scored[images], -images))} if scored else kept
 
 
@@ -106,14 +108,13 @@ class CheckpointStore:
             _write_synced(aside / "manifest.json", text.encode())
             _sync_folder(aside)
             final = self.folder / f"{state['images']:012d}"
-            if final.exists():  # a damaged one of the same moment: it was not used, so it gives way
-                shutil.rmtree(final)
+            _remove(final)  # a damaged one of the same moment: it was not used, so it gives way
             aside.rename(final)
             _sync_folder(self.folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        self._prune()
+        self._prune(state["images"])
         return final
 
     def folders(self) -> list[Path]:
@@ -126,7 +127,10 @@ class CheckpointStore:
         """The newest valid checkpoint, or None. Each invalid newer one is passed to `warn` as a sentence."""
         for folder in self.folders():
             try:
-                return verify(folder)
+                manifest = verify(folder)
+                if manifest.images != int(folder.name):
+                    raise CheckpointError(f"it holds the state at {manifest.images:,} images")
+                return manifest
             except CheckpointError as error:
                 warn(f"checkpoint {folder.name} is not used: {error}")
         return None
@@ -136,14 +140,14 @@ class CheckpointStore:
         for path in self.folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _prune(self) -> None:
+    def _prune(self, newest: int) -> None:
+        """Drop the old ones. Those that cannot be read, or are later (damaged, or the run would be past them), stay."""
         scores: dict[int, float | None] = {}
         for folder in self.folders():
-            try:
+            with suppress(CheckpointError):
                 metrics = read_manifest(folder).metrics
-            except CheckpointError:
-                metrics = {}
-            scores[int(folder.name)] = metrics.get(self.best_metric) if self.best_metric else None
+                if int(folder.name) <= newest:
+                    scores[int(folder.name)] = metrics.get(self.best_metric) if self.best_metric else None
         for images in set(scores) - retained(scores, self.keep):
             shutil.rmtree(self.folder / f"{images:012d}", ignore_errors=True)
 
@@ -156,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         raw = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"its manifest cannot be read ({type(error).__name__})") from None
     if not isinstance(raw, dict) or raw.pop("checksum", None) != _checksum(raw):
         raise CheckpointError("its manifest was altered")
@@ -210,6 +214,14 @@ def _read_state(manifest: Manifest) -> bytes:
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise CheckpointError("its state was altered")
     return content
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

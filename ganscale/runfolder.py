@@ -10,14 +10,16 @@
 """
 
 import fcntl
+import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from ganscale.checkpoint import CheckpointStore, Manifest, write_atomically
-from ganscale.config import Config, ConfigError, differences, dump, load
+from ganscale.config import Config, ConfigError, differences, dump, load, parse
 from ganscale.config.errors import shown
 
 
@@ -58,10 +60,14 @@ def locate(config: Config) -> RunFolder:
 
     (A job's working directory is a temporary copy that goes away with the cluster.)
     """
-    base = Path(config.run.dir).expanduser()
-    if not base.is_absolute():
-        cwd = Path.cwd()
-        base = (Path.home() if "runtime_resources" in cwd.parts else cwd) / base
+    try:
+        base = Path(config.run.dir).expanduser()
+        if not base.is_absolute():
+            cwd = Path.cwd()
+            base = (Path.home() if "runtime_resources" in cwd.parts else cwd) / base
+    except (OSError, RuntimeError) as error:  # no such user, no home, or the working directory is gone
+        reason = f"its place cannot be found ({str(error).rstrip('.')})"
+        raise ConfigError(reason, key="run.dir", value=config.run.dir, remedy="name an absolute folder") from None
     return RunFolder(base / config.run.name)
 
 
@@ -72,18 +78,9 @@ def inspect(config: Config, folder: RunFolder) -> Manifest | None:
         ConfigError: another config lives there, or the folder cannot be written.
     """
     _check_writable(folder.path)
-    if not folder.config.exists():
-        return None
-    try:
-        old = load(folder.config)
-    except ConfigError as error:
-        raise ConfigError(
-            f"this run's folder holds a config that cannot be read: {error}",
-            key="run.name",
-            value=config.run.name,
-            remedy="start anew under another run.name, or move the folder away",
-        ) from None
-    changed = differences(old, config)
+    newest = CheckpointStore(folder.checkpoints).newest(lambda _: None)
+    old = _old_config(config, folder, newest)
+    changed = differences(old, config) if old else {}
     if changed:
         rows = "".join(f"\n    {key}: {shown(a)} -> {shown(b)}" for key, (a, b) in changed.items())
         raise ConfigError(
@@ -92,7 +89,23 @@ def inspect(config: Config, folder: RunFolder) -> Manifest | None:
             value=config.run.name,
             remedy="start anew under another run.name, give the old settings to resume, or move the folder away",
         )
-    return CheckpointStore(folder.checkpoints).newest(lambda _: None)
+    return newest
+
+
+def _old_config(config: Config, folder: RunFolder, newest: Manifest | None) -> Config | None:
+    """The config that the folder was made with: its file or, if that is gone, the one that the checkpoint carries."""
+    try:
+        if folder.config.exists():
+            return load(folder.config)
+        return parse(newest.config) if newest else None
+    except ConfigError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"the config in this run's folder cannot be read: {reason}",
+            key="run.name",
+            value=config.run.name,
+            remedy="start anew under another run.name, or move the folder away",
+        ) from None
 
 
 def prepare(config: Config, folder: RunFolder) -> None:
@@ -103,21 +116,34 @@ def prepare(config: Config, folder: RunFolder) -> None:
 
 def _check_writable(path: Path) -> None:
     existing = path
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError("is not a folder", key="run.dir", value=str(existing), remedy="name a folder")
-    probe = existing / f".ganscale-probe-{os.getpid()}"
     try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be written ({error.strerror})",
-            key="run.dir",
-            value=str(existing),
-            remedy="name a folder on storage that you may write, e.g. run.dir=/tmp/runs",
-        ) from None
+        if "\0" in str(path):
+            raise ValueError("it holds a NUL character")
+        while not _exists(existing):
+            existing = existing.parent
+        if existing.is_dir():
+            probe = existing / f".ganscale-probe-{os.getpid()}"
+            probe.mkdir()
+            probe.rmdir()
+            return
+        reason = "is not a folder"
+    except (OSError, ValueError) as error:
+        reason = f"cannot be written ({getattr(error, 'strerror', None) or error})"
+    raise ConfigError(
+        reason,
+        key="run.dir",
+        value=str(existing),
+        remedy="name a folder on storage that you may write, e.g. run.dir=/tmp/runs",
+    )
+
+
+def _exists(path: Path) -> bool:
+    """Whether something lies there, be it a link to nowhere; unlike `Path.exists`, a name that cannot be raises."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 class WriterLock:
@@ -126,15 +152,20 @@ class WriterLock:
     Args:
         folder: the run's folder.
         patience: seconds to wait for another writer to end (a killed driver's workers need a moment).
+        say: takes a sentence for the user when there is something to wait for.
 
     Raises:
         ConfigError: somebody else writes there.
     """
 
-    def __init__(self, folder: RunFolder, *, patience: float) -> None:
+    def __init__(self, folder: RunFolder, *, patience: float, say: Callable[[str], None] = lambda _: None) -> None:
         self._file: TextIO = (folder.path / ".lock").open("w")
         until = time.monotonic() + patience
+        told = time.monotonic() + 1.0
         while not self._try():
+            if time.monotonic() >= told:
+                say(f"another process is writing to {folder.path}; waiting up to {patience:.0f} s for it to end")
+                told = math.inf
             if time.monotonic() >= until:
                 self._file.close()
                 raise ConfigError(
@@ -157,3 +188,9 @@ class WriterLock:
     def release(self) -> None:
         """Let others write."""
         self._file.close()
+
+
+def check_free(folder: RunFolder, *, patience: float, say: Callable[[str], None]) -> None:
+    """Wait, before anything expensive starts, until nobody writes to the folder. Arguments and errors: `WriterLock`."""
+    if (folder.path / ".lock").exists():
+        WriterLock(folder, patience=patience, say=say).release()

@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
         return 2
+    except OSError as error:
+        print(f"ganscale: training failed: {error}", file=sys.stderr, flush=True)
+        return 1
     except KeyboardInterrupt:
         print("ganscale: interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         return 130
@@ -52,7 +55,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default="auto",
         help="who starts the workers: Ray (default), torchrun (default under torchrun), or this process alone",
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.help:
         from ganscale.config.reference import text
 
@@ -74,9 +77,11 @@ def _run(config: Config, launcher: str) -> int:
         launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "ray"
     folder = locate(config)
     newest = inspect(config, folder)
+    speaks = launcher != "torchrun" or os.environ.get("RANK", "0") == "0"
     if newest and newest.images >= config.train.images:
-        print(f"run {config.run.name} is complete at {newest.images:,} images: {folder.path}")
-        print("  to go on, raise train.images; to start anew, give another run.name")
+        if speaks:
+            print(f"run {config.run.name} is complete at {newest.images:,} images: {folder.path}")
+            print("  to go on, raise train.images; to start anew, give another run.name")
         return 0
     if launcher == "ray":
         from ganscale.runtime.trainer import TrainingError, train_on_ray
@@ -90,7 +95,7 @@ def _run(config: Config, launcher: str) -> int:
         from ganscale.runtime.launch import launch_local, launch_torchrun
 
         outcome = (launch_torchrun if launcher == "torchrun" else launch_local)(config, folder.path)
-    if launcher != "torchrun" or os.environ.get("RANK") == "0":
+    if speaks:
         print(summary(config, folder, outcome.images), flush=True)
     return 0
 

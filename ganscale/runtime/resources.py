@@ -43,9 +43,9 @@ def place(config: Config, nodes: Sequence[Node]) -> Placement:
         raise ConfigError(
             "the cluster has no GPU", key="train.device", value="cuda", remedy="use train.device=auto or cpu"
         )
-    use_gpu = config.train.device != "cpu" and gpus > 0
-    if config.train.device == "auto" and wanted != "auto" and wanted > gpus:
-        use_gpu = False
+    use_gpu = config.train.device == "cuda"
+    if config.train.device == "auto":
+        use_gpu = sum(_room(node, cpus, True) for node in nodes) >= (1 if wanted == "auto" else wanted)
     room = sum(_room(node, cpus, use_gpu) for node in nodes)
     if wanted == "auto":
         usable = sum(1 for node in nodes if _room(node, cpus, use_gpu))
@@ -54,15 +54,28 @@ def place(config: Config, nodes: Sequence[Node]) -> Placement:
     else:
         num_workers = wanted
     if num_workers > room:
-        per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
-        raise ConfigError(
-            f"the cluster can hold {room} workers of {per_worker} "
-            f"(it has {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {gpus} GPUs)",
+        raise _too_small(config, nodes, room, use_gpu)
+    return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+
+
+def _too_small(config: Config, nodes: Sequence[Node], room: int, use_gpu: bool) -> ConfigError:
+    cpus = config.cluster.cpus_per_worker
+    per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
+    has = f"{len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {int(sum(n.gpus for n in nodes))} GPUs"
+    if room:
+        return ConfigError(
+            f"the cluster can hold {room} workers of {per_worker} (it has {has})",
             key="cluster.num_workers",
-            value=wanted,
+            value=config.cluster.num_workers,
             remedy=f"use cluster.num_workers <= {room}, a smaller cluster.cpus_per_worker, or a larger cluster",
         )
-    return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+    largest = int(max((n.cpus for n in nodes if n.gpus or not use_gpu), default=0))
+    return ConfigError(
+        f"no node of the cluster can hold a worker of {per_worker} (it has {has})",
+        key="cluster.cpus_per_worker",
+        value=cpus,
+        remedy=f"use cluster.cpus_per_worker <= {largest}" if largest else "add nodes to the cluster",
+    )
 
 
 def _room(node: Node, cpus: int, use_gpu: bool) -> int:

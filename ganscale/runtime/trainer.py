@@ -28,7 +28,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from ganscale.config import Config, ConfigError, parse  # noqa: E402
 from ganscale.config.checks import check_workers  # noqa: E402
-from ganscale.runfolder import RunFolder  # noqa: E402
+from ganscale.runfolder import RunFolder, check_free  # noqa: E402
 from ganscale.runtime.resources import Node, Placement, place  # noqa: E402
 from ganscale.runtime.worker import Outcome, run_worker  # noqa: E402
 from ganscale.tracking.console import LogFollower  # noqa: E402
@@ -47,9 +47,10 @@ def train_on_ray(config: Config, folder: RunFolder) -> Outcome:
     """Run to the end on a Ray cluster, restarting failed workers from their last checkpoint.
 
     Raises:
-        ConfigError: the cluster cannot give what the config asks for.
+        ConfigError: the cluster cannot give what the config asks for, or another process writes to the folder.
         TrainingError: the workers failed more often than `cluster.max_restarts`.
     """
+    check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=lambda line: print(line, flush=True))
     _connect(config)
     try:
         placement = place(config, _nodes())
@@ -147,12 +148,12 @@ def _fit(config: Config, folder: RunFolder, placement: Placement) -> Outcome:
             result = trainer.fit()
         except TrainingFailedError as error:
             cause = _root_cause(error)
-            if isinstance(cause, ConfigError):
-                raise cause from None
             raise TrainingError(f"{type(cause).__name__}: {cause}") from error
         except RayError as error:
             raise TrainingError(f"Ray gave up: {type(error).__name__}: {error}") from error
     outcome = result.return_value
+    if isinstance(outcome, ConfigError):
+        raise outcome
     assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
     return outcome
 
@@ -165,12 +166,15 @@ def _worker_environment(config: Config) -> dict[str, str]:
     return environment
 
 
-def _train_loop(settings: dict[str, Any]) -> Outcome:
-    """Runs in each Ray Train worker, inside its process group."""
+def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
+    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried."""
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return run_worker(parse(settings["config"]), Path(settings["path"]), device=device, echo=False)
+    try:
+        return run_worker(parse(settings["config"]), Path(settings["path"]), device=device, echo=False)
+    except ConfigError as error:
+        return error
 
 
 def _root_cause(error: TrainingFailedError) -> BaseException:

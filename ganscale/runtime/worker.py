@@ -2,8 +2,9 @@
 
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,10 @@ from ganscale import checkpoint
 from ganscale.build import Experiment, build
 from ganscale.checkpoint import CheckpointStore
 from ganscale.collectives import Replica
-from ganscale.config import Config
+from ganscale.config import Config, ConfigError
 from ganscale.loop import Tick, train
 from ganscale.random import Stream
-from ganscale.runfolder import RunFolder, WriterLock, prepare
+from ganscale.runfolder import RunFolder, WriterLock, inspect, prepare
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker
@@ -58,29 +59,57 @@ def run_worker(config: Config, path: Path, *, device: torch.device, echo: bool) 
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    lock = None
-    if replica.is_first:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(folder, patience=config.cluster.timeout / 2)
-        prepare(config, folder)
-    _check_shared(folder, replica)
-    console = Console(folder.log, echo=echo) if replica.is_first else None
+    lock = _take(config, folder, replica, echo=echo)
+    try:
+        _check_shared(folder, replica)
+        console = Console(folder.log, echo=echo) if replica.is_first else None
+        return _run(config, folder, replica, device, console)
+    finally:
+        if lock:
+            lock.release()
+
+
+def _run(config: Config, folder: RunFolder, replica: Replica, device: torch.device, console: Console | None) -> Outcome:
     if console:
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         console.say(f"building {config.model.generator.name} on {config.data.name} for {where}")
     experiment = build(config, device=device, replica=replica)
     _resume(experiment, folder, replica, console)
     start = experiment.state.images
-    try:
-        if console:
-            _train_and_save(experiment, folder, console)
-        else:
-            for _ in _ticks(experiment):
-                pass
-    finally:
-        if lock:
-            lock.release()
+    if console:
+        _train_and_save(experiment, folder, console)
+    else:
+        for _ in _ticks(experiment):
+            pass
     return Outcome(experiment.state.images, start)
+
+
+def _take(config: Config, folder: RunFolder, replica: Replica, *, echo: bool) -> WriterLock | None:
+    """Make rank 0 the folder's writer; if that cannot be, all replicas raise."""
+    lock, refusal = None, None
+    if replica.is_first:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        try:
+            say = partial(print, flush=True) if echo else lambda _: None
+            lock = WriterLock(folder, patience=config.cluster.timeout / 2, say=say)
+            inspect(config, folder)  # again: another driver may have been faster
+            prepare(config, folder)
+        except ConfigError as error:
+            refusal = error
+            if lock:
+                lock.release()
+    if _count(refusal is not None, replica):
+        raise refusal or ConfigError("another process writes to it", key="run.name", value=config.run.name)
+    return lock
+
+
+def _count(fact: bool, replica: Replica) -> int:
+    """On how many replicas it is so."""
+    if replica.world_size == 1:
+        return int(fact)
+    number = torch.tensor([float(fact)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(number)
+    return int(number)
 
 
 def _ticks(experiment: Experiment) -> Iterator[Tick]:
@@ -98,32 +127,38 @@ def _train_and_save(experiment: Experiment, folder: RunFolder, console: Console)
     """Rank 0: train, and write what is due at each tick."""
     config, state = experiment.config, experiment.state
     store = CheckpointStore(folder.checkpoints, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
-    console.starts(state.images, config.train.images)
     local = LocalTracker(folder, images=state.images)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console]
     painter = Painter(experiment)
     completed = False
     try:
         if state.images == 0:
-            _show(trackers, 0, painter)
+            _show(trackers, 0, painter, console)
+        console.starts(state.images, config.train.images)
         for tick in _ticks(experiment):
             metrics = tick.metrics | _facts(experiment)
-            for tracker in trackers:
-                tracker.log(tick.images, metrics)
+            _each(trackers, console, lambda tracker, at=tick.images, row=metrics: tracker.log(at, row))
             if tick.due & {"samples", "end"}:
-                _show(trackers, tick.images, painter)
+                _show(trackers, tick.images, painter, console)
             if tick.due & {"checkpoint", "end"}:
                 _save(store, experiment, metrics, console, last="end" in tick.due)
         completed = True
     finally:
-        for tracker in trackers:
-            tracker.close(completed=completed)
+        _each(trackers, console, lambda tracker: tracker.close(completed=completed))
 
 
-def _show(trackers: Sequence[Tracker], images: int, painter: "Painter") -> None:
-    picture = painter.paint()
+def _each(trackers: Sequence[Tracker], console: Console, action: Callable[[Tracker], None]) -> None:
+    """Tell every tracker; one that cannot write (a full disk) does not stop training."""
     for tracker in trackers:
-        tracker.samples(images, picture)
+        try:
+            action(tracker)
+        except OSError as error:
+            console.say(f"{type(tracker).__name__} could not write ({error}); training goes on")
+
+
+def _show(trackers: Sequence[Tracker], images: int, painter: "Painter", console: Console) -> None:
+    picture = painter.paint()
+    _each(trackers, console, lambda tracker: tracker.samples(images, picture))
 
 
 def _save(
@@ -160,16 +195,10 @@ def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console
 
 def _check_shared(folder: RunFolder, replica: Replica) -> None:
     """Every replica must see what rank 0 wrote; otherwise a resume would read another disk."""
-    if replica.world_size == 1:
-        return
-    dist.barrier()
-    seen = torch.tensor([float(folder.config.exists())])
-    if dist.get_backend() == "nccl":
-        seen = seen.cuda()
-    dist.all_reduce(seen)
-    if int(seen) != replica.world_size:
+    blind = _count(not folder.config.exists(), replica)
+    if blind:
         raise RuntimeError(
-            f"run.dir: {replica.world_size - int(seen)} of {replica.world_size} workers do not see {folder.path}; "
+            f"run.dir: {blind} of {replica.world_size} workers do not see {folder.path}; "
             "set run.dir to a folder on storage that every node mounts at the same path"
         )
 

@@ -1,8 +1,10 @@
 """What a person sees while a run goes on: one line per tick, on the screen and in `train.log`."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -47,8 +49,10 @@ class Console:
 
     def say(self, line: str) -> None:
         """Write one line, stamped with the time in the file."""
-        self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
-        self._file.flush()
+        line = " ".join(line.splitlines())
+        with suppress(OSError, ValueError):  # a full disk, or W&B's late word after `close`, must not stop training
+            self._file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
+            self._file.flush()
         if self._echo:
             print(line, flush=True)
 
@@ -63,7 +67,8 @@ class Console:
 
     def close(self, *, completed: bool) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
 
 class LogFollower:
@@ -82,6 +87,7 @@ class LogFollower:
         if not self._path.exists():
             return 0
         with self._path.open("rb") as file:
+            self._offset = min(self._offset, file.seek(0, os.SEEK_END))  # it may have been made anew
             file.seek(self._offset)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]

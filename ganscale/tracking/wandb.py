@@ -24,10 +24,10 @@ def has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
+        path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
         return False
 
 
@@ -100,9 +100,10 @@ class WandbTracker:
 
     def close(self, *, completed: bool) -> None:
         """End the W&B run, waiting at most `FINISH_TIMEOUT` seconds for the upload."""
-        run = self._run
-        if self._off:
+        run, self._run = self._run, None
+        if run is None:
             return
+        self._off = False  # after a failed call too: what was taken before is still worth keeping
         thread = threading.Thread(
             target=lambda: self._guard(lambda: run.finish(exit_code=0 if completed else 1)), daemon=True
         )
