@@ -119,7 +119,8 @@ def test_details_are_those_of_the_last_d_update() -> None:
     other = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
     (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=24)
     updates, _ = other.feed.batches(0)
-    other.step._update_discriminator(updates[0], None, details=False)
+    plan = other.step.plan
+    other.step._update_discriminator(updates[0], None, plan.controls(0), plan.penalties(0), 0.0, details=False)
     with torch.no_grad():
         reals = other.state.discriminator(torch.cat([batch.reals for batch in updates[1]]))
         fakes = other.state.discriminator(other.state.generator(torch.cat([batch.z for batch in updates[1]])))
