@@ -31,11 +31,12 @@ def _between(low: float, high: float, *, open_low: bool = False) -> AfterValidat
         for end in ends:
             if not (low < end if open_low else low <= end) or end > high:
                 sign = "greater than" if open_low else "at least"
-                raise ValueError(f"{sign} {low:g} and at most {high:g}")
+                raise ValueError(f"a number {sign} {low:g} and at most {high:g}")
         if isinstance(value, Scheduled) and value.curve == "exponential" and min(ends) <= 0:
-            raise ValueError("above 0 at both ends of an exponential curve")
+            raise ValueError("a number above 0 at both ends of an exponential curve")
         return value
 
+    check.__doc__ = f"{'>' if open_low else '>='} {low:g}, <= {high:g}"  # the reference page shows it
     return AfterValidator(check)
 
 

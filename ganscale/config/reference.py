@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from ganscale.config.errors import shown
@@ -64,6 +64,7 @@ def _allowed(field: FieldInfo) -> str:
         if isinstance(bound, kind)
     ]
     if any(getattr(option, "__origin__", None) is Scheduled for option in _options(field)):
+        bounds += [bound.func.__doc__ for bound in field.metadata if isinstance(bound, AfterValidator)]
         words.append("or a schedule {start, end, over, begin, curve}")
     return ", ".join(bounds + words)
 

@@ -142,7 +142,7 @@ BAD = [
     # Ranges and choices
     _override("negative_rate", "optim.lr_g=-1e-4", "greater than 0", value="-0.0001"),
     _override("zero_rate", "optim.lr_d=0", "greater than 0"),
-    _override("huge_rate", "optim.lr_d=100", "less than or equal to 10"),
+    _override("huge_rate", "optim.lr_d=100", "at most 10"),
     Bad("beta_of_one", "optim.betas_d.1", "1.0", "less than 1", overrides=("optim.betas_d=[0.5, 1.0]",)),
     _override("one_beta", "optim.betas_d=[0.5]", "give both"),
     _override("three_betas", "optim.betas_d=[0.5, 0.9, 0.99]", "give both"),
@@ -151,7 +151,7 @@ BAD = [
     _override("no_d_steps", "optim.d_steps=0", "greater than or equal to 1"),
     _override("negative_seed", "run.seed=-1", "greater than or equal to 0"),
     _override("seed_too_large", f"run.seed={2**63}", "less than"),
-    _override("smoothing_of_one", "loss.label_smoothing=1", "less than 1"),
+    _override("smoothing_of_one", "loss.label_smoothing=1", "less than 0.5"),
     _override("unknown_loss", "loss.name=non_saturated", "did you mean 'non_saturating'"),
     _override("unknown_data", "data.name=cifar10", "use one of: grid, mnist, ring, stacked_mnist"),
     _override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
