@@ -48,7 +48,7 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All rows of a run; a last row that a crash cut short is left out."""
     rows = []
     if folder.metrics.exists():
-        for line in folder.metrics.read_text(encoding="utf-8").splitlines():
+        for line in folder.metrics.read_bytes().splitlines():
             try:
                 row = json.loads(line)
             except ValueError:

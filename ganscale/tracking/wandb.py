@@ -26,7 +26,8 @@ def has_key() -> bool:
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        return netrc.netrc(path).authenticators(host) is not None
+        entry = netrc.netrc(path).authenticators(host)
+        return entry is not None and bool(entry[2])
     except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
         return False
 
@@ -85,8 +86,8 @@ class WandbTracker:
         self._say(f"W&B run {self._run.id}: {place}")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Log a row of numbers."""
-        self._guard(lambda: self._run.log({"images": images, **metrics}))
+        """Log a row of numbers. Its step is `images`: a row that a resumed run makes again is not a second one."""
+        self._guard(lambda: self._run.log({"images": images, **metrics}, step=images))
 
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Log a picture of samples."""
@@ -94,7 +95,7 @@ class WandbTracker:
         def send() -> None:
             import wandb
 
-            self._run.log({"images": images, "samples": wandb.Image(picture)})
+            self._run.log({"images": images, "samples": wandb.Image(picture)}, step=images)
 
         self._guard(send)
 

@@ -1,0 +1,95 @@
+"""The run folder as a tracker: rows and pictures, after crashes too."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganscale.runfolder import RunFolder
+from ganscale.tracking.local import LocalTracker, read_metrics
+
+PICTURE = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path)
+    folder.samples.mkdir()
+    return folder
+
+
+def write(folder: RunFolder, *positions: int, start: int = 0) -> None:
+    tracker = LocalTracker(folder, images=start)
+    for images in positions:
+        tracker.log(images, {"loss_d": images / 10})
+        tracker.samples(images, PICTURE)
+    tracker.close(completed=True)
+
+
+def positions(folder: RunFolder) -> list[int]:
+    return [row["images"] for row in read_metrics(folder)]
+
+
+def test_rows_read_back_in_order_and_are_there_at_once(folder: RunFolder) -> None:
+    tracker = LocalTracker(folder)
+    tracker.log(10, {"loss_d": 0.1, "loss_g": 1e-300})
+    assert read_metrics(folder) == [{"images": 10, "loss_d": 0.1, "loss_g": 1e-300}]
+    tracker.log(20, {"loss_d": 0.2})
+    assert positions(folder) == [10, 20]
+    assert folder.metrics.read_text().splitlines()[1] == '{"images": 20, "loss_d": 0.2}'
+    tracker.close(completed=False)
+
+
+def test_a_run_without_rows_has_none(folder: RunFolder) -> None:
+    assert read_metrics(folder) == []
+    write(folder)
+    assert read_metrics(folder) == []
+
+
+def test_rows_and_pictures_after_the_resume_point_are_dropped(folder: RunFolder) -> None:
+    write(folder, 0, 10, 20, 30)
+    (folder.samples / "notes.png").touch()
+    write(folder, 30, 40, start=20)
+    assert positions(folder) == [0, 10, 20, 30, 40]
+    names = [f"{images:08d}.png" for images in (0, 10, 20, 30, 40)]
+    assert sorted(path.name for path in folder.samples.iterdir()) == [*names, "notes.png"]
+    LocalTracker(folder, images=20).close(completed=False)
+    assert positions(folder) == [0, 10, 20]
+    assert sorted(path.name for path in folder.samples.iterdir()) == [*names[:3], "notes.png"]
+
+
+@pytest.mark.parametrize(
+    "tail", ['{"images": 30, "lo', '{"images"', "{", "\0\0\0", '{"images": 30', "null", '"x"', "{}"]
+)
+def test_a_last_row_that_a_crash_cut_is_left_out_and_written_anew(folder: RunFolder, tail: str) -> None:
+    write(folder, 10, 20)
+    with folder.metrics.open("a") as file:
+        file.write(tail)
+    assert positions(folder) == [10, 20]
+    write(folder, 30, start=20)
+    assert positions(folder) == [10, 20, 30]
+    for line in folder.metrics.read_text().splitlines():
+        json.loads(line)
+
+
+def test_bytes_that_are_no_text_do_not_hide_the_other_rows(folder: RunFolder) -> None:
+    write(folder, 10, 20)
+    with folder.metrics.open("ab") as file:
+        file.write(b"\xff\xfe\x80\n")
+    assert positions(folder) == [10, 20]
+    write(folder, 30, start=20)
+    assert positions(folder) == [10, 20, 30]
+
+
+def test_numbers_that_json_lacks_become_null(folder: RunFolder) -> None:
+    tracker = LocalTracker(folder)
+    tracker.log(10, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.5})
+    tracker.close(completed=True)
+    (line,) = folder.metrics.read_text().splitlines()
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    assert json.loads(line, parse_constant=refuse) == {"images": 10, "a": None, "b": None, "c": None, "d": 1.5}
