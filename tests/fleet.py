@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 MAX_WORLD_SIZE = 5
+SILENCE = 30.0  # seconds after which a collective that not all ranks have joined raises
 GRACE = 3.0  # seconds that the other ranks get to end after one has failed
 
 
@@ -68,7 +69,7 @@ class Fleet:
         self._folder = tempfile.TemporaryDirectory(prefix="fleet")
         self._runs = 0
 
-    def run(self, function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 60.0) -> list[Any]:
+    def run(self, function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0) -> list[Any]:
         """Return what `function(*arguments)` returned on each rank.
 
         Raises:
@@ -79,7 +80,7 @@ class Fleet:
         self._runs += 1
         store = Path(self._folder.name) / str(self._runs)
         for rank in range(world_size):
-            task = (function, arguments, rank, world_size, store, 0.9 * timeout)
+            task = (function, arguments, rank, world_size, store, min(SILENCE, 0.9 * timeout))
             self._workers[rank][1].send_bytes(pickle.dumps(task))
         answers, problems = self._collect(world_size, timeout)
         store.unlink(missing_ok=True)
