@@ -64,7 +64,7 @@ def _allowed(field: FieldInfo) -> str:
         if isinstance(bound, kind)
     ]
     if any(getattr(option, "__origin__", None) is Scheduled for option in _options(field)):
-        bounds += [bound.func.__doc__ for bound in field.metadata if isinstance(bound, AfterValidator)]
+        bounds += [bound.func.__doc__ or "" for bound in field.metadata if isinstance(bound, AfterValidator)]
         words.append("or a schedule {start, end, over, begin, curve}")
     return ", ".join(bounds + words)
 
