@@ -83,15 +83,16 @@ def _connect(config: Config) -> None:
             patience.cancel()
         return
     print("starting Ray on this machine", flush=True)
-    workers = config.cluster.num_workers
-    wanted = (2 if workers == "auto" else workers) * config.cluster.cpus_per_worker
+    workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
+    wanted = (2 if workers == "auto" else workers) * each
     cpus = os.cpu_count() or 1
+    most = max(8, 4 * cpus) // each
     if wanted > max(8, 4 * cpus):
         raise ConfigError(
             f"{wanted} CPUs are asked for, this machine has {cpus}",
-            key="cluster.num_workers",
-            value=workers,
-            remedy=f"use at most {max(8, 4 * cpus) // config.cluster.cpus_per_worker} workers, or join a cluster",
+            key="cluster.num_workers" if most else "cluster.cpus_per_worker",
+            value=workers if most else each,
+            remedy=f"use at most {most or cpus} {'workers' if most else 'CPUs per worker'}, or join a cluster",
         )
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains a cluster of our own
     ray.init(

@@ -87,7 +87,7 @@ def test_points_at_the_rim_do_not_leave_the_picture() -> None:
 def test_an_extent_of_different_sides_is_centred_and_not_stretched() -> None:
     wide = np.array([[-2.0, 0.0], [2.0, 0.0]])
     picture = scatter(wide, wide, size=201, margin=0.25)
-    assert [list(place) for place in zip(*np.nonzero((picture == BLUE).all(2)), strict=True)][0] == [99, 33]
+    assert np.argwhere((picture == BLUE).all(2))[0].tolist() == [99, 33]
     assert picture[100, 167].tolist() == BLUE
 
 

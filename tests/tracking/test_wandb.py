@@ -71,7 +71,7 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
     assert pictures.keys() == {0, 10}
     assert all((logs[0].parent / "files" / path).is_file() for path in pictures.values())
 
-    (life, again) = ([record for record in records(log) if record.HasField("run")][0].run for log in logs)
+    (life, again) = (next(record.run for record in records(log) if record.HasField("run")) for log in logs)
     assert life.run_id == again.run_id == run_id(folder)
     assert (life.display_name, life.project, life.run_group) == ("try1", "ganscale", "g")
     assert list(life.tags) == ["one", "two"]
