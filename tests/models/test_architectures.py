@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from ganscale.config.architectures import Activation, Norm
-from ganscale.layers import ACTIVATIONS, CENTERING, NORMS, uses_batch_statistics
+from ganscale.layers import (
+    ACTIVATIONS,
+    CENTERING,
+    NORMS,
+    MinibatchStddev,
+    SelfAttention,
+    spectral_norms,
+    uses_batch_statistics,
+)
 from ganscale.models.base import Discriminator, Generator
 from tests.models.nets import CONVOLUTIONAL, LATENT, SMALL, assert_all_trained, latents, pair
 
@@ -59,6 +67,12 @@ def test_everything_at_once(name: str) -> None:
     generator, discriminator = pair(name, *ALL_ON[name])
     check_finite(generator, discriminator)
     assert uses_batch_statistics(discriminator)
+    for network in (generator, discriminator):
+        kinds = [type(module) for module in network.modules()]
+        assert kinds.count(SelfAttention) == (name != "mlp")
+        assert kinds.count(MinibatchStddev) == (network is discriminator)
+        layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        assert len(spectral_norms(network)) == (0 if name == "r3gan" else len(layers))
 
 
 def check_finite(generator: Generator, discriminator: Discriminator) -> None:
