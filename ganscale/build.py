@@ -18,6 +18,7 @@ from ganscale.ema import MovingAverage
 from ganscale.loop import Feed
 from ganscale.losses import LOSSES, Targets
 from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.models.base import Discriminator
 from ganscale.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.random import derive_seed
 from ganscale.schedules import Plan
@@ -73,7 +74,11 @@ def build_networks(
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
             network = builders[settings.name](settings, geometry)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
-    return networks[0], networks[1]
+    generator, discriminator = networks
+    only_differences = LOSSES[config.loss.name].compares and config.penalty.drift == 0.0
+    if only_differences and isinstance(discriminator, Discriminator):
+        discriminator.drop_logit_bias()
+    return generator, discriminator
 
 
 def build(config: Config, *, device: torch.device | str = "cpu", replica: Replica | None = None) -> Experiment:

@@ -114,6 +114,13 @@ class Discriminator(nn.Module):
         self.num_classes = _known_classes(settings, geometry)
         self.classifies = settings.conditioning == "acgan"
 
+    def drop_logit_bias(self) -> None:
+        """Leave out the logit's bias, for objectives that see only differences of logits.
+
+        There its gradient is rounding noise, which Adam would turn into drift that differs from world to world.
+        """
+        self.head.logit.register_parameter("bias", None)
+
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The last hidden layer `[N, F]` of examples `[N, ...]`, for feature matching (Salimans et al. 2016, 3.1)."""
         raise NotImplementedError

@@ -127,3 +127,12 @@ def test_logits_of_bfloat16_features_are_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(torch.randn(4, 6).bfloat16(), LABELS)
     assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_logits_bias_can_be_left_out(name: str) -> None:
+    _, discriminator = conditional(name)
+    before = len(list(discriminator.parameters()))
+    discriminator.drop_logit_bias()
+    assert len(list(discriminator.parameters())) == before - (name != "r3gan")
+    assert discriminator(torch.zeros(4, 3, 16, 16).double(), LABELS).shape == (4,)

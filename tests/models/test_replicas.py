@@ -42,6 +42,8 @@ RUNS = {
         "optim.d_steps=2",
     ),
     "resnet-acgan": (*both("resnet", "norm=none"), *CONDITIONAL, "model.discriminator.conditioning=acgan"),
+    "dcgan-pairing": (*both("dcgan", "norm=none"), "loss.name=relativistic_pairing"),
+    "resnet-average": (*both("resnet", "norm=none"), "loss.name=relativistic_average"),
     "r3gan": both("r3gan"),
     "r3gan-stddev-attention-conditional": (*both("r3gan", "attention=16"), STDDEV, *CONDITIONAL),
 }
