@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,8 +11,9 @@ from torch.optim import Adam
 
 from ganscale.augment import AdaptiveRule, Augmentation
 from ganscale.collectives import Replica
-from ganscale.config import Config
-from ganscale.data import ImageSource, PointSource, Source, StackedSource
+from ganscale.config import Config, ConfigError
+from ganscale.data import FolderSource, ImageSource, PointSource, Source, StackedSource
+from ganscale.data.cifar10 import load_cifar10
 from ganscale.data.gaussians import MIXTURES
 from ganscale.data.mnist import load_mnist
 from ganscale.ema import MovingAverage
@@ -41,11 +43,31 @@ class Experiment:
 
 
 def build_source(config: Config, device: torch.device) -> Source:
-    """The run's real examples, on `device`."""
+    """The run's real examples, on `device`.
+
+    Raises:
+        ConfigError: `data.path` does not hold what it should.
+    """
+    try:
+        return _source(config, device)
+    except (FileNotFoundError, ValueError) as error:
+        remedy = "name a folder or zip that holds the data; every node must see it"
+        raise ConfigError(str(error), key="data.path", value=config.data.path, remedy=remedy) from None
+
+
+def _source(config: Config, device: torch.device) -> Source:
     data, seed, dtype = config.data, config.run.seed, DTYPES[config.train.precision]
     if data.name in MIXTURES:
         centres, sigma = MIXTURES[data.name]
         return PointSource(centres, sigma, seed=seed, device=device, dtype=dtype)
+    if data.name == "folder":
+        path, workers = Path(data.path).expanduser(), data.num_workers
+        return FolderSource(
+            path, data.resolution, seed=seed, device=device, dtype=dtype, mirror=data.mirror, num_workers=workers
+        )
+    if data.name == "cifar10":
+        images, labels = load_cifar10(Path(data.path).expanduser())
+        return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype, mirror=data.mirror)
     images, labels = load_mnist("train", data.resolution)
     if data.name == "stacked_mnist":
         return StackedSource(images, labels, data.num_images, seed=seed, device=device, dtype=dtype)

@@ -1,5 +1,6 @@
 """The training loop: feeds global positions to the step and hands out a `Tick` whenever something is due."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ganscale.augment import next_p
 from ganscale.collectives import Replica, sum_over_replicas
-from ganscale.data import Source
+from ganscale.data.source import Prefetching, Source
 from ganscale.objective import Batch
 from ganscale.random import Stream
 from ganscale.state import TrainState
@@ -85,6 +86,7 @@ class Feed:
         self.dtype = dtype
         units = replica.rows(batch_size // packing, accumulation)
         self.rows = [(start * packing, stop * packing) for start, stop in units]
+        self._next = -1
         self._z = Stream(seed, "latent", device)
         self._z_generator = Stream(seed, "latent/generator", device)
 
@@ -95,6 +97,9 @@ class Feed:
 
     def batches(self, images: int) -> tuple[list[list[Batch]], list[Batch] | None]:
         """The batches of the iteration that starts at position `images`, as `Step` takes them."""
+        if images != self._next and isinstance(self.source, Prefetching):
+            self.source.expect(lambda: self._requests(images))
+        self._next = images + self.images_per_iteration
         updates = [
             [self._batch(images + d * self.batch_size + start, stop - start) for start, stop in self.rows]
             for d in range(self.d_steps)
@@ -104,6 +109,12 @@ class Feed:
         first = images + (self.d_steps - 1) * self.batch_size
         fresh = [self.latents(self._z_generator, first + start, first + stop) for start, stop in self.rows]
         return updates, [batch._replace(z=z) for batch, z in zip(updates[-1], fresh, strict=True)]
+
+    def _requests(self, images: int) -> Iterator[tuple[int, int]]:
+        """The reads to come from position `images` on, in order, without end."""
+        for update in itertools.count(images, self.batch_size):
+            for start, stop in self.rows:
+                yield update + start, update + stop
 
     def latents(self, stream: Stream, start: int, stop: int) -> Tensor:
         """z of rows `start` to `stop - 1` of a stream: `[stop - start, latent_dim]`."""

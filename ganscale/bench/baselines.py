@@ -89,7 +89,7 @@ class Minimal(Baseline):
         source = images_of(experiment)
         self.images = source.images.to(source.dtype).div_(127.5).sub_(1.0)
         self.triples = source.triples if isinstance(source, StackedSource) else None
-        self.num_images = source.size
+        self.num_images = source.order.size
         self.order = iter(self._order())
 
     def run(self, iterations: int) -> None:

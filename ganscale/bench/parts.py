@@ -23,7 +23,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         self.images = source.images.cpu()
         self.labels = source.labels.cpu()
         self.triples = source.triples.cpu() if isinstance(source, StackedSource) else None
-        self.size = source.size
+        self.size = source.order.size
         channels = source.shape[0]
         self.transform = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize((0.5,) * channels, (0.5,) * channels)]

@@ -1,5 +1,7 @@
 """Settings that contradict each other, found before anything starts."""
 
+from pathlib import Path
+
 from ganscale.config.check_model import POINT_DATA, check_model
 from ganscale.config.errors import ConfigError
 from ganscale.config.schema import Config
@@ -12,11 +14,28 @@ def check(config: Config) -> None:
         ConfigError: for the first contradiction; it names key, value and remedy.
     """
     _check_batch(config)
+    _check_data(config)
     check_model(config)
     _check_objective(config)
     _check_arithmetic(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.name in ("cifar10", "folder"):
+        what = "the folder with cifar-10-batches-py/" if data.name == "cifar10" else "a folder or zip of pictures"
+        path = Path(data.path).expanduser()
+        if not data.path or not path.exists():
+            problem = f"data.name = {data.name} needs a path" if not data.path else "no such file or folder"
+            raise ConfigError(problem, key="data.path", value=data.path, remedy=f"name {what}")
+    if data.name == "cifar10" and data.resolution != 32:
+        raise ConfigError("cifar10 has 32 pixels", key="data.resolution", value=data.resolution, remedy="use 32")
+    if data.mirror and data.name not in ("cifar10", "folder"):
+        raise ConfigError(
+            f"data.name = {data.name} is not to be mirrored", key="data.mirror", value=True, remedy="use false"
+        )
 
 
 def _check_batch(config: Config) -> None:

@@ -49,9 +49,15 @@ class Run(Section):
 class Data(Section):
     """The real examples."""
 
-    name: Literal["mnist", "stacked_mnist", "ring", "grid"] = Field(
+    name: Literal["mnist", "stacked_mnist", "ring", "grid", "cifar10", "folder"] = Field(
         default="mnist",
-        description="Data set. mnist and stacked_mnist come with the package; ring and grid are 2-D Gaussians.",
+        description="Data set. mnist and stacked_mnist come with the package; ring and grid are 2-D Gaussians; cifar10 "
+        "and folder (a folder or zip of pictures, classes by subfolder) lie at data.path.",
+    )
+    path: str = Field(default="", description="Where cifar10 or folder lies; every node must see it.")
+    mirror: bool = Field(default=False, description="Mirror half of the images; not with digits or 2-D points.")
+    num_workers: Count = Field(
+        default=2, ge=0, le=256, description="Processes per worker that decode pictures of data.name = folder."
     )
     resolution: Count = Field(
         default=28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."
@@ -215,5 +221,15 @@ class Config(Section):
     cluster: Cluster = Field(default=Cluster(), description=Cluster.__doc__)
 
 
-RESUMABLE_CHANGES = ("train.images", "train.device", "log", "checkpoint", "wandb", "cluster", "run.dir")
+RESUMABLE_CHANGES = (
+    "train.images",
+    "data.path",
+    "data.num_workers",
+    "train.device",
+    "log",
+    "checkpoint",
+    "wandb",
+    "cluster",
+    "run.dir",
+)
 """Keys and sections that may differ when a run is resumed: none of them changes the trajectory so far."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ganscale.random import Stream, permutation
+from ganscale.data.order import Order
+from ganscale.random import Stream
 
 
 class ImageSource:
@@ -16,6 +17,7 @@ class ImageSource:
         seed: the run's seed.
         device: where the images live and are normalised.
         dtype: of the normalised images.
+        mirror: whether half of the images, by position, are mirrored.
     """
 
     def __init__(
@@ -27,36 +29,24 @@ class ImageSource:
         seed: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        mirror: bool = False,
     ) -> None:
         self.shape = tuple(images.shape[1:])
         self.num_classes = num_classes
-        self.size = len(images)
-        self.seed = seed
         self.dtype = dtype
+        self.order = Order(seed, len(images), device)
+        self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self.images = images.to(device)
         self.labels = labels.to(device)
-        self._orders: dict[int, Tensor] = {}
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]`."""
-        pieces = []
-        while start < stop:
-            epoch, offset = divmod(start, self.size)
-            end = min(self.size, offset + stop - start)
-            pieces.append(self._order(epoch)[offset:end])
-            start += end - offset
-        return self.gather(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
+        images, labels = self.gather(self.order.rows(start, stop))
+        return mirrored(images, self._mirror, start), labels
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images and classes of rows of the set."""
         return normalise(self.images.index_select(0, rows), self.dtype), self.labels.index_select(0, rows)
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            kept = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            order = permutation(self.seed, f"data/order/{epoch}", self.size)
-            self._orders = {**kept, epoch: order.to(self.images.device)}
-        return self._orders[epoch]
 
 
 class StackedSource(ImageSource):
@@ -83,7 +73,7 @@ class StackedSource(ImageSource):
     ) -> None:
         super().__init__(images, labels, 1000, seed=seed, device=device, dtype=dtype)
         self.shape = (3, *self.shape[1:])
-        self.size = num_images
+        self.order = Order(seed, num_images, device)
         self.triples = Stream(seed, "data/triples").integers(0, num_images, len(images), (3,)).to(device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,6 +83,14 @@ class StackedSource(ImageSource):
         classes = digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
         images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
         return normalise(images, self.dtype), classes
+
+
+def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
+    """Mirror half of the images `[N, C, H, W]`, chosen by global position; without a stream, none."""
+    if stream is None:
+        return images
+    chosen = stream.uniform(position, position + len(images)) < 0.5
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,6 +1,7 @@
 """What the loop needs of a data set."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,4 +24,13 @@ class Source(Protocol):
             Examples `[stop - start, *shape]` on the training device (images in [-1, 1]), and classes
             `[stop - start]` int64 or None.
         """
+        ...
+
+
+@runtime_checkable
+class Prefetching(Protocol):
+    """A source that works ahead when it knows what will be read."""
+
+    def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
+        """Prepare the reads that `requests` lists as (start, stop), in order."""
         ...

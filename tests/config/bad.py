@@ -153,7 +153,7 @@ BAD = [
     _override("seed_too_large", f"run.seed={2**63}", "less than"),
     _override("smoothing_of_one", "loss.label_smoothing=1", "less than 0.5"),
     _override("unknown_loss", "loss.name=non_saturated", "did you mean 'non_saturating'"),
-    _override("unknown_data", "data.name=cifar10", "use one of: grid, mnist, ring, stacked_mnist"),
+    _override("unknown_data", "data.name=imagenet", "use one of: cifar10, folder, grid, mnist, ring, stacked_mnist"),
     _override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
     _override("unknown_architecture", "model.generator.name=dcgna", "did you mean 'dcgan'"),
     _override("architecture_is_nothing", "model.generator.name=", "dcgan, mlp, r3gan, resnet", value="null"),

@@ -1,0 +1,158 @@
+"""A folder or a zip of pictures, decoded by DataLoader workers ahead of their use.
+
+Classes are the names of the subfolders that hold pictures, sorted; pictures at the top have class 0.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ganscale.data.images import mirrored, normalise
+from ganscale.data.order import Order
+from ganscale.random import Stream
+
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def list_pictures(path: Path) -> list[str]:
+    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: it holds no picture, or is neither a folder nor a zip.
+    """
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+    elif not path.exists():
+        raise FileNotFoundError(f"no such folder or zip: {path}")
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    else:
+        raise ValueError(f"neither a folder nor a zip: {path}")
+    pictures = sorted(name for name in names if PurePosixPath(name).suffix.lower() in ENDINGS)
+    if not pictures:
+        raise ValueError(f"no picture ({', '.join(sorted(ENDINGS))}) in {path}")
+    return pictures
+
+
+def decode(content: bytes, resolution: int) -> np.ndarray:
+    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos)."""
+    with Image.open(io.BytesIO(content)) as opened:
+        picture = opened.convert("RGB")
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    resized = picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return np.array(resized, dtype=np.uint8).transpose(2, 0, 1)
+
+
+class _Pictures(Dataset[Tensor]):
+    """Decoded pictures by index; each DataLoader worker opens the zip for itself."""
+
+    def __init__(self, path: Path, names: list[str], resolution: int) -> None:
+        self.path, self.names, self.resolution = path, names, resolution
+        self._archive: zipfile.ZipFile | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        name = self.names[index]
+        try:
+            return torch.from_numpy(decode(self._read(name), self.resolution))
+        except OSError as error:
+            raise ValueError(f"cannot decode the picture {name} in {self.path}: {error}; remove or mend it") from error
+
+    def _read(self, name: str) -> bytes:
+        if self.path.is_dir():
+            return (self.path / name).read_bytes()
+        if self._archive is None:
+            self._archive = zipfile.ZipFile(self.path)
+        return self._archive.read(name)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_archive": None}
+
+
+class FolderSource:
+    """Pictures from disk in an order that is a function of (seed, epoch).
+
+    Args:
+        path: the folder or zip.
+        resolution: side of the images.
+        seed: the run's seed.
+        device: where batches go.
+        dtype: of the normalised images.
+        mirror: whether half of the images, by position, are mirrored.
+        num_workers: DataLoader processes; 0 decodes in this process.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        resolution: int,
+        *,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        mirror: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        names = list_pictures(path)
+        folders = [str(PurePosixPath(name).parent) for name in names]
+        classes = {folder: index for index, folder in enumerate(sorted(set(folders)))}
+        self.shape: tuple[int, ...] = (3, resolution, resolution)
+        self.num_classes = len(classes)
+        self._labels = torch.tensor([classes[folder] for folder in folders])
+        self._pictures = _Pictures(path, names, resolution)
+        self._order = Order(seed, len(names))
+        self._mirror = Stream(seed, "data/mirror", device) if mirror else None
+        self._device, self._dtype, self._num_workers = device, dtype, num_workers
+        self._expected: Iterator[tuple[int, int]] = iter(())
+        self._ahead: Iterator[Tensor] | None = None
+
+    def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
+        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end."""
+        if self._num_workers:
+            self._expected = requests()
+            loader = DataLoader(
+                self._pictures,
+                batch_sampler=_Requests(self._order, requests),  # pyright: ignore[reportArgumentType]
+                num_workers=self._num_workers,
+                pin_memory=self._device.type == "cuda",
+            )
+            self._ahead = iter(loader)
+
+    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]`.
+
+        Raises:
+            ValueError: a picture cannot be decoded; the message names it.
+        """
+        rows = self._order.rows(start, stop)
+        if self._ahead is not None and next(self._expected) == (start, stop):
+            images = next(self._ahead)
+        else:  # not what was expected: decode here, and no longer ahead
+            self._ahead = None
+            images = torch.stack([self._pictures[int(row)] for row in rows])
+        images = normalise(images.to(self._device, non_blocking=True), self._dtype)
+        return mirrored(images, self._mirror, start), self._labels[rows].to(self._device)
+
+
+class _Requests:
+    """Rows of each expected read, for the DataLoader."""
+
+    def __init__(self, order: Order, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
+        self._order, self._requests = order, requests
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start, stop in self._requests():
+            yield self._order.rows(start, stop).tolist()

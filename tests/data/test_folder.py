@@ -1,0 +1,142 @@
+"""Pictures from a folder or zip: what is found, decoded, ordered and read ahead."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganscale.build import build
+from ganscale.config import ConfigError, load
+from ganscale.data.folder import FolderSource, decode, list_pictures
+from ganscale.loop import train
+
+CPU = torch.device("cpu")
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 16)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten pictures whose red value is ten times their number, in two classes, and a file that is no picture."""
+    root = tmp_path / "pictures"
+    for index in range(10):
+        path = root / ("cats" if index < 6 else "dogs") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png((10 * index, 0, 0)))
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def zipped(folder: Path) -> Path:
+    target = folder.with_suffix(".zip")
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(folder))
+    return target
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    """Which pictures these are, by their red value."""
+    return ((images[:, 0, 0, 0] + 1.0) * 127.5 / 10.0).round().int().tolist()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_each_epoch_shows_every_picture_once_with_its_class(folder: Path, packed: bool) -> None:
+    source = FolderSource(zipped(folder) if packed else folder, 16, seed=1, device=CPU)
+    assert source.shape == (3, 16, 16)
+    assert source.num_classes == 2
+    for start in (0, 10, 20):
+        images, labels = source.read(start, start + 10)
+        assert sorted(numbers(images)) == list(range(10))
+        assert labels.tolist() == [int(number >= 6) for number in numbers(images)]
+
+
+def test_reading_ahead_changes_nothing(folder: Path) -> None:
+    plain = FolderSource(folder, 16, seed=1, device=CPU)
+    ahead = FolderSource(folder, 16, seed=1, device=CPU, num_workers=2)
+    ahead.expect(lambda: ((start, start + 4) for start in range(8, 10**9, 4)))
+    for start in (8, 12, 16, 20):
+        torch.testing.assert_close(ahead.read(start, start + 4), plain.read(start, start + 4), rtol=0, atol=0)
+    torch.testing.assert_close(ahead.read(0, 3), plain.read(0, 3), rtol=0, atol=0)
+    torch.testing.assert_close(ahead.read(24, 28), plain.read(24, 28), rtol=0, atol=0)
+
+
+def test_mirroring_depends_on_the_position_alone(tmp_path: Path) -> None:
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:, :8] = 255
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    source = FolderSource(tmp_path, 16, seed=3, device=CPU, mirror=True)
+    left = source.read(0, 200)[0][:, 0, 0, 0] > 0
+    assert 70 < int(left.sum()) < 130
+    assert torch.equal(source.read(50, 60)[0][:, 0, 0, 0] > 0, left[50:60])
+
+
+def test_the_central_square_is_kept() -> None:
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = (0, 200, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(wide).save(buffer, format="PNG")
+    pixels = decode(buffer.getvalue(), 8)
+    assert pixels.shape == (3, 8, 8)
+    assert (pixels[1] == 200).all()
+
+
+def test_what_is_no_picture_set_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        list_pictures(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="neither a folder nor a zip"):
+        list_pictures(folder / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no picture"):
+        list_pictures(tmp_path / "empty")
+
+
+def test_a_broken_picture_is_named(folder: Path) -> None:
+    (folder / "cats" / "broken.png").write_bytes(b"not a png")
+    source = FolderSource(folder, 16, seed=1, device=CPU)
+    with pytest.raises(ValueError, match=r"cats/broken\.png"):
+        source.read(0, 11)
+
+
+def test_a_run_on_a_folder(folder: Path) -> None:
+    config = load(
+        overrides=[
+            "data.name=folder",
+            f"data.path={folder}",
+            "data.resolution=16",
+            "train.batch_size=4",
+            "data.num_workers=1",
+            "model.generator.width=8",
+            "model.discriminator.width=8",
+            "model.generator.conditioning=concat",
+            "model.discriminator.conditioning=projection",
+        ]
+    )
+    experiment = build(config)
+    ticks = list(train(experiment.state, experiment.step, experiment.feed, intervals={}, until=24))
+    assert ticks[-1].images == 24
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["data.name=folder"], "data.path"),
+        (["data.name=folder", "data.path=/nowhere/at/all"], "data.path"),
+        (["data.name=cifar10", "data.path=.", "data.resolution=28"], "data.resolution"),
+        (["data.mirror=true"], "data.mirror"),
+    ],
+)
+def test_impossible_data_settings_are_refused(overrides: list[str], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=overrides)
+    assert caught.value.key == key
+    assert caught.value.remedy
