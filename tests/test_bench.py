@@ -121,7 +121,8 @@ def test_textbook_reports_the_losses() -> None:
     torch.manual_seed(3)
     reals = next(iter(twin.loader))[0]
     fakes = generator(torch.randn(8, 5))
-    expected = softplus(-discriminator(reals)).mean() + softplus(discriminator(fakes)).mean()
+    real_logits = discriminator(reals)
+    expected = softplus(-real_logits).mean() + 0.1 * real_logits.mean() + softplus(discriminator(fakes)).mean()
     assert loop.losses_d == [pytest.approx(expected.item(), rel=1e-5)]
     assert len(loop.losses_g) == 1
 
@@ -157,7 +158,7 @@ def test_presets_fit_the_baselines(name: str) -> None:
         "train.accumulation=2",
         "train.reuse_fakes=false",
         "data.name=ring",
-        "loss.label_smoothing=0.1",
+        "loss.fake_label_smoothing=0.1",
     ],
 )
 def test_what_the_baselines_cannot_do_is_refused(override: str) -> None:

@@ -37,7 +37,7 @@ MORE = {
     "dcgan-fresh_fakes-d2-a2": (*DCGAN, "train.reuse_fakes=false", "optim.d_steps=2", "train.accumulation=2"),
     "dcgan-layer_norm": (*DCGAN, "model.generator.norm=layer", "model.discriminator.norm=layer"),
     "mlp-uniform": (*MLP, "model.latent=uniform"),
-    "mlp-smoothing": (*MLP, "loss.label_smoothing=0.1"),
+    "mlp-hard_labels": (*MLP, "loss.label_smoothing=0"),
     "mlp-ring": RING,
     "mlp-uneven_micro_batches": (*MLP, "train.batch_size=13", "train.accumulation=2"),
 }

@@ -115,7 +115,7 @@ def test_other_changes_are_refused_and_listed(tmp_path: Path, config_file: str) 
     assert str(caught.value) == (
         f"run.name = try1: a run of this name with other settings lies in {folder.path}:\n"
         "    optim.lr_g: 0.0002 -> 0.5\n"
-        "    train.batch_size: 128 -> 8\n"
+        "    train.batch_size: 64 -> 8\n"
         "  remedy: start anew under another run.name, give the old settings to resume, or move the folder away"
     )
 

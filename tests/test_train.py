@@ -118,7 +118,7 @@ def damaged_config(folder: RunFolder) -> str:
 
 def empty_config(folder: RunFolder) -> str:
     folder.config.write_bytes(b"")
-    return "train.batch_size: 128 -> 16"
+    return "train.batch_size: 64 -> 16"
 
 
 def config_is_a_folder(folder: RunFolder) -> str:

@@ -16,12 +16,13 @@ from ganscale.build import build
 from ganscale.config import Config, ConfigError, load
 
 PRESETS: dict[str, list[str]] = {
-    "mlp": [],
+    "mlp": ["train.batch_size=128", "loss.label_smoothing=0"],
     "dcgan32": [
         "data.resolution=32",
         "model.generator.name=dcgan",
         "model.discriminator.name=dcgan",
         "train.batch_size=64",
+        "loss.label_smoothing=0",
     ],
 }
 

@@ -22,6 +22,7 @@ KNOWN = (
     *("run", "data", "model", "ema", "log", "checkpoint", "wandb", "cluster"),
     *("optim.lr_g", "optim.lr_d", "optim.betas_g", "optim.betas_d", "optim.eps"),
     *("train.images", "train.batch_size", "train.precision", "train.device", "train.deterministic"),
+    "loss.label_smoothing",
 )
 """Sections and keys that may differ from the default run: the baselines follow them, or they cost ganscale alone."""
 
@@ -63,6 +64,7 @@ class Baseline(Contender):
     def __init__(self, experiment: Experiment, *, same_layers: bool, fused: bool | None) -> None:
         super().__init__(experiment)
         self.generator, self.discriminator = networks(experiment, same_layers)
+        self.smoothing = experiment.config.loss.label_smoothing
         optim, start = experiment.config.optim, Plan(experiment.config).controls(0)
         self.optimizer_g, self.optimizer_d = (
             Adam(network.parameters(), lr=lr, betas=betas, eps=optim.eps, fused=fused)
@@ -106,7 +108,10 @@ class Minimal(Baseline):
                 real_logits, fake_logits = discriminator(torch.cat((reals, fakes.detach()))).chunk(2)
             else:
                 real_logits, fake_logits = discriminator(reals), discriminator(fakes.detach())
-            (softplus(-real_logits).mean() + softplus(fake_logits).mean()).backward()
+            loss_d = softplus(-real_logits).mean() + softplus(fake_logits).mean()
+            if self.smoothing:
+                loss_d = loss_d + self.smoothing * real_logits.mean()
+            loss_d.backward()
             self.optimizer_d.step()
 
             self.optimizer_g.zero_grad()
@@ -151,7 +156,7 @@ class Textbook(Baseline):
             reals = next(self.order).to(self.device, self.dtype)
 
             self.optimizer_d.zero_grad()
-            real_loss = criterion(discriminator(reals), ones)
+            real_loss = criterion(discriminator(reals), ones * (1.0 - self.smoothing))
             fakes = generator(self._noise())
             fake_loss = criterion(discriminator(fakes.detach()), zeros)
             loss_d = real_loss + fake_loss

@@ -1,8 +1,9 @@
 """Settings of what is optimised: objective, penalties, augmentation, and numbers that follow a schedule."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ganscale.config.section import Count, Section
 
@@ -68,7 +69,11 @@ class Loss(Section):
         "relativistic_average RaGAN.",
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0.0, lt=0.5, description="One-sided label smoothing: the target of real images is 1 minus this."
+        default=0.1,
+        ge=0.0,
+        lt=0.5,
+        description="One-sided label smoothing: the target of real images is 1 minus this. Where it is not given, "
+        "objectives other than non_saturating and minimax have 0.",
     )
     fake_label_smoothing: float = Field(
         default=0.0, ge=0.0, lt=0.5, description="With label_smoothing two-sided: the target of fake images."
@@ -85,6 +90,14 @@ class Loss(Section):
     clip_weights: float = Field(
         default=0.0, ge=0.0, description="Clamp D's weights to this size after each update (WGAN: 0.01); 0: do not."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _smooth_cross_entropy_only(cls, raw: Any) -> Any:
+        """The default smoothing is the textbook run's; a change of the objective alone leaves it behind."""
+        if isinstance(raw, Mapping) and raw.get("name", "non_saturating") not in ("non_saturating", "minimax"):
+            return {"label_smoothing": 0.0, **raw}
+        return raw
 
 
 class Penalty(Section):

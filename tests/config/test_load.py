@@ -10,7 +10,10 @@ from tests.config.bad import BAD, Bad
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
-def test_bad_settings_are_refused_with_key_value_and_remedy(bad: Bad, tmp_path: Path) -> None:
+def test_bad_settings_are_refused_with_key_value_and_remedy(
+    bad: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no configs/ could be suggested
     path, overrides = bad.arguments(tmp_path)
     with pytest.raises(ConfigError) as caught:
         load(path, overrides)
@@ -121,7 +124,7 @@ def test_differences_are_those_that_change_the_trajectory() -> None:
     changed = load(overrides=["optim.lr_g=0.5", "train.batch_size=8", "run.seed=3", "optim.betas_d=[0, 0.9]"])
     assert differences(old, changed) == {
         "optim.lr_g": (2e-4, 0.5),
-        "train.batch_size": (128, 8),
+        "train.batch_size": (64, 8),
         "run.seed": (0, 3),
         "optim.betas_d": ([0.5, 0.999], [0.0, 0.9]),
     }
@@ -129,3 +132,22 @@ def test_differences_are_those_that_change_the_trajectory() -> None:
     assert networks["model.generator.name"] == ("mlp", "dcgan")
     assert networks["model.generator.max_width"] == (None, 512)
     assert all(key.startswith("model.generator.") for key in networks)
+
+
+def test_a_missing_file_brings_up_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean 'configs/mine\.yaml'"):
+        load("config/mine.yaml")
+
+
+def test_the_textbooks_smoothing_stays_with_cross_entropy() -> None:
+    def smoothing(*overrides: str) -> float:
+        return load(overrides=overrides).loss.label_smoothing
+
+    assert [smoothing(), smoothing("loss.name=minimax")] == [0.1, 0.1]
+    assert [smoothing("loss.name=hinge"), smoothing("loss.name=least_squares")] == [0.0, 0.0]
+    assert smoothing("loss.name=least_squares", "loss.label_smoothing=0.2") == 0.2
+    config = load(overrides=["loss.name=hinge"])
+    assert parse(config.model_dump(mode="json")) == config

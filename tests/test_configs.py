@@ -1,0 +1,50 @@
+"""Every file in configs/ is a run that works; the textbook's is the default run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganscale.build import build
+from ganscale.config import Config, load
+from ganscale.loop import train
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert {"mnist_mlp", "mnist_dcgan", "stacked_mnist_dcgan", "ring_mlp"} <= {path.stem for path in FILES}
+
+
+def test_the_textbook_run_is_the_default_run() -> None:
+    assert load(ROOT / "configs" / "mnist_mlp.yaml") == Config()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_names_its_run_and_its_source(path: Path) -> None:
+    assert load(path).run.name == path.stem
+    comment = "".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    assert " et al. 20" in comment
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_intervals_fit_into_each_other_and_into_the_run(path: Path) -> None:
+    """So that no tick comes between two rows of metrics."""
+    config = load(path)
+    batch = config.train.batch_size * config.optim.d_steps
+    for length in (config.log.samples_every, config.checkpoint.every, config.train.images):
+        assert length % config.log.every == 0
+    assert config.log.every % batch == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_trains(path: Path) -> None:
+    config = load(path, ["train.device=cpu", "train.batch_size=16"])
+    experiment = build(config)
+    before = [p.detach().clone() for p in experiment.state.generator.parameters()]
+    (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=32)
+    assert tick.images == 32
+    after = list(experiment.state.generator.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
