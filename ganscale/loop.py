@@ -164,7 +164,7 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
 
 
 def _sign_mean(statistics: Statistics) -> float:
-    """Mean of sign(D(real)) over the last D update of all replicas."""
+    """Mean of sign(D(real)), seen from the objective's boundary, over the last D update of all replicas."""
     right, rows = sum_over_replicas([statistics.details["real_right"], statistics.details["rows"]])
     return float(2.0 * right / rows - 1.0)
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ganscale.augment import Augmentation
 from ganscale.collectives import all_reduce_sum
-from ganscale.layers import uses_batch_statistics
+from ganscale.layers import uses_batch_statistics, widen
 from ganscale.losses import AdversarialLoss, Targets, penalties
 from ganscale.random import Stream
 from ganscale.schedules import PenaltyWeights
@@ -285,8 +285,8 @@ class GeneratorObjective:
         """
         features: Callable[..., Tensor] = self.discriminator.features  # pyright: ignore[reportAssignmentType]
         with torch.no_grad():
-            real_sum = features(reals, labels).sum(0)
-        fake_sum = features(fakes, labels).sum(0)
+            real_sum = widen(features(reals, labels)).sum(0)
+        fake_sum = widen(features(fakes, labels)).sum(0)
         rows = fake_sum.new_full((1,), float(fakes.shape[0]))
         total = all_reduce_sum(torch.cat((fake_sum - real_sum, rows)))
         count = total[-1].detach()

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ganscale.augment import AdaptiveRule
 from ganscale.collectives import Replica, data_parallel
-from ganscale.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms
+from ganscale.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms, widen
 from ganscale.objective import Batch, DiscriminatorObjective, GeneratorObjective
 from ganscale.schedules import Controls, PenaltyWeights, Plan
 
@@ -122,6 +122,7 @@ class Step:
         self.plan = plan
         self.adaptive = adaptive
         self.objective_g = objective_g
+        self._boundary = objective_d.loss.boundary
         self.g = Side(generator, data_parallel(generator, replica), optimizer_g, clip_grad_norm=clip_grad_norm_g)
         self.d = Side(
             objective_d.discriminator,
@@ -158,7 +159,7 @@ class Step:
         controls = self.plan.controls(images)
         weights = [self.plan.penalties(images + update * self.batch_size) for update in range(len(batches))]
         if not self._settled:
-            self._settle(batches[-1][0], weights[-1])
+            self._settle(batches[-1][0])
         share = generator_batches is None and len(batches[-1]) == 1
         fakes = self._fakes_with_graph(batches[-1][0]) if share else None
         *earlier, last = batches
@@ -168,15 +169,16 @@ class Step:
         loss_g = self._update_generator(generator_batches or last, fakes, controls, augment_p, numbers, details=details)
         return Statistics(loss_d, loss_g, numbers)
 
-    def _settle(self, batch: Batch, weights: PenaltyWeights) -> None:
+    def _settle(self, batch: Batch) -> None:
         """Let DDP lay out its buckets for good, which it does after its first backward.
 
-        The rounding of sums depends on that layout; so every update, also the first one after a resume, must find it.
+        The rounding of sums depends on that layout; so every update, also the first one after a resume, must find it,
+        whichever penalties are due in it.
         """
         with frozen_statistics((*self.g.norms, *self.d.norms)):
             fakes = self._fakes_with_graph(batch)
             with self._autocast():
-                judgement = self.d.parallel(batch, fakes.detach(), weights, self.scale, 0.0, 0.0)
+                judgement = self.d.parallel(batch, fakes.detach(), PenaltyWeights(), self.scale, 0.0, 0.0)
             judgement.loss.backward()
             fakes.sum().backward()
         self._settled = True
@@ -201,7 +203,7 @@ class Step:
                 judgement.loss.backward()
             total = judgement.loss.detach() if total is None else total + judgement.loss.detach()
             if details:
-                _add(numbers, _logit_sums(judgement.real_logits, judgement.fake_logits))
+                _add(numbers, _logit_sums(judgement.real_logits, judgement.fake_logits, self._boundary))
                 _add(numbers, {f"penalty_{name}": value for name, value in judgement.penalties.items()})
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         if details and norm is not None:
@@ -240,11 +242,11 @@ class Step:
 
     def _fakes_with_graph(self, batch: Batch) -> Tensor:
         with self._autocast():
-            return self.g.parallel(batch.z, batch.labels)
+            return widen(self.g.parallel(batch.z, batch.labels))
 
     def _fakes_without_graph(self, batch: Batch) -> Tensor:
         with torch.no_grad(), frozen_statistics(self.g.norms), self._autocast():
-            return self.g.network(batch.z, batch.labels)
+            return widen(self.g.network(batch.z, batch.labels))
 
 
 def _synchronised(module: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -254,10 +256,15 @@ def _synchronised(module: nn.Module, last: bool) -> AbstractContextManager[None]
     return module.no_sync()
 
 
-def _logit_sums(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """Sums of logits and of right decisions (D is right where it gives real above 0 and fake below)."""
+def _logit_sums(real_logits: Tensor, fake_logits: Tensor, boundary: float | None) -> dict[str, Tensor]:
+    """Sums of logits and of right decisions.
+
+    D is right where it gives real above the objective's boundary and fake below; without a boundary where it gives real
+    above the fake of the same row.
+    """
+    above, below = (fake_logits, real_logits) if boundary is None else (boundary, boundary)
     sums = {"rows": real_logits.new_tensor(float(real_logits.shape[0]))}
-    for name, logits, right in (("real", real_logits, real_logits > 0), ("fake", fake_logits, fake_logits < 0)):
+    for name, logits, right in (("real", real_logits, real_logits > above), ("fake", fake_logits, fake_logits < below)):
         sums |= {f"{name}_sum": logits.sum(), f"{name}_square": logits.square().sum(), f"{name}_right": right.sum()}
     return sums
 

@@ -1,13 +1,15 @@
 """Fixtures for the whole suite."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import pytest
 import torch
+from torch import Tensor
 
 import ganscale.build
 from tests.fleet import Fleet
+from tests.trajectories import trajectory
 
 torch.set_num_threads(1)  # networks here are tiny: threads only cost
 
@@ -26,3 +28,9 @@ def fleet() -> Iterator[Fleet]:
     fleet = Fleet()
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="session")
+def alone(fleet: Fleet) -> Callable[[tuple[str, ...]], dict[str, Tensor]]:
+    """The trajectory of one worker, computed once per run."""
+    return lru_cache(lambda overrides: fleet.run(trajectory, 1, overrides)[0])

@@ -34,12 +34,14 @@ class AdversarialLoss:
         generator: `(fake_logits, real_logits) -> loss`, all `[N]`; real_logits is None unless `compares`.
         compares: whether the generator's loss needs D's logits of real samples (relativistic objectives).
         has_labels: whether `targets` mean anything.
+        boundary: logit above which D takes an example for real; None if only differences between logits mean anything.
     """
 
     discriminator: Callable[[Tensor, Tensor, Targets], Tensor]
     generator: Callable[[Tensor, Tensor | None], Tensor]
     compares: bool = False
     has_labels: bool = False
+    boundary: float | None = 0.0
 
 
 def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
@@ -126,13 +128,15 @@ def relativistic_average_generator(fake_logits: Tensor, real_logits: Tensor | No
 LOSSES: dict[str, AdversarialLoss] = {
     "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator, has_labels=True),
     "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator, has_labels=True),
-    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator, has_labels=True),
+    "least_squares": AdversarialLoss(
+        least_squares_discriminator, least_squares_generator, has_labels=True, boundary=0.5
+    ),
     "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
-    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, boundary=None),
     "relativistic_pairing": AdversarialLoss(
-        relativistic_pairing_discriminator, relativistic_pairing_generator, compares=True
+        relativistic_pairing_discriminator, relativistic_pairing_generator, compares=True, boundary=None
     ),
     "relativistic_average": AdversarialLoss(
-        relativistic_average_discriminator, relativistic_average_generator, compares=True
+        relativistic_average_discriminator, relativistic_average_generator, compares=True, boundary=None
     ),
 }

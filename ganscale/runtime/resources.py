@@ -49,7 +49,7 @@ def place(config: Config, nodes: Sequence[Node]) -> Placement:
     room = sum(_room(node, cpus, use_gpu) for node in nodes)
     if wanted == "auto":
         usable = sum(1 for node in nodes if _room(node, cpus, use_gpu))
-        most = config.train.batch_size // config.train.accumulation
+        most = config.train.batch_size // config.model.packing // config.train.accumulation
         num_workers = min(max(1, room), most, gpus if use_gpu else max(2, usable))
     else:
         num_workers = wanted
