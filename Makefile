@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | c
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock bench clean
+.PHONY: help setup demo test test-slow lint format lock bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ lock: | $(UV) ## resolve the dependencies of pyproject.toml anew
 
 bench: setup ## measure training throughput
 	@$(BIN)/python -m ganscale.bench
+
+docs: setup ## bring docs/config.md up to date
+	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
 
 clean: ## remove the environment and caches (runs/ stays)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
