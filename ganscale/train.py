@@ -71,8 +71,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(config: Config, launcher: str) -> int:
+    from ganscale.config.checks import check_files
     from ganscale.runfolder import inspect, locate
 
+    check_files(config)
     if launcher == "auto":
         launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "ray"
     folder = locate(config)

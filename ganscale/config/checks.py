@@ -22,14 +22,24 @@ def check(config: Config) -> None:
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
 
 
-def _check_data(config: Config) -> None:
+def check_files(config: Config) -> None:
+    """Refuse a data path where there is nothing; apart from `check`, as a config is valid where its data are not."""
     data = config.data
     if data.name in ("cifar10", "folder"):
         what = "the folder with cifar-10-batches-py/" if data.name == "cifar10" else "a folder or zip of pictures"
-        path = Path(data.path).expanduser()
-        if not data.path or not path.exists():
-            problem = f"data.name = {data.name} needs a path" if not data.path else "no such file or folder"
-            raise ConfigError(problem, key="data.path", value=data.path, remedy=f"name {what}")
+        if not Path(data.path).expanduser().exists():
+            raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    if data.name in ("cifar10", "folder") and not data.path:
+        raise ConfigError(
+            f"data.name = {data.name} needs files",
+            key="data.path",
+            value="",
+            remedy="name the folder with cifar-10-batches-py/, or a folder or zip of pictures",
+        )
     if data.name == "cifar10" and data.resolution != 32:
         raise ConfigError("cifar10 has 32 pixels", key="data.resolution", value=data.resolution, remedy="use 32")
     if data.mirror and data.name not in ("cifar10", "folder"):

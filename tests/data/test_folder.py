@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ganscale.build import build
+from ganscale.build import build, build_source
 from ganscale.config import ConfigError, load
+from ganscale.config.checks import check_files
 from ganscale.data.folder import FolderSource, decode, list_pictures
 from ganscale.loop import train
 
@@ -130,7 +131,6 @@ def test_a_run_on_a_folder(folder: Path) -> None:
     ("overrides", "key"),
     [
         (["data.name=folder"], "data.path"),
-        (["data.name=folder", "data.path=/nowhere/at/all"], "data.path"),
         (["data.name=cifar10", "data.path=.", "data.resolution=28"], "data.resolution"),
         (["data.mirror=true"], "data.mirror"),
     ],
@@ -140,3 +140,11 @@ def test_impossible_data_settings_are_refused(overrides: list[str], key: str) ->
         load(overrides=overrides)
     assert caught.value.key == key
     assert caught.value.remedy
+
+
+def test_a_path_without_data_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    config = load(overrides=["data.name=folder", f"data.path={tmp_path}/nowhere", f"run.dir={tmp_path}"])
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        check_files(config)
+    with pytest.raises(ConfigError, match="no such folder or zip"):
+        build_source(config, CPU)
