@@ -12,6 +12,7 @@ from torch.optim import Adam
 from ganscale.augment import AdaptiveRule, Augmentation
 from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
+from ganscale.config.section import is_conditional
 from ganscale.data import FolderSource, ImageSource, PointSource, Source, StackedSource
 from ganscale.data.cifar10 import load_cifar10
 from ganscale.data.gaussians import MIXTURES
@@ -95,12 +96,28 @@ def build_networks(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
             network = builders[settings.name](settings, geometry)
+        _check_network(network, f"model.{side}.name", settings.name)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     generator, discriminator = networks
-    only_differences = LOSSES[config.loss.name].compares and config.penalty.drift == 0.0
+    only_differences = LOSSES[config.loss.name].boundary is None and config.penalty.drift == 0.0
     if only_differences and isinstance(discriminator, Discriminator):
         discriminator.drop_logit_bias()
     return generator, discriminator
+
+
+_INEXACT = {
+    nn.modules.batchnorm._BatchNorm: "ganscale.layers.BatchNorm, whose statistics run over all workers",
+    nn.modules.dropout._DropoutNd: "z for random numbers: they are functions of the seed and the image",
+}
+
+
+def _check_network(network: nn.Module, key: str, name: str) -> None:
+    """Refuse modules of a user's network whose results would depend on the number of workers."""
+    for module in network.modules():
+        for kind, instead in _INEXACT.items():
+            if isinstance(module, kind):
+                problem = f"its {type(module).__name__} makes the result depend on the number of workers"
+                raise ConfigError(problem, key=key, value=name, remedy=f"use {instead}")
 
 
 def build(config: Config, *, device: torch.device | str = "cpu", replica: Replica | None = None) -> Experiment:
@@ -126,7 +143,7 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
         accumulation=config.train.accumulation,
         packing=settings.packing,
         reuse_fakes=config.train.reuse_fakes,
-        conditional=settings.generator.conditioning != "none" or settings.discriminator.conditioning != "none",
+        conditional=is_conditional(settings.generator) or is_conditional(settings.discriminator),
         replica=replica,
         device=device,
         dtype=DTYPES[config.train.precision],

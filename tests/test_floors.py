@@ -14,7 +14,7 @@ FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "bench", "doctor"),
     4: ("runtime", "tracking.wandb"),
     3: ("build", "loop", "checkpoint", "runfolder", "tracking", "health"),
-    2: ("data", "metrics", "state"),
+    2: ("data", "metrics", "state", "extension"),
     1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),
 }

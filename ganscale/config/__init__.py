@@ -3,5 +3,6 @@
 from ganscale.config.errors import ConfigError
 from ganscale.config.load import differences, dump, load, parse
 from ganscale.config.schema import Config
+from ganscale.config.section import Count, Section
 
-__all__ = ["Config", "ConfigError", "differences", "dump", "load", "parse"]
+__all__ = ["Config", "ConfigError", "Count", "Section", "differences", "dump", "load", "parse"]

@@ -4,8 +4,10 @@ from typing import Any
 
 from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, R3GANDiscriminator, R3GANGenerator
 from ganscale.config.errors import ConfigError
+from ganscale.config.registry import BUILT_IN
 from ganscale.config.resolution import feature_maps, map_sides
 from ganscale.config.schema import Config
+from ganscale.config.section import is_conditional
 
 POINT_DATA = frozenset({"ring", "grid"})
 CONVOLUTIONS = "28 or a power of two from 16 (any of 4, 5, 6, 7 times a power of two from 4)"
@@ -19,6 +21,8 @@ def check_model(config: Config) -> None:
     """
     for side in ("generator", "discriminator"):
         settings, key = getattr(config.model, side), f"model.{side}"
+        if settings.name not in BUILT_IN:
+            continue
         if settings.name != "mlp":
             _check_maps(config, settings, key)
         if isinstance(settings, R3GANGenerator | R3GANDiscriminator):
@@ -98,7 +102,7 @@ def _check_norm(config: Config, settings: Any, key: str) -> None:
 
 
 def _check_conditioning(generator: GeneratorSettings, discriminator: DiscriminatorSettings) -> None:
-    conditional = {"generator": generator.conditioning != "none", "discriminator": discriminator.conditioning != "none"}
+    conditional = {"generator": is_conditional(generator), "discriminator": is_conditional(discriminator)}
     if len(set(conditional.values())) == 1:
         return
     lacks, other = ("generator", "discriminator") if conditional["discriminator"] else ("discriminator", "generator")

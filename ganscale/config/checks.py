@@ -4,7 +4,9 @@ from pathlib import Path
 
 from ganscale.config.check_model import POINT_DATA, check_model
 from ganscale.config.errors import ConfigError
+from ganscale.config.registry import LOSSES
 from ganscale.config.schema import Config
+from ganscale.config.section import is_conditional
 
 
 def check(config: Config) -> None:
@@ -49,13 +51,21 @@ def _check_data(config: Config) -> None:
 
 
 def _check_batch(config: Config) -> None:
-    train = config.train
-    if train.accumulation > train.batch_size:
+    train, packing = config.train, config.model.packing
+    if train.batch_size % packing:
         raise ConfigError(
-            f"more micro-batches than images in the global batch (train.batch_size = {train.batch_size})",
+            f"not a multiple of model.packing = {packing}",
+            key="train.batch_size",
+            value=train.batch_size,
+            remedy=f"use {train.batch_size // packing * packing or packing}",
+        )
+    if train.accumulation > train.batch_size // packing:
+        what = f"images in the global batch (train.batch_size = {train.batch_size})"
+        raise ConfigError(
+            f"more micro-batches than {what}" if packing == 1 else f"more micro-batches than packs of {packing} {what}",
             key="train.accumulation",
             value=train.accumulation,
-            remedy=f"use at most {train.batch_size}",
+            remedy=f"use at most {train.batch_size // packing}",
         )
     if config.cluster.num_workers != "auto":
         check_workers(config, config.cluster.num_workers)
@@ -64,12 +74,12 @@ def _check_batch(config: Config) -> None:
 def _check_objective(config: Config) -> None:
     loss, smoothing = config.loss, ("label_smoothing", "fake_label_smoothing")
     for name in smoothing:
-        if getattr(loss, name) and loss.name not in ("minimax", "non_saturating", "least_squares"):
+        if getattr(loss, name) and not LOSSES[loss.name].has_labels:
             raise ConfigError(
                 f"loss.name = {loss.name} has no labels to smooth",
                 key=f"loss.{name}",
                 value=getattr(loss, name),
-                remedy="use 0, or minimax, non_saturating or least_squares",
+                remedy=f"use 0, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_labels)}",
             )
     if config.augment.transforms and config.data.name in POINT_DATA:
         raise ConfigError(
@@ -85,20 +95,20 @@ def _check_objective(config: Config) -> None:
             value=True,
             remedy="name some in augment.transforms",
         )
+    if config.augment.adaptive and not LOSSES[loss.name].has_boundary:
+        raise ConfigError(
+            f"loss.name = {loss.name} has no logit above which D says real, by which ADA sees overfitting",
+            key="augment.adaptive",
+            value=True,
+            remedy=f"use false, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_boundary)}",
+        )
     packing = config.model.packing
-    if packing > 1 and config.model.discriminator.conditioning != "none":
+    if packing > 1 and is_conditional(config.model.discriminator):
         raise ConfigError(
             "examples judged together have no common class",
             key="model.packing",
             value=packing,
             remedy="use 1, or model.discriminator.conditioning = none",
-        )
-    if config.train.batch_size % packing:
-        raise ConfigError(
-            f"not a multiple of model.packing = {packing}",
-            key="train.batch_size",
-            value=config.train.batch_size,
-            remedy=f"use {config.train.batch_size // packing * packing or packing}",
         )
 
 

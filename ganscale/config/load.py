@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.objective import Scheduled
+from ganscale.config.registry import schema
 from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
 from ganscale.config.yaml12 import Dumper, Loader
 
@@ -38,7 +39,7 @@ def parse(raw: Mapping[str, Any]) -> Config:
         ConfigError: as `load`.
     """
     try:
-        config = Config.model_validate(_with_names(raw))
+        config = schema().model_validate(_with_names(raw))
     except ValidationError as error:
         raise _translate(error) from None
     check(config)
@@ -167,7 +168,7 @@ def _translate(error: ValidationError) -> ConfigError:
     details = error.errors(include_url=False)
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     kind, context = first["type"], first.get("ctx", {})
-    parts = [str(part) for part in first["loc"] if part not in _TAGS]
+    parts = [str(part) for index, part in enumerate(first["loc"]) if not (index == 2 and part in _TAGS)]
     section, key = _locate(parts)
     value = first.get("input")
     if kind == "extra_forbidden":
@@ -209,12 +210,12 @@ def _translate(error: ValidationError) -> ConfigError:
 
 
 _TAGS = frozenset({"number", "schedule"})
-"""What pydantic puts into the location of an error in a number that may be a schedule."""
+"""What pydantic puts behind section and key in the location of an error in a number that may be a schedule."""
 
 
 def _locate(parts: list[str]) -> tuple[type | None, str]:
     """The section's class and the key as the user wrote it (without pydantic's union tags)."""
-    node: Any = Config
+    node: Any = schema()
     shown: list[str] = []
     for i, part in enumerate(parts):
         fields = getattr(node, "model_fields", {})
@@ -248,7 +249,7 @@ def _suggest(section: Any, word: str) -> str:
     remedy = did_you_mean(word, here) if here else "remove it"
     if remedy.startswith("did you mean"):
         return remedy
-    everywhere = {key.rsplit(".", 1)[-1]: key for key in flat(Config().model_dump(mode="json"))}
+    everywhere = {key.rsplit(".", 1)[-1]: key for key in flat(schema()().model_dump(mode="json"))}
     if word in everywhere:
         return f"did you mean {everywhere[word]!r}?"
     return remedy

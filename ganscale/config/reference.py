@@ -9,12 +9,12 @@ from pydantic.fields import FieldInfo
 
 from ganscale.config.errors import shown
 from ganscale.config.objective import Scheduled
-from ganscale.config.schema import Config
+from ganscale.config.registry import schema
 
 
-def rows(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield (dotted key, default, allowed values, description) of every setting."""
-    for name, field in section.model_fields.items():
+    for name, field in (section or schema()).model_fields.items():
         below = [option for option in _options(field) if isinstance(option, type) and issubclass(option, BaseModel)]
         for option in below:
             tag = option.model_fields["name"].default if len(below) > 1 else None

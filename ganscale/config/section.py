@@ -11,6 +11,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
+def is_conditional(settings: object) -> bool:
+    """Whether a network with these settings is shown labels; those of a user's own network need not have the key."""
+    return getattr(settings, "conditioning", "none") != "none"
+
+
 def whole(value: object) -> object:
     """Read `1e6` as the whole number it is; leave anything else to the strict check."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

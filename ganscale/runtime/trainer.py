@@ -28,6 +28,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from ganscale.config import Config, ConfigError, parse  # noqa: E402
 from ganscale.config.checks import check_workers  # noqa: E402
+from ganscale.extension import ADDED, extend  # noqa: E402
 from ganscale.runfolder import RunFolder, check_free  # noqa: E402
 from ganscale.runtime.resources import Node, Placement, place  # noqa: E402
 from ganscale.runtime.worker import Outcome, run_worker  # noqa: E402
@@ -128,7 +129,11 @@ def _fit(config: Config, folder: RunFolder, placement: Placement) -> Outcome:
         resources["GPU"] = 1
     trainer = TorchTrainer(
         _train_loop,
-        train_loop_config={"config": config.model_dump(mode="json"), "path": str(folder.path)},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "path": str(folder.path),
+            "extension": ADDED._asdict(),  # cloudpickle takes classes of the user's script along
+        },
         torch_config=TorchConfig(timeout_s=max(1, round(config.cluster.timeout))),
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
@@ -173,6 +178,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        extend(**settings["extension"])
         return run_worker(parse(settings["config"]), Path(settings["path"]), device=device, echo=False)
     except ConfigError as error:
         return error
