@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ganscale.build import build
 from ganscale.config import Config, load
@@ -38,13 +39,30 @@ def test_intervals_fit_into_each_other_and_into_the_run(path: Path) -> None:
     assert config.log.every % batch == 0
 
 
+@pytest.fixture
+def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for what a user brings: a few pictures in a folder, a few images for CIFAR-10."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    monkeypatch.setattr("ganscale.build.load_cifar10", lambda _: (images, torch.arange(12) % 10))
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_config_trains(path: Path) -> None:
-    config = load(path, ["train.device=cpu", "train.batch_size=16"])
+def test_a_config_trains(path: Path, own_data: Path) -> None:
+    """An iteration or two at the config's own size, in small batches."""
+    small = "mlp" in path.stem or path.stem.startswith("mnist")
+    batch = 16 if small else 2
+    config = load(
+        path, ["train.device=cpu", f"train.batch_size={batch}", "data.num_workers=0", f"data.path={own_data}"]
+    )
     experiment = build(config)
     before = [p.detach().clone() for p in experiment.state.generator.parameters()]
-    (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=32)
-    assert tick.images == 32
+    until = batch * config.optim.d_steps * (2 if small else 1)
+    (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=until)
+    assert tick.images == until
     after = list(experiment.state.generator.parameters())
     assert all(p.isfinite().all() for p in after)
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
