@@ -17,7 +17,7 @@ TRAIN = (sys.executable, "-m", "ganscale.train")
 
 
 class Command:
-    """A running command; leaving the `with` block kills what is left of its process group.
+    """A running command; leaving the `with` block kills it and what it started.
 
     Args:
         command: program and arguments.
@@ -88,9 +88,13 @@ class Command:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL for all of its process group."""
+        """SIGKILL for it, its process group and all that it started, in whatever group."""
+        victims = [] if self.process.poll() is not None else descendants(self.process.pid)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        for victim in victims:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
         self.process.wait(30)
 
     def __enter__(self) -> "Command":
@@ -98,6 +102,26 @@ class Command:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.kill()
+
+
+def descendants(pid: int) -> list[int]:
+    """A process's children, their children and so on."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for process in found:  # it grows meanwhile
+        found += children.get(process, [])
+    return found[1:]
+
+
+def title(pid: int) -> str:
+    """A process's command line, which Ray's workers rewrite to say what they are; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
 
 
 def snapshot(folder: Path) -> dict[str, str]:

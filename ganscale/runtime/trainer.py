@@ -30,6 +30,7 @@ from ganscale.config import Config, ConfigError, parse  # noqa: E402
 from ganscale.config.checks import check_workers  # noqa: E402
 from ganscale.extension import ADDED, extend  # noqa: E402
 from ganscale.runfolder import RunFolder, check_free  # noqa: E402
+from ganscale.runtime.address import reach  # noqa: E402
 from ganscale.runtime.resources import Node, Placement, place  # noqa: E402
 from ganscale.runtime.worker import Outcome, run_worker  # noqa: E402
 from ganscale.tracking.console import LogFollower  # noqa: E402
@@ -65,9 +66,12 @@ def _connect(config: Config) -> None:
     """Join the cluster of `cluster.address`, or start one on this machine."""
     address = config.cluster.address
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    if address == "auto":
+        address = _running_cluster() or "local"
     if address != "local":
         print(f"joining the Ray cluster at {address}", flush=True)
+        reach(address)
         patience = threading.Timer(20.0, print, [_SLOW.format(address=address)], {"flush": True})
         patience.daemon = True
         patience.start()

@@ -1,0 +1,81 @@
+"""A Ray cluster of the tests' own: its own ports, its own token, ended without touching another Ray on the machine."""
+
+import json
+import secrets
+import shutil
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.processes import Command, descendants, free_port, title
+
+HOST = "127.0.0.1"
+RAY = ("ray", "start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")
+START = 120.0
+"""Seconds that a node may take to start on a busy machine."""
+
+
+class Cluster:
+    """A head node with a dashboard, and further nodes on request; four logical CPUs each."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="gs", dir="/tmp"))  # short: Unix sockets have a limit of 107 bytes
+        self.address = f"{HOST}:{free_port()}"
+        self.dashboard = f"http://{HOST}:{free_port()}"
+        self.environment: dict[str, str | None] = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_ADDRESS": None,
+            "OMP_NUM_THREADS": "1",
+        }
+        self._nodes: list[Command] = []
+        self._start(
+            f"--head --port={self.address.rpartition(':')[2]} --include-dashboard=true --dashboard-host={HOST} "
+            f"--dashboard-port={self.dashboard.rpartition(':')[2]} --ray-client-server-port={free_port()} "
+            f"--temp-dir={self.folder}/r"
+        )
+
+    def add_node(self) -> Command:
+        """Start another node; `Command.kill` ends it as a power cut would."""
+        return self._start(f"--address={self.address}")
+
+    def command(self, command: Sequence[str], name: str, cwd: Path, **environment: str | None) -> Command:
+        """A command that joins this cluster; its output goes to `<cwd>/<name>.out`."""
+        return Command(
+            command,
+            cwd / f"{name}.out",
+            environment=self.environment | {"RAY_ADDRESS": self.address} | environment,
+            cwd=cwd,
+        )
+
+    def workers(self, node: int | None = None) -> list[int]:
+        """Process ids of the training workers on this cluster, or on one of its nodes."""
+        nodes = self._nodes if node is None else [self._nodes[node]]
+        started = [pid for command in nodes for pid in descendants(command.process.pid)]
+        return [pid for pid in started if title(pid).startswith("ray::RayTrainWorker")]
+
+    def close(self) -> None:
+        """End all nodes and remove what they wrote."""
+        for node in reversed(self._nodes):
+            node.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, options: str) -> Command:
+        ports = f" --num-cpus=4 --dashboard-agent-listen-port={free_port()}"
+        log = self.folder / f"node{len(self._nodes)}.out"
+        self._nodes.append(Command([*RAY, *(options + ports).split()], log, environment=self.environment))
+        running = sum(node.process.poll() is None for node in self._nodes)
+        self._nodes[-1].until(lambda: self._alive() >= running, START)
+        return self._nodes[-1]
+
+    def _alive(self) -> int:
+        """Nodes that the cluster counts as alive."""
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        question = urllib.request.Request(f"{self.dashboard}/api/v0/nodes?limit=100", headers=headers)
+        try:
+            with urllib.request.urlopen(question, timeout=10) as reply:
+                nodes = json.load(reply)["data"]["result"]["result"]
+        except (OSError, ValueError, KeyError):  # the dashboard is not up yet
+            return 0
+        return sum(node["state"] == "ALIVE" for node in nodes)
