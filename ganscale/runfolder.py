@@ -117,8 +117,6 @@ def prepare(config: Config, folder: RunFolder) -> None:
 def _check_writable(path: Path) -> None:
     existing = path
     try:
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL character")
         while not _exists(existing):
             existing = existing.parent
         if existing.is_dir():
@@ -127,7 +125,7 @@ def _check_writable(path: Path) -> None:
             probe.rmdir()
             return
         reason = "is not a folder"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
         reason = f"cannot be written ({getattr(error, 'strerror', None) or error})"
     raise ConfigError(
         reason,
