@@ -329,14 +329,3 @@ def test_a_full_disk_does_not_stop_a_run_before_its_end(
     assert said.out.count("LocalTracker could not write") == 8 + 3
     assert main(LOCAL) == 0
     assert [row["images"] for row in read_metrics(folder)][-1] == 960
-
-
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs_one_step(path: Path, tmp_path: Path) -> None:
-    small = ["train.images=1", "train.batch_size=8", "train.accumulation=1", "log.num_samples=4", "train.device=cpu"]
-    alone = ["--launcher", "local", "cluster.num_workers=auto", "wandb.mode=disabled", "run.name=try1", "run.dir=runs"]
-    assert main([str(path), *small, *alone]) == 0
-    assert len(list((tmp_path / "runs" / "try1" / "checkpoints").iterdir())) == 1
