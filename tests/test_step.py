@@ -88,6 +88,53 @@ def test_each_gradient_crosses_the_wire_once_and_nothing_else_does(fleet: Fleet,
         }
 
 
+FAMILY = {
+    "rpgan-r1-r2": ("loss.name=relativistic_pairing", "penalty.r1=1", "penalty.r2=1"),
+    "wgan_gp-d3": ("loss.name=wasserstein", "penalty.gp=10", "optim.d_steps=3"),
+    "lazy-drift-dragan": (
+        "penalty.r1=1",
+        "penalty.r1_every=2",
+        "penalty.dragan=1",
+        "penalty.drift=1",
+        "optim.d_steps=2",
+    ),
+    "clipping-noise-packing": (
+        "optim.clip_grad_norm_d=1",
+        "loss.clip_weights=0.1",
+        "augment.noise=1",
+        "model.packing=2",
+    ),
+    "diffaugment": ("augment.transforms=[flip, cutout]", "loss.name=hinge"),
+    "spectral_norm": ("model.discriminator.spectral_norm=true", "model.generator.spectral_norm=true"),
+    "conditional": ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan", "penalty.gp=1"),
+    "accumulated": ("penalty.gp=1", "penalty.r1=1", "train.accumulation=3", "train.reuse_fakes=false"),
+}
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("overrides", FAMILY.values(), ids=FAMILY)
+def test_no_member_of_the_family_says_more(fleet: Fleet, overrides: tuple[str, ...]) -> None:
+    overrides = (*MLP, *overrides)
+    d_steps = tiny(*overrides).optim.d_steps
+    (traffic, _) = fleet.run(count_traffic, 2, overrides)
+    generator, discriminator = traffic["sizes"]
+    assert traffic["reduced"] == {"discriminator": 4 * d_steps * discriminator * 8, "generator": 4 * generator * 8}
+    calls = {size: count for (_, size), count in traffic["collectives"].items() if size > 32}
+    assert calls == {discriminator: 4 * d_steps, generator: 4}
+    assert sum(traffic["collectives"].values()) == 4 * d_steps + 4 + 2, "and one for the numbers of each tick"
+
+
+@pytest.mark.multiprocess
+def test_ada_adds_two_numbers_every_few_iterations(fleet: Fleet) -> None:
+    ada = ("augment.transforms=[flip, cutout]", "augment.adaptive=true", "augment.every=2")
+    (traffic, _) = fleet.run(count_traffic, 2, (*MLP, *ada))
+    generator, discriminator = traffic["sizes"]
+    small = {size: count for (_, size), count in traffic["collectives"].items() if size <= 32}
+    assert small.pop(2) == 2, "4 iterations"
+    assert list(small.values()) == [2], "the numbers of each tick"
+    assert traffic["reduced"] == {"discriminator": 4 * discriminator * 8, "generator": 4 * generator * 8}
+
+
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 

@@ -111,6 +111,7 @@ def test_a_wider_margin_between_real_and_fake_pleases_d_and_not_g(name: str) -> 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.boundary is not None])
 def test_the_boundary_is_where_both_classes_cost_the_same(name: str) -> None:
     loss = LOSSES[name]
+    assert loss.boundary is not None
     at = torch.full((1,), loss.boundary, dtype=torch.float64, requires_grad=True)
     other = torch.zeros(1, dtype=torch.float64)
     as_real = loss.discriminator(at, other, HARD) - loss.discriminator(other, other, HARD)

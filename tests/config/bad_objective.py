@@ -1,0 +1,61 @@
+"""Configurations that must be refused: the objective, its penalties, augmentation and schedules."""
+
+from tests.config.case import NUMBER, Bad, file_text, override
+
+HINGE, RPGAN = "loss.name=hinge", "loss.name=relativistic_pairing"
+FLIPPED = "augment.transforms=[flip]"
+CLASSES = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
+RATE = "optim:\n  lr_g: {{start: 1e-3, end: 1e-4, {}}}\n"
+TO_ZERO = "{'start': 1.0, 'end': 0, 'over': 5}"
+"""As the message shows it; YAML reads it too."""
+EXPONENTIAL = "{'start': 1.0, 'end': 0, 'over': 5, 'curve': 'exponential'}"
+
+
+OBJECTIVE = [
+    override("hinge_has_no_labels", "loss.label_smoothing=0.1", "use 0, or loss.name = non_saturating", HINGE),
+    override("pairs_have_no_labels", "loss.fake_label_smoothing=0.2", "minimax or least_squares", RPGAN),
+    override("negative_weight", "penalty.gp=-1", "at least 0 and at most 1e+06"),
+    override("list_for_weight", "penalty.r1=[1, 2]", NUMBER),
+    override("text_for_weight", "penalty.r2=strong", NUMBER),
+    override("never_due", "penalty.r1_every=0", "greater than or equal to 1"),
+    override("penalty_misspelt", "penalty.drfit=10", "did you mean 'drift'"),
+    override("penalty_interval_misspelt", "penalty.r1_evry=4", "did you mean 'r1_every'"),
+    override("objective_by_its_paper", "loss.name=wgan", "use one of: hinge, least_squares"),
+    override("transform_is_no_list", "augment.transforms=flip", "give a list"),
+    override("p_above_one", "augment.p=1.5", "less than or equal to 1"),
+    override("transforms_of_points", FLIPPED, "use []", "data.name=ring", value="['flip']"),
+    Bad(
+        "unknown_transform",
+        "augment.transforms.0",
+        "flop",
+        "did you mean 'flip'",
+        overrides=("augment.transforms=[flop]",),
+    ),
+    override("adaptive_without_transforms", "augment.adaptive=true", "name some in augment.transforms"),
+    override("adaptive_without_boundary", "augment.adaptive=true", "use false, or loss.name", FLIPPED, RPGAN),
+    override("packs_of_classes", "model.packing=2", "use 1, or", *CLASSES),
+    override("packs_do_not_divide_the_batch", "train.batch_size=10", "use 9", "model.packing=3"),
+    override("packs_larger_than_the_batch", "train.batch_size=2", "use 3", "model.packing=3"),
+    override(
+        "fewer_packs_than_micro_batches", "train.accumulation=3", "at most 2", "model.packing=4", "train.batch_size=8"
+    ),
+    override("compiled_penalty", "train.compile=true", "use false, or penalty.r1 = 0", "penalty.r1=1"),
+    override("compiled_schedule", "train.compile=true", "penalty.gp = 0", f"penalty.gp={TO_ZERO}"),
+    override("half_precision", "train.precision=float16", "did you mean"),
+    # Schedules
+    override("schedule_without_start", "optim.lr_g={'end': 1, 'over': 9}", "write {start: 2e-4"),
+    override("schedule_without_over", "optim.lr_g={'start': 1, 'end': 1}", "a single number"),
+    override("empty_schedule", "optim.lr_g={}", "write {start: 2e-4"),
+    file_text("schedule_backwards", "optim.lr_g.over", "-5", "greater than or equal to 1", RATE.format("over: -5")),
+    file_text("schedule_before_the_run", "optim.lr_g.begin", "-1", "equal to 0", RATE.format("over: 5, begin: -1")),
+    file_text("schedule_misspelt", "optim.lr_g.ovr", "5", "did you mean 'over'", RATE.format("over: 5, ovr: 5")),
+    file_text("curve_misspelt", "optim.lr_g.curve", "cosin", "mean 'cosine'", RATE.format("over: 5, curve: cosin")),
+    override("schedule_to_a_rate_of_zero", f"optim.lr_g={TO_ZERO}", "greater than 0"),
+    override("exponential_to_zero", f"penalty.r1={EXPONENTIAL}", "above 0 at both ends"),
+    override("beta2_of_one", f"optim.beta2={TO_ZERO}", "at most 0.999999"),
+    override("schedule_of_what_has_none", f"optim.eps={TO_ZERO}", NUMBER),
+    override("infinite_schedule", "optim.lr_g.start=.inf", "give a finite number", value="inf"),
+    override("key_named_as_a_tag", "optim.schedule=cosine", "use one of: beta2"),
+    override("key_named_as_another_tag", "model.generator.number=1", "did you mean 'name'"),
+    override("schedule_of_a_text", "optim.lr_g.end=small", NUMBER, "optim.lr_g.start=1", "optim.lr_g.over=5"),
+]
