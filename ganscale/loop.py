@@ -170,16 +170,18 @@ def _sign_mean(statistics: Statistics) -> float:
 
 
 class _Window:
-    """Sums since the last tick; tensors until the tick turns them into numbers."""
+    """Sums since the last tick, and the newest penalties; tensors until the tick turns them into numbers."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.iterations = 0
         self.loss_d: Tensor | None = None
         self.loss_g: Tensor | None = None
+        self.penalties: dict[str, Tensor] = {}
 
     def add(self, statistics: Statistics) -> None:
         self.iterations += 1
+        self.penalties |= statistics.penalties
         if self.loss_d is None or self.loss_g is None:
             self.loss_d, self.loss_g = statistics.loss_d, statistics.loss_g
         else:
@@ -191,8 +193,9 @@ class _Window:
         assert self.loss_g is not None, "a window holds at least one iteration"
         details = dict(statistics.details)
         norms = {name: details.pop(name) for name in ("grad_norm_d", "grad_norm_g")}
-        names = [*details, "loss_d", "loss_g"]
-        sums = sum_over_replicas([*details.values(), self.loss_d, self.loss_g])
+        penalties = {f"penalty_{name}": value for name, value in self.penalties.items()}
+        names = [*details, *penalties, "loss_d", "loss_g"]
+        sums = sum_over_replicas([*details.values(), *penalties.values(), self.loss_d, self.loss_g])
         total = dict(zip(names, (float(value) for value in sums), strict=True))
         metrics = {name: total[name] / self.iterations for name in ("loss_d", "loss_g")}
         for side in ("real", "fake"):
@@ -200,7 +203,7 @@ class _Window:
             metrics[f"{side}_logit_mean"] = mean
             metrics[f"{side}_logit_std"] = max(0.0, total[f"{side}_square"] / total["rows"] - mean**2) ** 0.5
             metrics[f"d_accuracy_{side}"] = total[f"{side}_right"] / total["rows"]
-        metrics |= {name: total[name] / total["rows"] for name in total if name.startswith("penalty_")}
+        metrics |= {name: total[name] for name in penalties}
         metrics |= {name: float(value) for name, value in norms.items()}
         seconds = time.perf_counter() - self.started
         metrics["seconds_per_iteration"] = seconds / self.iterations

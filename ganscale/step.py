@@ -31,9 +31,11 @@ class Statistics:
 
     loss_d: Tensor
     loss_g: Tensor
+    penalties: dict[str, Tensor]
+    """Of those that were due, in the last D update in which they were: unweighted, shares of the mean as the losses."""
     details: dict[str, Tensor]
     """Only when asked for: `grad_norm_d`, `grad_norm_g` (the same on all replicas) and `rows`, `real_sum`,
-    `real_square`, `real_right`, the same for `fake`, and `penalty_<name>` for each penalty that was due."""
+    `real_square`, `real_right`, and the same for `fake`."""
 
 
 class Side:
@@ -163,11 +165,15 @@ class Step:
         share = generator_batches is None and len(batches[-1]) == 1
         fakes = self._fakes_with_graph(batches[-1][0]) if share else None
         *earlier, last = batches
+        penalties = {}
         for micros, due in zip(earlier, weights[:-1], strict=True):
-            self._update_discriminator(micros, None, controls, due, augment_p, details=False)
-        loss_d, numbers = self._update_discriminator(last, fakes, controls, weights[-1], augment_p, details=details)
+            penalties |= self._update_discriminator(micros, None, controls, due, augment_p, details=False)[1]
+        loss_d, more, numbers = self._update_discriminator(
+            last, fakes, controls, weights[-1], augment_p, details=details
+        )
+        penalties |= more
         loss_g = self._update_generator(generator_batches or last, fakes, controls, augment_p, numbers, details=details)
-        return Statistics(loss_d, loss_g, numbers)
+        return Statistics(loss_d, loss_g, penalties, numbers)
 
     def _settle(self, batch: Batch) -> None:
         """Let DDP lay out its buckets for good, which it does after its first backward.
@@ -192,9 +198,10 @@ class Step:
         augment_p: float,
         *,
         details: bool,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Returns this replica's share of the loss, of the penalties, and the details."""
         self.d.optimizer.zero_grad(set_to_none=True)
-        total, numbers = None, {}
+        total, penalties, numbers = None, {}, {}
         for index, batch in enumerate(micros):
             with _synchronised(self.d.parallel, index == len(micros) - 1):
                 made = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
@@ -202,14 +209,15 @@ class Step:
                     judgement = self.d.parallel(batch, made, weights, self.scale, controls.noise, augment_p)
                 judgement.loss.backward()
             total = judgement.loss.detach() if total is None else total + judgement.loss.detach()
+            _add(penalties, judgement.penalties)
             if details:
                 _add(numbers, _logit_sums(judgement.real_logits, judgement.fake_logits, self._boundary))
-                _add(numbers, {f"penalty_{name}": value for name, value in judgement.penalties.items()})
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         if details and norm is not None:
             numbers["grad_norm_d"] = norm
         assert total is not None, "an update has at least one micro-batch"
-        return total / self.world_size, numbers
+        shares = {name: value * (self.scale / self.world_size) for name, value in penalties.items()}
+        return total / self.world_size, shares, numbers
 
     def _update_generator(
         self,

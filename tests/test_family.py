@@ -1,10 +1,13 @@
 """The contract for the whole family: every objective, penalty and trick whose rows meet, at any number of workers."""
 
 import pytest
+import torch
 
+from ganscale.build import build
+from ganscale.loop import train
 from tests.fleet import Fleet
-from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING
-from tests.trajectories import assert_same, check_world, continued, load_state
+from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING, tiny
+from tests.trajectories import assert_agree, assert_same, check_world, continued, load_state, trajectory
 
 pytestmark = pytest.mark.multiprocess
 
@@ -91,3 +94,39 @@ def test_a_resumed_run_is_bit_identical(fleet: Fleet, overrides, world_size: int
         half = fleet.run(continued, world_size, overrides, None, iterations)[0]
         resumed = fleet.run(continued, world_size, overrides, half, 12)[0]
         assert_same(load_state(resumed), load_state(through))
+
+
+PENALISED = {
+    "gp-lazy-d2": (*RESNET, "penalty.gp=10", "penalty.gp_every=3", "optim.d_steps=2"),
+    "r1_r2-projection": (*DCGAN, *PROJECTION, "model.generator.norm=layer", *RPGAN),
+    "r1-noise-transforms": (*RESNET, DIFFAUGMENT, "augment.noise=0.1", "penalty.r1=1"),
+    "dragan-drift-packing": (*RING, "model.packing=2", "penalty.dragan=1", "penalty.drift=1"),
+}
+
+
+@pytest.mark.parametrize("overrides", PENALISED.values(), ids=PENALISED)
+def test_accumulation_does_not_change_the_trajectory_where_rows_do_not_meet(fleet: Fleet, alone, overrides) -> None:
+    for accumulation in (2, 3):
+        accumulated = fleet.run(trajectory, 1, (*overrides, f"train.accumulation={accumulation}"))[0]
+        assert_agree(accumulated, alone(overrides))
+
+
+def logged(overrides: tuple[str, ...]) -> list[dict[str, float]]:
+    """The metrics of a short run, two iterations a tick, without times."""
+    experiment = build(tiny(*overrides))
+    every = 2 * experiment.feed.images_per_iteration
+    ticks = train(experiment.state, experiment.step, experiment.feed, intervals={"log": every}, until=4 * every)
+    return [{name: x for name, x in tick.metrics.items() if "second" not in name} for tick in ticks]
+
+
+def test_metrics_do_not_depend_on_the_number_of_workers(fleet: Fleet) -> None:
+    """Penalties are those of when they were last due, though ticks and lazy updates never meet here."""
+    penalties = ("penalty.r1=1", "penalty.r1_every=4", "penalty.drift=1", "penalty.gp=1", "penalty.gp_every=3")
+    overrides = (*RING, *penalties, "model.packing=2", "train.batch_size=24", "train.accumulation=2", "optim.d_steps=2")
+    alone, *others = (fleet.run(logged, world_size, overrides) for world_size in (1, 3))
+    assert [sorted(name for name in row if "penalty" in name) for row in alone[0]] == [
+        ["penalty_drift", "penalty_gp", "penalty_r1"]
+    ] * 4
+    for ranks in others:
+        for metrics in ranks:
+            torch.testing.assert_close(metrics, alone[0], rtol=1e-9, atol=1e-12)
