@@ -19,6 +19,8 @@ TRAIN = (sys.executable, "-m", "ganscale.train")
 class Command:
     """A running command; leaving the `with` block kills it and what it started.
 
+    Programs beside this Python come first on its path, as in an activated environment.
+
     Args:
         command: program and arguments.
         log: file for stdout and stderr together.
@@ -34,7 +36,9 @@ class Command:
         environment: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        merged = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | dict(environment or {})
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+        own = {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        merged = os.environ | own | dict(environment or {})
         self.log = log
         self.command = [*command]
         with log.open("wb") as file:
