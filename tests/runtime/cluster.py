@@ -1,10 +1,8 @@
 """A Ray cluster of the tests' own: its own ports, its own token, ended without touching another Ray on the machine."""
 
 import json
-import os
 import secrets
 import shutil
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Sequence
@@ -30,7 +28,6 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_ADDRESS": None,
             "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `make test` activates nothing
         }
         self._nodes: list[Command] = []
         self._start(
