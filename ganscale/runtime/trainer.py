@@ -77,12 +77,12 @@ def _connect(config: Config) -> None:
         patience.start()
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except ConnectionError as error:
+        except (ConnectionError, RuntimeError) as error:  # RuntimeError: it runs another version of Ray or Python
             raise ConfigError(
-                f"no Ray cluster answers there ({error})",
+                f"the Ray cluster there does not let this process in ({' '.join(str(error).split())[:300]})",
                 key="cluster.address",
                 value=address,
-                remedy="start one with `ray start --head`, or use cluster.address=local",
+                remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token) and its versions of Ray and Python",
             ) from None
         finally:
             patience.cancel()
