@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 MAX_WORLD_SIZE = 5
-SILENCE = 30.0  # seconds after which a collective that not all ranks have joined raises
+SILENCE = 120.0
 GRACE = 3.0  # seconds that the other ranks get to end after one has failed
 
 
@@ -85,6 +85,9 @@ class Fleet:
         answers, problems = self._collect(world_size, timeout)
         store.unlink(missing_ok=True)
         if problems:
+            # torch counts process groups: after a failed one the workers' counts differ, and they would not meet again.
+            for rank in range(world_size):
+                self._replace(rank)
             raise FleetError("\n".join(f"rank {rank}: {text}" for rank, text in sorted(problems.items())))
         return [answers[rank] for rank in range(world_size)]
 
