@@ -220,12 +220,13 @@ def test_feature_matching_is_the_distance_of_mean_features() -> None:
     loss = LOSSES["hinge"]
     values = []
     for weight in (0.0, 2.0):
+        view, batch_rows = View(Draws(0, "cpu")), 3 * ROWS  # one of three micro-batches
         generator = GeneratorObjective(
-            net, loss, View(Draws(0, "cpu")), class_weight=1.0, feature_matching=weight, batch_rows=ROWS
+            net, loss, view, class_weight=1.0, feature_matching=weight, batch_rows=batch_rows
         )
         values.append(generator(batch, fakes, 1.0 / ROWS, 0.0, 0.0))
     features = [net.features(x).mean(0) for x in (batch.reals, fakes)]  # pyright: ignore[reportCallIssue]
-    expected = 2.0 * (features[0] - features[1]).square().sum()
+    expected = 2.0 * (features[0] - features[1]).square().sum() / 3
     torch.testing.assert_close(values[1] - values[0], expected)
     (ours,) = torch.autograd.grad(values[1] - values[0], fakes)
     (theirs,) = torch.autograd.grad(expected, fakes)

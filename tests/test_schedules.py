@@ -63,6 +63,8 @@ def test_the_plan_of_a_run() -> None:
     assert (later.lr_g, later.lr_d, later.noise) == pytest.approx((8e-4, 3e-4, 0.2))
     assert (start.betas_g, start.betas_d) == ((0.1, 0.8), (0.5, 0.999))
     assert plan.penalties(0) == PenaltyWeights(gp=40.0, r1=2.0, drift=1.0)
+    for images in (10, 20, 30):
+        assert plan.penalties(images).gp == 0.0, "due every fourth batch of 10"
     assert plan.penalties(10) == PenaltyWeights(gp=0.0, r1=2.0, drift=1.0)
     assert plan.penalties(40).gp == pytest.approx(24.0)
     assert plan.penalties(40).drift == 3.0
