@@ -82,7 +82,7 @@ def _connect(config: Config) -> None:
                 f"the Ray cluster there does not let this process in ({' '.join(str(error).split())[:300]})",
                 key="cluster.address",
                 value=address,
-                remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token) and its versions of Ray and Python",
+                remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python",
             ) from None
         finally:
             patience.cancel()
