@@ -126,7 +126,10 @@ class Training(Section):
         default=64, ge=1, description="Global batch: images per discriminator update over all workers."
     )
     accumulation: Count = Field(
-        default=1, ge=1, description="Micro-batches that the global batch is worked off in, to save memory."
+        default=1,
+        ge=1,
+        description="Micro-batches that the global batch is worked off in, to save memory. Batch norm, minibatch "
+        "stddev, relativistic_average and feature matching then see one micro-batch (of all workers) at a time.",
     )
     reuse_fakes: bool = Field(
         default=True,
