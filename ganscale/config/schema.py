@@ -121,7 +121,7 @@ class EMA(Section):
 class Training(Section):
     """How long, in which batches and in which arithmetic."""
 
-    images: Count = Field(default=1_024_000, ge=1, description="Length of the run in images over all workers.")
+    images: Count = Field(default=640_000, ge=1, description="Length of the run in images over all workers.")
     batch_size: Count = Field(
         default=64, ge=1, description="Global batch: images per discriminator update over all workers."
     )
