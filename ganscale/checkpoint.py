@@ -67,13 +67,17 @@ class CheckpointStore:
     Args:
         folder: where they lie; made when the first is saved.
         keep: number of newest ones to keep.
-        best_metric: metric whose lowest checkpoint is kept too; empty for none.
+        best_metric: metric whose best checkpoint is kept too; empty for none.
+        higher_is_better: which way is better.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, best_metric: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, keep: int = 3, best_metric: str = "", higher_is_better: bool = False
+    ) -> None:
         self.folder = folder
         self.keep = keep
         self.best_metric = best_metric
+        self._sign = -1.0 if higher_is_better else 1.0
 
     def save(self, state: Mapping[str, Any], *, config: Mapping[str, Any], metrics: Mapping[str, float]) -> Path:
         """Write a checkpoint so that it is either there whole or not at all, then drop the old ones.
@@ -115,6 +119,7 @@ class CheckpointStore:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         self._prune(state["images"])
+        self._mark_best()
         return final
 
     def folders(self) -> list[Path]:
@@ -135,6 +140,35 @@ class CheckpointStore:
                 warn(f"checkpoint {folder.name} is not used: {error}")
         return None
 
+    def best(self) -> Manifest | None:
+        """The readable checkpoint with the best finite `best_metric`, of equal ones the later; None if none has it."""
+        found: Manifest | None = None
+        for folder in reversed(self.folders()):
+            with suppress(CheckpointError):
+                manifest = read_manifest(folder)
+                score = self.score(manifest)
+                if score is not None and (found is None or score <= self.score(found)):  # pyright: ignore
+                    found = manifest
+        return found
+
+    def score(self, manifest: Manifest) -> float | None:
+        """The `best_metric` of a checkpoint, signed so that lower is better; None if it has none that is finite."""
+        value = manifest.metrics.get(self.best_metric) if self.best_metric else None
+        return None if value is None or not math.isfinite(value) else self._sign * value
+
+    def is_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be the best."""
+        value = metrics.get(self.best_metric, math.nan)
+        best = self.best()
+        return math.isfinite(value) and (best is None or self._sign * value <= self.score(best))  # pyright: ignore
+
+    def _mark_best(self) -> None:
+        """Tell readers which is the best: `best.json` beside the checkpoints."""
+        best = self.best()
+        if best:
+            row = {"images": best.images, "metric": self.best_metric, "value": best.metrics[self.best_metric]}
+            write_atomically(self.folder / "best.json", json.dumps(row) + "\n")
+
     def clean(self) -> None:
         """Remove what interrupted saves left behind; only the run's one writer may call it."""
         for path in self.folder.glob(f"{_ASIDE}*"):
@@ -145,9 +179,9 @@ class CheckpointStore:
         scores: dict[int, float | None] = {}
         for folder in self.folders():
             with suppress(CheckpointError):
-                metrics = read_manifest(folder).metrics
+                manifest = read_manifest(folder)
                 if int(folder.name) <= newest:
-                    scores[int(folder.name)] = metrics.get(self.best_metric) if self.best_metric else None
+                    scores[int(folder.name)] = self.score(manifest)
         for images in set(scores) - retained(scores, self.keep):
             shutil.rmtree(self.folder / f"{images:012d}", ignore_errors=True)
 

@@ -40,6 +40,13 @@ def due(intervals: Mapping[str, int], before: int, after: int, until: int) -> fr
     return frozenset(names | {"end"}) if after >= until else frozenset(names)
 
 
+def latents(stream: Stream, kind: str, size: int, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """z of rows `start` to `stop - 1` of a stream, "normal" or "uniform" on [-1, 1]: `[stop - start, size]`."""
+    if kind == "normal":
+        return stream.normal(start, stop, (size,), dtype)
+    return stream.uniform(start, stop, (size,), dtype).mul_(2.0).sub_(1.0)
+
+
 class Feed:
     """Cuts the endless stream of images and latents into this replica's batches.
 
@@ -118,9 +125,7 @@ class Feed:
 
     def latents(self, stream: Stream, start: int, stop: int) -> Tensor:
         """z of rows `start` to `stop - 1` of a stream: `[stop - start, latent_dim]`."""
-        if self.latent == "normal":
-            return stream.normal(start, stop, (self.latent_dim,), self.dtype)
-        return stream.uniform(start, stop, (self.latent_dim,), self.dtype).mul_(2.0).sub_(1.0)
+        return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
 
     def _batch(self, position: int, count: int) -> Batch:
         reals, labels = self.source.read(position, position + count)

@@ -5,6 +5,7 @@
     train.log         what was shown on the screen
     metrics.jsonl     a row of numbers per log.every images
     samples/          grids of fixed latents, <images>.png
+    evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     checkpoints/      <images>/ each
     wandb/            W&B's own files
 """
@@ -48,6 +49,11 @@ class RunFolder:
     def samples(self) -> Path:
         """Grids of fixed latents."""
         return self.path / "samples"
+
+    @property
+    def evaluations(self) -> Path:
+        """Scores of checkpoints."""
+        return self.path / "evaluations"
 
     @property
     def checkpoints(self) -> Path:

@@ -11,9 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ganscale"
 
 FLOORS = {
-    5: ("train", "tune", "sample", "evaluate", "bench", "doctor"),
+    5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
     4: ("runtime", "tracking.wandb"),
-    3: ("build", "loop", "checkpoint", "runfolder", "tracking", "health"),
+    3: ("build", "loop", "evaluation", "checkpoint", "runfolder", "tracking", "health"),
     2: ("data", "metrics", "state", "extension"),
     1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),
@@ -26,7 +26,9 @@ ARROWS = {
     "losses": {"collectives"},
     "models": {"layers"},
     "layers": {"collectives"},
+    "metrics": {"data"},
     "build": {"loop"},
+    "evaluation": {"loop", "checkpoint"},
     "tracking": {"runfolder", "checkpoint"},
     "runfolder": {"checkpoint"},
     "runtime": {"tracking.wandb"},

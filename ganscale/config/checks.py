@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ganscale.config.check_model import POINT_DATA, check_model
 from ganscale.config.errors import ConfigError
+from ganscale.config.evaluation import EVALUATED, EXTRACTORS, LEAST_SAMPLES, METRICS, gives
 from ganscale.config.registry import LOSSES
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
@@ -20,6 +21,7 @@ def check(config: Config) -> None:
     check_model(config)
     _check_objective(config)
     _check_arithmetic(config)
+    _check_evaluation(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
 
@@ -47,6 +49,45 @@ def _check_data(config: Config) -> None:
     if data.mirror and data.name not in ("cifar10", "folder"):
         raise ConfigError(
             f"data.name = {data.name} is not to be mirrored", key="data.mirror", value=True, remedy="use false"
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    settings, data = config.eval, config.data.name
+    names = settings.metrics or EVALUATED[data]
+    extractor = EXTRACTORS[data][0] if settings.extractor == "auto" else settings.extractor
+    if extractor not in EXTRACTORS[data]:
+        raise ConfigError(
+            f"does not fit data.name = {data}",
+            key="eval.extractor",
+            value=extractor,
+            remedy=f"use {' or '.join(EXTRACTORS[data])}",
+        )
+    for name in settings.metrics:
+        given = gives(data, extractor)
+        if METRICS[name].needs not in given or (name == "high_quality" and data not in POINT_DATA):
+            fitting = [n for n, facts in METRICS.items() if facts.needs in given and n != "high_quality"]
+            raise ConfigError(
+                f"data.name = {data} seen through eval.extractor = {extractor} does not give {name}",
+                key="eval.metrics",
+                value=list(settings.metrics),
+                remedy=f"use some of {', '.join(fitting)}",
+            )
+    least = LEAST_SAMPLES if {"precision", "recall", "density", "coverage"} & set(names) else 2
+    if settings.num_samples < least:
+        raise ConfigError(
+            "too few samples for precision, recall, density and coverage",
+            key="eval.num_samples",
+            value=settings.num_samples,
+            remedy=f"use at least {least}",
+        )
+    best = config.checkpoint.best_metric
+    if best and (best not in names or settings.every == 0):
+        raise ConfigError(
+            f"is not among the metrics that this run computes ({', '.join(names) if settings.every else 'none'})",
+            key="checkpoint.best_metric",
+            value=best,
+            remedy=f"add it to eval.metrics, or use {names[0]}" if settings.every else "set eval.every, or use ''",
         )
 
 

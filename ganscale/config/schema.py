@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
+from ganscale.config.evaluation import Evaluation
 from ganscale.config.objective import Augment, Images, Loss, Penalty, Rate, Share
 from ganscale.config.section import Count, Section, whole
 
@@ -168,7 +169,7 @@ class Checkpoint(Section):
     every: Count = Field(default=128_000, ge=1, description="Images between two checkpoints; the end is always saved.")
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     best_metric: str = Field(
-        default="", description="Metric whose best checkpoint is kept as well, lower is better; empty: keep none."
+        default="", description="Metric of eval.metrics whose best checkpoint is kept and marked; empty: none."
     )
 
 
@@ -218,6 +219,7 @@ class Config(Section):
     optim: Optim = Field(default=Optim(), description=Optim.__doc__)
     ema: EMA = Field(default=EMA(), description=EMA.__doc__)
     train: Training = Field(default=Training(), description=Training.__doc__)
+    eval: Evaluation = Field(default=Evaluation(), description=Evaluation.__doc__)
     log: Log = Field(default=Log(), description=Log.__doc__)
     checkpoint: Checkpoint = Field(default=Checkpoint(), description=Checkpoint.__doc__)
     wandb: Wandb = Field(default=Wandb(), description=Wandb.__doc__)
@@ -229,6 +231,7 @@ RESUMABLE_CHANGES = (
     "data.path",
     "data.num_workers",
     "train.device",
+    "eval",
     "log",
     "checkpoint",
     "wandb",

@@ -3,6 +3,7 @@
 Classes are the names of the subfolders that hold pictures, sorted; pictures at the top have class 0.
 """
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -78,6 +79,15 @@ class _Pictures(Dataset[Tensor]):
             self._archive = zipfile.ZipFile(self.path)
         return self._archive.read(name)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of names and sizes in bytes."""
+        if self.path.is_dir():
+            sizes = [(self.path / name).stat().st_size for name in self.names]
+        else:
+            with zipfile.ZipFile(self.path) as archive:
+                sizes = [archive.getinfo(name).file_size for name in self.names]
+        return hashlib.sha256(repr(list(zip(self.names, sizes, strict=True))).encode()).hexdigest()
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_archive": None}
 
@@ -111,6 +121,7 @@ class FolderSource:
         classes = {folder: index for index, folder in enumerate(sorted(set(folders)))}
         self.shape: tuple[int, ...] = (3, resolution, resolution)
         self.num_classes = len(classes)
+        self.size = len(names)
         self._labels = torch.tensor([classes[folder] for folder in folders])
         self._pictures = _Pictures(path, names, resolution)
         self._order = Order(seed, len(names))
@@ -145,6 +156,23 @@ class FolderSource:
             images = torch.stack([self._pictures[int(row)] for row in rows])
         images = normalise(images.to(self._device, non_blocking=True), self._dtype)
         return mirrored(images, self._mirror, start), self._labels[rows].to(self._device)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[n, 3, H, W]` in [-1, 1], not mirrored, and classes of rows of the sorted names.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        images = torch.stack([self._pictures[int(row)] for row in rows]).to(self._device)
+        return normalise(images, self._dtype), self.classes(rows)
+
+    def classes(self, rows: Tensor) -> Tensor:
+        """Classes of rows of the sorted names."""
+        return self._labels[rows.cpu()].to(self._device)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the pictures' names and sizes in bytes."""
+        return self._pictures.fingerprint()
 
 
 class _Requests:

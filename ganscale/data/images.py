@@ -1,5 +1,7 @@
 """Image sets that fit on the device: kept there as bytes, gathered and normalised there, no per-image Python."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,8 @@ class ImageSource:
         self.shape = tuple(images.shape[1:])
         self.num_classes = num_classes
         self.dtype = dtype
-        self.order = Order(seed, len(images), device)
+        self.size = len(images)
+        self.order = Order(seed, self.size, device)
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self.images = images.to(device)
         self.labels = labels.to(device)
@@ -46,7 +49,16 @@ class ImageSource:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images and classes of rows of the set."""
-        return normalise(self.images.index_select(0, rows), self.dtype), self.labels.index_select(0, rows)
+        rows = rows.to(self.images.device)
+        return normalise(self.images.index_select(0, rows), self.dtype), self.classes(rows)
+
+    def classes(self, rows: Tensor) -> Tensor:
+        """Classes of rows of the set."""
+        return self.labels.index_select(0, rows.to(self.labels.device))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all images."""
+        return hashlib.sha256(self.images.cpu().numpy().data).hexdigest()
 
 
 class StackedSource(ImageSource):
@@ -73,16 +85,25 @@ class StackedSource(ImageSource):
     ) -> None:
         super().__init__(images, labels, 1000, seed=seed, device=device, dtype=dtype)
         self.shape = (3, *self.shape[1:])
+        self.size = num_images
         self.order = Order(seed, num_images, device)
         self.triples = Stream(seed, "data/triples").integers(0, num_images, len(images), (3,)).to(device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples."""
-        triples = self.triples.index_select(0, rows)
-        digits = self.labels[triples]
-        classes = digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
+        triples = self.triples.index_select(0, rows.to(self.triples.device))
         images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
-        return normalise(images, self.dtype), classes
+        return normalise(images, self.dtype), self.classes(rows)
+
+    def classes(self, rows: Tensor) -> Tensor:
+        """Classes 100 a + 10 b + c of rows of triples."""
+        digits = self.labels[self.triples.index_select(0, rows.to(self.triples.device))]
+        return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all digits and triples."""
+        triples = hashlib.sha256(self.triples.cpu().numpy().data).hexdigest()
+        return f"{super().fingerprint()}/{triples}"
 
 
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:

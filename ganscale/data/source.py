@@ -28,6 +28,29 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Finite(Protocol):
+    """A source that shows the same examples again and again.
+
+    Attributes:
+        size: number of its examples.
+    """
+
+    size: int
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Examples and classes of rows of the set, never mirrored."""
+        ...
+
+    def classes(self, rows: Tensor) -> Tensor:
+        """Classes of rows of the set, without reading the examples."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes when the examples change."""
+        ...
+
+
+@runtime_checkable
 class Prefetching(Protocol):
     """A source that works ahead when it knows what will be read."""
 

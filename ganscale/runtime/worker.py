@@ -16,9 +16,13 @@ from ganscale.build import Experiment, build
 from ganscale.checkpoint import CheckpointStore
 from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
+from ganscale.config.evaluation import METRICS
+from ganscale.evaluation import Evaluator, missing_extractor, store_evaluation
 from ganscale.loop import Tick, train
+from ganscale.metrics.result import Evaluation
 from ganscale.random import Stream
 from ganscale.runfolder import RunFolder, WriterLock, inspect, prepare
+from ganscale.runtime.judge import make_evaluator
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker
@@ -76,11 +80,12 @@ def _run(config: Config, folder: RunFolder, replica: Replica, device: torch.devi
     experiment = build(config, device=device, replica=replica)
     _resume(experiment, folder, replica, console)
     start = experiment.state.images
+    judge = Judge(experiment, console)
     if console:
-        _train_and_save(experiment, folder, console)
+        _train_and_save(experiment, folder, judge, console)
     else:
-        for _ in _ticks(experiment):
-            pass
+        for tick in _ticks(experiment):
+            judge(tick)
     return Outcome(experiment.state.images, start)
 
 
@@ -119,14 +124,16 @@ def _ticks(experiment: Experiment) -> Iterator[Tick]:
         "samples": config.log.samples_every,
         "checkpoint": config.checkpoint.every,
     }
+    if config.eval.every:
+        intervals["eval"] = config.eval.every
     until = config.train.images
     return train(experiment.state, experiment.step, experiment.feed, intervals=intervals, until=until)
 
 
-def _train_and_save(experiment: Experiment, folder: RunFolder, console: Console) -> None:
+def _train_and_save(experiment: Experiment, folder: RunFolder, judge: "Judge", console: Console) -> None:
     """Rank 0: train, and write what is due at each tick."""
     config, state = experiment.config, experiment.state
-    store = CheckpointStore(folder.checkpoints, keep=config.checkpoint.keep, best_metric=config.checkpoint.best_metric)
+    store = checkpoint_store(config, folder)
     local = LocalTracker(folder, images=state.images)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console]
     painter = Painter(experiment)
@@ -137,14 +144,27 @@ def _train_and_save(experiment: Experiment, folder: RunFolder, console: Console)
         console.starts(state.images, config.train.images)
         for tick in _ticks(experiment):
             metrics = tick.metrics | _facts(experiment)
+            evaluation = judge(tick)
+            if evaluation:
+                metrics |= evaluation.numbers()
+                _keep(evaluation, folder, console)
             _each(trackers, console, lambda tracker, at=tick.images, row=metrics: tracker.log(at, row))
             if tick.due & {"samples", "end"}:
                 _show(trackers, tick.images, painter, console)
-            if tick.due & {"checkpoint", "end"}:
+            if tick.due & {"checkpoint", "end"} or (evaluation and store.is_best(metrics)):
                 _save(store, experiment, metrics, console, last="end" in tick.due)
         completed = True
     finally:
         _each(trackers, console, lambda tracker: tracker.close(completed=completed))
+
+
+def checkpoint_store(config: Config, folder: RunFolder) -> CheckpointStore:
+    """The run's checkpoints, kept as the config says."""
+    best = config.checkpoint.best_metric
+    higher = METRICS[best].higher_is_better if best else False
+    return CheckpointStore(
+        folder.checkpoints, keep=config.checkpoint.keep, best_metric=best, higher_is_better=higher
+    )
 
 
 def _each(trackers: Sequence[Tracker], console: Console, action: Callable[[Tracker], None]) -> None:
@@ -154,6 +174,14 @@ def _each(trackers: Sequence[Tracker], console: Console, action: Callable[[Track
             action(tracker)
         except OSError as error:
             console.say(f"{type(tracker).__name__} could not write ({error}); training goes on")
+
+
+def _keep(evaluation: Evaluation, folder: RunFolder, console: Console) -> None:
+    console.say(f"evaluation at {evaluation.images:,} images, {evaluation.line()}")
+    try:
+        store_evaluation(evaluation, folder.evaluations)
+    except OSError as error:
+        console.say(f"the evaluation could not be stored ({error}); training goes on")
 
 
 def _show(trackers: Sequence[Tracker], images: int, painter: "Painter", console: Console) -> None:
@@ -216,6 +244,33 @@ def _facts(experiment: Experiment) -> dict[str, float]:
     if experiment.device.type == "cuda":
         facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(experiment.device) / 2**20
     return facts
+
+
+class Judge:
+    """Evaluates the generator's moving average when it is due, on all replicas together.
+
+    Due are the ends of the interval `eval.every`, and the end of a run that is at least so long.
+    """
+
+    def __init__(self, experiment: Experiment, console: Console | None) -> None:
+        self._experiment = experiment
+        self._evaluator: Evaluator | None = None
+        config = experiment.config
+        self._on = 0 < config.eval.every <= config.train.images
+        missing = missing_extractor(config) if self._on and config.eval.extractor == "auto" else None
+        if missing:
+            self._on = False
+            if console:
+                console.say(f"samples are not evaluated: {missing}")
+
+    def __call__(self, tick: Tick) -> Evaluation | None:
+        """The scores if they are due."""
+        if not self._on or not tick.due & {"eval", "end"}:
+            return None
+        experiment = self._experiment
+        if self._evaluator is None:
+            self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=experiment.device)
+        return self._evaluator.evaluate(experiment.state.ema.module, tick.images)
 
 
 class Painter:

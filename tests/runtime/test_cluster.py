@@ -20,20 +20,20 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Addresses that Ray was asked to join, which it does not really do."""
-    from ganscale.runtime import trainer
+    from ganscale.runtime import cluster
 
     addresses: list[str] = []
-    monkeypatch.setattr(trainer.ray, "init", lambda address, **_: addresses.append(address))
-    monkeypatch.setattr(trainer, "_running_cluster", lambda: None)
+    monkeypatch.setattr(cluster.ray, "init", lambda address, **_: addresses.append(address))
+    monkeypatch.setattr(cluster, "_running_cluster", lambda: None)
     return addresses
 
 
 @pytest.fixture
 def connect(joined: list[str]) -> Callable[[Config], None]:
-    from ganscale.runtime import trainer
+    from ganscale.runtime import cluster
 
     assert joined == []
-    return trainer._connect
+    return cluster._connect
 
 
 @pytest.mark.parametrize("variable", [None, "", "auto", "local"])
@@ -51,7 +51,7 @@ def test_without_a_cluster_one_is_started_here(
 def test_auto_joins_the_cluster_of_this_machine(
     connect: Any, joined: list[str], monkeypatch: pytest.MonkeyPatch, address: str, variable: str | None
 ) -> None:
-    monkeypatch.setattr("ganscale.runtime.trainer._running_cluster", lambda: address)
+    monkeypatch.setattr("ganscale.runtime.cluster._running_cluster", lambda: address)
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     connect(load())
@@ -63,7 +63,7 @@ def test_the_setting_goes_before_the_environment_and_that_before_this_machine(
     connect: Any, joined: list[str], monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     host, port = address.split(":")
-    monkeypatch.setattr("ganscale.runtime.trainer._running_cluster", lambda: "nowhere:1")
+    monkeypatch.setattr("ganscale.runtime.cluster._running_cluster", lambda: "nowhere:1")
     monkeypatch.setenv("RAY_ADDRESS", address)
     connect(load())
     monkeypatch.setenv("RAY_ADDRESS", "nowhere:2")
@@ -84,7 +84,7 @@ def test_a_cluster_that_does_not_let_us_in_is_an_error_with_a_remedy(
     def refuse(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("ganscale.runtime.trainer.ray.init", refuse)
+    monkeypatch.setattr("ganscale.runtime.cluster.ray.init", refuse)
     with pytest.raises(ConfigError) as caught:
         connect(load(overrides=[f"cluster.address={address}"]))
     assert words in str(caught.value)

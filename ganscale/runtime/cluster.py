@@ -1,0 +1,96 @@
+"""To a Ray cluster: join the one that runs, or start one on this machine."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from ganscale.config import Config, ConfigError
+from ganscale.runtime.address import reach
+from ganscale.runtime.resources import Node
+
+_SLOW = (
+    "the Ray cluster at {address} does not answer yet; if it is no longer there, stop this (Ctrl-C), then run "
+    "`ray stop`, or train on this machine alone with cluster.address=local"
+)
+
+
+@contextmanager
+def connected(config: Config) -> Iterator[None]:
+    """Be connected while the block runs; a cluster that was started for it ends with it.
+
+    Raises:
+        ConfigError: the cluster cannot be reached, or this machine is too small.
+    """
+    _connect(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: Config) -> None:
+    """Join the cluster of `cluster.address`, or start one on this machine."""
+    address = config.cluster.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    if address == "auto":
+        address = _running_cluster() or "local"
+    if address != "local":
+        print(f"joining the Ray cluster at {address}", flush=True)
+        reach(address)
+        patience = threading.Timer(20.0, print, [_SLOW.format(address=address)], {"flush": True})
+        patience.daemon = True
+        patience.start()
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError) as error:  # RuntimeError: it runs another version of Ray or Python
+            raise ConfigError(
+                f"the Ray cluster there does not let this process in ({' '.join(str(error).split())[:300]})",
+                key="cluster.address",
+                value=address,
+                remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python",
+            ) from None
+        finally:
+            patience.cancel()
+        return
+    print("starting Ray on this machine", flush=True)
+    workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
+    wanted = (2 if workers == "auto" else workers) * each
+    cpus = os.cpu_count() or 1
+    most = max(8, 4 * cpus) // each
+    if wanted > max(8, 4 * cpus):
+        raise ConfigError(
+            f"{wanted} CPUs are asked for, this machine has {cpus}",
+            key="cluster.num_workers" if most else "cluster.cpus_per_worker",
+            value=workers if most else each,
+            remedy=f"use at most {most or cpus} {'workers' if most else 'CPUs per worker'}, or join a cluster",
+        )
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains a cluster of our own
+    ray.init(
+        address="local",
+        num_cpus=max(cpus, wanted),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _running_cluster() -> str | None:
+    """Address of a cluster that `ray start` left on this machine, if it is alive."""
+    from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
+
+    address = find_bootstrap_address(None)
+    return canonicalize_bootstrap_address(address) if address else None
+
+
+def nodes() -> list[Node]:
+    """What each living machine of the cluster offers."""
+    return [
+        Node(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -1,0 +1,61 @@
+"""Evaluation of a checkpoint on any number of replicas. Knows nothing of Ray."""
+
+from pathlib import Path
+
+import torch
+
+from ganscale import checkpoint
+from ganscale.build import build_networks, build_source
+from ganscale.checkpoint import CheckpointError
+from ganscale.collectives import Replica
+from ganscale.config import Config, ConfigError
+from ganscale.data import Source
+from ganscale.ema import MovingAverage
+from ganscale.evaluation import Evaluator, extractor_name, missing_extractor
+from ganscale.metrics.cache import cache_folder
+from ganscale.metrics.result import Evaluation
+
+
+def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.device) -> list[Evaluation]:
+    """Judge the generator's moving average of some checkpoints of one run; all replicas call together.
+
+    Args:
+        config: the run's, with the protocol in its section `eval`.
+        folders: of the checkpoints.
+        device: where this replica computes.
+
+    Raises:
+        ConfigError: data, extractor or a checkpoint are not there, or damaged.
+    """
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    source = build_source(config, device)
+    generator, _ = build_networks(config, source.shape, device, num_classes=source.num_classes)
+    ema = MovingAverage(generator, 0.0)
+    evaluator = make_evaluator(config, source, device=device)
+    found = []
+    for folder in folders:
+        try:
+            manifest, state = checkpoint.load(folder)
+            ema.module.load_state_dict(state["ema"])
+        except (CheckpointError, KeyError, RuntimeError) as error:
+            remedy = "name another with --checkpoint"
+            raise ConfigError(str(error), key="checkpoint", value=str(folder), remedy=remedy) from None
+        found.append(evaluator.evaluate(ema.module, manifest.images))
+    return found
+
+
+def make_evaluator(config: Config, source: Source, *, device: torch.device) -> Evaluator:
+    """The evaluator of the config's protocol, among torch.distributed's replicas.
+
+    Raises:
+        ConfigError: the extractor or the test set is not there, or damaged.
+    """
+    problem = missing_extractor(config)
+    if problem:
+        reason, _, remedy = problem.partition("; ")
+        raise ConfigError(reason, key="eval.extractor", value=extractor_name(config), remedy=remedy)
+    try:
+        return Evaluator(config, source, device=device, replica=Replica.current(), cache=cache_folder())
+    except (ImportError, FileNotFoundError, ValueError) as error:
+        remedy = "mend or replace the file"
+        raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
