@@ -158,7 +158,7 @@ class Evaluator:
         if not is_conditional(self.config.model.generator):
             return None
         if isinstance(source, Finite):
-            rows = draw(source.size, self.num_samples, seed=self.seed, stream="evaluation/labels")
+            rows = draw(source.num_images, self.num_samples, seed=self.seed, stream="evaluation/labels")
             return source.classes(rows).to(self.device)
         stream = Stream(self.seed, "evaluation/labels", self.device)
         return stream.integers(0, self.num_samples, source.num_classes, (1,)).squeeze(1)

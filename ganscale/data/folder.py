@@ -93,7 +93,7 @@ class _Pictures(Dataset[Tensor]):
 
 
 class FolderSource:
-    """Pictures from disk in an order that is a function of (seed, epoch).
+    """The `num_images` pictures of a folder or zip in an order that is a function of (seed, epoch).
 
     Args:
         path: the folder or zip.
@@ -121,7 +121,7 @@ class FolderSource:
         classes = {folder: index for index, folder in enumerate(sorted(set(folders)))}
         self.shape: tuple[int, ...] = (3, resolution, resolution)
         self.num_classes = len(classes)
-        self.size = len(names)
+        self.num_images = len(names)
         self._labels = torch.tensor([classes[folder] for folder in folders])
         self._pictures = _Pictures(path, names, resolution)
         self._order = Order(seed, len(names))

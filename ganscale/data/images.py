@@ -10,7 +10,7 @@ from ganscale.random import Stream
 
 
 class ImageSource:
-    """A finite set of images in an order that is a function of (seed, epoch).
+    """A finite set of `num_images` images in an order that is a function of (seed, epoch).
 
     Args:
         images: uint8 `[N, C, H, W]`.
@@ -35,9 +35,9 @@ class ImageSource:
     ) -> None:
         self.shape = tuple(images.shape[1:])
         self.num_classes = num_classes
+        self.num_images = len(images)
         self.dtype = dtype
-        self.size = len(images)
-        self.order = Order(seed, self.size, device)
+        self.order = Order(seed, self.num_images, device)
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self.images = images.to(device)
         self.labels = labels.to(device)
@@ -85,7 +85,7 @@ class StackedSource(ImageSource):
     ) -> None:
         super().__init__(images, labels, 1000, seed=seed, device=device, dtype=dtype)
         self.shape = (3, *self.shape[1:])
-        self.size = num_images
+        self.num_images = num_images
         self.order = Order(seed, num_images, device)
         self.triples = Stream(seed, "data/triples").integers(0, num_images, len(images), (3,)).to(device)
 

@@ -32,10 +32,10 @@ class Finite(Protocol):
     """A source that shows the same examples again and again.
 
     Attributes:
-        size: number of its examples.
+        num_images: number of its examples.
     """
 
-    size: int
+    num_images: int
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Examples and classes of rows of the set, never mirrored."""

@@ -64,7 +64,7 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
         return _points(config.data.name, num_samples, seed)
     assert isinstance(source, Finite), "all sets of images are finite"
     stacked = config.data.name == "stacked_mnist"
-    count = min(source.size, max(STACKED_REFERENCE, num_samples)) if stacked else source.size
+    count = min(source.num_images, max(STACKED_REFERENCE, num_samples)) if stacked else source.num_images
 
     def reference(start: int, stop: int) -> Tensor:
         return source.gather(torch.arange(start, stop))[0]

@@ -1,10 +1,12 @@
 """Samples as pictures: grids of images, scatter plots of points. Arrays uint8 `[H, W, 3]`."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2, minimum: int = 56) -> np.ndarray:
@@ -56,9 +58,12 @@ def scatter(points: np.ndarray, reference: np.ndarray, *, size: int = 512, margi
     return canvas
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Save a picture; the file appears whole."""
+def write_png(path: Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+    """Save a picture uint8 `[H, W, 3]` or `[H, W]`, with `text` as metadata of the PNG; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
-    Image.fromarray(picture).save(aside, format="PNG")
+    information = PngInfo()
+    for key, value in (text or {}).items():
+        information.add_text(key, value)
+    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information)
     aside.replace(path)

@@ -1,0 +1,199 @@
+"""Make images with a trained generator: `python -m ganscale.sample RUN [options]`.
+
+RUN is a run's folder, one of its checkpoints, or an export. Exit codes: 0 done, 1 it failed, 2 a request cannot work.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ganscale.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ganscale.loaded import LoadedGenerator
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parse(arguments)
+    try:
+        _check(options)
+        return _run(options)
+    except ConfigError as error:
+        print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        print(f"ganscale: sampling failed: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("ganscale: interrupted; the same command makes what is missing", file=sys.stderr, flush=True)
+        return 130
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ganscale.sample",
+        description="Make images with a trained generator's moving average. The image of a seed depends on the seed, "
+        "its label and the truncation alone. Without one of the modes below: a grid (of 2-D data a scatter plot).",
+    )
+    add = parser.add_argument
+    add("path", metavar="RUN", type=Path, help="a run's folder, one of its checkpoints, or an export")
+    add("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest (default), best, or number of images")
+    add("--seeds", metavar="0-63,100", help="which images (grid, --images: 0-63; --interpolate: 0-7; --nearest: 0-9)")
+    add("--labels", metavar="3,4 | all", help="classes; a grid gets one row per class (default: seed mod classes)")
+    add("--truncation", type=float, default=1.0, metavar="PSI", help="0 to 1: z times PSI (default: 1, as in training)")
+    add("--out", type=Path, metavar="FOLDER", help="where grid, interpolation and so on go (default: RUN/generated)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: a GPU if any)")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
+    modes.add_argument("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
+    modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
+    add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
+    return parser.parse_args(arguments)
+
+
+BELONGS = {"steps": "interpolate"}
+"""Option to the mode that it is for."""
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what needs no generator to be refused."""
+    if not 0.0 <= options.truncation <= 1.0:
+        remedy = "use a number from 0 (the mean of z) to 1 (z as in training)"
+        raise ConfigError("out of range", key="--truncation", value=options.truncation, remedy=remedy)
+    for name, mode in BELONGS.items():
+        value = getattr(options, name)
+        if value is not None and getattr(options, mode) in (None, False):
+            key, remedy = f"--{name.replace('_', '-')}", f"add --{mode.replace('_', '-')}, or leave it out"
+            raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
+    for name, least in (("nearest", 1), ("steps", 2)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(
+                "too small", key=f"--{name.replace('_', '-')}", value=value, remedy=f"use {least} or more"
+            )
+
+
+class _Request(NamedTuple):
+    """What the modes work on."""
+
+    options: argparse.Namespace
+    generator: "LoadedGenerator"
+    folder: Path
+    seeds: list[int] | None
+    labels: list[int] | None
+
+    def seeds_or(self, count: int) -> tuple[list[int], str]:
+        """The seeds asked for, or the first `count`, and how they are written."""
+        return (self.seeds, self.options.seeds) if self.seeds else (list(range(count)), f"0-{count - 1}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ganscale.generator import load_generator
+    from ganscale.sampling import parse_labels, parse_seeds
+
+    seeds = parse_seeds(options.seeds) if options.seeds is not None else None
+    generator = load_generator(options.path, device=_device(options.device), checkpoint=options.checkpoint)
+    labels = parse_labels(options.labels, generator.num_classes) if options.labels is not None else None
+    about = generator.description
+    classes = f", {about.num_classes} classes" if about.num_classes else ""
+    size = "x".join(map(str, about.shape))
+    print(f"run {about.run} at {about.images:,} images: {about.generator['name']}, {size}{classes}", flush=True)
+    request = _Request(options, generator, options.out or _home(options.path) / "generated", seeds, labels)
+    mode = next((do for name, do in MODES.items() if getattr(options, name) not in (None, False)), _grid)
+    for line in mode(request):
+        print(f"  {line}", flush=True)
+    return 0
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("this machine has no GPU", key="--device", value=name, remedy="use auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _home(path: Path) -> Path:
+    """The folder of the run or of the export that a path belongs to."""
+    path = path.expanduser().absolute()
+    if path.is_file() or (path / "manifest.json").exists():
+        path = path.parent
+    return path.parent if path.name == "checkpoints" else path
+
+
+def _grid(request: _Request) -> Iterator[str]:
+    from ganscale.sampling import NUM_POINTS, save_grid
+
+    few = 10 if request.labels else 64 if request.generator.description.is_image else NUM_POINTS
+    seeds, text = request.seeds_or(few)
+    path, options = request.folder / "grid.png", request.options
+    settings = {"seeds": text, "labels": options.labels}
+    save_grid(request.generator, path, seeds, request.labels, options.truncation, settings)
+    yield f"grid  {path}"
+
+
+def _images(request: _Request) -> Iterator[str]:
+    from ganscale.sampling import save_images
+
+    options, (seeds, _) = request.options, request.seeds_or(64)
+    count = save_images(request.generator, options.images, seeds, request.labels, options.truncation)
+    yield f"{count:,} images  {options.images}"
+
+
+def _interpolate(request: _Request) -> Iterator[str]:
+    from ganscale.interpolation import save_interpolation
+
+    options, (seeds, text) = request.options, request.seeds_or(8)
+    files = save_interpolation(
+        request.generator,
+        request.folder,
+        seeds,
+        steps=options.steps or 10,
+        label=_one_label(request),
+        truncation=options.truncation,
+        settings={"seeds": text},
+    )
+    yield from (f"{path.suffix[1:].upper()}  {path}" for path in files)
+    if len(files) < 3:
+        yield "no MP4: it needs the package imageio-ffmpeg (pip install imageio-ffmpeg)"
+
+
+def _nearest(request: _Request) -> Iterator[str]:
+    from ganscale.neighbours import save_neighbours
+
+    options, (seeds, text) = request.options, request.seeds_or(10)
+    label = _one_label(request)
+    report = save_neighbours(
+        request.generator,
+        request.folder,
+        seeds,
+        options.nearest,
+        labels=None if label is None else [label] * len(seeds),
+        truncation=options.truncation,
+        settings={"seeds": text},
+    )
+    yield f"compared with {report.num_images:,} training images; median distance to the nearest (pixel RMS, -1 to 1):"
+    yield f"  samples {report.samples:.4f}, training images among each other {report.reals:.4f}"
+    yield from (f"{path.stem}  {path}" for path in report.files)
+
+
+def _one_label(request: _Request) -> int | None:
+    if request.labels and len(request.labels) > 1:
+        remedy = "name one class"
+        raise ConfigError("this mode takes one class", key="--labels", value=request.options.labels, remedy=remedy)
+    return request.labels[0] if request.labels else None
+
+
+MODES: dict[str, Callable[[_Request], Iterator[str]]] = {
+    "images": _images,
+    "interpolate": _interpolate,
+    "nearest": _nearest,
+}
+"""Option to what it does; without any, `_grid`. Each yields lines for the user."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
