@@ -18,8 +18,8 @@ class KernelDistance:
 
     Attributes:
         value: an unbiased estimate of the squared MMD: 0 on average for equal distributions, so it may be negative.
-        standard_error: of `value` as an estimate for the two distributions: it covers the samples' own randomness and
-            the drawing of subsets. Too large rather than too small where the distributions are equal.
+        standard_error: of `value` as an estimate for the two distributions. It covers the randomness of the samples as
+            well as that of the subsets, which alone (the spread over subsets / sqrt(subsets)) says far too little.
     """
 
     value: float
@@ -48,35 +48,50 @@ def kernel_distance(
     if subsets < 2 or subset_size < 2:
         raise ValueError(f"subsets and subset_size must be at least 2, not {subsets} and {subset_size}")
     check_pair(real, fake, at_least=subset_size, reason=f"a subset of {subset_size}")
-    found = torch.zeros(subsets, 3, dtype=torch.float64, device=real.device)
+    sides = ((real, "real"), (fake, "fake"))
+    found = torch.zeros(subsets, 2, 3, dtype=torch.float64, device=real.device)
     for subset in range(replica.rank, subsets, replica.world_size):
-        real_rows = permutation(seed, f"kernel_distance/real/{subset}", len(real))[:subset_size]
-        fake_rows = permutation(seed, f"kernel_distance/fake/{subset}", len(fake))[:subset_size]
-        x, y = real[real_rows.to(real.device)].double(), fake[fake_rows.to(fake.device)].double()
-        real_witness, fake_witness = _witness(x, y)
-        found[subset, 0] = real_witness.mean() + fake_witness.mean()
-        found[subset, 1] = real_witness.var()
-        found[subset, 2] = fake_witness.var()
+        x, y = (_subset(side, subset_size, seed, f"kernel_distance/{name}/{subset}") for side, name in sides)
+        within_x, within_y, across = _kernel(x, x), _kernel(y, y), _kernel(x, y)
+        found[subset, 0] = _witness(within_x, across)
+        found[subset, 1] = _witness(within_y, across.T)
     if replica.world_size > 1:
         found = all_reduce_sum(found)
-    values, real_variance, fake_variance = found.unbind(1)
-    sampling = 4.0 * (real_variance.mean() / len(real) + fake_variance.mean() / len(fake))
-    error = (values.var() / subsets + sampling).sqrt()
-    return KernelDistance(float(values.mean()), float(error))
+    values = found[:, :, 0].sum(1)
+    counts = torch.tensor([len(real), len(fake)], dtype=torch.float64, device=real.device)
+    first, second = found[:, :, 1].mean(0).clamp_min(0.0), found[:, :, 2].mean(0)
+    sampling = 4.0 * first / counts + 2.0 * second / counts.square()
+    return KernelDistance(float(values.mean()), float((values.var() / subsets + sampling.sum()).sqrt()))
 
 
-def _witness(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How much nearer each sample is to its own side than to the other: `[m]` for x and for y.
-
-    Their means add up to the unbiased squared MMD (Gretton et al. 2012, Eq. 3). Twice a sample's value is its
-    first-order share in that, so that 4 Var / N is the variance that N samples of its side bring (Hoeffding 1948).
-    """
-    size = len(x)
-    within_x, within_y, across = _kernel(x, x), _kernel(y, y), _kernel(x, y)
-    x_own = (within_x.sum(1) - within_x.diagonal()) / (size - 1)
-    y_own = (within_y.sum(1) - within_y.diagonal()) / (size - 1)
-    return x_own - across.mean(1), y_own - across.mean(0)
+def _subset(features: Tensor, size: int, seed: int, stream: str) -> Tensor:
+    rows = permutation(seed, stream, len(features))[:size]
+    return features[rows.to(features.device)].double()
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T).div_(x.shape[1]).add_(1.0).pow_(3)
+
+
+def _witness(within: Tensor, across: Tensor) -> Tensor:
+    """What one side brings to the unbiased squared MMD and to its variance: `[3]`.
+
+    A sample's witness is how much nearer it is to the others of its own side than to the other side. The witnesses'
+    means over the two sides add up to the squared MMD (Gretton et al. 2012, Eq. 3).
+
+    Args:
+        within: kernel between the side's samples, `[m, m]`.
+        across: kernel between the side's samples and the other side's, `[m, m]`.
+
+    Returns:
+        The witnesses' mean; their variance, less the share of it that comes from each being a mean over m others; and
+        that share times m. With N samples, 4 second / N + 2 third / N^2 is the side's part of the variance of the
+        squared MMD (Hoeffding 1948, first and second order).
+    """
+    size = len(within)
+    within = within.clone().fill_diagonal_(0.0)
+    own, other = within.sum(1) / (size - 1), across.mean(1)
+    own_spread = (within.square().sum(1) / (size - 1) - own.square()) / (size - 1)
+    other_spread = (across.square().mean(1) - other.square()) / size
+    witness, spread = own - other, (own_spread + other_spread).mean()
+    return torch.stack((witness.mean(), witness.var() - spread, spread * size))

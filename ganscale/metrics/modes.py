@@ -59,7 +59,7 @@ def kl_of_perfect_generators(
     probabilities: Tensor | None = None,
     reference: Tensor | None = None,
     seed: int = 0,
-    draws: int = 64,
+    draws: int = 256,
 ) -> Tensor:
     """Reverse KL of `draws` sets of samples, each drawn from the right distribution: float64 `[draws]`.
 
@@ -94,7 +94,7 @@ def expected_kl_floor(
     probabilities: Tensor | None = None,
     reference: Tensor | None = None,
     seed: int = 0,
-    draws: int = 64,
+    draws: int = 256,
 ) -> float:
     """Reverse KL that a perfect generator has on average at this number of samples: about (num_modes - 1) / 2N.
 
