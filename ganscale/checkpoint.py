@@ -71,9 +71,7 @@ class CheckpointStore:
         higher_is_better: which way is better.
     """
 
-    def __init__(
-        self, folder: Path, *, keep: int = 3, best_metric: str = "", higher_is_better: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, *, keep: int = 3, best_metric: str = "", higher_is_better: bool = False) -> None:
         self.folder = folder
         self.keep = keep
         self.best_metric = best_metric

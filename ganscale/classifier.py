@@ -1,6 +1,6 @@
 """Train the MNIST classifier that the metrics look through: `python -m ganscale.classifier OUT.safetensors`.
 
-The package has the weights already; this is how they were made, and how to make others (the metrics' settings take a path).
+The package has the weights already; this is how they were made, and how to make others (eval.weights takes a file).
 """
 
 import argparse
@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m ganscale.classifier", description="Train the MNIST classifier of the metrics on the bundled digits."
+        prog="python -m ganscale.classifier",
+        description="Train the MNIST classifier of the metrics on the bundled digits.",
     )
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file for the weights")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the 60,000 training digits (default 12)")

@@ -106,6 +106,7 @@ class Evaluator:
         self._cache = cache
         self._seen: tuple[Observed, Values] | None = None
 
+    @torch.no_grad()
     def evaluate(self, generator: nn.Module, images: int) -> Evaluation:
         """Judge a generator in evaluation mode, as it is after `images` images. All replicas call together."""
         started = time.perf_counter()
@@ -114,7 +115,9 @@ class Evaluator:
         judged = self._observe(lambda start, stop: self._sample(generator, stream, start, stop), self.num_samples)
         values = compute(self.names, reference, judged, self._setting)
         if "excess_kl" in values:
-            values["excess_kl"] = values["excess_kl"]._replace(value=values["excess_kl"].value - floors["excess_kl"].value)
+            values["excess_kl"] = values["excess_kl"]._replace(
+                value=values["excess_kl"].value - floors["excess_kl"].value
+            )
         data = self.config.data
         return Evaluation(
             images=images,
@@ -134,9 +137,12 @@ class Evaluator:
         """What is seen in the reference, and the metrics of held-out examples."""
         if self._seen is None:
             reals = self._reals
-            reference = self._kept("reference", reals.reference, reals.num_reference)
+            reference = self._kept(f"reference/{reals.identity}", reals.reference, reals.num_reference)
             if reals.held_out is not None:
-                judge, judged = reference, self._kept("held_out", reals.held_out, self.num_samples)
+                judge, judged = (
+                    reference,
+                    self._kept(f"held_out/{reals.held_out_identity}", reals.held_out, self.num_samples),
+                )
             else:
                 order = permutation(self.seed, "evaluation/halves", reals.num_reference)
                 half = reals.num_reference // 2
@@ -149,8 +155,7 @@ class Evaluator:
         """Samples as they would be stored: images rounded to bytes."""
         z = latents(stream, self.config.model.latent, self.config.model.latent_dim, start, stop, _dtype(generator))
         labels = None if self._labels is None else self._labels[start:stop]
-        with torch.no_grad():
-            made = generator(z, labels)
+        made = generator(z, labels)
         return ((made.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 - 1.0 if self._is_image else made
 
     def _draw_labels(self, source: Source) -> Tensor | None:
@@ -207,14 +212,16 @@ class Evaluator:
     def _cache_path(self, name: str) -> Path:
         assert self._cache is not None, "asked for with a cache only"
         needs = sorted({METRICS[metric].needs for metric in self.names})
-        key = f"{name}/{self._reals.identity}/{self.extractor.name}/{self.extractor.sha256}/{needs}/{CHUNK}"
+        key = f"{name}/{self.extractor.name}/{self.extractor.sha256}/{needs}/{CHUNK}"
         return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _from_first(self, found: Observed | None) -> Observed | None:
         """What rank 0 has, on all replicas."""
         parts = None if found is None else [None if part is None else part.to(self.device) for part in found]
         if self.replica.world_size > 1:
-            shapes: list[Any] = [None if parts is None else [part if part is None else (part.shape, part.dtype) for part in parts]]
+            shapes: list[Any] = [
+                None if parts is None else [part if part is None else (part.shape, part.dtype) for part in parts]
+            ]
             dist.broadcast_object_list(shapes, 0, device=self.device)
             if shapes[0] is not None:
                 if parts is None:

@@ -8,7 +8,6 @@ An export is a folder with `config.json` (`Description`, and the checksum of the
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from ganscale import checkpoint as checkpoints
 from ganscale.build import DTYPES
-from ganscale.checkpoint import CheckpointError, CheckpointStore, Manifest, read_manifest
+from ganscale.checkpoint import CheckpointError, CheckpointStore, Manifest
 from ganscale.config import Config, ConfigError, parse
+from ganscale.config.evaluation import METRICS
 from ganscale.config.section import is_conditional
 from ganscale.data.gaussians import MIXTURES
 from ganscale.loaded import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
@@ -98,23 +98,16 @@ def _numbered(store: CheckpointStore, choice: str | int) -> Path:
 
 
 def _best(store: CheckpointStore) -> Path:
-    """The checkpoint with the lowest finite `checkpoint.best_metric`, the later one of equal ones."""
-    scores: dict[int, tuple[float, Path]] = {}
-    metric = ""
-    for folder in store.folders():
-        try:
-            manifest = read_manifest(folder)
-        except CheckpointError:
-            continue
-        metric = metric or manifest.config.get("checkpoint", {}).get("best_metric", "")
-        score = manifest.metrics.get(metric)
-        if score is not None and math.isfinite(score):
-            scores[manifest.images] = (score, folder)
-    if not scores:
+    """The checkpoint with the best finite `checkpoint.best_metric`, the later one of equal ones."""
+    newest = store.newest(lambda _: None)
+    metric = parse(newest.config).checkpoint.best_metric if newest else ""
+    higher = metric in METRICS and METRICS[metric].higher_is_better
+    found = CheckpointStore(store.folder, best_metric=metric, higher_is_better=higher).best()
+    if found is None:
         problem = f"no checkpoint has the metric {metric}" if metric else "this run marked none"
         remedy = "use newest or a number of images; runs with checkpoint.best_metric=NAME keep their best"
         raise ConfigError(problem, key="--checkpoint", value="best", remedy=remedy)
-    return scores[min(scores, key=lambda images: (scores[images][0], -images))][1]
+    return found.path
 
 
 def _load_checkpoint(folder: Path, device: torch.device | str) -> LoadedGenerator:

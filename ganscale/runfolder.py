@@ -22,6 +22,7 @@ from typing import TextIO
 from ganscale.checkpoint import CheckpointStore, Manifest, write_atomically
 from ganscale.config import Config, ConfigError, differences, dump, load, parse
 from ganscale.config.errors import shown
+from ganscale.config.evaluation import METRICS
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ def locate(config: Config) -> RunFolder:
         reason = f"its place cannot be found ({str(error).rstrip('.')})"
         raise ConfigError(reason, key="run.dir", value=config.run.dir, remedy="name an absolute folder") from None
     return RunFolder(base / config.run.name)
+
+
+def checkpoint_store(config: Config, folder: RunFolder) -> CheckpointStore:
+    """The run's checkpoints, kept as the config says."""
+    best = config.checkpoint.best_metric
+    higher = METRICS[best].higher_is_better if best else False
+    keep = config.checkpoint.keep
+    return CheckpointStore(folder.checkpoints, keep=keep, best_metric=best, higher_is_better=higher)
 
 
 def inspect(config: Config, folder: RunFolder) -> Manifest | None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import random
 import shutil
@@ -97,6 +98,37 @@ def test_old_ones_are_dropped_but_not_the_best(tmp_path: Path) -> None:
     assert names(store) == [50, 40, 20]
     save(store, 60, loss_d=0.1)
     assert names(store) == [60, 50, 20], "a checkpoint without the metric is nobody's best"
+
+
+@pytest.mark.parametrize(("higher", "best"), [(False, 20), (True, 40)])
+def test_the_best_is_marked_and_kept_whichever_way_is_better(tmp_path: Path, higher: bool, best: int) -> None:
+    store = CheckpointStore(tmp_path, keep=1, best_metric="score", higher_is_better=higher)
+    for images, score in ((10, 3.0), (20, 1.0), (30, 2.0), (40, 9.0), (50, math.nan), (60, 5.0)):
+        rises = store.is_best({"score": score})
+        store.save(state(images), config={}, metrics={"score": score})
+        marked = json.loads((tmp_path / "best.json").read_text())
+        assert rises == (marked["images"] == images)
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "images": best,
+        "metric": "score",
+        "value": 9.0 if higher else 1.0,
+    }
+    found = store.best()
+    assert found is not None
+    assert found.images == best
+    assert names(store) == [60, best]
+
+
+def test_of_equally_good_ones_the_later_is_best(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, best_metric="score")
+    assert not store.is_best({"other": 1.0})
+    for images in (10, 20):
+        assert store.is_best({"score": 1.0})
+        store.save(state(images), config={}, metrics={"score": 1.0})
+    found = store.best()
+    assert found is not None
+    assert found.images == 20
+    assert CheckpointStore(tmp_path).best() is None, "without a metric there is no best"
 
 
 def test_a_damaged_later_one_does_not_push_out_the_one_just_saved(tmp_path: Path) -> None:

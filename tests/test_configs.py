@@ -15,7 +15,7 @@ FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_there_are_configs() -> None:
-    assert {"mnist_mlp", "mnist_dcgan", "stacked_mnist_dcgan", "ring_mlp"} <= {path.stem for path in FILES}
+    assert {"mnist_mlp", "mnist_dcgan", "stacked_mnist_dcgan", "gaussians"} <= {path.stem for path in FILES}
 
 
 def test_the_textbook_run_is_the_default_run() -> None:
@@ -34,7 +34,7 @@ def test_intervals_fit_into_each_other_and_into_the_run(path: Path) -> None:
     """So that no tick comes between two rows of metrics."""
     config = load(path)
     batch = config.train.batch_size * config.optim.d_steps
-    for length in (config.log.samples_every, config.checkpoint.every, config.train.images):
+    for length in (config.log.samples_every, config.checkpoint.every, config.eval.every, config.train.images):
         assert length % config.log.every == 0
     assert config.log.every % batch == 0
 

@@ -103,7 +103,7 @@ class Evaluation(Section):
     extractor: Literal["auto", "mnist", "inception", "pixels"] = Field(
         default="auto",
         description="What turns images into features: the bundled MNIST classifier, Inception-V3 (weights of FID, from "
-        "eval.weights) or the pixels themselves; auto: mnist for digits, inception for other images, points as they are.",
+        "eval.weights) or the pixels themselves; auto: mnist for digits, inception for other images.",
     )
     weights: str = Field(
         default="",

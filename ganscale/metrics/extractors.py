@@ -1,4 +1,4 @@
-"""What turns examples into features, classes and modes: the bundled MNIST classifier, Inception-V3, the pixels themselves."""
+"""What turns examples into features, classes and modes: the MNIST classifier, Inception-V3, the pixels themselves."""
 
 import hashlib
 from collections.abc import Callable

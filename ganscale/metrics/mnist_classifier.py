@@ -1,4 +1,4 @@
-"""A small convolutional classifier of MNIST digits, trained by this project: the feature extractor of all that is MNIST.
+"""A small convolutional classifier of MNIST digits, trained by this project: the feature extractor of all digits.
 
 The weights come with the package (`python -m ganscale.classifier` made them from the 60,000 training digits) and are
 checked against a pinned SHA-256.
@@ -68,7 +68,9 @@ def load_classifier(path: Path | None = None, *, device: torch.device | str = "c
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if path is None and digest != SHA256:
-        raise ValueError(f"{file} is damaged: its SHA-256 is {digest[:12]}..., not {SHA256[:12]}...; reinstall ganscale")
+        raise ValueError(
+            f"{file} is damaged: its SHA-256 is {digest[:12]}..., not {SHA256[:12]}...; reinstall ganscale"
+        )
     classifier = MNISTClassifier()
     try:
         classifier.load_state_dict(safetensors.torch.load(content))

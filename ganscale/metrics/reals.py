@@ -32,13 +32,15 @@ class Reals:
         held_out: reads as many examples as there are samples, from a set that the run never trains on (drawn with
             replacement where that is smaller); None where there is none: the floor then judges draws from one half
             of the reference by the other half.
-        identity: text that changes when any of these examples changes.
+        identity: of the reference: text that changes when an example changes.
+        held_out_identity: likewise.
     """
 
     num_reference: int
     reference: Reader
     held_out: Reader | None
     identity: str
+    held_out_identity: str
 
 
 def draw(size: int, count: int, *, seed: int, stream: str) -> Tensor:
@@ -69,8 +71,8 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
     def reference(start: int, stop: int) -> Tensor:
         return source.gather(torch.arange(start, stop))[0]
 
-    identity = f"{config.data.name}/{config.data.resolution}/{count}/{num_samples}/{seed}/{source.fingerprint()}"
-    return Reals(count, reference, _held_out(config, num_samples, seed), identity)
+    identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.fingerprint()}"
+    return Reals(count, reference, _held_out(config, num_samples, seed), identity, f"{identity}/{num_samples}/{seed}")
 
 
 def _points(name: str, num_samples: int, seed: int) -> Reals:
@@ -81,7 +83,8 @@ def _points(name: str, num_samples: int, seed: int) -> Reals:
         points = PointSource(centres, sigma, seed=own, device=torch.device("cpu"), dtype=torch.float64)
         return lambda start, stop: points.read(start, stop)[0]
 
-    return Reals(num_samples, fresh("reference"), fresh("held_out"), f"{name}/{num_samples}/{seed}")
+    identity = f"{name}/{num_samples}/{seed}"
+    return Reals(num_samples, fresh("reference"), fresh("held_out"), identity, identity)
 
 
 def _held_out(config: Config, num_samples: int, seed: int) -> Reader | None:

@@ -90,7 +90,9 @@ def from_json(raw: Mapping[str, Any]) -> Evaluation:
         ValueError: it is something else.
     """
     try:
-        scores = {name: Score(_number(s["value"]), _number(s["floor"]), s["error"]) for name, s in raw["scores"].items()}
+        scores = {
+            name: Score(_number(s["value"]), _number(s["floor"]), s["error"]) for name, s in raw["scores"].items()
+        }
         return Evaluation(**{**raw, "scores": scores})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not an evaluation ({type(error).__name__}: {error})") from None

@@ -16,7 +16,7 @@ from ganscale.metrics.modes import mode_statistics
 from ganscale.random import permutation
 
 SUBSET_SIZE = 1000
-"""Examples in each of the 100 subsets of the kernel distance, as torch-fidelity takes them; fewer where there are fewer."""
+"""Examples in each of the 100 subsets of the kernel distance, as torch-fidelity has it; fewer if there are fewer."""
 
 
 class Value(NamedTuple):

@@ -25,7 +25,7 @@ SHIFT = 2.0
 
 @dataclass(frozen=True)
 class Progress:
-    """After an epoch: its number from 1, the mean loss, and the share of the test digits that are classified rightly."""
+    """After an epoch: its number from 1, the mean loss, and the share of test digits that are classified rightly."""
 
     epoch: int
     loss: float
@@ -58,7 +58,7 @@ def accuracy(classifier: MNISTClassifier, images: Tensor, labels: Tensor) -> flo
 def train_classifier(
     classifier: MNISTClassifier, *, epochs: int, batch_size: int, learning_rate: float, seed: int
 ) -> Iterator[Progress]:
-    """Train in place with Adam, a one-cycle rate, label smoothing 0.1 and moved digits; yields after each epoch."""
+    """Train in place with Adam, a one-cycle rate and moved digits; yields after each epoch."""
     images, labels = load_mnist("train")
     test = load_mnist("test")
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -72,7 +72,7 @@ def train_classifier(
         for step, rows in enumerate(order[: steps * batch_size].split(batch_size)):
             first = (epoch * steps + step) * batch_size
             batch = moved(normalise(images[rows], torch.float32), moves.uniform(first, first + batch_size, (4,)))
-            loss = cross_entropy(classifier(batch)[1], labels[rows], label_smoothing=0.1)
+            loss = cross_entropy(classifier(batch)[1], labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

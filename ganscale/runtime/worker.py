@@ -16,12 +16,11 @@ from ganscale.build import Experiment, build
 from ganscale.checkpoint import CheckpointStore
 from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
-from ganscale.config.evaluation import METRICS
 from ganscale.evaluation import Evaluator, missing_extractor, store_evaluation
 from ganscale.loop import Tick, train
 from ganscale.metrics.result import Evaluation
 from ganscale.random import Stream
-from ganscale.runfolder import RunFolder, WriterLock, inspect, prepare
+from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.judge import make_evaluator
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
@@ -156,15 +155,6 @@ def _train_and_save(experiment: Experiment, folder: RunFolder, judge: "Judge", c
         completed = True
     finally:
         _each(trackers, console, lambda tracker: tracker.close(completed=completed))
-
-
-def checkpoint_store(config: Config, folder: RunFolder) -> CheckpointStore:
-    """The run's checkpoints, kept as the config says."""
-    best = config.checkpoint.best_metric
-    higher = METRICS[best].higher_is_better if best else False
-    return CheckpointStore(
-        folder.checkpoints, keep=config.checkpoint.keep, best_metric=best, higher_is_better=higher
-    )
 
 
 def _each(trackers: Sequence[Tracker], console: Console, action: Callable[[Tracker], None]) -> None:

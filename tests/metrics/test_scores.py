@@ -1,0 +1,59 @@
+"""Metrics by name."""
+
+import math
+
+import pytest
+import torch
+
+from ganscale.collectives import Replica
+from ganscale.config.evaluation import METRICS
+from ganscale.metrics.extractors import Observed
+from ganscale.metrics.frechet import frechet_distance, moments
+from ganscale.metrics.inception import inception_score
+from ganscale.metrics.kernel import kernel_distance
+from ganscale.metrics.manifold import precision_recall
+from ganscale.metrics.scores import GROUPS, Setting, compute
+
+SETTING = Setting(seed=3, num_modes=4, replica=Replica())
+
+
+def observed(count: int, seed: int, shift: float = 0.0) -> Observed:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, 6, generator=generator) + shift
+    probabilities = torch.rand(count, 4, generator=generator).softmax(1)
+    return Observed(features, probabilities, torch.arange(count) % 5 - 1)
+
+
+def test_every_metric_has_its_computation() -> None:
+    assert {name for group in GROUPS for name in group} == set(METRICS)
+
+
+def test_values_are_those_of_the_functions() -> None:
+    reference, judged = observed(300, 0), observed(200, 1, 0.5)
+    values = compute(tuple(METRICS), reference, judged, SETTING)
+    assert tuple(values) == tuple(METRICS)
+    assert values["frechet"].value == frechet_distance(moments(reference.features), moments(judged.features))
+    kid = kernel_distance(reference.features, judged.features, subset_size=200, seed=3)
+    assert (values["kid"].value, values["kid"].error) == (kid.value, kid.standard_error)
+    assert judged.probabilities is not None
+    score = inception_score(judged.probabilities)
+    assert (values["inception_score"].value, values["inception_score"].error) == (score.mean, score.std)
+    assert values["modes"].value == 4
+    assert values["high_quality"].value == pytest.approx(0.8)
+    assert values["reverse_kl"].value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_manifolds_are_compared_at_equal_size() -> None:
+    reference, judged = observed(300, 0), observed(200, 1)
+    values = compute(("precision", "recall"), reference, judged, SETTING)
+    everything = precision_recall(reference.features, judged.features)
+    assert values["precision"].value < everything[0], "of 300 reference examples only 200 are used"
+    few = compute(("precision",), observed(100, 0), judged, SETTING)
+    assert few["precision"].value == precision_recall(observed(100, 0).features, judged.features)[0]
+
+
+def test_samples_that_are_not_finite_have_no_scores() -> None:
+    judged = observed(50, 1)
+    judged.features[7, 2] = math.inf
+    values = compute(("frechet", "modes"), observed(50, 0), judged, SETTING)
+    assert all(math.isnan(value.value) for value in values.values())
