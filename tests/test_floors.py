@@ -15,7 +15,7 @@ SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours")
 FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
     4: ("runtime", "tracking.wandb"),
-    3: ("build", "loop", "evaluation", "checkpoint", "runfolder", "tracking", "health", *SAMPLING),
+    3: ("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health", *SAMPLING),
     2: ("data", "metrics", "state", "extension"),
     1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),

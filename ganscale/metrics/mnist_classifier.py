@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 WEIGHTS = Path(__file__).parent / "files" / "mnist_classifier.safetensors"
-SHA256 = "c1497ac46b7c4d0cf38b23a8e1c4d34edbf8f3da55ee41c9d1834f49b103bd7a"
+SHA256 = "08b443ec6d16812bc8c2abd1ca0c2acda3fe21835a0caf6cef5a5d5a4351f788"
 """Of the shipped weights."""
 
 NUM_FEATURES = 128

@@ -10,6 +10,7 @@ from tests.config.case import FINITE, NUMBER, WHOLE, Bad, file_bytes, file_text,
 MODEL = "model.generator.name=dcgan"
 SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14")
 CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
+PIXELS = "eval.extractor=pixels"
 
 BAD = [
     # Files
@@ -135,5 +136,19 @@ BAD = [
     override("only_g_conditional", "model.discriminator.conditioning=none", "set it to projection", CONDITIONAL_G),
     override("local_batch_norm", "model.generator.norm=local_batch", "norm: batch", "cluster.num_workers=2"),
     override("wandb_without_project", "wandb.project=' '", "name one", "wandb.mode=online", value="' '"),
+    # Metrics
+    override("digits_on_a_ring", "eval.extractor=mnist", "use pixels", "data.name=ring"),
+    override("inception_of_points", "eval.extractor=inception", "use pixels", "data.name=grid"),
+    override(
+        "classes_of_pixels", "eval.metrics=[inception_score]", "frechet, kid", PIXELS, value="['inception_score']"
+    ),
+    override("quality_of_digits", "eval.metrics=[high_quality]", "use some of frechet", value="['high_quality']"),
+    Bad(
+        "metric_misspelt", "eval.metrics.0", "frechett", "did you mean 'frechet'", overrides=("eval.metrics=frechett",)
+    ),
+    override("too_few_samples", "eval.num_samples=5", "at least 6", "eval.metrics=recall"),
+    override("best_of_nothing", "checkpoint.best_metric=fid", "use frechet"),
+    override("best_of_what_is_not_computed", "checkpoint.best_metric=recall", "add it to eval.metrics"),
+    override("best_without_evaluation", "checkpoint.best_metric=frechet", "set eval.every", "eval.every=0"),
     *OBJECTIVE,
 ]
