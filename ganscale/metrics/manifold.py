@@ -124,7 +124,7 @@ def _squared_radii(points: _Points, ks: tuple[int, ...], replica: Replica) -> Te
             candidates = distances.topk(min(nearest, distances.shape[1]), largest=False).values
             together = torch.cat((best, candidates), dim=1)
             best = together.topk(min(nearest, together.shape[1]), largest=False).values
-        radii[block] = best[:, list(ks)].clamp_min(0.0)
+        radii[block] = best[:, list(ks)]
     return all_reduce_sum(radii) if replica.world_size > 1 else radii
 
 

@@ -82,7 +82,7 @@ def kl_of_perfect_generators(
     for draw in range(draws):
         words = stream.bits(draw * num_samples, (draw + 1) * num_samples, 1).squeeze(1)
         uniform = ((words >> 11) & ((1 << 53) - 1)).double() * 2.0**-53 * edges[-1]
-        modes = torch.searchsorted(edges, uniform, right=True)
+        modes = torch.searchsorted(edges, uniform)
         counts[draw] = torch.bincount(modes, minlength=num_modes)
     return _reverse_kl(counts, target)
 

@@ -71,6 +71,7 @@ def test_value_and_error_bar_in_one_dimension(shift: float, count: int, subsets:
     errors = torch.tensor([f.standard_error for f in found], dtype=torch.float64)
     assert abs(values.mean() - exact) < 4 * values.std() / 200**0.5, "biased"
     assert values.min() < exact < values.max()
+    assert errors.min() > 0.0, "second-order terms are there where the first-order ones vanish"
     assert 0.75 < float(errors.square().mean().sqrt() / values.std()) < 1.33
 
 

@@ -58,7 +58,7 @@ def test_brute_force_agrees(num_real: int, num_fake: int, size: int) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1.0, 1e6), (1 / 3, 0.0)])
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1.0, 1e9), (1 / 3, 0.0)])
 def test_samples_on_the_surface_of_a_ball_are_inside(offset: float, scale: float) -> None:
     """Among small whole numbers most radii are met exactly by others; neither a factor nor an offset moves any out."""
     for seed in range(4):
@@ -104,6 +104,8 @@ def test_copies_and_repetitions() -> None:
     assert repeated.coverage < 0.5
     far = manifold_scores(real, draw(100, 40, 2, shift=50.0))
     assert_same(far, ManifoldScores(0.0, 0.0, 0.0, 0.0))
+    constant = manifold_scores(torch.ones(20, 3), torch.ones(10, 3))
+    assert_same(constant, ManifoldScores(1.0, 1.0, 20 / 5, 1.0))
 
 
 class _Largest(TorchDispatchMode):
