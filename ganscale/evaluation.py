@@ -197,6 +197,7 @@ class Evaluator:
             seen.features,
             seen.probabilities if "probabilities" in needs else None,
             seen.modes if "modes" in needs else None,
+            seen.high_quality if "modes" in needs else None,
         )
 
     def _kept(self, name: str, read: Callable[[int, int], Tensor], count: int) -> Observed:

@@ -24,7 +24,7 @@ def load_observed(path: Path, count: int) -> Observed | None:
         return None
     if "features" not in parts or any(len(part) != count for part in parts.values()):
         return None
-    return Observed(parts["features"], parts.get("probabilities"), parts.get("modes"))
+    return Observed(*(parts.get(name) for name in Observed._fields))  # pyright: ignore[reportArgumentType]
 
 
 def store_observed(path: Path, seen: Observed) -> None:

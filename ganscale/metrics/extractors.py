@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganscale.data.gaussians import MIXTURES
 from ganscale.metrics.mnist_classifier import digits, load_classifier
-from ganscale.metrics.modes import gaussian_modes
+from ganscale.metrics.modes import gaussian_modes, nearest_modes
 
 MAX_PIXELS = 4096
 """Most numbers of an image that are taken as features as they are: their covariance has the square of it."""
@@ -22,12 +22,14 @@ class Observed(NamedTuple):
     Attributes:
         features: `[N, D]`.
         probabilities: of K classes, `[N, K]`, rows sum to 1; None where the extractor knows no classes.
-        modes: int64 `[N]`, the mode of each example, -1 for none; None where there are no modes.
+        modes: int64 `[N]`, the mode nearest to each example; None where there are no modes.
+        high_quality: bool `[N]`, whether it is as near as a real example would be; None where that is not known.
     """
 
     features: Tensor
     probabilities: Tensor | None = None
     modes: Tensor | None = None
+    high_quality: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Observed":
         """Some of the examples."""
@@ -104,7 +106,7 @@ class PixelExtractor:
 
 
 class PointExtractor:
-    """2-D points as they are, and the centre of which each is within three sigma.
+    """2-D points as they are, the centre nearest to each, and whether it is within three sigma of it.
 
     Args:
         name: "ring" or "grid".
@@ -118,10 +120,11 @@ class PointExtractor:
         self.num_modes = len(self.centres)
 
     def __call__(self, examples: Tensor) -> Observed:
-        """Features `[N, 2]` and modes; -1 where a point is no high-quality sample (PacGAN, section 4.1)."""
+        """Features `[N, 2]`, modes and quality by the benchmark's protocol (Lin et al. 2018, section 4.1)."""
         points = examples.double()
-        modes, _ = gaussian_modes(points, self.centres.to(points.device), self.sigma)
-        return Observed(points, None, modes)
+        centres = self.centres.to(points.device)
+        within, _ = gaussian_modes(points, centres, self.sigma)
+        return Observed(points, None, nearest_modes(points, centres), within >= 0)
 
 
 class InceptionExtractor:

@@ -50,7 +50,9 @@ def _frechet(reference: Observed, judged: Observed, setting: Setting) -> Values:
 
 def _kid(reference: Observed, judged: Observed, setting: Setting) -> Values:
     size = min(SUBSET_SIZE, len(reference.features), len(judged.features))
-    distance = kernel_distance(reference.features, judged.features, subset_size=size, seed=setting.seed)
+    distance = kernel_distance(
+        reference.features, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica
+    )
     return {"kid": Value(distance.value, distance.standard_error)}
 
 
@@ -76,11 +78,12 @@ def _manifold(reference: Observed, judged: Observed, setting: Setting) -> Values
 def _modes(reference: Observed, judged: Observed, setting: Setting) -> Values:
     assert judged.modes is not None, "the config's check refuses extractors without modes"
     statistics = mode_statistics(judged.modes, setting.num_modes)
+    good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality
     return {
-        "modes": Value(float(statistics.covered)),
+        "modes": Value(float(judged.modes[good].unique().numel())),
         "reverse_kl": Value(statistics.kl),
-        "excess_kl": Value(statistics.kl),  # `judge` takes the floor off
-        "high_quality": Value((judged.modes >= 0).double().mean().item()),
+        "excess_kl": Value(statistics.kl),  # the evaluator takes the floor off
+        "high_quality": Value(good.double().mean().item()),
     }
 
 

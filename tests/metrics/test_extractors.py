@@ -40,12 +40,14 @@ def test_three_digits_are_one_of_a_thousand_modes() -> None:
     assert torch.equal(seen.probabilities.argmax(1), seen.modes)
 
 
-def test_points_have_the_mode_within_three_sigma_or_none() -> None:
+def test_points_have_the_nearest_mode_and_quality_within_three_sigma() -> None:
     centres, sigma = MIXTURES["grid"]
     offsets = torch.tensor([[2.9, 0.0], [0.0, 3.1]], dtype=torch.float64) * sigma
     seen = PointExtractor("grid")((centres[7] + offsets).float())
     assert seen.modes is not None
-    assert seen.modes.tolist() == [7, -1]
+    assert seen.modes.tolist() == [7, 7]
+    assert seen.high_quality is not None
+    assert seen.high_quality.tolist() == [True, False]
     assert seen.features.dtype == torch.float64
     assert PointExtractor("grid").num_modes == 25
 
