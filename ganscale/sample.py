@@ -5,6 +5,7 @@ RUN is a run's folder, one of its checkpoints, or an export. Exit codes: 0 done,
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +14,10 @@ from ganscale.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from ganscale.loaded import LoadedGenerator
+
+
+class Failure(RuntimeError):
+    """The request is right and yet something failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
         return 2
-    except OSError as error:
+    except (Failure, OSError) as error:
         print(f"ganscale: sampling failed: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
@@ -50,11 +55,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     modes.add_argument("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
     modes.add_argument("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
     modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
+    modes.add_argument(
+        "--num-samples", type=int, metavar="N", help="write the images of seeds 0 to N-1 as shards to --out"
+    )
+    modes.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the generator itself there, for use elsewhere"
+    )
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
+    add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
+    add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
+    add("--workers", type=int, metavar="N", help="with --num-samples: make N files at a time on a Ray cluster")
+    add("--address", metavar="HOST:PORT", help="with --num-samples: the cluster; auto (default), local, or its address")
+    add("--formats", metavar="LIST", help="with --export: of safetensors,pt2,onnx (default: all that can be written)")
     return parser.parse_args(arguments)
 
 
-BELONGS = {"steps": "interpolate"}
+BELONGS = {
+    "steps": "interpolate",
+    "format": "num_samples",
+    "shard_size": "num_samples",
+    "workers": "num_samples",
+    "address": "num_samples",
+    "formats": "export",
+}
 """Option to the mode that it is for."""
 
 
@@ -68,7 +91,7 @@ def _check(options: argparse.Namespace) -> None:
         if value is not None and getattr(options, mode) in (None, False):
             key, remedy = f"--{name.replace('_', '-')}", f"add --{mode.replace('_', '-')}, or leave it out"
             raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
-    for name, least in (("nearest", 1), ("steps", 2)):
+    for name, least in (("nearest", 1), ("steps", 2), ("num_samples", 1), ("shard_size", 1), ("workers", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(
@@ -95,7 +118,8 @@ def _run(options: argparse.Namespace) -> int:
     from ganscale.sampling import parse_labels, parse_seeds
 
     seeds = parse_seeds(options.seeds) if options.seeds is not None else None
-    generator = load_generator(options.path, device=_device(options.device), checkpoint=options.checkpoint)
+    device = "cpu" if options.workers else _device(options.device)
+    generator = load_generator(options.path, device=device, checkpoint=options.checkpoint)
     labels = parse_labels(options.labels, generator.num_classes) if options.labels is not None else None
     about = generator.description
     classes = f", {about.num_classes} classes" if about.num_classes else ""
@@ -187,10 +211,75 @@ def _one_label(request: _Request) -> int | None:
     return request.labels[0] if request.labels else None
 
 
+def _generate(request: _Request) -> Iterator[str]:
+    from ganscale.shards import GenerationError, make_here, make_plan, missing, prepare, sole_writer
+
+    options, generator = request.options, request.generator
+    if request.seeds:
+        remedy = "leave it out: the seeds are 0 to --num-samples - 1"
+        raise ConfigError("it belongs to another mode", key="--seeds", value=options.seeds, remedy=remedy)
+    plan = make_plan(
+        generator,
+        options.num_samples,
+        shard_size=options.shard_size,
+        format=options.format or "npz",
+        truncation=options.truncation,
+        labels=request.labels,
+        device=options.device if options.workers and options.device != "auto" else _device(options.device),
+    )
+    folder = (options.out or request.folder / "samples").expanduser().absolute()
+    prepare(folder, plan)
+    with sole_writer(folder):
+        todo = missing(folder, plan)
+        yield f"{plan.num_shards - len(todo)} of {plan.num_shards} shards are there already: {folder}"
+        if options.workers and todo:
+            from ganscale.runtime.generate import make_on_ray
+
+            address = options.address or "auto"
+            shards = make_on_ray(generator, folder, plan, todo, num_workers=options.workers, address=address)
+        else:
+            shards = make_here(generator, folder, plan, todo)
+        try:
+            yield from _progress(shards, len(todo), sum(len(plan.seeds(shard)) for shard in todo))
+        except GenerationError as error:
+            raise Failure(str(error)) from error
+
+
+def _progress(shards: Iterator[int], count: int, samples: int) -> Iterator[str]:
+    """A line every few seconds and one at the end."""
+    start = shown = time.monotonic()
+    for done, _ in enumerate(shards, 1):
+        now = time.monotonic()
+        if now - shown > 5.0 and done < count:
+            shown = now
+            yield f"{done} of {count} shards, {(now - start) * (count - done) / done:.0f} s to go"
+    seconds = time.monotonic() - start
+    yield f"made {samples:,} samples in {seconds:.1f} s ({samples / max(seconds, 1e-9):,.0f} per second)"
+
+
+def _export(request: _Request) -> Iterator[str]:
+    from ganscale.export import ExportError, export, missing_for_onnx, parse_formats
+
+    options = request.options
+    formats = parse_formats(options.formats)
+    folder = options.export.expanduser().absolute()
+    try:
+        for path, difference in export(request.generator, folder, formats):
+            yield f"{path.name}  largest difference from the network {difference:.2g}"
+    except ExportError as error:
+        raise Failure(str(error)) from error
+    missing = missing_for_onnx()
+    if options.formats is None and missing:
+        yield f"no ONNX: not installed: {', '.join(missing)} (pip install 'ganscale[export]')"
+    yield f"load it with ganscale.load_generator({str(folder)!r})"
+
+
 MODES: dict[str, Callable[[_Request], Iterator[str]]] = {
     "images": _images,
     "interpolate": _interpolate,
     "nearest": _nearest,
+    "num_samples": _generate,
+    "export": _export,
 }
 """Option to what it does; without any, `_grid`. Each yields lines for the user."""
 

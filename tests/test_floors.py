@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ganscale"
 
-SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours")
+SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "export", "shards")
 
 FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
@@ -37,6 +37,8 @@ ARROWS = {
     "sampling": {"build", "loaded", "tracking"},
     "interpolation": {"loaded", "sampling", "tracking"},
     "neighbours": {"build", "checkpoint", "loaded", "sampling", "tracking"},
+    "export": {"generator", "loaded"},
+    "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
     "runtime": {"tracking.wandb"},
 }
 """Imports within a floor. Files of one folder may import each other."""
