@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ganscale.loaded import LoadedGenerator
 
 
-class Failure(RuntimeError):
+class SamplingError(RuntimeError):
     """The request is right and yet something failed."""
 
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
         return 2
-    except (Failure, OSError) as error:
+    except (SamplingError, OSError) as error:
         print(f"ganscale: sampling failed: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
@@ -55,12 +55,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     modes.add_argument("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
     modes.add_argument("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
     modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
-    modes.add_argument(
-        "--num-samples", type=int, metavar="N", help="write the images of seeds 0 to N-1 as shards to --out"
-    )
-    modes.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="write the generator itself there, for use elsewhere"
-    )
+    modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
+    modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
@@ -231,8 +227,10 @@ def _generate(request: _Request) -> Iterator[str]:
     prepare(folder, plan)
     with sole_writer(folder):
         todo = missing(folder, plan)
-        yield f"{plan.num_shards - len(todo)} of {plan.num_shards} shards are there already: {folder}"
-        if options.workers and todo:
+        yield f"{plan.num_shards - len(todo)} of {plan.num_shards} shards are there: {folder}"
+        if not todo:
+            return
+        if options.workers:
             from ganscale.runtime.generate import make_on_ray
 
             address = options.address or "auto"
@@ -242,7 +240,7 @@ def _generate(request: _Request) -> Iterator[str]:
         try:
             yield from _progress(shards, len(todo), sum(len(plan.seeds(shard)) for shard in todo))
         except GenerationError as error:
-            raise Failure(str(error)) from error
+            raise SamplingError(str(error)) from error
 
 
 def _progress(shards: Iterator[int], count: int, samples: int) -> Iterator[str]:
@@ -267,7 +265,7 @@ def _export(request: _Request) -> Iterator[str]:
         for path, difference in export(request.generator, folder, formats):
             yield f"{path.name}  largest difference from the network {difference:.2g}"
     except ExportError as error:
-        raise Failure(str(error)) from error
+        raise SamplingError(str(error)) from error
     missing = missing_for_onnx()
     if options.formats is None and missing:
         yield f"no ONNX: not installed: {', '.join(missing)} (pip install 'ganscale[export]')"
