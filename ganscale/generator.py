@@ -48,7 +48,7 @@ def load_generator(
         path: a run's folder, its folder of checkpoints or one checkpoint in it, or an export (its folder or its
             `generator.safetensors`).
         device: where it computes.
-        checkpoint: of a run: "newest" valid one, "best" (lowest `checkpoint.best_metric`), or its number of images.
+        checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
 
     Returns:
         The generator in eval mode; `sample` makes images `[N, C, H, W]` in [-1, 1] or points `[N, 2]`.

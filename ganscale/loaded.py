@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.registry import GENERATORS as SETTINGS
+from ganscale.loop import latents
 from ganscale.models import GENERATORS, Geometry
 from ganscale.random import Stream
 
@@ -105,13 +106,9 @@ class LoadedGenerator(nn.Module):
     def latents(self, seeds: Iterable[int]) -> Tensor:
         """z of each seed on the CPU: `[N, latent_dim]`, standard normal or uniform on [-1, 1]."""
         stream = Stream(0, "generate/latent")
-        size = (self.latent_dim,)
-        rows = []
-        for start, stop in _ranges(seeds):
-            if self.latent == "normal":
-                rows.append(stream.normal(start, stop, size, self.dtype))
-            else:
-                rows.append(stream.uniform(start, stop, size, self.dtype).mul_(2.0).sub_(1.0))
+        rows = [
+            latents(stream, self.latent, self.latent_dim, start, stop, self.dtype) for start, stop in _ranges(seeds)
+        ]
         return torch.cat(rows) if rows else torch.empty(0, self.latent_dim, dtype=self.dtype)
 
     def sample(

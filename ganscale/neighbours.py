@@ -5,10 +5,9 @@ that lie much nearer to the training set than its own images to each other were 
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from ganscale.build import build_source
 from ganscale.checkpoint import write_atomically
 from ganscale.config import ConfigError
-from ganscale.data import FolderSource, ImageSource
+from ganscale.data.source import Finite
 from ganscale.loaded import LoadedGenerator
 from ganscale.sampling import MOST_TILES, settings_text, to_array
 from ganscale.tracking.pictures import image_grid, write_png
@@ -30,27 +29,17 @@ BLOCK = 1024
 """Training images that are in memory at once."""
 
 
-class Finite(Protocol):
-    """A source with a known number of images, each of which is shown once per epoch."""
-
-    num_images: int
-
-    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """Images at positions `start` to `stop - 1`, and classes."""
-        ...
-
-
 @dataclass(frozen=True)
 class Neighbours:
     """The nearest training images of N images, nearest first.
 
     Attributes:
         distances: Euclidean, between features: float64 `[N, K]`.
-        positions: in the first epoch of the training set's order: int64 `[N, K]`.
+        rows: of the training set: int64 `[N, K]`.
     """
 
     distances: Tensor
-    positions: Tensor
+    rows: Tensor
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -60,17 +49,23 @@ def pixels(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest(
-    images: Tensor, source: Finite, count: int, *, features: Features = pixels, mirror: bool = False, skip: bool = False
+    images: Tensor,
+    source: Finite,
+    count: int,
+    *,
+    features: Features = pixels,
+    mirror: bool = False,
+    without: Tensor | None = None,
 ) -> Neighbours:
     """Compare images with the whole training set, block by block, in float64.
 
     Args:
         images: `[N, C, H, W]` in [-1, 1].
         source: the training set.
-        count: K, neighbours per image; at most the size of the set.
+        count: K, neighbours per image; less than the size of the set.
         features: what is compared; by default pixels.
         mirror: also compare with mirrored training images (for runs with `data.mirror`).
-        skip: the images are positions 0 to N - 1 of the set itself: each is not its own neighbour.
+        without: a row of the set for each image that is not to be its neighbour, int64 `[N]`: itself.
 
     Returns:
         The K nearest of each image; with `mirror` each training image counts with the nearer of its two sides.
@@ -78,27 +73,22 @@ def nearest(
     wanted = features(images).double().cpu()
     best = torch.full((len(images), count), torch.inf, dtype=torch.float64)
     where = torch.full((len(images), count), -1, dtype=torch.int64)
-    for start, reals in _blocks(source):
+    for start in range(0, source.num_images, BLOCK):
+        rows = torch.arange(start, min(start + BLOCK, source.num_images))
+        reals = source.gather(rows)[0]
         distances = _distances(wanted, features(reals))
         if mirror:
             distances = distances.minimum(_distances(wanted, features(reals.flip(3))))
-        if skip:
-            own = torch.arange(start, max(start, min(start + len(reals), len(images))))
-            distances[own, own - start] = torch.inf
-        positions = torch.arange(start, start + len(reals)).expand_as(distances)
+        if without is not None:
+            distances[without.unsqueeze(1) == rows] = torch.inf
         best, order = torch.cat((best, distances), 1).topk(count, largest=False)
-        where = torch.cat((where, positions), 1).gather(1, order)
+        where = torch.cat((where, rows.expand_as(distances)), 1).gather(1, order)
     return Neighbours(best, where)
 
 
 def _distances(wanted: Tensor, reals: Tensor) -> Tensor:
     """Euclidean distances as they are defined; by matrix products, small ones would lose their digits."""
     return torch.cdist(wanted, reals.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _blocks(source: Finite) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, source.num_images, BLOCK):
-        yield start, source.read(start, min(start + BLOCK, source.num_images))[0]
 
 
 @dataclass(frozen=True)
@@ -148,11 +138,9 @@ def save_neighbours(
     source, mirror = _training_set(generator, count, len(seeds))
     images = generator.sample(seeds, labels, truncation).cpu()
     found = nearest(images, source, count, features=features, mirror=mirror)
-    few = min(len(seeds), source.num_images)
-    between = nearest(source.read(0, few)[0].cpu(), source, 1, features=features, mirror=mirror, skip=True)
-    reals = torch.stack([source.read(p, p + 1)[0][0] for p in found.positions.flatten().tolist()]).unflatten(
-        0, found.positions.shape
-    )
+    spread = torch.linspace(0, source.num_images - 1, len(seeds)).long()
+    between = nearest(source.gather(spread)[0], source, 1, features=features, mirror=mirror, without=spread)
+    reals = source.gather(found.rows.flatten())[0].unflatten(0, found.rows.shape)
     folder.mkdir(parents=True, exist_ok=True)
     picture = _picture(to_array(torch.cat((images.unsqueeze(1), reals), 1).flatten(0, 1)), found.distances)
     facts = settings_text(generator, truncation=truncation, neighbours=count, **(settings or {}))
@@ -165,22 +153,21 @@ def save_neighbours(
     )
     summary = {"median_samples": report.samples, "median_reals": report.reals, "training_images": report.num_images}
     rows = [
-        {"seed": seed, "distances": near.tolist(), "positions": at.tolist()}
-        for seed, near, at in zip(seeds, found.distances, found.positions, strict=True)
+        {"seed": seed, "distances": near.tolist(), "rows": at.tolist()}
+        for seed, near, at in zip(seeds, found.distances, found.rows, strict=True)
     ]
     write_atomically(report.files[1], json.dumps({**facts, **summary, "samples": rows}, indent=1) + "\n")
     return report
 
 
 def _training_set(generator: LoadedGenerator, count: int, num_samples: int) -> tuple[Finite, bool]:
-    """The run's training set without its random mirroring, and whether mirrored images were shown."""
+    """The run's training set, and whether mirrored images were shown."""
     config, key = generator.config, "--nearest"
     if config is None:
         remedy = "name the run's folder or one of its checkpoints"
         raise ConfigError("an export does not know its training set", key=key, value=count, remedy=remedy)
-    data = config.data.model_copy(update={"mirror": False})
-    source = build_source(config.model_copy(update={"data": data}), torch.device("cpu"))
-    if not isinstance(source, ImageSource | FolderSource):
+    source = build_source(config, torch.device("cpu"))
+    if not isinstance(source, Finite):
         raise ConfigError("2-D points have no finite training set", key=key, value=count, remedy="leave it out")
     if count >= source.num_images:
         remedy = f"use less than {source.num_images}, the size of the training set"

@@ -33,6 +33,7 @@ ARROWS = {
     "evaluation": {"loop", "checkpoint"},
     "tracking": {"runfolder", "checkpoint"},
     "runfolder": {"checkpoint"},
+    "loaded": {"loop"},
     "generator": {"build", "checkpoint", "loaded"},
     "sampling": {"build", "loaded", "tracking"},
     "interpolation": {"loaded", "sampling", "tracking"},

@@ -1,18 +1,15 @@
 """Shards of samples made by the workers of a Ray cluster: one task per shard, retried elsewhere when a node is lost."""
 
-# ruff: noqa: I001 (trainer first: it sets what ray reads when it is imported)
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from ganscale.runtime.trainer import _connect
 
 import ray
 from ray.exceptions import RayError
 
 from ganscale.config import ConfigError, load
 from ganscale.loaded import LoadedGenerator
+from ganscale.runtime.cluster import connected
 from ganscale.shards import GenerationError, Plan, check_seen, make_shard, one_thread
 
 RETRIES = 3
@@ -47,12 +44,9 @@ def make_on_ray(
         ConfigError: the cluster cannot be reached or lacks what is asked for, or its nodes do not see the folder.
         GenerationError: a shard failed for good.
     """
-    _connect(load(overrides=(f"cluster.num_workers={num_workers}", f"cluster.address={address}")))
-    try:
+    with connected(load(overrides=(f"cluster.num_workers={num_workers}", f"cluster.address={address}"))):
         _check_resources(plan)
         yield from _dispatch(generator, folder, plan, shards, num_workers)
-    finally:
-        ray.shutdown()
 
 
 def _check_resources(plan: Plan) -> None:
