@@ -1,5 +1,12 @@
 """Tiny runs that several test files share, as overrides of the default config."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ganscale.build import Experiment, build
+from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, load
 
 MLP = (
@@ -34,3 +41,19 @@ EXACT = ("train.precision=float64", "train.batch_size=12", "ema.half_life=100", 
 def tiny(*overrides: str) -> Config:
     """A run in float64 with a global batch of 12, small enough for hundreds of iterations per second."""
     return load(overrides=(*EXACT, *overrides))
+
+
+def saved(
+    folder: Path, *overrides: str, images: int = 0, metrics: Mapping[str, float] | None = None, best: str = ""
+) -> Experiment:
+    """A run in `folder` with one more checkpoint, at `images` images; its average differs from its generator."""
+    experiment = build(load(overrides=overrides))
+    state = experiment.state
+    state.images = images
+    with torch.no_grad():
+        for index, parameter in enumerate(state.ema.module.parameters()):
+            parameter.mul_(1.5).add_(0.01 * index + 1e-9 * images)
+    store = CheckpointStore(folder / "checkpoints", keep=99, best_metric=best)
+    config = experiment.config.model_dump(mode="json")
+    store.save(state.state_dict(), config=config, metrics=metrics or {})
+    return experiment
