@@ -1,4 +1,4 @@
-"""Exports: every format computes what the network computes, at any batch size; one that does not is not put in place."""
+"""Exports: every format computes what the network computes, at any batch size; one that does not stays out."""
 
 import json
 import sys
@@ -125,13 +125,13 @@ def test_an_exporter_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         raise RuntimeError("operator foo\nand a long story")
 
     monkeypatch.setitem(module.WRITERS, "pt2", (broken, "generator.pt2"))
-    with pytest.raises(ExportError, match="pt2 cannot be written: RuntimeError: operator foo$"):
+    with pytest.raises(ExportError, match=r"pt2 cannot be written: RuntimeError: operator foo$"):
         export(make(tmp_path / "run", "mlp"), tmp_path / "out", ["safetensors", "pt2"])
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "missing_for_onnx", lambda: [])
+    monkeypatch.setattr(module, "missing_for_onnx", list)
     assert parse_formats(None) == ["safetensors", "pt2", "onnx"]
     assert parse_formats("onnx, pt2") == ["onnx", "pt2"]
     with pytest.raises(ConfigError, match="choose from safetensors, pt2, onnx"):
