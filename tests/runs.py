@@ -43,9 +43,7 @@ def tiny(*overrides: str) -> Config:
     return load(overrides=(*EXACT, *overrides))
 
 
-def saved(
-    folder: Path, *overrides: str, images: int = 0, metrics: Mapping[str, float] | None = None, best: str = ""
-) -> Experiment:
+def saved(folder: Path, *overrides: str, images: int = 0, metrics: Mapping[str, float] | None = None) -> Experiment:
     """A run in `folder` with one more checkpoint, at `images` images; its average differs from its generator."""
     experiment = build(load(overrides=overrides))
     state = experiment.state
@@ -53,7 +51,6 @@ def saved(
     with torch.no_grad():
         for index, parameter in enumerate(state.ema.module.parameters()):
             parameter.mul_(1.5).add_(0.01 * index + 1e-9 * images)
-    store = CheckpointStore(folder / "checkpoints", keep=99, best_metric=best)
     config = experiment.config.model_dump(mode="json")
-    store.save(state.state_dict(), config=config, metrics=metrics or {})
+    CheckpointStore(folder / "checkpoints", keep=99).save(state.state_dict(), config=config, metrics=metrics or {})
     return experiment

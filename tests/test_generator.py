@@ -69,9 +69,9 @@ def test_the_number_of_classes_of_a_folder_that_is_gone(
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run with checkpoints at 100, 200 and 300 images; 200 is marked as the best."""
+    """A run with checkpoints at 100, 200 and 300 images, of which 200 is the best."""
     for images, score in ((100, 3.0), (200, 1.0), (300, 2.0)):
-        saved(tmp_path / "run", *MLP, images=images, metrics={"fd": score}, best="fd")
+        saved(tmp_path / "run", *MLP, "checkpoint.best_metric=frechet", images=images, metrics={"frechet": score})
     return tmp_path / "run"
 
 
@@ -105,9 +105,9 @@ def test_what_is_no_generator_is_refused(run: Path, tmp_path: Path) -> None:
         choose_checkpoint(run, 150)
     with pytest.raises(ConfigError, match="one checkpoint already"):
         choose_checkpoint(choose_checkpoint(run), "best")
-    (run / "checkpoints" / "best.json").unlink()
+    saved(tmp_path / "other", *MLP, metrics={"frechet": 1.0})
     with pytest.raises(ConfigError, match="marked none"):
-        choose_checkpoint(run, "best")
+        choose_checkpoint(tmp_path / "other", "best")
 
 
 def test_an_export_gives_the_same_images_as_its_run(tmp_path: Path) -> None:

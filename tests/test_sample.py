@@ -14,14 +14,15 @@ from tests.processes import ROOT, snapshot
 from tests.runs import MLP, RING, saved
 
 CONDITIONAL = (*MLP, "model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
+BEST = "checkpoint.best_metric=frechet"
 SMALL = ("data.name=stacked_mnist", "data.num_images=60")
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
-    saved(folder / "plain", *MLP, *SMALL, images=64, metrics={"fd": 1.0}, best="fd")
-    saved(folder / "plain", *MLP, *SMALL, images=128, metrics={"fd": 2.0}, best="fd")
+    saved(folder / "plain", *MLP, *SMALL, BEST, images=64, metrics={"frechet": 1.0})
+    saved(folder / "plain", *MLP, *SMALL, BEST, images=128, metrics={"frechet": 2.0})
     saved(folder / "conditional", *CONDITIONAL)
     saved(folder / "ring", *RING)
     return folder
