@@ -62,9 +62,9 @@ def test_a_grid_shows_the_seeds_in_order(plain: LoadedGenerator) -> None:
 
 
 def test_a_grid_has_a_row_per_class(conditional: LoadedGenerator) -> None:
-    rows = [conditional.sample([4, 8, 6], label).double().numpy() for label in (7, 1)]
-    picture = draw(conditional, [4, 8, 6], [7, 1])
-    assert np.array_equal(picture, image_grid(np.concatenate(rows), columns=3))
+    rows = [conditional.sample([4, 8, 6, 9, 2], label).double().numpy() for label in (7, 1)]
+    picture = draw(conditional, [4, 8, 6, 9, 2], [7, 1])
+    assert np.array_equal(picture, image_grid(np.concatenate(rows), columns=5))
     assert not np.array_equal(rows[0], rows[1])
 
 
