@@ -17,8 +17,10 @@ from torch import Tensor
 from ganscale.build import build_source
 from ganscale.checkpoint import write_atomically
 from ganscale.config import ConfigError
+from ganscale.config.evaluation import EXTRACTORS
 from ganscale.data.source import Finite
 from ganscale.loaded import LoadedGenerator
+from ganscale.metrics.extractors import make_extractor
 from ganscale.sampling import MOST_TILES, settings_text, to_array
 from ganscale.tracking.pictures import image_grid, write_png
 
@@ -45,6 +47,26 @@ class Neighbours:
 def pixels(images: Tensor) -> Tensor:
     """Images `[n, C, H, W]` as features: divided by the root of C H W, so that distances are root mean squares."""
     return images.flatten(1) / images[0].numel() ** 0.5
+
+
+def features_of(name: str, generator: LoadedGenerator) -> Features:
+    """What to compare, by name: "pixels", or the metrics' extractor "mnist" or "inception".
+
+    Raises:
+        ConfigError: the extractor does not fit the run's data, or its weights are not there.
+    """
+    if name == "pixels":
+        return pixels
+    data = generator.config.data.name if generator.config else ""
+    fitting = EXTRACTORS.get(data, ("pixels",))
+    if name not in fitting:
+        remedy = f"use {' or '.join(fitting)}"
+        raise ConfigError(f"does not fit data.name = {data}", key="--features", value=name, remedy=remedy)
+    try:
+        extractor = make_extractor(name, data, tuple(generator.shape), device=generator.device)
+    except (ImportError, FileNotFoundError, ValueError) as error:
+        raise ConfigError(str(error), key="--features", value=name, remedy="see docs/metrics.md") from None
+    return lambda images: extractor(images).features
 
 
 @torch.no_grad()

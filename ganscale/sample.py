@@ -57,6 +57,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
     modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
     modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
+    add(
+        "--features",
+        choices=("pixels", "mnist", "inception"),
+        help="with --nearest: what is compared, pixels (default) or an extractor's features",
+    )
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
@@ -67,6 +72,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 BELONGS = {
+    "features": "nearest",
     "steps": "interpolate",
     "format": "num_samples",
     "shard_size": "num_samples",
@@ -182,7 +188,7 @@ def _interpolate(request: _Request) -> Iterator[str]:
 
 
 def _nearest(request: _Request) -> Iterator[str]:
-    from ganscale.neighbours import save_neighbours
+    from ganscale.neighbours import features_of, save_neighbours
 
     options, (seeds, text) = request.options, request.seeds_or(10)
     label = _one_label(request)
@@ -193,9 +199,11 @@ def _nearest(request: _Request) -> Iterator[str]:
         options.nearest,
         labels=None if label is None else [label] * len(seeds),
         truncation=options.truncation,
-        settings={"seeds": text},
+        features=features_of(options.features or "pixels", request.generator),
+        settings={"seeds": text, "features": options.features or "pixels"},
     )
-    yield f"compared with {report.num_images:,} training images; median distance to the nearest (pixel RMS, -1 to 1):"
+    what = "pixel RMS, -1 to 1" if options.features in (None, "pixels") else f"features of {options.features}"
+    yield f"compared with {report.num_images:,} training images; median distance to the nearest ({what}):"
     yield f"  samples {report.samples:.4f}, training images among each other {report.reals:.4f}"
     yield from (f"{path.stem}  {path}" for path in report.files)
 

@@ -1,5 +1,6 @@
 """What README.md and docs/ say is true: commands load, links lead somewhere, code works, the reference is complete."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -22,6 +23,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks(ROOT / "README.md", "sh") for line in block.splitlines()]
+EVERYWHERE = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
 TRAININGS = [line for line in COMMANDS if "-m ganscale.train" in line]
 
 
@@ -45,6 +47,21 @@ def test_a_training_command_loads(line: str, monkeypatch: pytest.MonkeyPatch, ca
     else:
         assert main([*arguments, "--dry-run"]) == 0
     assert "train" in capsys.readouterr().out
+
+
+TOOLS = {name: [line for line in EVERYWHERE if f"-m ganscale.{name} " in line] for name in ("evaluate", "sample")}
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name in TOOLS for line in TOOLS[name]])
+def test_a_tools_command_is_understood(name: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    module = importlib.import_module(f"ganscale.{name}")
+    options = module._parse(words[words.index(f"ganscale.{name}") + 1 :])
+    assert vars(options)
+
+
+def test_every_tool_is_shown() -> None:
+    assert all(len(lines) >= 4 for lines in TOOLS.values())
 
 
 def test_the_commands_are_known() -> None:

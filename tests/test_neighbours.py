@@ -13,7 +13,8 @@ from ganscale.config import ConfigError
 from ganscale.data import ImageSource
 from ganscale.generator import load_generator
 from ganscale.loaded import LoadedGenerator
-from ganscale.neighbours import nearest, save_neighbours
+from ganscale.metrics.extractors import DigitExtractor
+from ganscale.neighbours import features_of, nearest, pixels, save_neighbours
 from tests.runs import MLP, RING, saved
 
 
@@ -110,3 +111,18 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words):
             save_neighbours(what, tmp_path / "out", list(seeds), count)
     assert not (tmp_path / "out").exists()
+
+
+def test_features_by_name(tmp_path: Path) -> None:
+    saved(tmp_path / "run", *SMALL)
+    saved(tmp_path / "ring", *RING)
+    generator = load_generator(tmp_path / "run")
+    assert features_of("pixels", generator) is pixels
+    images = generator.sample(2)
+    found = features_of("mnist", generator)(images)
+    assert found.shape == (2, 384)
+    torch.testing.assert_close(found, DigitExtractor(3)(images).features)
+    with pytest.raises(ConfigError, match="use pixels"):
+        features_of("mnist", load_generator(tmp_path / "ring"))
+    with pytest.raises(ConfigError, match=r"docs/metrics\.md"):
+        features_of("inception", generator)
