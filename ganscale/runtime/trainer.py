@@ -9,6 +9,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.runfolder import RunFolder, check_free
 from ganscale.runtime.cluster import connected, nodes
+from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
 from ganscale.runtime.resources import place
 from ganscale.runtime.worker import Outcome, run_worker
@@ -39,7 +40,8 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried."""
     try:
         config, device = prepare_worker(settings)
-        return run_worker(config, Path(settings["path"]), device=device, echo=False)
+        gauges = GaugeTracker(config.run.name)
+        return run_worker(config, Path(settings["path"]), device=device, echo=False, trackers=[gauges])
     except ConfigError as error:
         return error
 

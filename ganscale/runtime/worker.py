@@ -40,7 +40,9 @@ class Outcome:
     resumed_at: int
 
 
-def run_worker(config: Config, path: Path, *, device: torch.device, echo: bool) -> Outcome:
+def run_worker(
+    config: Config, path: Path, *, device: torch.device, echo: bool, trackers: Sequence[Tracker] = ()
+) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
     Every replica calls it with the same arguments; torch.distributed's default group, if there is one, joins them.
@@ -50,6 +52,7 @@ def run_worker(config: Config, path: Path, *, device: torch.device, echo: bool) 
         path: the run's folder, on storage that all replicas share.
         device: where this replica computes.
         echo: whether rank 0 prints its progress (it always writes it to train.log).
+        trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
 
     Raises:
         ConfigError: another process writes to the run's folder.
@@ -66,13 +69,20 @@ def run_worker(config: Config, path: Path, *, device: torch.device, echo: bool) 
     try:
         _check_shared(folder, replica)
         console = Console(folder.log, echo=echo) if replica.is_first else None
-        return _run(config, folder, replica, device, console)
+        return _run(config, folder, replica, device, console, trackers)
     finally:
         if lock:
             lock.release()
 
 
-def _run(config: Config, folder: RunFolder, replica: Replica, device: torch.device, console: Console | None) -> Outcome:
+def _run(
+    config: Config,
+    folder: RunFolder,
+    replica: Replica,
+    device: torch.device,
+    console: Console | None,
+    trackers: Sequence[Tracker],
+) -> Outcome:
     if console:
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         console.say(f"building {config.model.generator.name} on {config.data.name} for {where}")
@@ -81,7 +91,7 @@ def _run(config: Config, folder: RunFolder, replica: Replica, device: torch.devi
     start = experiment.state.images
     judge = Judge(experiment, console)
     if console:
-        _train_and_save(experiment, folder, judge, console)
+        _train_and_save(experiment, folder, judge, console, trackers)
     else:
         for tick in _ticks(experiment):
             judge(tick)
@@ -129,12 +139,14 @@ def _ticks(experiment: Experiment) -> Iterator[Tick]:
     return train(experiment.state, experiment.step, experiment.feed, intervals=intervals, until=until)
 
 
-def _train_and_save(experiment: Experiment, folder: RunFolder, judge: "Judge", console: Console) -> None:
+def _train_and_save(
+    experiment: Experiment, folder: RunFolder, judge: "Judge", console: Console, others: Sequence[Tracker]
+) -> None:
     """Rank 0: train, and write what is due at each tick."""
     config, state = experiment.config, experiment.state
     store = checkpoint_store(config, folder)
     local = LocalTracker(folder, images=state.images)
-    trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console]
+    trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console, *others]
     painter = Painter(experiment)
     completed = False
     try:

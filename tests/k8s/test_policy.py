@@ -1,0 +1,125 @@
+"""What a cluster's admin asks of every pod and object."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.k8s.manifests import K8S, RENDERINGS, Manifest, containers, of_kind, pods, render
+
+EVERYWHERE = pytest.mark.parametrize("path", RENDERINGS)
+ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
+
+
+@EVERYWHERE
+def test_no_container_has_privileges(path: str) -> None:
+    """The pod security standard `restricted`, and a read-only root file system."""
+    for name, container in containers(render(path)):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert not {"privileged", "procMount", "runAsUser", "runAsNonRoot", "seccompProfile"} & set(context), name
+
+
+@EVERYWHERE
+def test_no_pod_runs_as_root_or_on_the_host(path: str) -> None:
+    for pod in pods(render(path)):
+        context = pod.spec["securityContext"]
+        assert context["runAsNonRoot"] is True, pod.owner
+        assert context["runAsUser"] > 0, pod.owner
+        assert context["runAsGroup"] > 0, pod.owner
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, pod.owner
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(pod.spec), pod.owner
+        for volume in pod.spec.get("volumes", []):
+            assert set(volume) - {"name"} <= ALLOWED_VOLUMES, pod.owner
+            assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], pod.owner
+
+
+@EVERYWHERE
+def test_every_container_has_requests_and_limits(path: str) -> None:
+    for name, container in containers(render(path)):
+        requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+        assert {"cpu", "memory"} <= set(requests) == set(limits), name
+        assert requests["memory"] == limits["memory"], f"{name}: the node would be overcommitted"
+        devices = set(limits) - {"cpu", "memory"}
+        assert all(requests[device] == limits[device] for device in devices), name
+
+
+@EVERYWHERE
+def test_images_are_pinned(path: str) -> None:
+    for name, container in containers(render(path)):
+        if "image" in container:
+            tag = container["image"].rpartition(":")[2]
+            assert re.match(r"\d+\.\d+\.\d+", tag), f"{name}: {container['image']}"
+
+
+@EVERYWHERE
+def test_only_the_autoscaler_reaches_the_api(path: str) -> None:
+    for pod in pods(render(path)):
+        scales = "autoscale/" in path and pod.owner.endswith(" head")
+        assert pod.spec["automountServiceAccountToken"] is scales, pod.owner
+    assert not of_kind(render(path), "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+
+
+@EVERYWHERE
+def test_nothing_is_public(path: str) -> None:
+    assert not of_kind(render(path), "Ingress", "Gateway", "HTTPRoute", "Route")
+    for service in of_kind(render(path), "Service"):
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+        assert not service["spec"].get("externalIPs")
+    for document in of_kind(render(path), "RayJob", "RayCluster"):
+        head = document["spec"].get("rayClusterSpec", document["spec"])["headGroupSpec"]
+        assert head.get("serviceType", "ClusterIP") == "ClusterIP"
+        assert not head.get("enableIngress")
+        assert "headService" not in head
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale"])
+def test_the_network_is_closed(overlay: str) -> None:
+    policies = of_kind(render(f"overlays/{overlay}/setup"), "NetworkPolicy")
+    closed = [policy for policy in policies if policy["spec"]["podSelector"] == {}]
+    assert any(policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and len(policy["spec"]) == 2 for policy in closed)
+    for policy in policies:
+        for rule in policy["spec"].get("ingress", []):
+            assert rule.get("from"), f"{policy['metadata']['name']} lets everybody in"
+            for peer in rule["from"]:
+                assert peer.get("podSelector"), f"{policy['metadata']['name']} lets whole namespaces in"
+                assert "ipBlock" not in peer
+
+
+def _secrets(value: Any) -> list[Manifest]:
+    """All Secret manifests in YAML files below k8s/, rendered or not."""
+    return [document for document in value if document and document["kind"] == "Secret"]
+
+
+@EVERYWHERE
+def test_no_secret_is_rendered(path: str) -> None:
+    assert _secrets(render(path)) == []
+
+
+def test_example_secrets_have_no_value() -> None:
+    found = 0
+    for path in K8S.rglob("*.yaml"):
+        documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        for secret in _secrets(document for document in documents if isinstance(document, dict)):
+            values = [*secret.get("data", {}).values(), *secret.get("stringData", {}).values()]
+            assert not any(values), path
+            found += 1
+    assert found == 2
+
+
+@EVERYWHERE
+def test_secrets_reach_containers_by_reference_only(path: str) -> None:
+    for name, container in containers(render(path)):
+        for variable in container.get("env", []):
+            if re.search("KEY|TOKEN|PASSWORD|SECRET|AUTH", variable["name"]):
+                assert "value" not in variable, f"{name}: {variable['name']}"
+                assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable['name']}"
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_the_namespace_enforces_it(overlay: str) -> None:
+    (namespace,) = of_kind(render(f"overlays/{overlay}/setup"), "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

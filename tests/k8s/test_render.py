@@ -1,0 +1,93 @@
+"""Every overlay renders, each part holds what it says, and versions stand in one place."""
+
+import re
+import tomllib
+
+import pytest
+
+from tests.k8s.manifests import JOBS, K8S, OVERLAYS, PARTS, RENDERINGS, ROOT, containers, of_kind, ray_spec, render
+from tests.k8s.manifests import the, together
+
+RELEASE = K8S / "components" / "release" / "kustomization.yaml"
+
+
+def locked(package: str) -> str:
+    """The version of a package in requirements.lock."""
+    found = re.search(rf"^{package}==(\S+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, package
+    return found[1]
+
+
+@pytest.mark.parametrize("path", RENDERINGS)
+def test_it_renders(path: str) -> None:
+    assert all(document["apiVersion"] and document["metadata"]["name"] for document in render(path))
+
+
+def test_all_overlays_are_tested() -> None:
+    folders = {path.parent.relative_to(K8S / "overlays") for path in K8S.glob("overlays/**/kustomization.yaml")}
+    assert {str(folder) for folder in folders} == {f"{overlay}/{part}" for overlay in OVERLAYS for part in PARTS}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_parts_share_no_object(overlay: str) -> None:
+    """Else deleting one part would take away what another one needs."""
+    keys = [(document["kind"], document["metadata"]["name"]) for document in together(overlay)]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_deleting_a_job_keeps_the_runs(overlay: str) -> None:
+    for part in JOBS:
+        kinds = {document["kind"] for document in render(f"overlays/{overlay}/{part}")}
+        assert kinds == {"RayJob", "PodDisruptionBudget"}
+    assert of_kind(render(f"overlays/{overlay}/setup"), "PersistentVolumeClaim")
+
+
+@pytest.mark.parametrize("path", RENDERINGS)
+def test_everything_is_in_the_namespace(path: str) -> None:
+    wide = {"Namespace", "PriorityClass", "ClusterQueue", "ResourceFlavor"}
+    for document in render(path):
+        expected = None if document["kind"] in wide else "ganscale"
+        assert document["metadata"].get("namespace") == expected, document["kind"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_is_the_locked_one(overlay: str) -> None:
+    for document in of_kind(together(overlay), "RayJob", "RayCluster"):
+        assert ray_spec(document)["rayVersion"] == locked("ray")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_images_are_those_of_make_image(overlay: str) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    kind = "cpu" if overlay == "cpu" else "gpu"
+    images = {container["image"] for _, container in containers(together(overlay)) if "image" in container}
+    assert {image for image in images if "ganscale" in image} == {f"ganscale-{kind}:{version}"}
+
+
+def test_versions_stand_in_one_place() -> None:
+    for path in K8S.rglob("*.yaml"):
+        if path != RELEASE:
+            text = path.read_text(encoding="utf-8")
+            assert "newTag" not in text, path
+            assert locked("ray") not in text, path
+
+
+def test_components_change_what_they_say() -> None:
+    """A patch whose target is gone does nothing, silently."""
+    train = {overlay: the(render(f"overlays/{overlay}/train"), "RayJob") for overlay in OVERLAYS}
+    cluster = {overlay: the(render(f"overlays/{overlay}/cluster"), "RayCluster") for overlay in OVERLAYS}
+    for overlay in OVERLAYS:
+        spec, other = ray_spec(train[overlay]), ray_spec(cluster[overlay])
+        for part in (spec, other):
+            limits = part["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resources"]["limits"]
+            assert ("nvidia.com/gpu" in limits) == (overlay != "cpu")
+            assert ("rdma/rdma_shared_device_a" in limits) == (overlay == "gpu-rdma")
+            assert part.get("enableInTreeAutoscaling", False) == (overlay == "autoscale")
+            hook = part["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].get("lifecycle")
+            assert bool(hook) == (overlay == "spot")
+        for document in (train[overlay], cluster[overlay]):
+            assert ("kueue.x-k8s.io/queue-name" in document["metadata"]["labels"]) == (overlay == "kueue")
+    assert ray_spec(cluster["cpu"])["gcsFaultToleranceOptions"]
+    assert the(render("overlays/cpu/setup"), "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert the(render("overlays/gpu/setup"), "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
