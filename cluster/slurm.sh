@@ -78,7 +78,7 @@ PYTHON
 requeue() {
     trap - TERM
     echo "slurm.sh: the time is up; the job queues itself again and goes on from the last checkpoint"
-    kill -INT "$training" 2>/dev/null || true
+    kill "$training" 2>/dev/null || true
     wait "$training" || true
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
