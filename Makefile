@@ -4,15 +4,17 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+IMAGES := cpu gpu
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock bench docs clean
+.PHONY: help setup demo test test-slow lint format lock bench docs image k8s-validate clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is up to date)
 	@:
@@ -54,6 +56,14 @@ bench: setup ## measure training throughput
 
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
+
+image: ## build the container images; IMAGES=cpu builds one of them alone
+	@for image in $(IMAGES); do \
+		docker build --file cluster/Dockerfile --target $$image --tag ganscale-$$image:$(VERSION) . || exit 1; \
+	done
+
+k8s-validate: setup ## render all of k8s/ and check it against schemas, KubeRay's rules and our policies
+	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

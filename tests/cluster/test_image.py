@@ -74,7 +74,9 @@ def test_the_installer_is_the_makefiles() -> None:
 def test_left_out_packages_are_locked_ones() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     names = [
-        line for line in (ROOT / "cluster" / "cpu-excludes.txt").read_text(encoding="utf-8").splitlines() if line[0] != "#"
+        line
+        for line in (ROOT / "cluster" / "cpu-excludes.txt").read_text(encoding="utf-8").splitlines()
+        if line[0] != "#"
     ]
     assert len(names) == 3
     for name in names:
@@ -98,7 +100,11 @@ def ignored(path: str) -> bool:
         pattern = line.removeprefix("!").rstrip("/")
         if line and line[0] != "#":
             inside = path == pattern or path.startswith(f"{pattern}/")
-            if pattern == "*" or inside or (pattern[:3] == "**/" and fnmatch.fnmatch(path.rpartition("/")[2], pattern[3:])):
+            if (
+                pattern == "*"
+                or inside
+                or (pattern[:3] == "**/" and fnmatch.fnmatch(path.rpartition("/")[2], pattern[3:]))
+            ):
                 result = not line.startswith("!")
     return result
 
@@ -115,7 +121,9 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
         assert not ignored(source), source
 
 
-@pytest.mark.parametrize("path", [".git", ".env", "runs", ".venv", "tests", "wandb", "ganscale/__pycache__", "secret.key"])
+@pytest.mark.parametrize(
+    "path", [".git", ".env", "runs", ".venv", "tests", "wandb", "ganscale/__pycache__", "secret.key"]
+)
 def test_the_rest_stays_out(path: str) -> None:
     assert ignored(path)
 

@@ -1,4 +1,4 @@
-"""The Slurm script in a simulated allocation: `srun`, `scontrol`, `ray` and `python` are stand-ins that write down calls."""
+"""The Slurm script in a simulated allocation: `srun`, `scontrol`, `ray` and `python` only write down their calls."""
 
 import os
 import shutil
@@ -21,7 +21,9 @@ PROGRAMS = {
     "hostname": "echo 10.9.8.7 fd00::7",
     "ray": """
 case "$1" in
-start) [ "$2" = --head ] && [ -z "${FAKE_DEAD:-}" ] && sleep "${FAKE_HEAD_DELAY:-0}" && touch "$FAKE/up"; exec sleep 60 ;;
+start)
+    [ "$2" = --head ] && [ -z "${FAKE_DEAD:-}" ] && sleep "${FAKE_HEAD_DELAY:-0}" && touch "$FAKE/up"
+    exec sleep 60 ;;
 health-check) [ -e "$FAKE/up" ] ;;
 esac""",
     "python": """

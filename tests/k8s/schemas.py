@@ -43,7 +43,7 @@ def _strict(schema: Any) -> Any:
         return [_strict(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: _strict(value) for key, value in schema.items() if not key.startswith("x-kubernetes-")}
+    made: dict[str, Any] = {key: _strict(value) for key, value in schema.items() if not key.startswith("x-kubernetes-")}
     made.pop("format", None)
     if schema.get("x-kubernetes-int-or-string"):
         made = {"type": ["integer", "string"]}

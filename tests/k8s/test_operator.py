@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,9 +21,10 @@ def _job(path: str, value: object) -> Callable[[Manifest], None]:
 
     def change(document: Manifest) -> None:
         *parents, last = path.split("/")
+        place: Any = document
         for key in parents:
-            document = document[int(key) if key.isdecimal() else key]
-        document[last] = value
+            place = place[int(key) if key.isdecimal() else key]
+        place[last] = value
 
     return change
 

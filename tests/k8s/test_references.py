@@ -5,8 +5,21 @@ import yaml
 
 from ganscale.config import load
 from ganscale.runtime.resources import Node, place
-from tests.k8s.manifests import JOBS, K8S, OVERLAYS, Manifest, containers, matches, of_kind, pods, ray_spec, render
-from tests.k8s.manifests import the, together, with_operator_labels
+from tests.k8s.manifests import (
+    JOBS,
+    K8S,
+    OVERLAYS,
+    Manifest,
+    containers,
+    matches,
+    of_kind,
+    pods,
+    ray_spec,
+    render,
+    the,
+    together,
+    with_operator_labels,
+)
 from tests.k8s.quantities import amount
 from tests.k8s.test_commands import words
 
@@ -45,7 +58,9 @@ def test_volumes_are_mounted_and_mounts_have_volumes(overlay: str) -> None:
                 assert len(paths) == len(set(paths)), pod.owner
     for document in of_kind(together(overlay), "RayJob", "RayCluster"):
         head = {volume["name"] for volume in ray_spec(document)["headGroupSpec"]["template"]["spec"]["volumes"]}
-        assert {mount["name"] for mount in ray_spec(document).get("autoscalerOptions", {}).get("volumeMounts", [])} <= head
+        assert {
+            mount["name"] for mount in ray_spec(document).get("autoscalerOptions", {}).get("volumeMounts", [])
+        } <= head
 
 
 @EVERY
@@ -102,41 +117,6 @@ def test_selectors_select(overlay: str) -> None:
     for stateful in of_kind(everything, "StatefulSet"):
         assert matches(stateful["spec"]["selector"], stateful["spec"]["template"]["metadata"]["labels"])
         assert stateful["spec"]["serviceName"] in names(everything, "Service")
-
-
-def reachable(documents: list[Manifest], source: dict[str, str], target: dict[str, str], port: int) -> bool:
-    """Whether the policies let pods with some labels reach a TCP port of pods with others."""
-
-    def opens(direction: str, inside: dict[str, str], outside: dict[str, str]) -> bool:
-        peers = "from" if direction == "ingress" else "to"
-        for policy in of_kind(documents, "NetworkPolicy"):
-            if not matches(policy["spec"]["podSelector"], inside):
-                continue
-            for rule in policy["spec"].get(direction, []):
-                there = any(matches(p["podSelector"], outside) for p in rule.get(peers, []) if "podSelector" in p)
-                ports = [entry["port"] for entry in rule.get("ports", []) if entry.get("protocol", "TCP") == "TCP"]
-                if there and (not rule.get("ports") or port in ports):
-                    return True
-        return False
-
-    return opens("egress", source, target) and opens("ingress", target, source)
-
-
-@EVERY
-def test_traffic(overlay: str) -> None:
-    """Whoever has to talk can; who has not, cannot."""
-    everything = together(overlay)
-    part = {"app.kubernetes.io/part-of": "ganscale"}
-    head, worker, submitter, redis = (
-        part | {"app.kubernetes.io/component": name} for name in ("head", "worker", "submitter", "redis")
-    )
-    allowed = [(worker, head, 6379), (head, worker, 35_000), (worker, worker, 29_500), (submitter, head, 8265)]
-    for source, target, port in [*allowed, (head, redis, 6379)]:
-        assert reachable(everything, source, target, port), (source, target, port)
-    stranger = {"app": "other"}
-    refused = [(stranger, head, 8265), (stranger, worker, 8080), (submitter, head, 6379), (submitter, worker, 8265)]
-    for source, target, port in [*refused, (worker, redis, 6379), (stranger, redis, 6379)]:
-        assert not reachable(everything, source, target, port), (source, target, port)
 
 
 @EVERY

@@ -5,8 +5,20 @@ import tomllib
 
 import pytest
 
-from tests.k8s.manifests import JOBS, K8S, OVERLAYS, PARTS, RENDERINGS, ROOT, containers, of_kind, ray_spec, render
-from tests.k8s.manifests import the, together
+from tests.k8s.manifests import (
+    JOBS,
+    K8S,
+    OVERLAYS,
+    PARTS,
+    RENDERINGS,
+    ROOT,
+    containers,
+    of_kind,
+    ray_spec,
+    render,
+    the,
+    together,
+)
 
 RELEASE = K8S / "components" / "release" / "kustomization.yaml"
 
