@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.k8s.manifests import of_kind, pods, ray_spec, render
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 TEXT = DOCKERFILE.read_text(encoding="utf-8")
@@ -128,7 +130,16 @@ def test_the_rest_stays_out(path: str) -> None:
     assert ignored(path)
 
 
-def test_the_paths_of_the_manifests_are_in_the_image() -> None:
-    assert "COPY configs /opt/ganscale/configs" in TEXT
-    assert "cluster/drain.sh /opt/ganscale/bin/drain-node" in TEXT
-    assert "--uid 1000 --gid 1000" in TEXT
+def test_the_manifests_paths_are_in_the_image() -> None:
+    (job,) = of_kind(render("overlays/spot/train"), "RayJob")
+    assert "COPY configs /opt/ganscale/configs\n" in TEXT
+    assert job["spec"]["entrypoint"].split()[3].startswith("/opt/ganscale/configs/")
+    worker = ray_spec(job)["workerGroupSpecs"][0]["template"]["spec"]
+    hook = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert f"COPY --chmod=0755 cluster/drain.sh {hook[0]}\n" in TEXT
+    assert int(hook[1]) < worker["terminationGracePeriodSeconds"]
+    for pod in pods([job]):
+        user, group = pod.spec["securityContext"]["runAsUser"], pod.spec["securityContext"]["runAsGroup"]
+        assert f"USER {user}:{group}\n" in TEXT, pod.owner
+        mounts = {mount["mountPath"] for mount in pod.spec["containers"][0]["volumeMounts"]}
+        assert re.findall(r"HOME=(\S+)", TEXT)[0] in mounts, "the home folder is not writable"
