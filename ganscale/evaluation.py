@@ -213,7 +213,8 @@ class Evaluator:
     def _cache_path(self, name: str) -> Path:
         assert self._cache is not None, "asked for with a cache only"
         needs = sorted({METRICS[metric].needs for metric in self.names})
-        key = f"{name}/{self.extractor.name}/{self.extractor.sha256}/{needs}/{CHUNK}"
+        kind = f"{self.extractor.name}/{self.extractor.sha256}/{needs}/{CHUNK}/{Observed._fields}"
+        key = f"{name}/{kind}"
         return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _from_first(self, found: Observed | None) -> Observed | None:
