@@ -15,7 +15,7 @@ SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "e
 FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
     4: ("runtime", "tracking.wandb"),
-    3: ("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health", *SAMPLING),
+    3: ("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health", "search", *SAMPLING),
     2: ("data", "metrics", "state", "extension"),
     1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),
@@ -48,7 +48,7 @@ ORDERED = ("runtime.search", "runtime.trainer", "runtime.worker")
 """Within runtime: each may import from those to its right."""
 
 LIGHT = ("ray", "wandb")
-CORE = ("step", "loop", "models", "build", "state", "checkpoint", "sample", *SAMPLING)
+CORE = ("step", "loop", "models", "build", "state", "checkpoint", "sample", "health", "search.report", *SAMPLING)
 
 
 def module_name(path: Path) -> str:

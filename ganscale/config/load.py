@@ -26,9 +26,9 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: the file is missing, unreadable or not YAML; a key is unknown; a value has the wrong type or
             range; settings contradict each other.
     """
-    raw = _read(Path(path)) if path is not None else {}
+    raw = read(Path(path)) if path is not None else {}
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     return parse(raw)
 
 
@@ -38,12 +38,21 @@ def parse(raw: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: as `load`.
     """
-    try:
-        config = schema().model_validate(_with_names(raw))
-    except ValidationError as error:
-        raise _translate(error) from None
+    config = validate(raw)
     check(config)
     return config
+
+
+def validate(raw: Mapping[str, Any]) -> Config:
+    """Check names, types and ranges alone; whether settings contradict each other is left open.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type or range.
+    """
+    try:
+        return schema().model_validate(_with_names(raw))
+    except ValidationError as error:
+        raise _translate(error) from None
 
 
 def _with_names(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,12 @@ def _free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in RESUMABLE_CHANGES)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file as plain mappings, unchecked.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not YAML, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -127,7 +141,12 @@ def _yaml(text: str, *, key: str, value: str) -> Any:
         raise ConfigError("nested too deeply", key=key, value=value, remedy="mend the YAML syntax there") from None
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Enter `section.key=value`, the value in YAML syntax, into plain mappings.
+
+    Raises:
+        ConfigError: it is no such thing.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(

@@ -19,20 +19,24 @@ _SLOW = (
 
 
 @contextmanager
-def connected(config: Config) -> Iterator[None]:
+def connected(config: Config, *, dashboard: bool = False) -> Iterator[None]:
     """Be connected while the block runs; a cluster that was started for it ends with it.
+
+    Args:
+        config: whose section `cluster` says where, and how much a cluster of our own must hold.
+        dashboard: whether a cluster of our own has one; Ray frees what a killed nested run held only with it.
 
     Raises:
         ConfigError: the cluster cannot be reached, or this machine is too small.
     """
-    _connect(config)
+    _connect(config, dashboard)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(config: Config) -> None:
+def _connect(config: Config, dashboard: bool) -> None:
     """Join the cluster of `cluster.address`, or start one on this machine."""
     address = config.cluster.address
     if address == "auto":
@@ -73,7 +77,7 @@ def _connect(config: Config) -> None:
     ray.init(
         address="local",
         num_cpus=max(cpus, wanted),
-        include_dashboard=False,
+        include_dashboard=dashboard,
         log_to_driver=False,
         logging_level=logging.WARNING,
     )

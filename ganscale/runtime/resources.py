@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.sweep import SweepSettings
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,26 @@ def _room(node: Node, cpus: int, use_gpu: bool) -> int:
     """Workers that fit on a node."""
     room = int(node.cpus // cpus)
     return min(room, int(node.gpus)) if use_gpu else room
+
+
+def concurrent_trials(sweep: SweepSettings, nodes: Sequence[Node], *, use_gpu: bool) -> int:
+    """How many trials the cluster holds at a time, with all workers of each; at most `sweep.max_concurrent`.
+
+    Raises:
+        ConfigError: not even one fits.
+    """
+    cpus, share = sweep.cpus_per_worker, sweep.gpus_per_worker
+    rooms = [int(node.cpus // cpus) for node in nodes]
+    if use_gpu:
+        rooms = [min(room, int(node.gpus) * int(1 / share + 1e-9)) for room, node in zip(rooms, nodes, strict=True)]
+    fit = sum(rooms) // sweep.workers
+    if not fit:
+        each = f"{cpus} CPU{'s' * (cpus > 1)}" + (f" and {share:g} GPU" if use_gpu else "")
+        has = f"{len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {int(sum(n.gpus for n in nodes))} GPUs"
+        raise ConfigError(
+            f"the cluster can hold {sum(rooms)} workers of {each} (it has {has}): no trial would ever start",
+            key="sweep.workers",
+            value=sweep.workers,
+            remedy=f"use sweep.workers <= {sum(rooms)}" if sum(rooms) else "use a smaller sweep.cpus_per_worker",
+        )
+    return fit if sweep.max_concurrent == "auto" else min(fit, sweep.max_concurrent)

@@ -1,0 +1,195 @@
+"""A sweep on a Ray cluster: Ray Tune runs the trials, the sweep's folder remembers them.
+
+The same command goes on with a sweep: what is in its folder is never trained again. That is kept in files of our own
+and not in Tune's (`Tuner.restore`), as those die with a half-written snapshot, start interrupted trials anew, and count
+iterations where trials count images. A trial that goes on first tells its recorded rows again, so that the scheduler
+knows what it knew.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+
+from ganscale.config import Config, ConfigError
+from ganscale.extension import ADDED
+from ganscale.runfolder import RunFolder, WriterLock, locate
+from ganscale.runtime.board import Board, Notes
+from ganscale.runtime.cluster import connected, nodes
+from ganscale.runtime.proposals import Proposals
+from ganscale.runtime.resources import Node, concurrent_trials
+from ganscale.runtime.schedulers import make_scheduler
+from ganscale.runtime.trainable import SCORE, Job, TrialActor
+from ganscale.search.folder import SweepFolder, prepare, resolved
+from ganscale.search.plan import Plan
+from ganscale.search.record import read_end
+from ganscale.search.report import winner, write_report
+from ganscale.search.table import Entry, read_entries
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has it all
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the command; the same command goes on
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # never restored from
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+RETRIES = 2
+"""Times that a trial whose process died goes on from its last row; then it counts as failed."""
+
+
+def sweep_folder(plan: Plan) -> SweepFolder:
+    """Where the sweep lives.
+
+    Raises:
+        ConfigError: the place cannot be found.
+    """
+    settings = plan.sweep.sweep
+    run = plan.config.run.model_copy(update={"dir": settings.dir, "name": settings.name})
+    return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
+
+
+def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
+    """Run all trials of a sweep that are not done yet, and then the winner on fresh seeds.
+
+    Args:
+        plan: the sweep.
+        show: takes texts for the user.
+
+    Returns:
+        The results as a text; all of them lie in the sweep's folder.
+
+    Raises:
+        ConfigError: the cluster can never hold a trial, or another sweep lives in the folder.
+    """
+    folder = sweep_folder(plan)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(RunFolder(folder.path), patience=30.0, say=show)
+    try:
+        prepare(folder, plan.sweep, plan.base)
+        with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1):
+            search = _Search(plan, folder, nodes(), show)
+            search.run()
+            best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
+            if best and plan.sweep.sweep.confirm_seeds and not search.is_over:
+                search.confirm(best)
+        return write_report(plan, folder)
+    finally:
+        lock.release()
+
+
+def _cluster(plan: Plan) -> Config:
+    """What a cluster of our own must hold."""
+    settings = plan.sweep.sweep
+    at_once = 1 if settings.max_concurrent == "auto" else settings.max_concurrent
+    cluster = {"num_workers": settings.workers * at_once, "cpus_per_worker": settings.cpus_per_worker}
+    return plan.config.model_copy(update={"cluster": plan.config.cluster.model_copy(update=cluster)})
+
+
+class _Search:
+    """One command's part of a sweep, on a connected cluster."""
+
+    def __init__(self, plan: Plan, folder: SweepFolder, machines: list[Node], show: Callable[[str], None]) -> None:
+        self._plan, self._folder, self._show = plan, folder, show
+        settings = plan.sweep.sweep
+        self.use_gpu = _use_gpu(plan.config, machines)
+        self._at_once = concurrent_trials(settings, machines, use_gpu=self.use_gpu)
+        hours = settings.budget_hours
+        self._until = time.monotonic() + hours * 3600 if hours else math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is used up."""
+        return time.monotonic() >= self._until
+
+    def run(self) -> None:
+        """Run the trials that are not done."""
+        settings, trials = self._plan.sweep.sweep, self._folder.trials
+        total = len(self._plan.sampler)
+        open_ones = [n for n in range(total) if not read_end(trials / f"{n:04d}")[0]]
+        self._show(
+            f"{total} configurations x {settings.seeds} seeds, {total - len(open_ones)} done, {self._at_once} at a time"
+        )
+        if not open_ones:
+            return
+        learns = settings.scheduler in ("asha", "median")
+        numbers = list(range(total)) if learns else open_ones
+        proposals = Proposals(numbers, self._plan.sampler.__getitem__, trials, until=self._until)
+        board = Board(self._plan, trials, self._show)
+        scheduler = make_scheduler(
+            settings, self._plan.space, images=self._plan.config.train.images, every=self._plan.config.eval.every
+        )
+        self._tune(self._job(trials, self._plan.seeds), proposals, len(numbers), board, scheduler)
+
+    def confirm(self, best: Entry) -> None:
+        """Run the winner on fresh seeds, each a trial of its own."""
+        trials, seeds = self._folder.confirm / f"{best.index:04d}", self._plan.fresh_seeds
+        numbers = [n for n in range(len(seeds)) if not read_end(trials / f"{n:04d}")[0]]
+        if numbers:
+            self._show(f"trial {best.index:04d} is the best: running it on {len(seeds)} fresh seeds")
+            proposals = Proposals(numbers, lambda _: dict(best.drawn), trials, until=self._until)
+            job = self._job(trials, seeds)._replace(one_seed_each=True, from_end=False)
+            self._tune(job, proposals, len(numbers), Notes(trials), FIFOScheduler())
+
+    def _job(self, trials: Path, seeds: Sequence[int]) -> Job:
+        raw = resolved(self._plan.sweep, {})
+        return Job(
+            sweep={**raw, "base": self._plan.sweep.base},
+            base=self._plan.base,
+            folder=str(trials),
+            metrics=self._plan.metrics,
+            seeds=tuple(seeds),
+            use_gpu=self.use_gpu,
+            from_end=self._plan.sweep.sweep.scheduler == "pbt",
+            one_seed_each=False,
+            keep=0,
+            extension=ADDED._asdict(),
+        )
+
+    def _tune(self, job: Job, proposals: Proposals, number: int, notes: Notes, scheduler: Any) -> None:
+        """Let Ray Tune run the trials."""
+        os.environ.update(_ENVIRONMENT)
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of results
+        settings = self._plan.sweep.sweep
+        population = settings.scheduler == "pbt"
+        resources: dict[str, float] = {"CPU": settings.cpus_per_worker}
+        if self.use_gpu:
+            resources["GPU"] = settings.gpus_per_worker
+        trainable = tune.with_resources(tune.with_parameters(TrialActor, job=job), resources)
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                search_alg=proposals,
+                scheduler=scheduler,
+                num_samples=number,
+                max_concurrent_trials=None if population else self._at_once,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"{trial.config['index']:04d}",
+                trial_dirname_creator=lambda trial: f"{trial.config['index']:04d}",
+            ),
+            run_config=tune.RunConfig(
+                name=f"{time.time_ns()}",
+                storage_path=str(self._folder.path / ".ray"),
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[notes],
+                verbose=0,
+            ),
+        ).fit()
+
+
+def _use_gpu(config: Config, machines: Sequence[Node]) -> bool:
+    gpus = sum(node.gpus for node in machines)
+    if config.train.device == "cuda" and not gpus:
+        raise ConfigError(
+            "the cluster has no GPU", key="train.device", value="cuda", remedy="use train.device=auto or cpu"
+        )
+    return config.train.device != "cpu" and gpus > 0

@@ -1,0 +1,1 @@
+"""What a sweep decides and reports, as pure functions: draws, scores, tables and plots. Knows nothing of Ray."""

@@ -1,0 +1,97 @@
+"""A sweep that was checked and is ready to start."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ganscale.config import Config, ConfigError
+from ganscale.config.evaluation import EVALUATED
+from ganscale.config.space import Space
+from ganscale.config.sweep import Sweep, load_sweep
+from ganscale.search.perturb import check_perturbable
+from ganscale.search.sampling import Sampler
+
+FRESH = 1000
+"""Distance of the winner's fresh seeds from those of the search."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a sweep is made of.
+
+    Attributes:
+        sweep: the sweep.
+        base: its base run as plain mappings.
+        space: its space.
+        sampler: configurations by number.
+        config: a run of it (configuration 0), for what all runs have in common.
+        metrics: that are optimised, the first leads.
+        started: when, by `time.monotonic`.
+    """
+
+    sweep: Sweep
+    base: dict[str, Any]
+    space: Space
+    sampler: Sampler
+    config: Config
+    metrics: tuple[str, ...]
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the settings in the space."""
+        return [parameter.name for parameter in self.space.parameters]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """run.seed of each run of a configuration."""
+        first = self.config.run.seed
+        return tuple(range(first, first + self.sweep.sweep.seeds))
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """run.seed of the winner's runs after the search."""
+        first = self.config.run.seed + max(FRESH, self.sweep.sweep.seeds)
+        return tuple(range(first, first + self.sweep.sweep.confirm_seeds))
+
+    @property
+    def images(self) -> int:
+        """That the sweep would train on if no trial stopped early."""
+        return len(self.sampler) * len(self.seeds) * self.config.train.images
+
+
+def load_plan(path: str | Path, overrides: list[str]) -> Plan:
+    """Read and check a sweep.
+
+    Raises:
+        ConfigError: a key is unknown, a value cannot be, or the sweep contradicts itself.
+    """
+    return make_plan(*load_sweep(path, overrides))
+
+
+def make_plan(sweep: Sweep, base: dict[str, Any]) -> Plan:
+    """Check a sweep with its base run. Raises: `load_plan`."""
+    space = Space(sweep, base)
+    sampler = Sampler(sweep, space)
+    config = space.config(sampler[0])
+    if not 0 < config.eval.every <= config.train.images:
+        raise ConfigError(
+            "the runs of the sweep are never evaluated",
+            key="eval.every",
+            value=config.eval.every,
+            remedy=f"use at least 1 and at most train.images = {config.train.images}",
+        )
+    computed = config.eval.metrics or EVALUATED[config.data.name]
+    metrics = sweep.sweep.metrics or computed[:1]
+    for name in metrics:
+        if name not in computed:
+            raise ConfigError(
+                f"is not among the metrics that the runs compute ({', '.join(computed)})",
+                key="sweep.metrics",
+                value=name,
+                remedy="add it to eval.metrics below set:",
+            )
+    if sweep.sweep.scheduler == "pbt":
+        check_perturbable(space)
+    return Plan(sweep, base, space, sampler, config, metrics)

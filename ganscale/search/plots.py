@@ -1,0 +1,194 @@
+"""Pictures of a sweep: parallel coordinates, importance, success per setting, learning curves, Pareto front."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ganscale.config.evaluation import METRICS
+from ganscale.config.space import Parameter
+from ganscale.search.importance import BINS, Importance
+from ganscale.search.plan import Plan
+from ganscale.search.score import has_failed, is_success, objectives, pareto_front
+from ganscale.search.statistics import wilson
+from ganscale.search.table import Entry, short_names
+
+GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
+
+
+def save_all(plan: Plan, entries: Sequence[Entry], important: Sequence[Importance], folder: Path) -> list[Path]:
+    """Draw what the entries allow and return the files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [entry for entry in entries if entry.rows]
+    done = [entry for entry in shown if entry.status == "complete"]
+    drawings: dict[str, tuple[Any, tuple[float, float]]] = {}
+    if shown:
+        drawings["learning_curves"] = (lambda figure: _learning_curves(figure, plan, shown), (7.0, 4.2))
+        drawings["success"] = (
+            lambda figure: _success(figure, plan, shown),
+            (3.4 * min(4, len(plan.names)), 3.2 * math.ceil(len(plan.names) / 4)),
+        )
+    if len(done) > 1:
+        width = max(6.0, 1.5 * (len(plan.names) + 1))
+        drawings["parallel_coordinates"] = (lambda figure: _parallel(figure, plan, done), (width, 4.6))
+    if important:
+        drawings["importance"] = (lambda figure: _importance(figure, important), (6.4, 1.2 + 0.4 * len(important)))
+    if len(done) > 1 and len(plan.metrics) > 1:
+        drawings["pareto"] = (lambda figure: _pareto(figure, plan, done), (5.2, 4.2))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (draw, size) in drawings.items():
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.savefig(folder / f"{name}.png", dpi=120)
+    return [folder / f"{name}.png" for name in drawings]
+
+
+def _label(plan: Plan) -> list[str]:
+    return short_names(plan.names)
+
+
+def _learning_curves(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
+    """The first metric's mean over sound seeds, a line per configuration; failed ones end with a cross."""
+    axes, metric = figure.subplots(), plan.metrics[0]
+    best = max(entries, key=lambda e: (e.status == "complete", e.standing.score))
+    for entry in entries:
+        points = []
+        for row in entry.rows:
+            sound = [seed.values[metric] for seed in row.seeds if not has_failed(seed, (metric,))]
+            if sound:
+                points.append((row.images, fmean(sound)))
+        colour, front = (GOOD, 3) if entry is best else (GREY, 1)
+        axes.plot(
+            *zip(*points, strict=True), color=colour, zorder=front, lw=2 if entry is best else 1
+        ) if points else None
+        if points and entry.standing.failures:
+            axes.plot(*points[-1], "x", color=BAD, zorder=2)
+    _scale(axes, [v for line in axes.lines for v in line.get_ydata()])
+    if plan.sweep.sweep.threshold is not None:
+        axes.axhline(plan.sweep.sweep.threshold, color="black", ls="--", lw=1)
+    better = "higher" if METRICS[metric].higher_is_better else "lower"
+    axes.set_title(f"{metric} ({better} is better), mean over seeds; best blue, with failed seeds red x", fontsize=9)
+    axes.set_xlabel("images", fontsize=8)
+    _small(axes)
+
+
+def _scale(axes: Any, values: Sequence[float]) -> None:
+    finite = [float(value) for value in values if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) > 30 * min(finite):
+        axes.set_yscale("log")
+
+
+def _small(axes: Any) -> None:
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.3)
+
+
+def _parallel(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
+    """A line per configuration through its values, coloured by the rank of its score."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+
+    axes, parameters = figure.subplots(), plan.space.parameters
+    ordered = sorted(entries, key=lambda entry: entry.standing.score)
+    colours = colormaps["viridis"]
+    for rank, entry in enumerate(ordered):
+        share = rank / max(1, len(ordered) - 1)
+        heights = [p.share(entry.drawn[p.name]) if p.name in entry.drawn else math.nan for p in parameters]
+        axes.plot(
+            [*range(len(parameters)), len(parameters)], [*heights, share], color=colours(share), alpha=0.8, lw=1.2
+        )
+    for x, parameter in enumerate(parameters):
+        _coordinate(axes, x, parameter)
+    axes.set_xticks(range(len(parameters) + 1), [*_label(plan), "rank of score"], fontsize=8)
+    axes.set_yticks([])
+    axes.set_xlim(-0.2, len(parameters) + 0.3)
+    figure.colorbar(ScalarMappable(cmap=colours), ax=axes, label="worst to best", ticks=[])
+
+
+def _coordinate(axes: Any, x: int, parameter: Parameter) -> None:
+    axes.axvline(x, color="black", lw=0.6)
+    for value in parameter.probes():
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        axes.annotate(text, (x, parameter.share(value)), fontsize=7, xytext=(3, 2), textcoords="offset points")
+
+
+def _importance(figure: Any, important: Sequence[Importance]) -> None:
+    axes = figure.subplots()
+    rows = list(reversed(important))
+    names = short_names([row.name for row in rows])
+    colours = [GOOD if row.explained > row.by_chance else GREY for row in rows]
+    axes.barh(names, [row.explained for row in rows], color=colours)
+    for y, row in enumerate(rows):
+        axes.plot([row.by_chance] * 2, [y - 0.4, y + 0.4], color="black", lw=1.5)
+    axes.set_xlim(0, 1)
+    axes.set_title("share of the ranks' variance explained alone; line: 95 % of chance is below", fontsize=9)
+    _small(axes)
+
+
+def _success(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
+    """Share of seeds that succeeded (without a threshold: that did not fail), by value, with Wilson's interval."""
+    columns = min(4, len(plan.names))
+    rows = math.ceil(len(plan.names) / columns)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes in grid[len(plan.names) :]:
+        axes.set_visible(False)
+    threshold, metric = plan.sweep.sweep.threshold, plan.metrics[0]
+    for axes, parameter, name in zip(grid, plan.space.parameters, _label(plan), strict=False):
+        labels = []
+        for x, (label, group) in enumerate(value_groups(entries, parameter)):
+            seeds = [seed for entry in group for seed in entry.rows[-1].seeds]
+            good = sum(
+                not has_failed(s, plan.metrics) if threshold is None else is_success(s, metric, threshold)
+                for s in seeds
+            )
+            low, high = wilson(good, len(seeds), plan.sweep.sweep.confidence)
+            share = good / len(seeds)
+            axes.errorbar(
+                x, share, yerr=[[max(0, share - low)], [max(0, high - share)]], fmt="o", color=GOOD, capsize=4
+            )
+            labels.append(f"{label}\n{good}/{len(seeds)}")
+        axes.set_xticks(range(len(labels)), labels, fontsize=7)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_title(name, fontsize=9)
+        _small(axes)
+    what = "did not fail" if threshold is None else f"reached {metric} {threshold:g}"
+    figure.suptitle(f"share of seeds that {what}, {plan.sweep.sweep.confidence:.0%} interval", fontsize=9)
+
+
+def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[str, list[Entry]]]:
+    """Entries by the value of a setting: each option, or parts of a range with equally many entries."""
+    own = [entry for entry in entries if parameter.name in entry.drawn]
+    if not parameter.is_number:
+        groups = [(str(o), [e for e in own if e.drawn[parameter.name] == o]) for o in parameter.options]
+        return [(label, group) for label, group in groups if group]
+    own.sort(key=lambda entry: entry.drawn[parameter.name])
+    size = math.ceil(len(own) / BINS)
+    parts = [own[i : i + size] for i in range(0, len(own), size)] if own else []
+    return [
+        (f"{part[0].drawn[parameter.name]:.2g} to\n{part[-1].drawn[parameter.name]:.2g}", part)
+        for part in parts
+        if part
+    ]
+
+
+def _pareto(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
+    """The bounds of the first two metrics; the front over all metrics is joined."""
+    axes = figure.subplots()
+    x, y = plan.metrics[:2]
+    chosen = {id(entries[i]) for i in pareto_front([objectives(e.standing, plan.metrics) for e in entries])}
+    for entry in entries:
+        bounds = entry.standing.bounds
+        axes.plot(bounds[x], bounds[y], "o", color=GOOD if id(entry) in chosen else GREY)
+    line = sorted((e.standing.bounds[x], e.standing.bounds[y]) for e in entries if id(e) in chosen)
+    axes.plot(*zip(*line, strict=True), color=GOOD, lw=1)
+    for axis, metric in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
+        axis(f"{metric}, bound ({'higher' if METRICS[metric].higher_is_better else 'lower'} is better)", fontsize=8)
+    axes.set_title("Pareto front (blue)", fontsize=9)
+    _small(axes)

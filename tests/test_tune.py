@@ -1,0 +1,79 @@
+"""The command line of a sweep: starts quickly, refuses early, shows what it would try."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ganscale.tune import main
+
+ROOT = Path(__file__).parents[1]
+SWEEP = """
+sweep: {name: tiny, num_configs: 12, seeds: 3}
+set: {train.images: 1280, eval.every: 640}
+space:
+  optim.lr_g: {loguniform: [1e-5, 1e-2]}
+  loss.name: {choice: [non_saturating, minimax]}
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SWEEP, encoding="utf-8")
+    return path
+
+
+def test_a_dry_run_shows_the_space_and_ten_samples(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(sweep), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "12 configurations x 3 seeds x 1,280 images = 46,080 images" in text
+    assert "optim.lr_g: loguniform [1e-05, 0.01]" in text
+    assert [line[:4] for line in text.splitlines() if line[:4].isdigit()] == [f"{i:04d}" for i in range(10)]
+
+
+def test_overrides_reach_the_sweep_and_the_runs(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(sweep), "--dry-run", "sweep.seeds=4", "train.images=6400", "sweep.num_configs=2"]) == 0
+    assert "2 configurations x 4 seeds x 6,400 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep.seeds=2"], "sweep.seeds = 2"),
+        (["sweep.sedes=3"], "did you mean 'seeds'"),
+        (["train.image=3"], "did you mean 'images'"),
+        (["eval.every=0"], "never evaluated"),
+        (["sweep.metrics=coverage"], "sweep.metrics = coverage"),
+        (["sweep.score=success_rate"], "sweep.threshold"),
+        (["sweep.search=grid"], "a range has no grid"),
+        (["sweep.scheduler=pbt"], "space.loss.name"),
+        (["--max-concurrent", "0"], "max_concurrent"),
+        (["--budget-hours", "-1"], "budget_hours"),
+        (["sweep.gpus_per_worker=0.5", "sweep.workers=2"], "whole GPUs"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    sweep: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main([str(sweep), "--dry-run", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "remedy:" in error
+
+
+def test_a_missing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "no.yaml")]) == 2
+    assert "no such config file" in capsys.readouterr().err
+
+
+def test_it_starts_without_torch_and_ray(sweep: Path) -> None:
+    code = (
+        "import sys; from ganscale.tune import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'ray', 'wandb', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, str(sweep), "--dry-run"], check=True, capture_output=True, cwd=ROOT)
+    assert time.perf_counter() - started < 10  # a second on an idle machine
