@@ -149,6 +149,7 @@ class _Search:
             from_end=self._plan.sweep.sweep.scheduler == "pbt",
             one_seed_each=False,
             keep=0,
+            storage=str(self._folder.path / ".ray"),
             extension=ADDED._asdict(),
         )
 
@@ -158,9 +159,9 @@ class _Search:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of results
         settings = self._plan.sweep.sweep
         population = settings.scheduler == "pbt"
-        resources: dict[str, float] = {"CPU": settings.cpus_per_worker}
-        if self.use_gpu:
-            resources["GPU"] = settings.gpus_per_worker
+        resources: dict[str, float] = {"CPU": 0, "memory": 1e6}  # a group's workers reserve theirs (nothing is refused)
+        if settings.workers == 1:
+            resources = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if self.use_gpu else {})
         trainable = tune.with_resources(tune.with_parameters(TrialActor, job=job), resources)
         tune.Tuner(
             trainable,

@@ -1,7 +1,7 @@
-"""A trial of Ray Tune: one configuration with all of its seeds, in the trial's own process."""
+"""A trial of Ray Tune: one configuration with all of its seeds."""
 
 import json
-import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from ray.tune import Trainable
 
-from ganscale.config import Config
+from ganscale.config import Config, parse
 from ganscale.config.space import Space
 from ganscale.config.sweep import Sweep
 from ganscale.extension import extend
-from ganscale.runtime.trial import Candidate
-from ganscale.search.record import TrialRow
+from ganscale.runtime.resources import Placement
+from ganscale.runtime.workplace import OwnProcess, Work, WorkerGroup, Workplace
+from ganscale.search.record import TrialRow, read_rows
 from ganscale.search.score import standing
 
 SCORE, IMAGES = "score", "images"
@@ -35,6 +36,7 @@ class Job(NamedTuple):
         from_end: whether a trial that goes on starts reporting at its last row (population-based training), not its
             first (so that a scheduler sees again what it saw before).
         keep: checkpoints that a finished run keeps.
+        storage: folder for Ray's own files.
         extension: the user's own networks and losses.
     """
 
@@ -47,6 +49,7 @@ class Job(NamedTuple):
     use_gpu: bool
     from_end: bool
     keep: int
+    storage: str
     extension: dict[str, Any]
 
 
@@ -56,27 +59,20 @@ def trial_config(space: Space, sweep: Sweep, drawn: dict[str, Any]) -> Config:
     Raises:
         ConfigError: the values contradict each other.
     """
-    config = space.config(drawn)
-    settings = sweep.sweep
+    raw, settings = space.raw(drawn), sweep.sweep
     cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=cluster)})
+    raw["cluster"] = {**raw.get("cluster", {}), **cluster}
+    return parse(raw)
 
 
 def reported(row: TrialRow, metrics: tuple[str, ...], sweep: Sweep) -> dict[str, Any]:
     """What Tune is told: finite plain numbers only, as others poison schedulers and snapshots."""
     judged = standing(row.seeds, metrics, sweep.sweep)
-    return {
-        SCORE: judged.score,
-        IMAGES: row.images,
-        "spent": row.spent,
-        "failures": judged.failures,
-        "successes": -1 if judged.successes is None else judged.successes,
-        "done": row.last,
-    }
+    return {SCORE: judged.score, IMAGES: row.images, "spent": row.spent, "done": row.last}
 
 
 class TrialActor(Trainable):
-    """Runs configurations one after another in one process, so that only the first pays for imports."""
+    """Trains configurations one after another, so that only the first pays for imports and workers."""
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         """Take the job, and the first configuration."""
@@ -86,6 +82,7 @@ class TrialActor(Trainable):
         self._job = job
         self._sweep = Sweep.model_validate(job.sweep)
         self._space = Space(self._sweep, job.base)
+        self._place: Workplace | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -94,34 +91,52 @@ class TrialActor(Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        drawn = json.loads(config["drawn"])
+        job, drawn, number = self._job, json.loads(config["drawn"]), int(config["index"])
         run = trial_config(self._space, self._sweep, drawn)
-        device = torch.device("cuda", 0) if self._job.use_gpu else torch.device("cpu")
-        os.environ["OMP_NUM_THREADS"] = str(run.cluster.cpus_per_worker)
-        self._candidate = Candidate(
-            run,
-            drawn,
-            self._job.seeds[config["index"] :][:1] if self._job.one_seed_each else self._job.seeds,
-            self._job.metrics,
-            Path(self._job.folder) / f"{config['index']:04d}",
-            device=device,
+        self._work = Work(
+            config=run.model_dump(mode="json"),
+            drawn=drawn,
+            seeds=job.seeds[number : number + 1] if job.one_seed_each else job.seeds,
+            metrics=job.metrics,
+            folder=str(Path(job.folder) / f"{number:04d}"),
             stop_failing=self._sweep.sweep.stop_failing,
-            keep=self._job.keep,
+            keep=job.keep,
         )
-        self._next = max(0, len(self._candidate.rows) - 1) if self._job.from_end else 0
+        if self._place is None:
+            self._place = self._open(run)
+        self._next = max(0, len(read_rows(Path(self._work.folder))) - 1) if job.from_end else 0
+
+    def _open(self, run: Config) -> Workplace:
+        workers = self._sweep.sweep.workers
+        if workers > 1:
+            placement = Placement(workers, self._job.use_gpu, "PACK")
+            return WorkerGroup(run, placement, Path(self._job.storage))
+        return OwnProcess(torch.device("cuda", 0) if self._job.use_gpu else torch.device("cpu"))
 
     def step(self) -> dict[str, Any]:
         """Train all seeds to their next evaluation, or tell again what is recorded."""
-        row = self._candidate.row(self._next)
+        assert self._place is not None, "setup opens it"
+        row = self._place.row(self._work, self._next)
         self._next += 1
         return reported(row, self._job.metrics, self._sweep)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the states of all seeds; only population-based training asks for it."""
-        torch.save({"states": self._candidate.states(), "next": self._next}, Path(checkpoint_dir) / "states.pt")
+        assert self._place is not None, "setup opens it"
+        path = Path(self._work.folder) / "states.pt"
+        self._place.save(self._work, path)  # on storage that the workers share
+        path.replace(Path(checkpoint_dir) / "states.pt")
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Take over the states of another trial (or its own, after a pause); settings stay this trial's own."""
-        saved = torch.load(Path(checkpoint) / "states.pt", map_location="cpu", weights_only=True)
-        self._candidate.adopt(saved["states"])
-        self._next = len(self._candidate.rows)
+        assert self._place is not None, "setup opens it"
+        path = Path(self._work.folder) / "states.pt"
+        shutil.copy(Path(checkpoint) / "states.pt", path)
+        self._place.load(self._work, path)
+        path.unlink()
+        self._next = len(read_rows(Path(self._work.folder)))
+
+    def cleanup(self) -> None:
+        """Free the workers."""
+        if self._place is not None:
+            self._place.close()
