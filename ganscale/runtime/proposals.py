@@ -23,7 +23,7 @@ class Proposals(Searcher):
         draw: the values of a configuration that was not proposed before.
         trials: folder of the trials.
         until: time (`time.monotonic`) after which nothing is proposed.
-        told: is told the final report of each trial, by number; None for a trial whose process failed.
+        told: is told the number of each trial that has ended.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Proposals(Searcher):
         trials: Path,
         *,
         until: float,
-        told: Callable[[int, dict[str, Any] | None], None] = lambda number, report: None,
+        told: Callable[[int], None] = lambda number: None,
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._numbers = iter(list(numbers))
@@ -63,7 +63,7 @@ class Proposals(Searcher):
         """Tell what a trial ended with."""
         number = self._by_trial.get(trial_id)
         if number is not None:
-            self._told(number, None if error else result)
+            self._told(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the trials' folders hold all that is needed to go on."""

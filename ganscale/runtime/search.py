@@ -23,14 +23,17 @@ from ganscale.runfolder import RunFolder, WriterLock, locate
 from ganscale.runtime.board import Board, Notes
 from ganscale.runtime.cluster import connected, nodes
 from ganscale.runtime.proposals import Proposals
+from ganscale.runtime.publish import publish
 from ganscale.runtime.resources import Node, concurrent_trials
 from ganscale.runtime.schedulers import make_scheduler
 from ganscale.runtime.trainable import SCORE, Job, TrialActor
 from ganscale.search.folder import SweepFolder, prepare, resolved
+from ganscale.search.learner import Learner
 from ganscale.search.plan import Plan
 from ganscale.search.record import read_end
 from ganscale.search.report import winner, write_report
-from ganscale.search.table import Entry, read_entries
+from ganscale.search.score import objectives
+from ganscale.search.table import Entry, read_entries, read_entry
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has it all
@@ -79,7 +82,9 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
             best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
             if best and plan.sweep.sweep.confirm_seeds and not search.is_over:
                 search.confirm(best)
-        return write_report(plan, folder)
+        text = write_report(plan, folder)
+        publish(plan, folder, show)
+        return text
     finally:
         lock.release()
 
@@ -120,12 +125,30 @@ class _Search:
             return
         learns = settings.scheduler in ("asha", "median")
         numbers = list(range(total)) if learns else open_ones
-        proposals = Proposals(numbers, self._plan.sampler.__getitem__, trials, until=self._until)
+        proposals = self._proposals(numbers)
         board = Board(self._plan, trials, self._show)
         scheduler = make_scheduler(
             settings, self._plan.space, images=self._plan.config.train.images, every=self._plan.config.eval.every
         )
         self._tune(self._job(trials, self._plan.seeds), proposals, len(numbers), board, scheduler)
+
+    def _proposals(self, numbers: Sequence[int]) -> Proposals:
+        """What to try: fixed draws, or what Optuna learned from the trials that have ended."""
+        trials, settings = self._folder.trials, self._plan.sweep.sweep
+        if settings.search != "optuna":
+            return Proposals(numbers, self._plan.sampler.__getitem__, trials, until=self._until)
+        learner = Learner(self._plan.space, seed=settings.seed, num_objectives=len(self._plan.metrics))
+
+        def tell(number: int) -> None:
+            entry = read_entry(trials / f"{number:04d}", self._plan.metrics, settings)
+            if entry:
+                several = objectives(entry.standing, self._plan.metrics)
+                learner.tell(number, entry.drawn, several if len(several) > 1 else [entry.standing.score])
+
+        for number in range(len(self._plan.sampler)):
+            if read_end(trials / f"{number:04d}")[0]:
+                tell(number)
+        return Proposals(numbers, learner.ask, trials, until=self._until, told=tell)
 
     def confirm(self, best: Entry) -> None:
         """Run the winner on fresh seeds, each a trial of its own."""

@@ -220,7 +220,11 @@ class SeedRun:
         if self.result.failure:
             return
         for tick in self._ticks:
-            metrics = dict(tick.metrics)
+            state = self.experiment.state
+            metrics = tick.metrics | {
+                "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
+                "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
+            }
             self.result = replace(self.result, images=tick.images)
             evaluates = bool(tick.due & {"eval", "end"})
             if evaluates:

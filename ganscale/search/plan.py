@@ -1,5 +1,6 @@
 """A sweep that was checked and is ready to start."""
 
+import importlib.util
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,9 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> Plan:
                 value=name,
                 remedy="add it to eval.metrics below set:",
             )
+    if sweep.sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:
+        remedy = "install ganscale[optuna], or use random"
+        raise ConfigError("Optuna is not installed", key="sweep.search", value="optuna", remedy=remedy)
     if sweep.sweep.scheduler == "pbt":
         check_perturbable(space)
     return Plan(sweep, base, space, sampler, config, metrics)

@@ -42,16 +42,19 @@ class Entry:
 
 def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) -> list[Entry]:
     """All configurations in a sweep's folder, by index."""
-    entries = []
-    for folder in sorted(path for path in trials.glob("[0-9]*") if path.is_dir()):
-        drawn = read_drawn(folder)
-        if drawn is None:
-            continue
-        rows = read_rows(folder)
-        status, reason = read_end(folder)
-        judged = standing(rows[-1].seeds if rows else (), metrics, settings)
-        entries.append(Entry(int(folder.name), rows[-1].drawn if rows else drawn, status, reason, tuple(rows), judged))
-    return entries
+    found = [read_entry(folder, metrics, settings) for folder in sorted(trials.glob("[0-9]*"))]
+    return [entry for entry in found if entry is not None]
+
+
+def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) -> Entry | None:
+    """The configuration in a trial's folder; None where there is none."""
+    drawn = read_drawn(folder)
+    if drawn is None:
+        return None
+    rows = read_rows(folder)
+    status, reason = read_end(folder)
+    judged = standing(rows[-1].seeds if rows else (), metrics, settings)
+    return Entry(int(folder.name), rows[-1].drawn if rows else drawn, status, reason, tuple(rows), judged)
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:

@@ -4,7 +4,7 @@ import netrc
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -96,6 +96,25 @@ class WandbTracker:
             import wandb
 
             self._run.log({"images": images, "samples": wandb.Image(picture)}, step=images)
+
+        self._guard(send)
+
+    def summary(
+        self,
+        facts: Mapping[str, Any],
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        pictures: Mapping[str, Path],
+    ) -> None:
+        """Show the end of a sweep: facts, a table of its trials, and picture files by name."""
+
+        def send() -> None:
+            import wandb
+
+            for name, fact in facts.items():
+                self._run.summary[name] = fact
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            self._run.log({"trials": table, **{name: wandb.Image(str(path)) for name, path in pictures.items()}})
 
         self._guard(send)
 

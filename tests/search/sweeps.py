@@ -18,11 +18,12 @@ RING: dict[str, Any] = {
     "train.device": "cpu",
     "eval.every": 320,
     "eval.num_samples": 100,
-    "eval.metrics": ["modes", "high_quality"],
+    "eval.metrics": ["modes", "high_quality", "frechet"],
     "log.every": 160,
     "log.samples_every": 1280,
     "ema.half_life": 500,
     "cluster.address": "local",
+    "wandb.mode": "disabled",
 }
 """A run of seconds on the ring of Gaussians."""
 
