@@ -1,5 +1,7 @@
 """The command line of a sweep: starts quickly, refuses early, shows what it would try."""
 
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -77,3 +79,38 @@ def test_it_starts_without_torch_and_ray(sweep: Path) -> None:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(sweep), "--dry-run"], check=True, capture_output=True, cwd=ROOT)
     assert time.perf_counter() - started < 10  # a second on an idle machine
+
+
+PAGE = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)[3:] for line in PAGE.splitlines() if line.startswith("python -m ganscale.tune")
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_command_of_the_page_loads(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main([*(word for word in arguments if word != "--dry-run"), "--dry-run"]) == 0
+    assert "0000  " in capsys.readouterr().out
+
+
+def test_the_example_of_the_page_is_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    path = tmp_path / "example.yaml"
+    path.write_text(example.replace("../mnist_mlp.yaml", str(ROOT / "configs" / "mnist_mlp.yaml")), encoding="utf-8")
+    assert main([str(path), "--dry-run"]) == 0
+    assert "24 configurations x 3 seeds" in capsys.readouterr().out
+
+
+def test_the_page_tells_every_draw_search_and_scheduler() -> None:
+    from typing import get_args
+
+    from ganscale.config.sweep import KINDS, SweepSettings
+
+    words = [
+        *KINDS,
+        *(w for n in ("search", "scheduler", "score") for w in get_args(SweepSettings.model_fields[n].annotation)),
+    ]
+    assert [word for word in words if f"`{word}`" not in PAGE] == []

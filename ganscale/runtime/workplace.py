@@ -142,11 +142,12 @@ class WorkerGroup:
 
     def _ask(self, work: Work, verb: str, argument: Any) -> Any:
         """Send a message and return its answer; workers that were restarted are sent it again."""
-        if self._thread is None:
-            self._start()
         self._serial += 1
         message = (self._serial, work, verb, argument)
-        self._messages.put(message)
+        if self._thread is None:
+            self._start()  # the workers say when they are there
+        else:
+            self._messages.put(message)
         while True:
             try:
                 serial, answer = self._answers.get(timeout=1.0)
@@ -181,7 +182,7 @@ def _serve(settings: dict[str, Any]) -> ConfigError | None:
     """Runs in each worker: rank 0 takes messages and passes them on, all work, rank 0 answers."""
     try:
         _, device = prepare_worker(settings)
-        place, first = OwnProcess(device), Replica.current().is_first
+        place, first, done = OwnProcess(device), Replica.current().is_first, 0
         if first:
             settings["answers"].put((RESTARTED, None))
         while True:
@@ -191,10 +192,13 @@ def _serve(settings: dict[str, Any]) -> ConfigError | None:
             serial, work, verb, argument = message[0]
             if verb == "stop":
                 return None
+            if serial == done:  # sent again, though it had not got lost
+                continue
             answer = place.row(work, argument) if verb == "row" else None
             if verb in ("save", "load"):
                 getattr(place, verb)(work, Path(argument))
             if first:
                 settings["answers"].put((serial, answer))
+            done = serial
     except ConfigError as error:
         return error
