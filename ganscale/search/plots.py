@@ -8,10 +8,10 @@ from typing import Any
 
 from ganscale.config.evaluation import METRICS
 from ganscale.config.space import Parameter
-from ganscale.search.importance import BINS, Importance
+from ganscale.search.importance import Importance
 from ganscale.search.plan import Plan
-from ganscale.search.score import has_failed, is_success, objectives, pareto_front
-from ganscale.search.statistics import wilson
+from ganscale.search.score import has_failed, objectives, pareto_front
+from ganscale.search.success import success_rates
 from ganscale.search.table import Entry, short_names
 
 GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
@@ -141,41 +141,18 @@ def _success(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
     threshold, metric = plan.sweep.sweep.threshold, plan.metrics[0]
     for axes, parameter, name in zip(grid, plan.space.parameters, _label(plan), strict=False):
         labels = []
-        for x, (label, group) in enumerate(value_groups(entries, parameter)):
-            seeds = [seed for entry in group for seed in entry.rows[-1].seeds]
-            good = sum(
-                not has_failed(s, plan.metrics) if threshold is None else is_success(s, metric, threshold)
-                for s in seeds
-            )
-            low, high = wilson(good, len(seeds), plan.sweep.sweep.confidence)
-            share = good / len(seeds)
-            axes.errorbar(
-                x, share, yerr=[[max(0, share - low)], [max(0, high - share)]], fmt="o", color=GOOD, capsize=4
-            )
-            labels.append(f"{label}\n{good}/{len(seeds)}")
+        for x, rate in enumerate(success_rates(entries, parameter, plan.metrics, plan.sweep.sweep)):
+            low, high = rate.interval
+            error = [[max(0.0, rate.share - low)], [max(0.0, high - rate.share)]]
+            axes.errorbar(x, rate.share, yerr=error, fmt="o", color=GOOD, capsize=4)
+            labels.append(f"{rate.value.replace(' to ', ' to' + chr(10))}\n{rate.successes}/{rate.runs}")
         axes.set_xticks(range(len(labels)), labels, fontsize=7)
-        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_xlim(-0.5, max(1, len(labels)) - 0.5)
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(name, fontsize=9)
         _small(axes)
     what = "did not fail" if threshold is None else f"reached {metric} {threshold:g}"
     figure.suptitle(f"share of seeds that {what}, {plan.sweep.sweep.confidence:.0%} interval", fontsize=9)
-
-
-def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[str, list[Entry]]]:
-    """Entries by the value of a setting: each option, or parts of a range with equally many entries."""
-    own = [entry for entry in entries if parameter.name in entry.drawn]
-    if not parameter.is_number:
-        groups = [(str(o), [e for e in own if e.drawn[parameter.name] == o]) for o in parameter.options]
-        return [(label, group) for label, group in groups if group]
-    own.sort(key=lambda entry: entry.drawn[parameter.name])
-    size = math.ceil(len(own) / BINS)
-    parts = [own[i : i + size] for i in range(0, len(own), size)] if own else []
-    return [
-        (f"{part[0].drawn[parameter.name]:.2g} to\n{part[-1].drawn[parameter.name]:.2g}", part)
-        for part in parts
-        if part
-    ]
 
 
 def _pareto(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:

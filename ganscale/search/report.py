@@ -14,7 +14,8 @@ from ganscale.search.importance import importances
 from ganscale.search.plan import Plan
 from ganscale.search.record import read_end, read_rows
 from ganscale.search.score import SeedResult, Standing, objectives, pareto_front, standing
-from ganscale.search.table import Entry, as_csv, as_json, leaderboard, ranked, read_entries
+from ganscale.search.success import Rate, success_rates
+from ganscale.search.table import Entry, as_csv, as_json, columns, leaderboard, ranked, read_entries
 
 
 def winner(entries: Sequence[Entry]) -> Entry | None:
@@ -59,6 +60,11 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
     fresh = confirmed(folder, best) if best else ()
     done = [entry for entry in entries if entry.status == "complete"]
     important = importances(done, plan.space.parameters, seed=plan.sweep.sweep.seed)
+    started = [entry for entry in entries if entry.rows]
+    by_setting = {
+        parameter.name: success_rates(started, parameter, plan.metrics, plan.sweep.sweep)
+        for parameter in plan.space.parameters
+    }
     results = {
         "sweep": plan.sweep.sweep.name,
         "metrics": list(plan.metrics),
@@ -67,6 +73,7 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         "winner": best.index if best else None,
         "confirmed": _confirmation(plan, fresh) if fresh else None,
         "pareto_front": [entry.index for entry in front(entries, plan.metrics)],
+        "success_by_setting": {name: [rate.as_json() for rate in rates] for name, rates in by_setting.items()},
         "importance": [row.as_json() for row in important],
         "trials": [as_json(entry) for entry in ranked(entries)],
     }
@@ -77,7 +84,8 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         head = f"# Trial {best.index:04d} of the sweep {name}, the best of {len(done)} by {_rule(plan)}.\n"
         write_atomically(folder.best, head + dump(best_config(plan, best)))
     plots.save_all(plan, entries, important, folder.plots)
-    return _text(plan, folder, entries, best, fresh)
+    compared = {p.name: by_setting[p.name] for p in plan.space.parameters if p.kind == "grid"}
+    return _text(plan, folder, entries, best, fresh, compared)
 
 
 def _confirmation(plan: Plan, fresh: Sequence[SeedResult]) -> dict[str, Any]:
@@ -107,10 +115,22 @@ def _rule(plan: Plan) -> str:
 
 
 def _text(
-    plan: Plan, folder: SweepFolder, entries: Sequence[Entry], best: Entry | None, fresh: Sequence[SeedResult]
+    plan: Plan,
+    folder: SweepFolder,
+    entries: Sequence[Entry],
+    best: Entry | None,
+    fresh: Sequence[SeedResult],
+    compared: Mapping[str, Sequence[Rate]],
 ) -> str:
     """The end of a sweep on the screen."""
     lines = [leaderboard(entries, plan.metrics, plan.names, seeds=len(plan.seeds), most=20)]
+    for name, rates in compared.items():
+        rows = [[name, "succeeded", "share", "interval", "configurations"]]
+        for rate in rates:
+            low, high = rate.interval
+            share, interval = f"{rate.share:.2f}", f"{low:.2f} to {high:.2f}"
+            rows.append([rate.value, f"{rate.successes}/{rate.runs}", share, interval, str(rate.configs)])
+        lines.append(columns(rows))
     if best is None:
         lines.append("no configuration ran to its end")
     else:

@@ -42,7 +42,7 @@ def mean_bound(values: Sequence[float], confidence: float, *, upper: bool) -> fl
     return fmean(values) + (half if upper else -half)
 
 
-def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+def wilson(successes: float, trials: int, confidence: float) -> tuple[float, float]:
     """Both ends of the confidence interval of a share (Wilson 1927); (0, 1) where there is no trial."""
     if trials == 0:
         return 0.0, 1.0

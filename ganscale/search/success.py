@@ -1,0 +1,77 @@
+"""How often runs succeed, value by value of a setting, with intervals."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ganscale.config.space import Parameter
+from ganscale.config.sweep import SweepSettings
+from ganscale.search.importance import BINS
+from ganscale.search.score import has_failed, is_success
+from ganscale.search.statistics import wilson
+from ganscale.search.table import Entry
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The runs at one value of a setting.
+
+    Attributes:
+        value: as a text; of a range, a part of it.
+        successes: runs that reached the threshold, or without one did not fail.
+        runs: all seeds of all configurations.
+        configs: configurations.
+        interval: Wilson's, as if each configuration were one trial: its seeds are not independent, and to count them as
+            such would make the interval too narrow.
+    """
+
+    value: str
+    successes: int
+    runs: int
+    configs: int
+    interval: tuple[float, float]
+
+    @property
+    def share(self) -> float:
+        """Of the runs."""
+        return self.successes / self.runs
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain mappings."""
+        return {**self.__dict__, "share": self.share}
+
+
+def success_rates(
+    entries: Sequence[Entry], parameter: Parameter, metrics: Sequence[str], settings: SweepSettings
+) -> list[Rate]:
+    """Success by the value of a setting, in the order of its options or from low to high.
+
+    Args:
+        entries: configurations with at least one row.
+        parameter: the setting; configurations that it does not apply to are left out.
+        metrics: that are optimised, the first leads.
+        settings: section `sweep`.
+    """
+    rates = []
+    for value, group in value_groups(entries, parameter):
+        seeds = [seed for entry in group for seed in entry.rows[-1].seeds]
+        if settings.threshold is None:
+            good = sum(not has_failed(seed, metrics) for seed in seeds)
+        else:
+            good = sum(is_success(seed, metrics[0], settings.threshold) for seed in seeds)
+        interval = wilson(good / len(seeds) * len(group), len(group), settings.confidence)
+        rates.append(Rate(value, good, len(seeds), len(group), interval))
+    return rates
+
+
+def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[str, list[Entry]]]:
+    """Entries by the value of a setting: each option, or parts of a range with equally many entries."""
+    own = [entry for entry in entries if parameter.name in entry.drawn]
+    if not parameter.is_number:
+        groups = [(str(o), [e for e in own if e.drawn[parameter.name] == o]) for o in parameter.options]
+        return [(label, group) for label, group in groups if group]
+    own.sort(key=lambda entry: entry.drawn[parameter.name])
+    size = max(1, math.ceil(len(own) / BINS))
+    parts = [own[i : i + size] for i in range(0, len(own), size)]
+    return [(f"{part[0].drawn[parameter.name]:.2g} to {part[-1].drawn[parameter.name]:.2g}", part) for part in parts]
