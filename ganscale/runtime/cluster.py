@@ -36,7 +36,7 @@ def connected(config: Config, *, dashboard: bool = False) -> Iterator[None]:
         ray.shutdown()
 
 
-def _connect(config: Config, dashboard: bool) -> None:
+def _connect(config: Config, dashboard: bool = False) -> None:
     """Join the cluster of `cluster.address`, or start one on this machine."""
     address = config.cluster.address
     if address == "auto":

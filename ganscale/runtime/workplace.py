@@ -186,7 +186,7 @@ def _serve(settings: dict[str, Any]) -> ConfigError | None:
         if first:
             settings["answers"].put((RESTARTED, None))
         while True:
-            message = [settings["messages"].get() if first else None]
+            message: list[Any] = [settings["messages"].get() if first else None]
             if Replica.current().world_size > 1:
                 dist.broadcast_object_list(message, 0, device=device)
             serial, work, verb, argument = message[0]

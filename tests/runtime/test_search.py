@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def cluster() -> Iterator[None]:
         num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": environment},
     )
     yield
