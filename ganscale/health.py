@@ -25,7 +25,7 @@ LOST = 8.0
 VANISHED = 1e-5
 """Share of its early gradient norm at which G no longer learns."""
 STUCK = 5
-"""Evaluations in a row at one mode or none of several."""
+"""Evaluations in a row at one mode or none, after there were more."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def divergence(ticks: Sequence[Row]) -> Verdict | None:
 
 
 def collapse(ticks: Sequence[Row], evaluations: Sequence[Row] = (), *, in_nats: bool = True) -> Verdict | None:
-    """D has won for good, or the samples are stuck at one mode."""
+    """D has won for good, or the samples have fallen to one mode for good."""
     recent = ticks[-WINDOW:]
     won = len(recent) == WINDOW and all(
         min(row.get("d_accuracy_real", 0.0), row.get("d_accuracy_fake", 0.0)) >= SATURATED for row in recent
@@ -93,9 +93,9 @@ def collapse(ticks: Sequence[Row], evaluations: Sequence[Row] = (), *, in_nats: 
     early = _early(ticks, "grad_norm_g")
     if won and early > 0 and all(row.get("grad_norm_g", early) < VANISHED * early for row in recent):
         return Verdict("collapse", f"D tells all apart and G's gradient vanished ({recent[-1]['grad_norm_g']:.3g})")
-    modes = [(row["modes"], row.get("modes_floor", 0.0)) for row in evaluations if "modes" in row][-STUCK:]
-    if len(modes) == STUCK and all(found <= 1 < floor for found, floor in modes):
-        return Verdict("collapse", f"at most one mode in {STUCK} evaluations")
+    modes = [row["modes"] for row in evaluations if "modes" in row]
+    if max(modes[:-STUCK], default=0.0) > 1 and max(modes[-STUCK:]) <= 1:
+        return Verdict("collapse", f"at most one mode in {STUCK} evaluations, after {max(modes):.0f}")
     return None
 
 

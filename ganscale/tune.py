@@ -81,10 +81,14 @@ def preview(plan: "Plan") -> str:
 
 def _run(plan: "Plan") -> int:
     from ganscale.config.checks import check_files
-    from ganscale.runtime.search import search_on_ray
+    from ganscale.runtime.search import SearchError, search_on_ray
 
     check_files(plan.config)
-    print(search_on_ray(plan, lambda text: print(text, flush=True)), flush=True)
+    try:
+        print(search_on_ray(plan, lambda text: print(text, flush=True)), flush=True)
+    except SearchError as error:
+        print(f"ganscale: the search stopped: {error}\n  the same command goes on", file=sys.stderr, flush=True)
+        return 1
     return 0
 
 

@@ -80,8 +80,8 @@ def test_a_generator_without_gradient() -> None:
 
 
 def test_samples_stuck_at_one_mode() -> None:
-    one = {"modes": 1.0, "modes_floor": 8.0}
-    assert collapse(rows(1), [one] * STUCK) is not None
-    assert collapse(rows(1), [one] * (STUCK - 1)) is None
-    assert collapse(rows(1), [*[one] * (STUCK - 1), {"modes": 2.0, "modes_floor": 8.0}]) is None
-    assert collapse(rows(1), [{"modes": 1.0, "modes_floor": 1.0}] * STUCK) is None
+    one, two = {"modes": 1.0}, {"modes": 2.0}
+    assert collapse(rows(1), [two, *[one] * STUCK]) is not None
+    assert collapse(rows(1), [two, *[one] * (STUCK - 1)]) is None
+    assert collapse(rows(1), [two, *[one] * (STUCK - 1), two]) is None
+    assert collapse(rows(1), [one] * (2 * STUCK)) is None  # it has not begun to learn

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
 
 from ganscale.runtime.trainable import IMAGES
@@ -30,7 +31,7 @@ class Notes(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a trial that was stopped."""
-        number = int(trial.config["index"])
+        number = int(str(trial))
         folder = self._trials / f"{number:04d}"
         if not read_end(folder)[0]:
             end_trial(folder, "stopped", f"by the scheduler at {(trial.last_result or {}).get(IMAGES, 0):,} images")
@@ -39,11 +40,13 @@ class Notes(Callback):
         self.ended(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial whose process failed for good."""
-        number = int(trial.config["index"])
+        """Note a trial that failed by itself; one that was killed, or lost its machine, stays open."""
+        number = int(str(trial))
         error = trial.get_error()
+        if error is None or (isinstance(error, RayError) and not isinstance(error, RayTaskError)):
+            return
         cause = getattr(error, "cause", None) or error
-        reason = f"{type(cause).__name__}: {cause}" if cause else "its process ended"
+        reason = f"{type(cause).__name__}: {cause}"
         end_trial(self._trials / f"{number:04d}", "failed", " ".join(reason.split())[-400:])
         self.ended(number)
 

@@ -36,7 +36,8 @@ class Proposals(Searcher):
         told: Callable[[int], None] = lambda number: None,
     ) -> None:
         super().__init__(metric="score", mode="max")
-        self._numbers = iter(list(numbers))
+        self.numbers = list(numbers)
+        self._ahead = iter(self.numbers)
         self._draw, self._trials, self._until, self._told = draw, trials, until, told
         self._by_trial: dict[str, int] = {}
 
@@ -44,7 +45,7 @@ class Proposals(Searcher):
         """The next configuration as Tune's config, or FINISHED."""
         if time.monotonic() >= self._until:
             return Searcher.FINISHED
-        number = next(self._numbers, None)
+        number = next(self._ahead, None)
         if number is None:
             return Searcher.FINISHED
         self._by_trial[trial_id] = number
@@ -58,6 +59,10 @@ class Proposals(Searcher):
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "drawn.json", json.dumps(drawn) + "\n")
         return drawn
+
+    def drawn(self, spec: Any) -> str:
+        """The drawn values of the configuration with the number `spec.config.index`, as Tune's config has them."""
+        return json.dumps(self._proposal(int(spec.config.index)))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell what a trial ended with."""

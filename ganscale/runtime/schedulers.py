@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from typing import Any
 
 from ray.tune.schedulers import (
@@ -35,6 +36,7 @@ def make_scheduler(settings: SweepSettings, space: Space, *, images: int, every:
         return MedianStoppingRule(time_attr=IMAGES, grace_period=grace, min_samples_required=3)
     if settings.scheduler == "pbt":
         count = itertools.count()
+        random.seed(settings.seed)  # by which Tune chooses donors
 
         def explore(config: dict[str, Any]) -> dict[str, Any]:
             drawn = perturbed(space, json.loads(config["drawn"]), settings, next(count))
@@ -46,5 +48,6 @@ def make_scheduler(settings: SweepSettings, space: Space, *, images: int, every:
             quantile_fraction=settings.quantile,
             custom_explore_fn=explore,
             log_config=False,
+            synch=True,  # else who exchanges with whom depends on who was faster
         )
     return FIFOScheduler()

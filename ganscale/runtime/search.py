@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import FIFOScheduler
+from ray.exceptions import RayError
+from ray.tune import TuneError
+from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
 from ganscale.extension import ADDED
@@ -47,6 +49,10 @@ RETRIES = 2
 """Times that a trial whose process died goes on from its last row; then it counts as failed."""
 
 
+class SearchError(RuntimeError):
+    """The search ended before its end; the same command goes on."""
+
+
 def sweep_folder(plan: Plan) -> SweepFolder:
     """Where the sweep lives.
 
@@ -70,6 +76,7 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
 
     Raises:
         ConfigError: the cluster can never hold a trial, or another sweep lives in the folder.
+        SearchError: the cluster was lost.
     """
     folder = sweep_folder(plan)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -80,11 +87,13 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
             search = _Search(plan, folder, nodes(), show)
             search.run()
             best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
-            if best and plan.sweep.sweep.confirm_seeds and not search.is_over:
+            if best and plan.sweep.sweep.confirm_seeds and not search.open_trials():
                 search.confirm(best)
         text = write_report(plan, folder)
         publish(plan, folder, show)
         return text
+    except (RayError, ConnectionError, TuneError) as error:
+        raise SearchError(f"Ray gave up: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
         lock.release()
 
@@ -108,16 +117,16 @@ class _Search:
         hours = settings.budget_hours
         self._until = time.monotonic() + hours * 3600 if hours else math.inf
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is used up."""
-        return time.monotonic() >= self._until
+    def open_trials(self) -> list[int]:
+        """Numbers of the configurations that have not ended."""
+        folders = ((n, self._folder.trials / f"{n:04d}") for n in range(len(self._plan.sampler)))
+        return [n for n, folder in folders if not read_end(folder)[0]]
 
     def run(self) -> None:
         """Run the trials that are not done."""
         settings, trials = self._plan.sweep.sweep, self._folder.trials
         total = len(self._plan.sampler)
-        open_ones = [n for n in range(total) if not read_end(trials / f"{n:04d}")[0]]
+        open_ones = self.open_trials()
         self._show(
             f"{total} configurations x {settings.seeds} seeds, {total - len(open_ones)} done, {self._at_once} at a time"
         )
@@ -130,7 +139,11 @@ class _Search:
         scheduler = make_scheduler(
             settings, self._plan.space, images=self._plan.config.train.images, every=self._plan.config.eval.every
         )
-        self._tune(self._job(trials, self._plan.seeds), proposals, len(numbers), board, scheduler)
+        self._tune(self._job(trials, self._plan.seeds), proposals, board, scheduler)
+
+        left = len(self.open_trials())
+        if left:
+            self._show(f"{left} configurations have not ended; the same command goes on with them")
 
     def _proposals(self, numbers: Sequence[int]) -> Proposals:
         """What to try: fixed draws, or what Optuna learned from the trials that have ended."""
@@ -158,7 +171,7 @@ class _Search:
             self._show(f"trial {best.index:04d} is the best: running it on {len(seeds)} fresh seeds")
             proposals = Proposals(numbers, lambda _: dict(best.drawn), trials, until=self._until)
             job = self._job(trials, seeds)._replace(one_seed_each=True, from_end=False)
-            self._tune(job, proposals, len(numbers), Notes(trials), FIFOScheduler())
+            self._tune(job, proposals, Notes(trials), FIFOScheduler())
 
     def _job(self, trials: Path, seeds: Sequence[int]) -> Job:
         raw = resolved(self._plan.sweep, {})
@@ -176,25 +189,34 @@ class _Search:
             extension=ADDED._asdict(),
         )
 
-    def _tune(self, job: Job, proposals: Proposals, number: int, notes: Notes, scheduler: Any) -> None:
+    def _tune(self, job: Job, proposals: Proposals, notes: Notes, scheduler: Any) -> None:
         """Let Ray Tune run the trials."""
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of results
         settings = self._plan.sweep.sweep
-        population = settings.scheduler == "pbt"
         resources: dict[str, float] = {"CPU": 0, "memory": 1e6}  # a group's workers reserve theirs (nothing is refused)
         if settings.workers == 1:
             resources = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if self.use_gpu else {})
         trainable = tune.with_resources(tune.with_parameters(TrialActor, job=job), resources)
+        search: dict[str, Any] = {
+            "search_alg": proposals,
+            "num_samples": len(proposals.numbers),
+            "max_concurrent_trials": self._at_once,
+        }
+        space: dict[str, Any] = {}
+        if isinstance(scheduler, PopulationBasedTraining):  # it refuses searchers, and its members take turns
+            search, space = (
+                {},
+                {"index": tune.grid_search(proposals.numbers), "drawn": tune.sample_from(proposals.drawn)},
+            )
         tune.Tuner(
             trainable,
+            param_space=space,
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
-                search_alg=proposals,
+                **search,
                 scheduler=scheduler,
-                num_samples=number,
-                max_concurrent_trials=None if population else self._at_once,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"{trial.config['index']:04d}",
                 trial_dirname_creator=lambda trial: f"{trial.config['index']:04d}",

@@ -91,7 +91,8 @@ class TrialActor(Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        job, drawn, number = self._job, json.loads(config["drawn"]), int(config["index"])
+        job, drawn = self._job, json.loads(config["drawn"])
+        number = int(self.trial_name)  # config["index"] is the donor's after an exchange
         run = trial_config(self._space, self._sweep, drawn)
         self._work = Work(
             config=run.model_dump(mode="json"),

@@ -241,6 +241,9 @@ class SeedRun:
                 self.result = replace(self.result, failure=failure)
             if failure or evaluates:
                 return
+        if not self.result.values:  # it was given the end of another run
+            found = evaluate(self.experiment, self.result.images)
+            self.result = replace(self.result, values={name: found[name] for name in self._metrics})
 
     def _verdict(self) -> str:
         """Why the seed has failed, the same on all replicas; empty if it has not."""

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ganscale.runtime.search import search_on_ray, sweep_folder
 from ganscale.runtime.trial import Candidate
 from ganscale.search.plan import Plan
 from ganscale.search.table import Entry, read_entries
-from tests.processes import ROOT, Command, descendants, title
+from tests.processes import ROOT, Command
 from tests.search.sweeps import RATES, RING, ring_plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -117,10 +117,7 @@ def test_a_population_exchanges_states_and_keeps_its_own_rates(joined: None, tmp
             last = {images: (g, d) for images, g, d in live_rates(plan, entry, seed)}
             for row in entry.rows:
                 rate = row.drawn["optim.lr_g, optim.lr_d"]
-                if row.images in last:
-                    assert last[row.images] in ((rate, rate), *[(r["optim.lr_g, optim.lr_d"],) * 2 for r in rows])
-            rate = rows[-1]["optim.lr_g, optim.lr_d"]
-            assert last[entry.rows[-1].images] == (rate, rate)
+                assert last[row.images] == (rate, rate)
     assert changed, "nobody was replaced"
     assert [entry.status for entry in entries] == ["complete"] * 4
 
@@ -181,11 +178,6 @@ def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path: Path) -> None:
     done = {path.parent: (path.parent / "rows.jsonl").stat().st_mtime_ns for path in trials.glob("*/end.json")}
     assert 0 < len(done) < 4
     with start("killed") as command:
-        command.until(lambda: any(p.parent not in done for p in trials.glob("*/end.json")), 240)
-        for pid in descendants(command.process.pid):  # the workers alone
-            if title(pid).startswith("ray::"):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
         command.succeed(240)
     assert table("killed") == table("whole")
     assert done == {folder: (folder / "rows.jsonl").stat().st_mtime_ns for folder in done}
