@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -69,10 +69,16 @@ def _source(config: Config, device: torch.device) -> Source:
     if data.name == "cifar10":
         images, labels = load_cifar10(Path(data.path).expanduser())
         return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype, mirror=data.mirror)
-    images, labels = load_mnist("train", data.resolution)
+    images, labels = _digits(data.resolution)
     if data.name == "stacked_mnist":
         return StackedSource(images, labels, data.num_images, seed=seed, device=device, dtype=dtype)
     return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=1)
+def _digits(resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """MNIST's training set, shared by runs that follow each other in one process; nobody writes to it."""
+    return load_mnist("train", resolution)
 
 
 def build_networks(

@@ -15,7 +15,18 @@ SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "e
 FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
     4: ("runtime", "tracking.wandb"),
-    3: ("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health", "search", *SAMPLING),
+    3: (
+        "build",
+        "loop",
+        "evaluation",
+        "comparison",
+        "checkpoint",
+        "runfolder",
+        "tracking",
+        "health",
+        "search",
+        *SAMPLING,
+    ),
     2: ("data", "metrics", "state", "extension"),
     1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
     0: ("config", "random"),
@@ -40,6 +51,7 @@ ARROWS = {
     "neighbours": {"build", "checkpoint", "loaded", "sampling", "tracking"},
     "export": {"generator", "loaded"},
     "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
+    "search": {"checkpoint"},
     "runtime": {"tracking.wandb"},
 }
 """Imports within a floor. Files of one folder may import each other."""

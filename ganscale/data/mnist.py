@@ -6,7 +6,6 @@ The four IDX files hold the original bytes.
 
 import gzip
 import struct
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +18,9 @@ FILES = Path(__file__).parent / "files"
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
 
 
-@lru_cache(maxsize=2)
 def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) -> tuple[Tensor, Tensor]:
     """Read a split: images uint8 `[N, 1, resolution, resolution]` and labels int64 `[N]`; N is 60,000 or 10,000.
 
-    The tensors are shared by all who ask (the runs of a sweep follow each other in one process): do not write to them.
     28 pixels are the original; 32 adds a black border of 2; other sizes are resized (bilinear, antialiased).
 
     Raises:
