@@ -49,7 +49,9 @@ def test_a_training_command_loads(line: str, monkeypatch: pytest.MonkeyPatch, ca
     assert "train" in capsys.readouterr().out
 
 
-TOOLS = {name: [line for line in EVERYWHERE if f"-m ganscale.{name} " in line] for name in ("evaluate", "sample")}
+TOOLS = {
+    name: [line for line in EVERYWHERE if f"-m ganscale.{name} " in line] for name in ("evaluate", "sample", "tune")
+}
 
 
 @pytest.mark.parametrize(("name", "line"), [(name, line) for name in TOOLS for line in TOOLS[name]])
