@@ -21,10 +21,12 @@ class Learner:
 
     def __init__(self, space: Space, *, seed: int, num_objectives: int) -> None:
         import optuna
+        import optuna
+        from optuna.study import StudyDirection
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._seed = space, seed
-        self._study = optuna.create_study(directions=["maximize"] * num_objectives)
+        self._study = optuna.create_study(directions=[StudyDirection.MAXIMIZE] * num_objectives)
         self._live: dict[int, Any] = {}
 
     def ask(self, number: int) -> dict[str, Any]:
