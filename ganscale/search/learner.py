@@ -21,7 +21,6 @@ class Learner:
 
     def __init__(self, space: Space, *, seed: int, num_objectives: int) -> None:
         import optuna
-        import optuna
         from optuna.study import StudyDirection
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
