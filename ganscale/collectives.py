@@ -93,11 +93,12 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
-    """Sum 0-dimensional statistics over all replicas in one small float64 all-reduce, without gradient."""
-    packed = torch.stack([value.detach().to(torch.float64) for value in values])
+    """Sum statistics of any shapes over all replicas in one small float64 all-reduce, without gradient."""
+    packed = torch.cat([value.detach().to(torch.float64).reshape(-1) for value in values])
     if num_replicas() > 1:
         dist.all_reduce(packed)
-    return list(packed.unbind())
+    parts = packed.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:

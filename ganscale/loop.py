@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,12 +26,14 @@ class Tick:
         iteration: iterations so far.
         due: names of the intervals that ended here; "end" when the run is complete.
         metrics: plain numbers since the tick before, the same on all replicas but for times.
+        histograms: of D's logits in the tick's own iteration, `real` and `fake`: counts by bin of `step.LOGIT_EDGES`.
     """
 
     images: int
     iteration: int
     due: frozenset[str]
     metrics: dict[str, float]
+    histograms: dict[str, list[float]] = field(default_factory=dict)
 
 
 def due(intervals: Mapping[str, int], before: int, after: int, until: int) -> frozenset[str]:
@@ -163,8 +165,8 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
         state.iteration += 1
         window.add(statistics)
         if names:
-            metrics = window.close(statistics, feed.images_per_iteration)
-            yield Tick(after, state.iteration, names, metrics)
+            metrics, histograms = window.close(statistics, feed.images_per_iteration)
+            yield Tick(after, state.iteration, names, metrics, histograms)
             window = _Window()
 
 
@@ -193,15 +195,19 @@ class _Window:
             self.loss_d = self.loss_d + statistics.loss_d
             self.loss_g = self.loss_g + statistics.loss_g
 
-    def close(self, statistics: Statistics, images_per_iteration: int) -> dict[str, float]:
+    def close(
+        self, statistics: Statistics, images_per_iteration: int
+    ) -> tuple[dict[str, float], dict[str, list[float]]]:
         assert self.loss_d is not None, "a window holds at least one iteration"
         assert self.loss_g is not None, "a window holds at least one iteration"
         details = dict(statistics.details)
         norms = {name: details.pop(name) for name in ("grad_norm_d", "grad_norm_g")}
         penalties = {f"penalty_{name}": value for name, value in self.penalties.items()}
         names = [*details, *penalties, "loss_d", "loss_g"]
-        sums = sum_over_replicas([*details.values(), *penalties.values(), self.loss_d, self.loss_g])
-        total = dict(zip(names, (float(value) for value in sums), strict=True))
+        scalars = [*details.values(), *penalties.values(), self.loss_d, self.loss_g]
+        sums = sum_over_replicas([*scalars, *statistics.histograms.values()])
+        total = {name: float(value) for name, value in zip(names, sums, strict=False)}
+        histograms = dict(zip(statistics.histograms, (bins.tolist() for bins in sums[len(names) :]), strict=True))
         metrics = {name: total[name] / self.iterations for name in ("loss_d", "loss_g")}
         for side in ("real", "fake"):
             mean = total[f"{side}_sum"] / total["rows"]
@@ -213,4 +219,4 @@ class _Window:
         seconds = time.perf_counter() - self.started
         metrics["seconds_per_iteration"] = seconds / self.iterations
         metrics["images_per_second"] = self.iterations * images_per_iteration / seconds
-        return metrics
+        return metrics, histograms

@@ -5,9 +5,12 @@
     train.log         what was shown on the screen
     metrics.jsonl     a row of numbers per log.every images
     samples/          grids of fixed latents, <images>.png
+    real.png          a grid of real examples
+    environment.json  what the run's last life ran on: versions, git revision, devices
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     checkpoints/      <images>/ each
     wandb/            W&B's own files
+    tensorboard/      TensorBoard's files, if log.tensorboard is on
 """
 
 import fcntl
@@ -50,6 +53,16 @@ class RunFolder:
     def samples(self) -> Path:
         """Grids of fixed latents."""
         return self.path / "samples"
+
+    @property
+    def real(self) -> Path:
+        """Real examples, to compare the grids with."""
+        return self.path / "real.png"
+
+    @property
+    def environment(self) -> Path:
+        """What the run's last life ran on."""
+        return self.path / "environment.json"
 
     @property
     def evaluations(self) -> Path:

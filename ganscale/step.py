@@ -5,9 +5,10 @@ are sums over this replica's rows divided by the *global* batch, so shares may b
 size is undone by a factor.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,12 +22,20 @@ from ganscale.layers import advance_power_iteration, batch_norms, frozen_statist
 from ganscale.objective import Batch, DiscriminatorObjective, GeneratorObjective
 from ganscale.schedules import Controls, PenaltyWeights, Plan
 
+NUM_BINS = 128
+LOGIT_UNIT, LOGIT_RANGE = 0.05, 1e4
+LOGIT_EDGES: tuple[float, ...] = tuple(
+    LOGIT_UNIT * math.sinh(math.asinh(LOGIT_RANGE / LOGIT_UNIT) * (2 * i / NUM_BINS - 1)) for i in range(NUM_BINS + 1)
+)
+"""Of the bins of D's logits: even around 0, ever wider outwards, the same for every run; the last hold the rest."""
+
 
 @dataclass
 class Statistics:
-    """Detached 0-dimensional tensors of one iteration; sums run over this replica's rows of the last D update.
+    """Detached tensors of one iteration, 0-dimensional but for histograms.
 
-    Losses are this replica's share of the global mean: summed over replicas they give the mean.
+    Sums run over this replica's rows of the last D update. Losses are its share of the global mean, which
+    their sum over replicas gives.
     """
 
     loss_d: Tensor
@@ -36,6 +45,8 @@ class Statistics:
     details: dict[str, Tensor]
     """Only when asked for: `grad_norm_d`, `grad_norm_g` (the same on all replicas) and `rows`, `real_sum`,
     `real_square`, `real_right`, and the same for `fake`."""
+    histograms: dict[str, Tensor] = field(default_factory=dict)
+    """Only when asked for: `real` and `fake`, how many logits lie in each bin of `LOGIT_EDGES`, `[NUM_BINS]`."""
 
 
 class Side:
@@ -173,7 +184,8 @@ class Step:
         )
         penalties |= more
         loss_g = self._update_generator(generator_batches or last, fakes, controls, augment_p, numbers, details=details)
-        return Statistics(loss_d, loss_g, penalties, numbers)
+        histograms = {side: numbers.pop(f"{side}_bins") for side in ("real", "fake") if details}
+        return Statistics(loss_d, loss_g, penalties, numbers, histograms)
 
     def _settle(self, batch: Batch) -> None:
         """Let DDP lay out its buckets for good, which it does after its first backward.
@@ -274,7 +286,17 @@ def _logit_sums(real_logits: Tensor, fake_logits: Tensor, boundary: float | None
     sums = {"rows": real_logits.new_tensor(float(real_logits.shape[0]))}
     for name, logits, right in (("real", real_logits, real_logits > above), ("fake", fake_logits, fake_logits < below)):
         sums |= {f"{name}_sum": logits.sum(), f"{name}_square": logits.square().sum(), f"{name}_right": right.sum()}
+        sums[f"{name}_bins"] = logit_bins(logits.detach())
     return sums
+
+
+def logit_bins(logits: Tensor) -> Tensor:
+    """How many of the finite logits lie in each bin of `LOGIT_EDGES`: `[NUM_BINS]`, without waiting for the device."""
+    values = logits.reshape(-1).to(torch.float32)
+    finite = values.isfinite()
+    share = torch.asinh(values / LOGIT_UNIT) / math.asinh(LOGIT_RANGE / LOGIT_UNIT)
+    places = ((share + 1) * (NUM_BINS / 2)).nan_to_num(0.0, NUM_BINS, 0.0).clamp(0, NUM_BINS - 1).to(torch.int64)
+    return values.new_zeros(NUM_BINS).scatter_add_(0, places, finite.to(values.dtype))
 
 
 def _add(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -285,3 +307,9 @@ def _add(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
 def _gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of all gradients of a network, after the reduction."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+
+
+@torch.no_grad()
+def weight_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all weights of a network; 0-dimensional, without waiting for the device."""
+    return torch.nn.utils.get_total_norm(list(parameters), foreach=True)

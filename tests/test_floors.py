@@ -13,18 +13,11 @@ PACKAGE = Path(__file__).parent.parent / "ganscale"
 SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "export", "shards")
 
 FLOORS = {
-    5: ("train", "tune", "sample", "evaluate", "classifier", "bench", "doctor"),
-    4: ("runtime", "tracking.wandb"),
+    5: ("train", "tune", "sample", "evaluate", "classifier", "report", "dashboard", "bench", "doctor"),
+    4: ("runtime", "tracking.wandb", "tracking.wandb_dashboards"),
     3: (
-        "build",
-        "loop",
-        "evaluation",
-        "comparison",
-        "checkpoint",
-        "runfolder",
-        "tracking",
-        "health",
-        "search",
+        *("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health"),
+        *("reporting", "environment", "search"),
         *SAMPLING,
     ),
     2: ("data", "metrics", "state", "extension"),
@@ -52,7 +45,9 @@ ARROWS = {
     "export": {"generator", "loaded"},
     "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
     "search": {"checkpoint"},
+    "reporting": {"checkpoint", "comparison", "runfolder", "tracking"},
     "runtime": {"tracking.wandb"},
+    "tracking.wandb_dashboards": {"tracking.wandb"},
 }
 """Imports within a floor. Files of one folder may import each other."""
 
@@ -139,7 +134,13 @@ def test_no_import_cycles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "places"), [("ray", ("runtime",)), ("wandb", ("tracking.wandb",)), ("argparse", FLOORS[5])]
+    ("library", "places"),
+    [
+        ("ray", ("runtime",)),
+        ("wandb", ("tracking.wandb", "tracking.wandb_dashboards")),
+        ("tensorboard", ("tracking.tensorboard",)),
+        ("argparse", FLOORS[5]),
+    ],
 )
 def test_a_library_is_imported_in_its_place_only(library: str, places: tuple[str, ...]) -> None:
     users = {name for name, path in FILES.items() if any(found.split(".")[0] == library for found in imports(path))}

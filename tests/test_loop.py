@@ -9,6 +9,7 @@ from ganscale.build import Experiment, build
 from ganscale.collectives import Replica
 from ganscale.loop import Tick, due, train
 from ganscale.random import Stream
+from ganscale.step import LOGIT_EDGES
 from tests.fleet import Fleet
 from tests.runs import DCGAN, MLP, RING, tiny
 
@@ -100,6 +101,18 @@ def test_metrics_are_plausible() -> None:
             assert 0.0 <= row[f"d_accuracy_{side}"] <= 1.0
             assert row[f"d_accuracy_{side}"] * 12 == pytest.approx(round(row[f"d_accuracy_{side}"] * 12))
         assert row["grad_norm_d"] > 0.0
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.accumulation=3",), ("optim.d_steps=2",)])
+def test_histograms_count_every_logit_of_the_last_update(overrides: tuple[str, ...]) -> None:
+    for tick in run(*MLP, *overrides, until=72, intervals={"row": 24})[1]:
+        assert tick.histograms.keys() == {"real", "fake"}
+        for side, counts in tick.histograms.items():
+            assert sum(counts) == 12
+            places = [
+                (LOGIT_EDGES[i] + LOGIT_EDGES[i + 1]) / 2 for i, count in enumerate(counts) for _ in range(int(count))
+            ]
+            assert sum(places) / 12 == pytest.approx(tick.metrics[f"{side}_logit_mean"], abs=0.03)
 
 
 def test_losses_are_means_since_the_tick_before() -> None:

@@ -1,5 +1,6 @@
 """The update: what crosses the wire, what each side may touch, and that shortcuts change nothing."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ from ganscale.losses import LOSSES, Targets
 from ganscale.losses.adversarial import HARD
 from ganscale.objective import Batch, DiscriminatorObjective, Draws, View
 from ganscale.schedules import PenaltyWeights
+from ganscale.step import LOGIT_EDGES, LOGIT_RANGE, NUM_BINS, logit_bins, weight_norm
 from tests.fleet import Fleet
 from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
 
@@ -24,6 +26,8 @@ VARIANTS = {
     "a2": ("train.accumulation=2",),
     "d2-a3-fresh": ("optim.d_steps=2", "train.accumulation=3", "train.reuse_fakes=false"),
 }
+SMALL = 32 + 2 * NUM_BINS
+"""Numbers in the one message of a tick: sums, and two histograms."""
 NETWORKS = {"mlp": MLP, "dcgan": DCGAN}
 
 
@@ -80,7 +84,7 @@ def test_each_gradient_crosses_the_wire_once_and_nothing_else_does(fleet: Fleet,
         assert traffic["ticks"] == 2
         assert traffic["reduced"] == {"discriminator": 4 * d_steps * discriminator * 8, "generator": 4 * generator * 8}
         (statistics,) = [size for _, size in traffic["collectives"] if size not in (generator, discriminator)]
-        assert statistics <= 16
+        assert statistics <= SMALL
         assert traffic["collectives"] == {
             ("gloo:all_reduce", discriminator): 4 * d_steps,
             ("gloo:all_reduce", generator): 4,
@@ -119,7 +123,7 @@ def test_no_member_of_the_family_says_more(fleet: Fleet, overrides: tuple[str, .
     (traffic, _) = fleet.run(count_traffic, 2, overrides)
     generator, discriminator = traffic["sizes"]
     assert traffic["reduced"] == {"discriminator": 4 * d_steps * discriminator * 8, "generator": 4 * generator * 8}
-    calls = {size: count for (_, size), count in traffic["collectives"].items() if size > 32}
+    calls = {size: count for (_, size), count in traffic["collectives"].items() if size > SMALL}
     assert calls == {discriminator: 4 * d_steps, generator: 4}
     assert sum(traffic["collectives"].values()) == 4 * d_steps + 4 + 2, "and one for the numbers of each tick"
 
@@ -129,7 +133,7 @@ def test_ada_adds_two_numbers_every_few_iterations(fleet: Fleet) -> None:
     ada = ("augment.transforms=[flip, cutout]", "augment.adaptive=true", "augment.every=2")
     (traffic, _) = fleet.run(count_traffic, 2, (*MLP, *ada))
     generator, discriminator = traffic["sizes"]
-    small = {size: count for (_, size), count in traffic["collectives"].items() if size <= 32}
+    small = {size: count for (_, size), count in traffic["collectives"].items() if size <= SMALL}
     assert small.pop(2) == 2, "4 iterations"
     assert list(small.values()) == [2], "the numbers of each tick"
     assert traffic["reduced"] == {"discriminator": 4 * discriminator * 8, "generator": 4 * generator * 8}
@@ -257,3 +261,18 @@ def test_the_loss_is_the_mean_over_the_batch() -> None:
     assert statistics.details["fake_right"] == (fake < 0.5).sum()
     for mine, theirs in ((one.state.generator, generator), (one.state.discriminator, discriminator)):
         torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+def test_logits_are_counted_in_bins_that_all_runs_share() -> None:
+    logits = torch.tensor([-3e9, -2.5, -1e-3, 1e-3, 2.5, 2.5, 5e4, math.inf, math.nan])
+    bins = logit_bins(logits)
+    expected = torch.histogram(torch.tensor([-2.5, -1e-3, 1e-3, 2.5, 2.5]), torch.tensor(LOGIT_EDGES))[0]
+    expected[0] += 1
+    expected[-1] += 1
+    torch.testing.assert_close(bins, expected)
+    assert (len(LOGIT_EDGES), LOGIT_EDGES[0], LOGIT_EDGES[64]) == (NUM_BINS + 1, pytest.approx(-LOGIT_RANGE), 0.0)
+
+
+def test_the_weight_norm_is_that_of_all_weights() -> None:
+    parameters = [torch.tensor([3.0]), torch.tensor([[4.0, 0.0], [0.0, 12.0]])]
+    torch.testing.assert_close(weight_norm(parameters), torch.tensor(13.0))

@@ -1,5 +1,6 @@
 """Settings that contradict each other, found before anything starts."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from ganscale.config.check_model import POINT_DATA, check_model
@@ -27,12 +28,15 @@ def check(config: Config) -> None:
 
 
 def check_files(config: Config) -> None:
-    """Refuse a data path where there is nothing; apart from `check`, as a config is valid where its data are not."""
+    """Refuse what this machine lacks: data, TensorBoard. Apart from `check`: a config is valid without them."""
     data = config.data
     if data.name in ("cifar10", "folder"):
         what = "the folder with cifar-10-batches-py/" if data.name == "cifar10" else "a folder or zip of pictures"
         if not Path(data.path).expanduser().exists():
             raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
+    if config.log.tensorboard and find_spec("tensorboard") is None:
+        remedy = "pip install 'ganscale[tensorboard]', or set it to false"
+        raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)
 
 
 def _check_data(config: Config) -> None:

@@ -161,6 +161,13 @@ class Log(Section):
     num_samples: Count = Field(
         default=64, ge=1, le=4096, description="Images in a sample grid (2-D data: 2500 points always)."
     )
+    details: bool = Field(
+        default=True,
+        description="In W&B and TensorBoard also real examples, interpolations, samples by class and D's logits.",
+    )
+    tensorboard: bool = Field(
+        default=False, description="Also write TensorBoard's files, to tensorboard/ in the run folder."
+    )
 
 
 class Checkpoint(Section):
@@ -183,6 +190,11 @@ class Wandb(Section):
     entity: str = Field(default="", description="W&B team or user; empty: the account's default.")
     group: str = Field(default="", description="W&B group of the run.")
     tags: tuple[str, ...] = Field(default=(), description="W&B tags of the run.", strict=False)
+    artifacts: Literal["none", "best", "all"] = Field(
+        default="none",
+        description="Checkpoints to upload: none; the best by checkpoint.best_metric (without one, the last); or all.",
+    )
+    artifact_mib: Count = Field(default=1024, ge=1, description="Checkpoints above this size in MiB are not uploaded.")
 
 
 class Cluster(Section):

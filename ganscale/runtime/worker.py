@@ -2,10 +2,11 @@
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,20 +17,21 @@ from ganscale.build import Experiment, build
 from ganscale.checkpoint import CheckpointStore
 from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
+from ganscale.environment import environment
 from ganscale.evaluation import Evaluator, missing_extractor, store_evaluation
 from ganscale.loop import Tick, train
 from ganscale.metrics.result import Evaluation
-from ganscale.random import Stream
 from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.judge import make_evaluator
-from ganscale.tracking import Tracker
+from ganscale.runtime.painter import Painter
+from ganscale.step import LOGIT_EDGES, weight_norm
+from ganscale.tracking import CheckpointTracker, DetailedTracker, Histogram, Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker
-from ganscale.tracking.pictures import image_grid, scatter
+from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 
-NUM_POINTS = 2500
-"""Points in a picture of 2-D samples, as in the benchmark's protocol."""
+T = TypeVar("T", bound=Tracker)
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,16 @@ def _train_and_save(
     config, state = experiment.config, experiment.state
     store = checkpoint_store(config, folder)
     local = LocalTracker(folder, images=state.images)
-    trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say), console, *others]
+    facts = environment(experiment.device, Replica.current())
+    trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say, environment=facts), console, *others]
+    if config.log.tensorboard:
+        trackers.append(TensorBoardTracker(folder, console.say, images=state.images))
+    local.environment(facts)
     painter = Painter(experiment)
     completed = False
     try:
         if state.images == 0:
-            _show(trackers, 0, painter, console)
+            _show(trackers, 0, painter, console, details=config.log.details)
         console.starts(state.images, config.train.images)
         for tick in _ticks(experiment):
             metrics = tick.metrics | _facts(experiment)
@@ -160,16 +166,22 @@ def _train_and_save(
                 metrics |= evaluation.numbers()
                 _keep(evaluation, folder, console)
             _each(trackers, console, lambda tracker, at=tick.images, row=metrics: tracker.log(at, row))
+            if config.log.details:
+                _detail(trackers, tick.images, {}, _histograms(tick), console)
             if tick.due & {"samples", "end"}:
-                _show(trackers, tick.images, painter, console)
+                _show(trackers, tick.images, painter, console, details=config.log.details)
             if tick.due & {"checkpoint", "end"} or (evaluation and store.is_best(metrics)):
-                _save(store, experiment, metrics, console, last="end" in tick.due)
+                takers = [tracker for tracker in trackers if isinstance(tracker, CheckpointTracker)]
+                _each(takers, console, lambda tracker, at=tick.images: tracker.saving(at))
+                saved = _save(store, experiment, metrics, console, last="end" in tick.due)
+                if saved:
+                    _announce(takers, tick.images, saved, store, console)
         completed = True
     finally:
         _each(trackers, console, lambda tracker: tracker.close(completed=completed))
 
 
-def _each(trackers: Sequence[Tracker], console: Console, action: Callable[[Tracker], None]) -> None:
+def _each(trackers: Sequence[T], console: Console, action: Callable[[T], None]) -> None:
     """Tell every tracker; one that cannot write (a full disk) does not stop training."""
     for tracker in trackers:
         try:
@@ -186,21 +198,52 @@ def _keep(evaluation: Evaluation, folder: RunFolder, console: Console) -> None:
         console.say(f"the evaluation could not be stored ({error}); training goes on")
 
 
-def _show(trackers: Sequence[Tracker], images: int, painter: "Painter", console: Console) -> None:
+def _show(trackers: Sequence[Tracker], images: int, painter: Painter, console: Console, *, details: bool) -> None:
     picture = painter.paint()
     _each(trackers, console, lambda tracker: tracker.samples(images, picture))
+    if details:
+        _detail(trackers, images, painter.details(first=images == 0), {}, console)
+
+
+def _detail(
+    trackers: Sequence[Tracker],
+    images: int,
+    pictures: Mapping[str, np.ndarray],
+    histograms: Mapping[str, Histogram],
+    console: Console,
+) -> None:
+    """Pass pictures and histograms to those trackers that take them."""
+    takers = [tracker for tracker in trackers if isinstance(tracker, DetailedTracker)]
+    _each(takers, console, lambda tracker: tracker.details(images, pictures, histograms))
+
+
+def _histograms(tick: Tick) -> dict[str, Histogram]:
+    """D's logits of a tick."""
+    return {f"{side}_logits": Histogram(counts, LOGIT_EDGES) for side, counts in tick.histograms.items()}
+
+
+def _announce(
+    trackers: Sequence[CheckpointTracker], images: int, saved: Path, store: CheckpointStore, console: Console
+) -> None:
+    """Tell those trackers that want to know of a new checkpoint."""
+    best = store.best()
+    is_best = best is not None and best.images == images
+    _each(trackers, console, lambda tracker: tracker.saved(images, saved, best=is_best))
 
 
 def _save(
     store: CheckpointStore, experiment: Experiment, metrics: dict[str, float], console: Console, *, last: bool
-) -> None:
+) -> Path | None:
     """Save; a storage failure stops the run only at its end, where nothing else would hold its result."""
     try:
-        store.save(experiment.state.state_dict(), config=experiment.config.model_dump(mode="json"), metrics=metrics)
+        return store.save(
+            experiment.state.state_dict(), config=experiment.config.model_dump(mode="json"), metrics=metrics
+        )
     except OSError as error:
         console.say(f"the checkpoint could not be saved ({error}); the ones before stay good")
         if last:
             raise
+        return None
 
 
 def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console: Console | None) -> None:
@@ -234,15 +277,19 @@ def _check_shared(folder: RunFolder, replica: Replica) -> None:
 
 
 def _facts(experiment: Experiment) -> dict[str, float]:
-    """Rates and memory, for the log."""
-    state = experiment.state
+    """Rates, weight norms and memory, for the log."""
+    state, step = experiment.state, experiment.step
     facts = {
         "iteration": float(state.iteration),
         "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
         "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
+        "weight_norm_d": float(weight_norm(step.d.parameters)),
+        "weight_norm_g": float(weight_norm(step.g.parameters)),
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),
     }
+    if step.adaptive is not None:
+        facts["augment_p"] = state.augment_p
     if experiment.device.type == "cuda":
         facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(experiment.device) / 2**20
     return facts
@@ -273,28 +320,3 @@ class Judge:
         if self._evaluator is None:
             self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=experiment.device)
         return self._evaluator.evaluate(experiment.state.ema.module, tick.images)
-
-
-class Painter:
-    """Pictures of what the generator's moving average makes of the same latents each time, class by class."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        config, feed = experiment.config, experiment.feed
-        self._generator = experiment.state.ema.module
-        self._is_image = len(feed.source.shape) == 3
-        count = config.log.num_samples if self._is_image else NUM_POINTS
-        self._z = feed.latents(Stream(config.run.seed, "samples", experiment.device), 0, count)
-        self._labels = None
-        if feed.conditional:
-            self._labels = torch.arange(count, device=experiment.device) % feed.source.num_classes
-        self._reference = None if self._is_image else feed.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
-
-    def _part(self, start: int) -> torch.Tensor | None:
-        return None if self._labels is None else self._labels[start : start + 256]
-
-    @torch.no_grad()
-    def paint(self) -> np.ndarray:
-        """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
-        parts = range(0, len(self._z), 256)
-        made = torch.cat([self._generator(self._z[i : i + 256], self._part(i)) for i in parts]).double().cpu().numpy()
-        return image_grid(made) if self._reference is None else scatter(made, self._reference)

@@ -1,7 +1,8 @@
 """Where numbers and pictures go. Rank 0 alone tracks."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,4 +20,33 @@ class Tracker(Protocol):
 
     def close(self, *, completed: bool) -> None:
         """Finish; `completed` tells whether the run reached its end."""
+        ...
+
+
+class Histogram(NamedTuple):
+    """How many values lie in each bin: N counts between N + 1 rising edges."""
+
+    counts: Sequence[float]
+    edges: Sequence[float]
+
+
+@runtime_checkable
+class DetailedTracker(Tracker, Protocol):
+    """A tracker that also takes pictures by name and histograms."""
+
+    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+        """Keep pictures, uint8 `[H, W, 3]`, and histograms, each under its name."""
+        ...
+
+
+@runtime_checkable
+class CheckpointTracker(Tracker, Protocol):
+    """A tracker that is told of checkpoints."""
+
+    def saving(self, images: int) -> None:
+        """A checkpoint of this moment is about to be written: what was tracked up to here should be safe by now."""
+        ...
+
+    def saved(self, images: int, folder: Path, *, best: bool) -> None:
+        """A checkpoint lies there; `best` tells whether it is the best so far by `checkpoint.best_metric`."""
         ...

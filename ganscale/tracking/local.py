@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from ganscale.checkpoint import write_atomically
 from ganscale.runfolder import RunFolder
+from ganscale.tracking import Histogram
 from ganscale.tracking.pictures import write_png
 
 
@@ -38,6 +40,16 @@ class LocalTracker:
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Write `samples/<images>.png`."""
         write_png(self.folder.samples / f"{images:08d}.png", picture)
+
+    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+        """Write `real.png` where it is among the pictures; the rest is for places that can show it."""
+        if "real" in pictures:
+            write_png(self.folder.real, pictures["real"])
+
+    def environment(self, facts: Mapping[str, Any]) -> None:
+        """Write what this life of the run runs on; storage that refuses stops nothing."""
+        with suppress(OSError):
+            write_atomically(self.folder.environment, json.dumps(facts, indent=1) + "\n")
 
     def close(self, *, completed: bool) -> None:
         """Close the file."""

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ganscale.runfolder import RunFolder
+from ganscale.tracking import Histogram
 from ganscale.tracking.local import LocalTracker, read_metrics
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -93,3 +95,15 @@ def test_numbers_that_json_lacks_become_null(folder: RunFolder) -> None:
         raise AssertionError(f"{text} is not JSON")
 
     assert json.loads(line, parse_constant=refuse) == {"images": 10, "a": None, "b": None, "c": None, "d": 1.5}
+
+
+def test_real_examples_and_facts_have_files_of_their_own(folder: RunFolder) -> None:
+    tracker = LocalTracker(folder)
+    tracker.details(0, {"interpolation": PICTURE}, {"real_logits": Histogram([1], [0, 1])})
+    assert not folder.real.exists()
+    tracker.details(0, {"real": PICTURE + 7}, {})
+    np.testing.assert_array_equal(np.asarray(Image.open(folder.real)), PICTURE + 7)
+    tracker.environment({"git": None})
+    assert json.loads(folder.environment.read_text()) == {"git": None}
+    assert not list(folder.samples.iterdir())
+    tracker.close(completed=True)

@@ -1,6 +1,7 @@
 """Weights & Biases: what arrives there, one run over all lives, and training that it cannot stop."""
 
 import json
+import math
 import sys
 import threading
 import types
@@ -9,11 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ganscale.config import load
+from ganscale.config.evaluation import METRICS
 from ganscale.runfolder import RunFolder, locate
+from ganscale.tracking import Histogram
 from ganscale.tracking import wandb as module
-from ganscale.tracking.wandb import WandbTracker, has_key, run_id
+from ganscale.tracking.local import LocalTracker
+from ganscale.tracking.wandb import WandbTracker, has_key, run_id, trimmed
+from ganscale.tracking.wandb_log import last_step
 from tests.wandb_files import records
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -33,7 +39,8 @@ def tracker(path: Path, *overrides: str) -> tuple[WandbTracker, RunFolder, list[
     folder = locate(config)
     folder.path.mkdir(exist_ok=True)
     said: list[str] = []
-    return WandbTracker(config, folder, said.append), folder, said
+    facts = {"git": {"commit": "abc", "dirty": True}}
+    return WandbTracker(config, folder, said.append, environment=facts), folder, said
 
 
 def history(log: Path) -> list[dict[str, Any]]:
@@ -53,6 +60,7 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
     first.log(10, {"loss_d": 0.5, "loss_g": float("nan")})
     first.samples(10, PICTURE)
     first.log(20, {"loss_d": 0.25})
+    first.details(20, {"real": PICTURE}, {"real_logits": Histogram([0, 0, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5, 6])})
     first.close(completed=False)
     second, _, _ = tracker(tmp_path, "wandb.mode=offline")
     second.log(30, {"loss_d": 0.125})
@@ -69,7 +77,12 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
     ]
     pictures = {row["images"]: row["samples.path"] for row in rows if "samples.path" in row}
     assert pictures.keys() == {0, 10}
-    assert all((logs[0].parent / "files" / path).is_file() for path in pictures.values())
+    reals = {row["images"]: row["real.path"] for row in rows if "real.path" in row}
+    assert reals.keys() == {20}
+    for path in (*pictures.values(), *reals.values()):
+        np.testing.assert_array_equal(np.asarray(Image.open(logs[0].parent / "files" / path)), PICTURE)
+    (histogram,) = [row for row in rows if "real_logits.bins" in row]
+    assert (histogram["real_logits.values"], histogram["real_logits.bins"]) == ([2, 0, 1], [2, 3, 4, 5])
 
     (life, again) = (next(record.run for record in records(log) if record.HasField("run")) for log in logs)
     assert life.run_id == again.run_id == run_id(folder)
@@ -77,9 +90,15 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
     assert list(life.tags) == ["one", "two"]
     config = {update.key: json.loads(update.value_json) for update in life.config.update}
     assert config["optim"]["lr_g"] == 2e-4
+    assert config["environment"] == {"git": {"commit": "abc", "dirty": True}}
 
     metrics = [record.metric for record in records(logs[0]) if record.HasField("metric")]
-    assert [(m.name or m.glob_name, m.step_metric) for m in metrics] == [("images", ""), ("*", "images")]
+    assert [(m.name or m.glob_name, m.step_metric) for m in metrics[:2]] == [("images", ""), ("*", "images")]
+    summaries = {m.name: (m.summary.min, m.summary.max, m.summary.last) for m in metrics[2:]}
+    assert summaries.keys() == METRICS.keys()
+    assert summaries["frechet"] == (True, False, True)
+    assert summaries["precision"] == (False, True, True)
+    assert {m.step_metric for m in metrics[2:]} == {"images"}
     codes = [[record.exit.exit_code for record in records(log) if record.HasField("exit")] for log in logs]
     assert codes == [[1], [0]]
 
@@ -92,17 +111,23 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
 class FakeRun:
     """A W&B run that fails where it is told to."""
 
+    starting_step = 0
     id, url, dir = "fake", "https://example.invalid/fake", "/tmp/fake/files"
 
     def __init__(self, fails: str) -> None:
         self.fails, self.rows, self.finished = fails, [], threading.Event()
+        self.artifacts: list[tuple[Any, list[str]]] = []
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         self._do("define_metric")
 
-    def log(self, row: dict[str, Any], step: int) -> None:
+    def log(self, row: dict[str, Any], step: int, commit: bool = False) -> None:
         self._do("log")
-        self.rows.append(row)
+        self.rows.append({**row, "step": step, "commit": commit})
+
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
+        self._do("log_artifact")
+        self.artifacts.append((artifact, aliases))
 
     def finish(self, exit_code: int) -> None:
         self.finished.set()
@@ -130,7 +155,14 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fak
         run._do("Image")
         return "picture"
 
-    wandb.Settings, wandb.init, wandb.Image = dict, init, image
+    class Artifact:
+        def __init__(self, name: str, **facts: Any) -> None:
+            self.name, self.facts, self.files = name, facts, []
+
+        def add_file(self, path: str) -> None:
+            self.files.append(Path(path).name)
+
+    wandb.Settings, wandb.init, wandb.Image, wandb.Artifact = dict, init, image, Artifact
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     return run
 
@@ -240,3 +272,97 @@ def test_the_id_is_drawn_once(tmp_path: Path) -> None:
     assert run_id(one) == run_id(one)
     assert run_id(one).startswith("try1-")
     assert len(run_id(two)) <= 128, "W&B takes no longer one"
+
+
+def test_what_an_earlier_life_logged_is_not_logged_again(tmp_path: Path) -> None:
+    first, folder, _ = tracker(tmp_path, "wandb.mode=offline")
+    for images in (10, 20, 30):
+        first.log(images, {"loss_d": 0.5})
+    first.close(completed=False)
+    (log,) = folder.path.glob("wandb/offline-run-*/*.wandb")
+    assert len(history(log)) == 3
+    whole = log.read_bytes()
+    second, _, _ = tracker(tmp_path, "wandb.mode=offline")
+    for images in (20, 30, 40):
+        second.log(images, {"loss_d": 0.25})
+        second.details(images, {"real": PICTURE}, {})
+    second.close(completed=True)
+    (new,) = set(folder.path.glob("wandb/offline-run-*/*.wandb")) - {log}
+    assert [row["_step"] for row in history(new)] == [40]
+    assert last_step(folder.path / "wandb") == 40
+    new.unlink()
+    log.write_bytes(whole[: len(whole) // 2])
+    assert last_step(folder.path / "wandb") < 30
+
+
+def test_what_a_kill_lost_is_taken_from_the_run_folder(fake: FakeRun, tmp_path: Path) -> None:
+    fake.starting_step = 11
+    _, folder, _ = tracker(tmp_path, "wandb.mode=disabled")
+    local = LocalTracker(folder)
+    for images in (10, 20, 30):
+        local.log(images, {"loss_d": math.nan if images == 30 else float(images)})
+        local.samples(images, PICTURE)
+    local.close(completed=False)
+    wandb, _, _ = tracker(tmp_path, "wandb.mode=online")
+    wandb.log(40, {"loss_d": 40.0})
+    assert [row["step"] for row in fake.rows] == [20, 30, 40]
+    assert [row.get("samples") for row in fake.rows] == ["picture", "picture", None]
+    assert [row["loss_d"] for row in fake.rows] == pytest.approx([20.0, math.nan, 40.0], nan_ok=True)
+
+
+def test_rows_go_on_where_the_server_is_and_a_checkpoint_completes_its_own(fake: FakeRun, tmp_path: Path) -> None:
+    fake.starting_step = 21
+    wandb, _, _ = tracker(tmp_path)
+    for images in (10, 20, 30):
+        wandb.log(images, {})
+        wandb.samples(images, PICTURE)
+    wandb.saving(30)
+    wandb.samples(30, PICTURE)
+    assert [(row["step"], row["commit"]) for row in fake.rows] == [(30, False), (30, False), (30, True)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "best_metric", "uploaded"),
+    [
+        ("none", "frechet", []),
+        ("best", "frechet", [(10, "best"), (30, "best")]),
+        ("best", "", [(40, "best")]),
+        ("all", "frechet", [(10, "best"), (20, ""), (30, "best"), (40, "")]),
+    ],
+)
+def test_checkpoints_are_uploaded_as_asked(
+    fake: FakeRun, tmp_path: Path, setting: str, best_metric: str, uploaded: list[tuple[int, str]]
+) -> None:
+    settings = [f"wandb.artifacts={setting}", f"checkpoint.best_metric='{best_metric}'", "eval.every=12800"]
+    wandb, _, said = tracker(tmp_path, *settings)
+    for images in (10, 20, 30, 40):
+        wandb.saved(images, checkpoint(tmp_path, images), best=bool(best_metric) and images in (10, 30))
+    wandb.close(completed=True)
+    found = [(a.facts["metadata"]["images"], "best" if "best" in aliases else "") for a, aliases in fake.artifacts]
+    assert found == uploaded
+    assert all(artifact.files == ["manifest.json", "state.pt"] for artifact, _ in fake.artifacts)
+    assert all(artifact.name == "checkpoint-fake" and "latest" in aliases for artifact, aliases in fake.artifacts)
+    assert not any("not uploaded" in line for line in said)
+
+
+def test_a_large_checkpoint_is_left_where_it_is(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, _, said = tracker(tmp_path, "wandb.artifacts=all", "wandb.artifact_mib=1")
+    wandb.saved(10, checkpoint(tmp_path, 10, size=2**20), best=False)
+    wandb.saved(20, checkpoint(tmp_path, 20), best=False)
+    assert [artifact.facts["metadata"]["images"] for artifact, _ in fake.artifacts] == [20]
+    assert said[-1] == "the checkpoint at 10 images is not uploaded: 1 MiB is more than wandb.artifact_mib = 1"
+
+
+def checkpoint(path: Path, images: int, size: int = 5) -> Path:
+    folder = path / f"{images:012d}"
+    folder.mkdir()
+    (folder / "state.pt").write_bytes(b"x" * size)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def test_empty_bins_at_both_ends_are_cut_off() -> None:
+    counts, edges = trimmed(Histogram([0, 3, 0, 1, 0], [0, 1, 2, 3, 4, 5]))
+    assert (counts.tolist(), edges.tolist()) == ([3, 0, 1], [1, 2, 3, 4])
+    counts, edges = trimmed(Histogram([0, 0], [0, 1, 2]))
+    assert (counts.tolist(), edges.tolist()) == ([0], [0, 1])

@@ -1,0 +1,114 @@
+"""TensorBoard. The only file that imports tensorboard; nothing that goes wrong here stops training."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganscale.runfolder import RunFolder
+from ganscale.tracking import Histogram
+
+EVENTS = "events.out.tfevents.*"
+
+
+class TensorBoardTracker:
+    """Numbers, pictures and histograms as TensorBoard's event files in `tensorboard/`; the step is images.
+
+    Args:
+        folder: the run's folder.
+        say: takes a sentence for the user.
+        images: where the run goes on; events after it are of a life that was lost and are removed.
+    """
+
+    def __init__(self, folder: RunFolder, say: Callable[[str], None], *, images: int = 0) -> None:
+        self._say = say
+        self._writer: Any = None
+        self._guard(lambda: self._start(folder.path / "tensorboard", images))
+
+    def _start(self, path: Path, images: int) -> None:
+        drop_later(path, images)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(path))
+
+    def log(self, images: int, metrics: Mapping[str, float]) -> None:
+        """Write a row of numbers."""
+
+        def send() -> None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, images)
+            self._writer.flush()
+
+        self._guarded(send)
+
+    def samples(self, images: int, picture: np.ndarray) -> None:
+        """Write a picture of samples."""
+        self._guarded(lambda: self._writer.add_image("samples", picture, images, dataformats="HWC"))
+
+    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+        """Write further pictures, and histograms."""
+
+        def send() -> None:
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, images, dataformats="HWC")
+            for name, histogram in histograms.items():
+                self._writer.add_histogram_raw(name, global_step=images, **_raw(histogram))
+
+        self._guarded(send)
+
+    def close(self, *, completed: bool) -> None:
+        """Write what is left and close the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            self._guard(writer.close)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        if self._writer is not None:
+            self._guard(action)
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        """Do it; on any failure say so once and go on without TensorBoard."""
+        try:
+            action()
+        except Exception as error:
+            self._writer = None
+            self._say(f"TensorBoard failed and is off from here on ({type(error).__name__}: {error}); training goes on")
+
+
+def _raw(histogram: Histogram) -> dict[str, Any]:
+    """A histogram as TensorBoard takes it; sums are those of the bins' middles."""
+    counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
+    middles = (edges[:-1] + edges[1:]) / 2
+    return {
+        "min": float(edges[0]),
+        "max": float(edges[-1]),
+        "num": float(counts.sum()),
+        "sum": float((counts * middles).sum()),
+        "sum_squares": float((counts * middles**2).sum()),
+        "bucket_limits": edges[1:].tolist(),
+        "bucket_counts": counts.tolist(),
+    }
+
+
+def drop_later(folder: Path, images: int) -> None:
+    """Remove events after so many images from the files of earlier lives.
+
+    Raises:
+        OSError: a file cannot be read or replaced.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    for path in folder.glob(EVENTS):
+        contents = list(RawEventFileLoader(str(path)).Load())
+        kept = [content for content in contents if Event.FromString(content).step <= images]
+        if len(kept) == len(contents):
+            continue
+        aside = path.with_name(f".{path.name}")
+        with aside.open("wb") as file:
+            writer = RecordWriter(file)
+            for content in kept:
+                writer.write(content)
+        aside.replace(path)
