@@ -1,0 +1,218 @@
+"""Machines made of Linux namespaces on one bridge: each has its own address, host name, processes, /tmp/ray, /dev/shm.
+
+A machine is one process (`unshare`): when it ends, the kernel ends all that runs in its namespaces.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+NETWORK = "10.77"
+"""The first two bytes of every address; a network takes the third, a machine the fourth."""
+
+_INIT = """
+set -e
+echo "$1" > /proc/sys/kernel/hostname
+mkdir -p /tmp/ray "$2/ray"
+mount --bind "$2/ray" /tmp/ray
+mount -t tmpfs -o "size=$3m,mode=1777" tmpfs /dev/shm
+mount --bind "$4" /etc/hosts
+: > "$2/ready"
+while :; do sleep 86400 & wait $!; done
+"""
+"""Process 1 of a machine: it mounts what is the machine's own, then takes in orphans."""
+
+_NAMESPACES = ("--net", "--mount", "--uts", "--ipc")
+
+
+class ClusterError(RuntimeError):
+    """What cannot be done, with a remedy."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem + (f"\n  remedy: {remedy}" if remedy else ""))
+
+
+def obstacle() -> ClusterError | None:
+    """Why this process cannot make machines; None where it can."""
+    if os.geteuid() != 0:
+        return ClusterError("namespaces need root", "run it with sudo, or use --mode plain")
+    for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
+        if not shutil.which(tool):
+            return ClusterError(f"{tool} is not installed", f"install {package}, or use --mode plain")
+    tried = subprocess.run(
+        ["unshare", *_NAMESPACES, "--pid", "--fork", "--mount-proc", "ip", "link", "set", "lo", "up"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    if tried.returncode:
+        reason = tried.stderr.strip() or f"exit code {tried.returncode}"
+        return ClusterError(
+            f"this kernel or container refuses namespaces ({reason})",
+            "give it CAP_SYS_ADMIN and CAP_NET_ADMIN (docker run --privileged), or use --mode plain",
+        )
+    return None
+
+
+def run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a system tool.
+
+    Raises:
+        ClusterError: it failed, and `check` is set.
+    """
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=30)
+    if check and done.returncode:
+        raise ClusterError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.returncode}")
+    return done
+
+
+class Bridge:
+    """The network that machines are plugged into; `index` is the third byte of its addresses and part of its name."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.name = f"gs{index}"
+
+    @classmethod
+    def create(cls) -> "Bridge":
+        """Take the first free network.
+
+        Raises:
+            ClusterError: all are taken, or the kernel refuses.
+        """
+        for index in range(256):
+            bridge = cls(index)
+            if f"inet {NETWORK}.{index}." in run("ip", "-4", "-oneline", "address").stdout:
+                continue
+            made = run("ip", "link", "add", bridge.name, "type", "bridge", check=False)
+            if "File exists" in made.stderr:
+                continue
+            if made.returncode:
+                raise ClusterError(f"no bridge can be made: {made.stderr.strip()}", "load the kernel module `bridge`")
+            run("ip", "address", "add", f"{bridge.address(1)}/24", "dev", bridge.name)
+            run("ip", "link", "set", bridge.name, "up")
+            return bridge
+        raise ClusterError(f"all 256 networks of {NETWORK}.0.0/16 are taken", "take some clusters down")
+
+    def address(self, position: int) -> str:
+        """The address of machine `position`; 1 is this computer's own."""
+        return f"{NETWORK}.{self.index}.{position}"
+
+    def plug_in(self, pid: int, position: int) -> None:
+        """Give a machine its link, as its eth0."""
+        link, inside = self.link(position), ("nsenter", "--target", pid, "--net", "ip")
+        run("ip", "link", "del", link, check=False)  # one that a crash left
+        run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pid)
+        run("ip", "link", "set", link, "master", self.name, "up")
+        run(*inside, "link", "set", "lo", "up")
+        run(*inside, "address", "add", f"{self.address(position)}/24", "dev", "eth0")
+        run(*inside, "link", "set", "eth0", "up")
+        run(*inside, "route", "add", "default", "via", self.address(1))
+
+    def link(self, position: int) -> str:
+        """This computer's end of a machine's link."""
+        return f"{self.name}n{position}"
+
+    def cut(self, position: int) -> None:
+        """Pull a machine's plug."""
+        run("ip", "link", "set", self.link(position), "down")
+
+    def restore(self, pid: int, position: int) -> None:
+        """Plug it in again, at full speed."""
+        run("ip", "link", "set", self.link(position), "up")
+        for end in self._ends(pid, position):
+            run(*end, "tc", "qdisc", "del", "dev", self._device(end, position), "root", check=False)
+
+    def slow(self, pid: int, position: int, *, delay_ms: float = 0.0, rate_mbit: float = 0.0) -> None:
+        """Delay what a machine sends and receives by `delay_ms` each, and limit both to `rate_mbit`; 0: not at all.
+
+        Raises:
+            ClusterError: tc or, for a delay, the kernel's netem is missing.
+        """
+        if not shutil.which("tc"):
+            raise ClusterError("tc is not installed", "install iproute2")
+        if delay_ms:
+            shape = ["netem", "delay", f"{delay_ms}ms", *(["rate", f"{rate_mbit}mbit"] if rate_mbit else [])]
+        else:
+            burst = max(32_768, int(rate_mbit * 1e6 / 8 / 100))  # bytes; ten milliseconds' worth
+            shape = ["tbf", "rate", f"{rate_mbit}mbit", "burst", str(burst), "latency", "200ms"]
+        for end in self._ends(pid, position):
+            made = run(*end, "tc", "qdisc", "replace", "dev", self._device(end, position), "root", *shape, check=False)
+            if made.returncode:
+                remedy = f"load the kernel module sch_{shape[0]}" + (", or give a rate alone" if delay_ms else "")
+                raise ClusterError(f"the link cannot be slowed: {made.stderr.strip()}", remedy)
+
+    def remove(self, positions: Iterable[int]) -> None:
+        """Take the network and its links away, if they are there."""
+        for position in positions:  # the kernel keeps a dead machine's link while unsent bytes wait, for minutes
+            run("ip", "link", "del", self.link(position), check=False)
+        run("ip", "link", "del", self.name, check=False)
+
+    def _ends(self, pid: int, position: int) -> tuple[tuple[object, ...], ...]:
+        """Prefixes of commands at both ends of a link."""
+        return ((), ("nsenter", "--target", pid, "--net"))
+
+    def _device(self, end: tuple[object, ...], position: int) -> str:
+        return "eth0" if end else self.link(position)
+
+
+def boot(name: str, folder: Path, *, shm_mb: int, hosts: Path) -> subprocess.Popen[bytes]:
+    """Start a machine without a link.
+
+    Args:
+        name: its host name.
+        folder: its own; `ray` in it is its /tmp/ray.
+        shm_mb: size of its /dev/shm in MiB.
+        hosts: what it sees as /etc/hosts.
+
+    Raises:
+        ClusterError: it did not come up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = [*_NAMESPACES, "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave"]
+    words = ["unshare", *own, "sh", "-c", _INIT, "sh", name, str(folder), str(shm_mb), str(hosts)]
+    with (folder / "init.log").open("wb") as log:
+        machine = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    until = time.monotonic() + 20.0
+    while not (folder / "ready").exists():
+        if machine.poll() is not None or time.monotonic() > until:
+            power_off(machine.pid)
+            problem = (folder / "init.log").read_text(encoding="utf-8", errors="replace").strip()
+            raise ClusterError(f"machine {name} did not come up: {problem or 'no sign of life'}")
+        time.sleep(0.02)
+    return machine
+
+
+def inside(pid: int, command: Sequence[str], cwd: str) -> list[str]:
+    """A command that runs another one in a machine, in folder `cwd`."""
+    enter = ["nsenter", "--target", str(pid), *_NAMESPACES, f"--pid=/proc/{pid}/ns/pid_for_children", "--"]
+    return [*enter, "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", cwd, *command]
+
+
+def processes(pid: int) -> list[int]:
+    """Process ids, as this computer counts them, of all that runs in a machine."""
+    found = []
+    with suppress(OSError):
+        own = os.readlink(f"/proc/{pid}/ns/pid_for_children")
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.readlink(entry / "ns" / "pid") == own:
+                    found.append(int(entry.name))
+    return found
+
+
+def power_off(pid: int) -> None:
+    """End a machine and all that runs in it at once; nothing says goodbye."""
+    victims = processes(pid)
+    for victim in [pid, *victims]:
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
