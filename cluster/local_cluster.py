@@ -307,6 +307,7 @@ class LocalCluster:
             log = self.folder / name / "ray.log"
             variables = self.environment(name) | dict(environment or {})
             del variables["RAY_ADDRESS"]
+            variables.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy computer
             with log.open("wb") as file:
                 process = subprocess.Popen(
                     self.command(name, words, cwd=self.folder / name),

@@ -17,7 +17,7 @@ FLOORS = {
     4: ("runtime", "tracking.wandb", "tracking.wandb_dashboards"),
     3: (
         *("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health"),
-        *("reporting", "environment", "search"),
+        *("reporting", "environment", "search", "diagnosis"),
         *SAMPLING,
     ),
     2: ("data", "metrics", "state", "extension"),
