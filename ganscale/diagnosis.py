@@ -276,32 +276,26 @@ def _all_reduce(facts: Facts, needs: Needs) -> Line:
 
 def _storage(facts: Facts, needs: Needs) -> Line:
     heard = _heard(facts)
-    odd = _problems(heard, "storage")
-    odd += [f"{node.name}: {node.storage.problem}" for node in heard if node.storage and node.storage.problem]
+    tried = [(node.name, node.storage) for node in heard if node.storage]
+    odd = _problems(heard, "storage") + [f"{name}: {storage.problem}" for name, storage in tried if storage.problem]
     if odd:
         remedy = f"mount {facts.storage} on every node, writable for Ray's user, with fsync and rename (not a bucket)"
-        return Line("storage", "red", _some(odd), remedy)
-    apart = [
-        f"{node.name} does not see the files of {', '.join(node.storage.missing)}"
-        for node in heard
-        if node.storage and node.storage.missing
-    ]
+        full = all("No space left" in text or "quota" in text for text in odd)
+        return Line("storage", "red", _some(odd), "make room: see free space" if full else remedy)
+    apart = [f"{name} does not see the files of {', '.join(seen.missing)}" for name, seen in tried if seen.missing]
     if apart:
         remedy = f"mount the same storage at {facts.storage} on every node, or name another run.dir"
         return Line("storage", "red", _some(apart), remedy)
-    slowest = max((node.storage.seconds for node in heard if node.storage), default=0.0)
+    slowest = max((storage.seconds for _, storage in tried), default=0.0)
     found = f"{facts.storage}: the same on all nodes, 1 MiB in {slowest:.2f} s"
     if slowest > 5:
-        return Line(
-            "storage", "yellow", found, "checkpoints will take long: use faster storage, or a larger checkpoint.every"
-        )
+        remedy = "checkpoints will take long: use faster storage, or a larger checkpoint.every"
+        return Line("storage", "yellow", found, remedy)
     return Line("storage", "green", found)
 
 
 def _space(facts: Facts, needs: Needs) -> Line:
-    have = [
-        (node.storage.free_gb, node.name) for node in _heard(facts) if node.storage and "storage" not in node.problems
-    ]
+    have = [(node.storage.free_gb, node.name) for node in _heard(facts) if node.storage]
     if not have:
         return Line("free space", "red", "unknown", "see storage")
     least, name = min(have)
@@ -314,7 +308,7 @@ def _space(facts: Facts, needs: Needs) -> Line:
 
 def _clock(facts: Facts, needs: Needs) -> Line:
     heard = _heard(facts)
-    odd = _problems(heard, "clock")
+    odd = _problems(heard, "clocks")
     clocks = {node.name: node.clock for node in heard if node.clock is not None}
     middle = sorted(clocks.values())[(len(clocks) - 1) // 2] if clocks else 0.0
     odd += [

@@ -1,7 +1,7 @@
 """Check a cluster before a long run: `python -m ganscale.doctor [CONFIG.yaml] [section.key=value ...]`.
 
-Every node is looked at: versions, GPUs, network, storage, clocks, W&B, memory. Exit codes: 0 nothing is red, 1 something
-is, 2 a setting cannot work.
+Every node is looked at: versions, GPUs, network, storage, clocks, W&B, memory. Exit codes: 0 nothing is red,
+1 something is, 2 a setting cannot work.
 """
 
 import argparse

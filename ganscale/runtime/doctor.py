@@ -193,13 +193,9 @@ def _all_reduce(patients: Sequence[Patient], patience: float) -> AllReduce | Non
     if len(patients) < 2:
         return None
     backend = "nccl" if all(patient.node.gpus for patient in patients) else "gloo"
-    blocked = [
-        patient.node.name
-        for patient in patients
-        if "ports" in patient.node.problems or any(link.problem for link in patient.node.links.values())
-    ]
-    if blocked:
-        return AllReduce(backend, problem=f"not tried, as ports are blocked on {', '.join(blocked)}")
+    links = [link for patient in patients for link in patient.node.links.values()]
+    if any(link.problem for link in links) or any("ports" in patient.node.problems for patient in patients):
+        return AllReduce(backend, problem="not tried, see ports")
     first, size = patients[0], len(patients)
     ((_, port),) = _ask([first], lambda p: p.actor.call.remote("open_store", size), patience)
     if isinstance(port, str):
