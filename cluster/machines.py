@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Bridge:
     def plug_in(self, pid: int, position: int) -> None:
         """Give a machine its link, as its eth0."""
         link, inside = self.link(position), ("nsenter", "--target", pid, "--net", "ip")
-        run("ip", "link", "del", link, check=False)  # one that a crash left
+        self.unplug(position)  # one that a crash left
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pid)
         run("ip", "link", "set", link, "master", self.name, "up")
         run(*inside, "link", "set", "lo", "up")
@@ -147,10 +147,12 @@ class Bridge:
                 remedy = f"load the kernel module sch_{shape[0]}" + (", or give a rate alone" if delay_ms else "")
                 raise ClusterError(f"the link cannot be slowed: {made.stderr.strip()}", remedy)
 
-    def remove(self, positions: Iterable[int]) -> None:
-        """Take the network and its links away, if they are there."""
-        for position in positions:  # the kernel keeps a dead machine's link while unsent bytes wait, for minutes
-            run("ip", "link", "del", self.link(position), check=False)
+    def unplug(self, position: int) -> None:
+        """Take a machine's link away, if it is there; the kernel would keep it for minutes while unsent bytes wait."""
+        run("ip", "link", "del", self.link(position), check=False)
+
+    def remove(self) -> None:
+        """Take the network away, if it is there."""
         run("ip", "link", "del", self.name, check=False)
 
     def _ends(self, pid: int, position: int) -> tuple[tuple[object, ...], ...]:

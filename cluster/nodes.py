@@ -1,0 +1,355 @@
+"""The Ray nodes of a cluster on one computer: start, add, kill, cut off, slow down, take down."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cluster.machines import Bridge, ClusterError, boot, inside, obstacle, power_off, processes
+from cluster.state import Node, State, born
+
+FOLDER = Path(tempfile.gettempdir()) / f"ganscale-clusters-{os.getuid()}"
+"""Where clusters keep their state, unless told otherwise."""
+
+HEAD = "head"
+MARK = "GANSCALE_LOCAL_NODE"
+"""Set in all processes of a plain node, so that they are found."""
+
+_PORTS = "--object-manager-port=6378 --node-manager-port=6377 --runtime-env-agent-port=6376 --metrics-export-port=8080"
+_AGENT = "--dashboard-agent-listen-port=8266 --dashboard-agent-grpc-port=6375"
+_WORKERS = "--min-worker-port=10002 --max-worker-port=10999"
+
+
+class LocalCluster:
+    """A cluster by its name; as a context manager it is up while the block runs.
+
+    Args:
+        name: tells clusters apart that run side by side.
+        folder: where clusters keep their state, a folder each.
+        nodes: number of nodes that `up` starts, the head included.
+        cpus: CPUs that Ray counts on each node but the head, which runs no workers.
+        shm_mb: size of each node's /dev/shm in MiB.
+        mode: "namespaces", "plain", or "auto": namespaces where they can be made.
+        environment: variables of all nodes and commands, beside this process's own.
+        ray: whether Ray is started on the nodes; else they are only prepared for what `run` brings.
+    """
+
+    def __init__(
+        self,
+        name: str = "default",
+        *,
+        folder: Path = FOLDER,
+        nodes: int = 3,
+        cpus: int = 2,
+        shm_mb: int = 1024,
+        mode: str = "auto",
+        environment: Mapping[str, str] | None = None,
+        ray: bool = True,
+    ) -> None:
+        if not name.replace("-", "").isalnum():
+            raise ClusterError(f"{name!r} is no name for a cluster", "use letters, digits and hyphens")
+        if nodes < 1:
+            raise ClusterError(f"a cluster of {nodes} nodes", "give --nodes 1 or more")
+        self.name, self.folder = name, folder / name
+        self.nodes, self.cpus, self.shm_mb, self.mode = nodes, cpus, shm_mb, mode
+        self.extra, self.ray = dict(environment or {}), ray
+        self.state = State.load(self.folder)
+
+    def up(self) -> None:
+        """Start all nodes and wait until the cluster counts them; when that fails, nothing is left running.
+
+        Raises:
+            ClusterError: it runs already, namespaces were asked for and cannot be made, or a node does not start.
+        """
+        if self.state is not None:
+            raise ClusterError(f"cluster {self.name} is there already", "take it down first, or give another --name")
+        mode = self._choose_mode()
+        if self.ray and not shutil.which("ray", path=self._path()):
+            raise ClusterError("ray is not installed beside this Python", "run it with the Python of `make setup`")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._prepare(mode)
+            names = [HEAD, *(f"w{number}" for number in range(1, self.nodes))]
+            for name in names:
+                self._prepare_node(name)
+            if self.ray:
+                self._start(HEAD)
+                self._start(*names[1:])
+                self._wait_for(self.nodes, set())
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        """End everything of the cluster and forget it; also when it is half up or not there at all."""
+        if self.state is not None:
+            for node in self.state.nodes.values():
+                self._end(node)
+            if self.state.bridge >= 0:
+                bridge = Bridge(self.state.bridge)
+                for node in self.state.nodes.values():
+                    bridge.unplug(node.position)
+                bridge.remove()
+            if self.state.temporary:
+                shutil.rmtree(self.state.temporary, ignore_errors=True)
+        self.state = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, name: str = "", *, gpus: int = 0, environment: Mapping[str, str] | None = None) -> str:
+        """Start another node, which Ray shall believe to have `gpus` GPUs, and return its name."""
+        state = self._there()
+        name = name or f"w{max(node.position for node in state.nodes.values()) - 9}"
+        if name in state.nodes:
+            raise ClusterError(f"there is a node {name} already", "give another name")
+        before = self.alive()
+        self._prepare_node(name)
+        if self.ray:
+            self._start(name, options=f"--num-gpus={gpus}", environment=environment)
+            self._wait_for(1, before)
+        return name
+
+    def _prepare_node(self, name: str) -> None:
+        """Make a node's machine, without Ray on it."""
+        state = self._there()
+        position = 10 if name == HEAD else max(10, *(node.position for node in state.nodes.values())) + 1
+        node = Node(name, position, "127.0.0.1")
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if state.mode == "namespaces":
+            if position > 254:
+                raise ClusterError("a network holds 245 nodes", "take the cluster down")
+            bridge, hosts = Bridge(state.bridge), self.folder / "hosts"
+            node.address = bridge.address(position)
+            with hosts.open("a", encoding="utf-8") as file:
+                file.write(f"{node.address} {name}\n")
+            node.pid = boot(name, self.folder / name, shm_mb=self.shm_mb, hosts=hosts).pid
+            node.born = born(node.pid)
+            state.nodes[name] = node
+            self._save()
+            bridge.plug_in(node.pid, position)
+        state.nodes[name] = node
+        self._save()
+
+    def kill(self, name: str) -> None:
+        """End a node as a power cut does: its processes stop at once, its link says nothing more."""
+        node = self._node(name)
+        state = self._there()
+        if state.mode == "namespaces":
+            Bridge(state.bridge).cut(node.position)
+        self._end(node)
+        if state.mode == "namespaces":
+            Bridge(state.bridge).unplug(node.position)
+        node.killed = True
+        self._save()
+
+    def cut(self, name: str) -> None:
+        """Cut a node's link: it runs on, alone."""
+        node, bridge = self._link(name)
+        bridge.cut(node.position)
+        node.link = "cut"
+        self._save()
+
+    def restore(self, name: str) -> None:
+        """Mend a node's link."""
+        node, bridge = self._link(name)
+        bridge.restore(node.pid, node.position)
+        node.link = "up"
+        self._save()
+
+    def slow(self, name: str, *, delay_ms: float = 0.0, rate_mbit: float = 0.0) -> None:
+        """Slow a node's link: each packet by `delay_ms` each way, and each way to `rate_mbit` Mbit/s; 0: not at all."""
+        if delay_ms < 0 or rate_mbit < 0 or not delay_ms + rate_mbit:
+            raise ClusterError("a slow link needs a delay or a rate", "give --delay MS, --rate MBIT, or both")
+        node, bridge = self._link(name)
+        bridge.slow(node.pid, node.position, delay_ms=delay_ms, rate_mbit=rate_mbit)
+        shape = [f"{delay_ms:g} ms" * bool(delay_ms), f"{rate_mbit:g} Mbit/s" * bool(rate_mbit)]
+        node.link = ", ".join(part for part in shape if part)
+        self._save()
+
+    def command(self, name: str, words: Sequence[str], *, cwd: Path | None = None) -> list[str]:
+        """The command that runs `words` on a node, in folder `cwd`; to be started with `environment()`."""
+        node = self._node(name)
+        return inside(node.pid, words, str(cwd or Path.cwd())) if node.pid else [*words]
+
+    def run(self, name: str, words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        """Run a command on a node; `options` are those of `subprocess.run`."""
+        environment = self.environment(name) | options.pop("env", {})
+        return subprocess.run(self.command(name, words, cwd=options.get("cwd")), env=environment, **options)
+
+    def environment(self, name: str = HEAD) -> dict[str, str]:
+        """What a command on a node has in its environment: it finds the cluster and has its token."""
+        state = self._there()
+        own = {
+            "PATH": self._path(),
+            "RAY_ADDRESS": state.gcs,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "token"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "GLOO_SOCKET_IFNAME": "eth0" if state.mode == "namespaces" else "lo",
+            "NCCL_SOCKET_IFNAME": "eth0" if state.mode == "namespaces" else "lo",
+            MARK: str(self.folder / name),
+        }
+        kept = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_TOKEN"}
+        return kept | own | self.extra
+
+    def alive(self) -> set[str]:
+        """Ray's ids of the nodes that the cluster counts as alive; none when it does not answer."""
+        state = self._there()
+        token = (self.folder / "token").read_text(encoding="utf-8")
+        question = urllib.request.Request(
+            f"{state.dashboard}/api/v0/nodes?limit=1000", headers={"Authorization": f"Bearer {token}"}
+        )
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(question, timeout=10) as reply:
+                nodes = json.load(reply)["data"]["result"]["result"]
+        except (OSError, ValueError, KeyError):
+            return set()
+        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
+
+    def pids(self, name: str) -> list[int]:
+        """Process ids of all that runs on a node."""
+        node = self._node(name)
+        return processes(node.pid) if node.pid else self._marked(name)
+
+    def __enter__(self) -> "LocalCluster":
+        self.up()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.down()
+
+    def _choose_mode(self) -> str:
+        if self.mode not in ("auto", "namespaces", "plain"):
+            raise ClusterError(f"no mode {self.mode!r}", "use auto, namespaces or plain")
+        if self.mode == "plain":
+            return "plain"
+        problem = obstacle()
+        if problem and self.mode == "namespaces":
+            raise problem
+        return "plain" if problem else "namespaces"
+
+    def _prepare(self, mode: str) -> None:
+        """Token, network, addresses."""
+        token = self.folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="utf-8")
+        self.state = State(mode)
+        if mode == "namespaces":
+            (self.folder / "hosts").write_text("127.0.0.1 localhost\n", encoding="utf-8")
+            bridge = Bridge.create()
+            self.state.bridge = bridge.index
+            self.state.gcs, self.state.dashboard = f"{bridge.address(10)}:6379", f"http://{bridge.address(10)}:8265"
+        else:
+            self.state.temporary = tempfile.mkdtemp(prefix="gs", dir="/tmp")  # Unix sockets: at most 107 bytes
+            self.state.gcs, self.state.dashboard = f"127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
+        self._save()
+
+    def _start(self, *names: str, options: str = "", environment: Mapping[str, str] | None = None) -> None:
+        """Start Ray on nodes, all at once, and wait until it runs."""
+        started = []
+        for name in names:
+            words = ["ray", "start", *self._options(name), *options.split()]
+            log = self.folder / name / "ray.log"
+            variables = self.environment(name) | dict(environment or {})
+            del variables["RAY_ADDRESS"]
+            variables.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy computer
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    self.command(name, words, cwd=self.folder / name),
+                    env=variables,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+            started.append((name, process, log))
+        for name, process, log in started:
+            try:
+                code = process.wait(180)
+            except subprocess.TimeoutExpired:
+                code = "no end after 180 s"
+            if code:
+                said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+                raise ClusterError(f"Ray does not start on {name} ({code}):\n{said}")
+
+    def _options(self, name: str) -> list[str]:
+        """Of `ray start`: fixed ports, all below those that other programs get at random, where a node has its own."""
+        state, node = self._there(), self._node(name)
+        options = f"--node-ip-address={node.address} --disable-usage-stats --object-store-memory=100000000 "
+        if state.mode == "namespaces":
+            options += f"{_PORTS} {_AGENT} {_WORKERS} "
+        else:
+            options += f"--dashboard-agent-listen-port={_free_port()} "
+        if name != HEAD:
+            return f"{options} --address={state.gcs} --num-cpus={self.cpus}".split()
+        gcs, dashboard = state.gcs.rpartition(":")[2], state.dashboard.rpartition(":")[2]
+        options += f"--head --port={gcs} --num-cpus=0 --include-dashboard=true --dashboard-port={dashboard} "
+        if state.mode == "namespaces":
+            return f"{options} --dashboard-host=0.0.0.0".split()
+        return f"{options} --ray-client-server-port={_free_port()} --temp-dir={state.temporary}".split()
+
+    def _wait_for(self, nodes: int, before: set[str]) -> None:
+        """Wait until the cluster counts `nodes` nodes that are not among those of `before`."""
+        until = time.monotonic() + 120.0
+        while len(found := self.alive() - before) < nodes:
+            if time.monotonic() > until:
+                raise ClusterError(f"the cluster counts {len(found)} of {nodes} nodes after two minutes")
+            time.sleep(0.3)
+
+    def _end(self, node: Node) -> None:
+        if node.pid and born(node.pid) == node.born:
+            power_off(node.pid)
+        for pid in [] if node.pid else self._marked(node.name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _marked(self, name: str) -> list[int]:
+        """Processes of a plain node, but not this one, should it run there."""
+        mark = f"{MARK}={self.folder / name}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+        return found
+
+    def _link(self, name: str) -> tuple[Node, Bridge]:
+        state, node = self._there(), self._node(name)
+        if state.mode != "namespaces":
+            raise ClusterError("plain nodes share one network", "run the cluster as root, in namespaces")
+        return node, Bridge(state.bridge)
+
+    def _node(self, name: str) -> Node:
+        nodes = self._there().nodes
+        if name not in nodes or nodes[name].killed:
+            living = ", ".join(node.name for node in nodes.values() if not node.killed)
+            raise ClusterError(f"there is no node {name}", f"use one of: {living}")
+        return nodes[name]
+
+    def _there(self) -> State:
+        if self.state is None:
+            raise ClusterError(f"there is no cluster {self.name}", "start it with `up`")
+        return self.state
+
+    def _save(self) -> None:
+        self._there().save(self.folder)
+
+    def _path(self) -> str:
+        return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
