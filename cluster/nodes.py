@@ -115,9 +115,13 @@ class LocalCluster:
             raise ClusterError(f"there is a node {name} already", "give another name")
         before = self.alive()
         self._prepare_node(name)
-        if self.ray:
-            self._start(name, options=f"--num-gpus={gpus}", environment=environment)
-            self._wait_for(1, before)
+        try:
+            if self.ray:
+                self._start(name, options=f"--num-gpus={gpus}", environment=environment)
+                self._wait_for(1, before)
+        except BaseException:
+            self.kill(name)
+            raise
         return name
 
     def _prepare_node(self, name: str) -> None:
@@ -256,32 +260,43 @@ class LocalCluster:
         self._save()
 
     def _start(self, *names: str, options: str = "", environment: Mapping[str, str] | None = None) -> None:
-        """Start Ray on nodes, all at once, and wait until it runs."""
-        started = []
-        for name in names:
-            words = ["ray", "start", *self._options(name), *options.split()]
-            log = self.folder / name / "ray.log"
-            variables = self.environment(name) | dict(environment or {})
-            del variables["RAY_ADDRESS"]
-            variables.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy computer
-            with log.open("wb") as file:
-                process = subprocess.Popen(
-                    self.command(name, words, cwd=self.folder / name),
-                    env=variables,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    start_new_session=True,
-                )
-            started.append((name, process, log))
-        for name, process, log in started:
-            try:
-                code = process.wait(180)
-            except subprocess.TimeoutExpired:
-                code = "no end after 180 s"
-            if code:
-                said = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-                raise ClusterError(f"Ray does not start on {name} ({code}):\n{said}")
+        """Start Ray on nodes, all at once, and wait until it runs; those that fail get a second chance.
+
+        Raises:
+            ClusterError: one failed twice; it shows what Ray said.
+        """
+        failed: Sequence[str] = names
+        for wait in ("60", "120"):  # seconds; on a busy computer a raylet now and then does not get to register
+            variables = {"RAY_raylet_start_wait_time_s": wait, **(environment or {})}
+            started = {name: self._launch(name, options, variables) for name in failed}
+            failed = [name for name, process in started.items() if self._code(process)]
+            if not failed:
+                return
+            for pid in [pid for name in failed for pid in self._marked(name)]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        said = (self.folder / failed[0] / "ray.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+        raise ClusterError(f"Ray does not start on {', '.join(failed)}:\n{said}")
+
+    def _launch(self, name: str, options: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        variables = self.environment(name) | dict(environment)
+        del variables["RAY_ADDRESS"]
+        with (self.folder / name / "ray.log").open("wb") as log:
+            return subprocess.Popen(
+                self.command(name, ["ray", "start", *self._options(name), *options.split()], cwd=self.folder / name),
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _code(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            return process.wait(180)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait(10)
 
     def _options(self, name: str) -> list[str]:
         """Of `ray start`: fixed ports, all below those that other programs get at random, where a node has its own."""

@@ -303,7 +303,9 @@ def _space(facts: Facts, needs: Needs) -> Line:
     remedy = "delete old runs, lower checkpoint.keep, or name another run.dir"
     if least < needs.free_gb:
         return Line("free space", "red", f"{found}; {needs.free_gb:g} GB are asked for", remedy)
-    return Line("free space", *(("yellow", found, remedy) if least < 4 * needs.free_gb else ("green", found)))
+    if least < 4 * needs.free_gb:
+        return Line("free space", "yellow", found, remedy)
+    return Line("free space", "green", found)
 
 
 def _clock(facts: Facts, needs: Needs) -> Line:

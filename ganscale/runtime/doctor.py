@@ -46,8 +46,8 @@ class Patient:
         self.node = node
         where = NodeAffinitySchedulingStrategy(ray_id, soft=False)
         own = {"env_vars": {"GANSCALE_DOCTOR": run}}  # a new process, whatever idle ones the node has
-        actor = ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=where, runtime_env=own)(Probe)
-        self.actor: Any = actor.remote()
+        actor: Any = ray.remote(Probe)
+        self.actor = actor.options(num_cpus=0, max_concurrency=8, scheduling_strategy=where, runtime_env=own).remote()
 
 
 def collect(config: Config, storage: Path, *, patience: float) -> Facts:

@@ -74,7 +74,8 @@ def _gpus() -> tuple[str, ...]:
 
 def _memory() -> tuple[float, float]:
     """Total and available memory in GB, of the container where it is smaller than the machine's."""
-    from ray._private.utils import get_system_memory, get_used_memory
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
 
     total = get_system_memory()
     return total / GB, (total - get_used_memory()) / GB
@@ -249,9 +250,9 @@ def _speed(address: str, port: int) -> dict[str, Any]:
 
 def open_store(world_size: int) -> tuple[Any, int]:
     """The meeting place of a process group, on a random port; to be kept while the group lives."""
-    import torch.distributed as dist
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-    store = dist.TCPStore("0.0.0.0", 0, world_size, is_master=True, wait_for_workers=False)
+    store = TCPStore("0.0.0.0", 0, world_size, is_master=True, wait_for_workers=False)
     return store, store.port
 
 
@@ -263,10 +264,11 @@ def all_reduce(rank: int, world_size: int, address: str, port: int, backend: str
     """
     import torch
     import torch.distributed as dist
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     limit = timedelta(seconds=patience)
     device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
-    store = dist.TCPStore(address, port, world_size, is_master=False, timeout=limit)
+    store = TCPStore(address, port, world_size, is_master=False, timeout=limit)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
         small = sorted(_time_reduction(torch.ones(1, device=device)) for _ in range(20))[10]
