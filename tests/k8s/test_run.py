@@ -1,7 +1,8 @@
 """The RayJob runs: each pod's command with its environment and ports, as a process on a machine of its own.
 
 What is not as in a cluster: the operator's part is done by `operator_pods`, packages and files are those of this
-checkout (the image's and the volume's paths are mapped), the user is root, and further settings cut the run short.
+checkout (the image's and the volume's paths are mapped), the user is root, names come from /etc/hosts instead of DNS,
+and further settings cut the run short.
 """
 
 import json
@@ -25,7 +26,7 @@ from ganscale.runfolder import RunFolder
 from ganscale.tracking.local import read_metrics
 from tests.k8s import operator_pods
 from tests.k8s.manifests import ROOT, Manifest, ray_spec, render, the
-from tests.k8s.operator_pods import AGENT, DASHBOARD, SUBMISSION, Process
+from tests.k8s.operator_pods import DASHBOARD, SUBMISSION, Process
 
 NO_NAMESPACES = obstacle()
 pytestmark = [
@@ -62,6 +63,7 @@ class Pods(NamedTuple):
             "PYTHONDONTWRITEBYTECODE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": str(ROOT),
+            "GRPC_DNS_RESOLVER": "native",  # names are in /etc/hosts, where gRPC's own resolver does not look
         }
         command = [self.mapped(word) for word in process.command]
         Path(image["HOME"]).mkdir()
@@ -73,6 +75,24 @@ class Pods(NamedTuple):
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def probe(self, machine: str) -> tuple[int, bool]:
+        """Status and success of a node's readiness probe."""
+        spec = ray_spec(self.job)
+        group = spec["headGroupSpec"] if machine == "head" else spec["workerGroupSpecs"][0]
+        probe = group["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"]
+        assert self.cluster.state is not None
+        status, content = ask(f"http://{self.cluster.state.nodes[machine].address}:{probe['port']}{probe['path']}")
+        return status, b"success" in content
+
+    def wait_until_ready(self) -> None:
+        """Wait for all nodes' probes."""
+        until = time.monotonic() + START
+        while not all(self.probe(machine) == (200, True) for machine in self.running):
+            for machine, process in self.running.items():
+                assert process.poll() is None, self.log(machine)[-5000:]
+            assert time.monotonic() < until, {name: self.log(name)[-1000:] for name in self.running}
+            time.sleep(0.5)
 
     def mapped(self, text: str) -> str:
         """With the paths of image and volume turned into this machine's, and a shorter run."""
@@ -102,6 +122,7 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
         pods.start("head", operator_pods.head(job, token))
         for number in range(1, workers + 1):
             pods.start(f"w{number}", operator_pods.worker(job, token))
+        pods.wait_until_ready()  # the operator submits when the cluster is ready
         pods.start(f"w{workers + 1}", operator_pods.submitter(job, token))
         yield pods
 
@@ -154,10 +175,7 @@ def test_ports_are_open_and_probes_pass(pods: Pods) -> None:
         address = pods.cluster.state.nodes[machine].address
         for port in container["ports"]:
             socket.create_connection((address, port["containerPort"]), timeout=10).close()
-        probe = container["livenessProbe"]["httpGet"]
-        assert probe["port"] == AGENT
-        status, content = ask(f"http://{address}:{probe['port']}{probe['path']}")
-        assert (status, b"success" in content) == (200, True)
+        assert pods.probe(machine) == (200, True)
 
 
 @pytest.mark.parametrize("path", ["api/jobs/", f"api/jobs/{SUBMISSION}", "api/v0/nodes", "nodes?view=summary"])
