@@ -95,6 +95,7 @@ class Evaluator:
     ) -> None:
         self.config, self.device, self.replica = config, device, replica
         self.names = metric_names(config)
+        self._needs = {METRICS[name].needs for name in self.names}
         self.num_samples, self.seed = config.eval.num_samples, config.eval.seed
         self._is_image = len(source.shape) == 3
         self.extractor: Extractor = make_extractor(
@@ -192,7 +193,7 @@ class Evaluator:
 
     def _needed(self, seen: Observed) -> Observed:
         """Without what no metric asks for."""
-        needs = {METRICS[name].needs for name in self.names}
+        needs = self._needs
         return Observed(
             seen.features,
             seen.probabilities if "probabilities" in needs else None,
@@ -212,7 +213,7 @@ class Evaluator:
 
     def _cache_path(self, name: str) -> Path:
         assert self._cache is not None, "asked for with a cache only"
-        needs = sorted({METRICS[metric].needs for metric in self.names})
+        needs = sorted(self._needs)
         kind = f"{self.extractor.name}/{self.extractor.sha256}/{needs}/{CHUNK}/{Observed._fields}"
         key = f"{name}/{kind}"
         return self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"

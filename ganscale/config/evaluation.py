@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from ganscale.config.section import Count, Section
+from ganscale.config.section import Count, Section, listed
 
 
 class MetricFacts(NamedTuple):
@@ -69,11 +69,6 @@ def gives(data: str, extractor: str) -> frozenset[str]:
     return frozenset({"features", "modes"} if data in ("ring", "grid") else {"features"})
 
 
-def _names(value: object) -> object:
-    """YAML has lists, not tuples; one name alone is a list of one."""
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
-
-
 MetricName = Literal[
     "frechet",
     "kid",
@@ -95,7 +90,7 @@ class Evaluation(Section):
     every: Count = Field(
         default=320_000, ge=0, description="Images between two evaluations of the generator's average; 0: none."
     )
-    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(_names)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(listed)] = Field(
         default=(), description="Metrics to compute; empty: those that are usual for data.name and quick."
     )
     num_samples: Count = Field(default=10_000, ge=2, description="Samples of the generator that are judged.")

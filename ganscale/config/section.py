@@ -21,5 +21,10 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def listed(value: object) -> object:
+    """YAML has lists, not tuples; one text alone is a list of one."""
+    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+
+
 Count = Annotated[int, BeforeValidator(whole)]
 """A whole number; `1e6` is one."""

@@ -9,12 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.evaluation import MetricName
 from ganscale.config.load import apply_override, read
-from ganscale.config.section import Count, Section, whole
-
-
-def _list(value: object) -> object:
-    """YAML has lists, not tuples; one alone is a list of one."""
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+from ganscale.config.section import Count, Section, listed, whole
 
 
 def _number_or_auto(value: object) -> object:
@@ -49,7 +44,7 @@ class SweepSettings(Section):
     confirm_seeds: Count = Field(
         default=5, ge=0, le=1000, description="Runs of the winner on fresh seeds, whose figure is reported; 0: none."
     )
-    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(_list)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(listed)] = Field(
         default=(),
         description="What is optimised: a metric of eval.metrics, or several: the first leads, the results show the "
         "Pareto front. Empty: the first that the base run evaluates.",
@@ -102,8 +97,8 @@ class SweepSettings(Section):
         return self
 
 
-Pair = Annotated[tuple[float, float], BeforeValidator(_list), Field(strict=False)]
-Whole = Annotated[tuple[Count, Count], BeforeValidator(_list)]
+Pair = Annotated[tuple[float, float], BeforeValidator(listed), Field(strict=False)]
+Whole = Annotated[tuple[Count, Count], BeforeValidator(listed)]
 
 
 class Draw(Section):
