@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from ganscale.config.section import Count, Section
+from ganscale.config.section import Count, Section, as_tuple
 
 
 class Scheduled(Section):
@@ -126,18 +126,13 @@ class Penalty(Section):
 Transform = Literal["flip", "rotate90", "translation", "cutout", "brightness", "saturation", "contrast"]
 
 
-def _list(value: object) -> object:
-    """YAML has lists, not tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 class Augment(Section):
     """What D sees instead of the plain images, real and fake alike; G learns through it."""
 
     noise: Weight = Field(
         default=0.0, description="Standard deviation of instance noise on D's inputs (Soenderby et al. 2017)."
     )
-    transforms: Annotated[tuple[Transform, ...], BeforeValidator(_list)] = Field(
+    transforms: Annotated[tuple[Transform, ...], BeforeValidator(as_tuple)] = Field(
         default=(),
         description="Differentiable transforms; DiffAugment is brightness, saturation, contrast, translation, cutout.",
     )

@@ -11,12 +11,7 @@ from pydantic import BeforeValidator, Field
 from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
 from ganscale.config.evaluation import Evaluation
 from ganscale.config.objective import Augment, Images, Loss, Penalty, Rate, Share
-from ganscale.config.section import Count, Section, whole
-
-
-def _pair(value: object) -> object:
-    """YAML has lists, not tuples."""
-    return tuple(value) if isinstance(value, list) else value
+from ganscale.config.section import Count, Section, as_tuple, whole
 
 
 def _workers(value: object) -> object:
@@ -28,7 +23,7 @@ def _workers(value: object) -> object:
 
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
-Betas = Annotated[tuple[Beta, Beta], BeforeValidator(_pair)]
+Betas = Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)]
 
 
 class Run(Section):

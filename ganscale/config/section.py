@@ -21,9 +21,14 @@ def whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def as_tuple(value: object) -> object:
+    """YAML has lists, not tuples; leave anything else to the strict check."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def listed(value: object) -> object:
-    """YAML has lists, not tuples; one text alone is a list of one."""
-    return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+    """As `as_tuple`, and one text alone is a list of one."""
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 Count = Annotated[int, BeforeValidator(whole)]
