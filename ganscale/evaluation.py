@@ -29,7 +29,7 @@ from ganscale.metrics.cache import load_observed, store_observed
 from ganscale.metrics.extractors import INCEPTION_FILE, Extractor, Observed, inception_weights, make_extractor
 from ganscale.metrics.reals import draw, make_reals
 from ganscale.metrics.result import Evaluation, Score, from_json
-from ganscale.metrics.scores import Setting, Values, compute
+from ganscale.metrics.scores import Reference, Setting, Values, compute
 from ganscale.random import Stream, permutation
 
 CHUNK = 250
@@ -105,7 +105,7 @@ class Evaluator:
         self._setting = Setting(self.seed, self.extractor.num_modes, replica)
         self._labels = self._draw_labels(source)
         self._cache = cache
-        self._seen: tuple[Observed, Values] | None = None
+        self._seen: tuple[Reference, Values] | None = None
 
     @torch.no_grad()
     def evaluate(self, generator: nn.Module, images: int) -> Evaluation:
@@ -134,21 +134,19 @@ class Evaluator:
             seconds=time.perf_counter() - started,
         )
 
-    def _look_at_reals(self) -> tuple[Observed, Values]:
+    def _look_at_reals(self) -> tuple[Reference, Values]:
         """What is seen in the reference, and the metrics of held-out examples."""
         if self._seen is None:
             reals = self._reals
-            reference = self._kept(f"reference/{reals.identity}", reals.reference, reals.num_reference)
+            seen = self._kept(f"reference/{reals.identity}", reals.reference, reals.num_reference)
+            judge = reference = Reference(seen)
             if reals.held_out is not None:
-                judge, judged = (
-                    reference,
-                    self._kept(f"held_out/{reals.held_out_identity}", reals.held_out, self.num_samples),
-                )
+                judged = self._kept(f"held_out/{reals.held_out_identity}", reals.held_out, self.num_samples)
             else:
                 order = permutation(self.seed, "evaluation/halves", reals.num_reference)
                 half = reals.num_reference // 2
                 rows = draw(half, self.num_samples, seed=self.seed, stream="evaluation/held_out")
-                judge, judged = reference.take(order[half:]), reference.take(order[:half][rows])
+                judge, judged = Reference(seen.take(order[half:])), seen.take(order[:half][rows])
             self._seen = reference, compute(self.names, judge, judged, self._setting)
         return self._seen
 

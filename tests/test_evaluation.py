@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -34,12 +34,13 @@ def few_digits() -> None:
         images, labels = whole(split, resolution)  # pyright: ignore[reportArgumentType]
         return images[: 600 if split == "train" else 300], labels[: 600 if split == "train" else 300]
 
-    ganscale.build.load_mnist = ganscale.metrics.reals.load_mnist = some  # pyright: ignore
+    ganscale.build._digits = partial(some, "train")  # pyright: ignore
+    ganscale.metrics.reals.load_mnist = some  # pyright: ignore
 
 
 @pytest.fixture
 def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ganscale.build, "load_mnist", ganscale.build.load_mnist)
+    monkeypatch.setattr(ganscale.build, "_digits", ganscale.build._digits)
     monkeypatch.setattr(ganscale.metrics.reals, "load_mnist", ganscale.metrics.reals.load_mnist)
     few_digits()
 
@@ -56,14 +57,14 @@ def judge(config: Config) -> Evaluation:
 
 
 def on_a_rank(overrides: tuple[str, ...], cache: Path | None) -> dict[str, Score]:
-    loaders = ganscale.build.load_mnist, ganscale.metrics.reals.load_mnist
+    loaders = ganscale.build._digits, ganscale.metrics.reals.load_mnist
     few_digits()
     try:
         config = load(overrides=overrides)
         made = evaluator(config, cache=cache)
         return made.evaluate(build(config).state.ema.module, 64).scores
     finally:
-        ganscale.build.load_mnist, ganscale.metrics.reals.load_mnist = loaders
+        ganscale.build._digits, ganscale.metrics.reals.load_mnist = loaders
 
 
 @pytest.mark.multiprocess
@@ -156,7 +157,7 @@ def test_conditional_generators_get_classes_as_frequent_as_in_the_data() -> None
     network = Classes()
     evaluator(config).evaluate(network, 0)
     given = torch.cat(network.labels).bincount(minlength=10)
-    present = ganscale.build.load_mnist()[1].bincount(minlength=10)
+    present = ganscale.build._digits(28)[1].bincount(minlength=10)
     assert given.sum() == 550
     assert (present - given).min() >= 0, "550 of the 600 examples' classes"
 

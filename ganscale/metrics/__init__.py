@@ -6,7 +6,6 @@ from ganscale.metrics.kernel import KernelDistance, kernel_distance
 from ganscale.metrics.manifold import ManifoldScores, density_coverage, manifold_scores, precision_recall
 from ganscale.metrics.modes import (
     ModeStatistics,
-    excess_kl,
     expected_kl_floor,
     gaussian_modes,
     kl_of_perfect_generators,
@@ -21,7 +20,6 @@ __all__ = [
     "Moments",
     "Score",
     "density_coverage",
-    "excess_kl",
     "expected_kl_floor",
     "frechet_distance",
     "gaussian_modes",

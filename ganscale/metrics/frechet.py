@@ -1,6 +1,7 @@
 """Fréchet distance between Gaussians fitted to features (Heusel et al. 2017, Eq. 6; of Inception features the FID)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ class Moments:
     count: int
     mean: Tensor
     covariance: Tensor
+
+    @cached_property
+    def root(self) -> Tensor:
+        """R `[D, rank]` with R R^T = C."""
+        return _root(self.covariance)
 
 
 def moments(features: Tensor) -> Moments:
@@ -65,7 +71,7 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     if len(real.mean) != len(fake.mean):
         raise ValueError(f"real features have {len(real.mean)} dimensions and fake features {len(fake.mean)}")
     distance = (real.mean.double() - fake.mean.double()).square().sum()
-    overlap = torch.linalg.svdvals(_root(real.covariance).T @ _root(fake.covariance)).sum()
+    overlap = torch.linalg.svdvals(real.root.T @ fake.root).sum()
     distance += real.covariance.double().trace() + fake.covariance.double().trace() - 2.0 * overlap
     return max(0.0, float(distance))
 

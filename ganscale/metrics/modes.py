@@ -111,11 +111,6 @@ def expected_kl_floor(
     )
 
 
-def excess_kl(statistics: ModeStatistics, floor: float) -> float:
-    """How far a reverse KL lies above the floor of `expected_kl_floor` for the same number of samples, in nats."""
-    return statistics.kl - floor
-
-
 def nearest_modes(points: Tensor, centres: Tensor) -> Tensor:
     """The nearest centre of each point, near or not: points `[N, 2]` and centres `[M, 2]` to int64 `[N]`.
 

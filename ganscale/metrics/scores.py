@@ -1,14 +1,15 @@
 """Metrics by name, from what an extractor saw in the reference and in the examples that are judged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from ganscale.collectives import Replica
 from ganscale.metrics.extractors import Observed
-from ganscale.metrics.frechet import frechet_distance, moments
+from ganscale.metrics.frechet import Moments, frechet_distance, moments
 from ganscale.metrics.inception import inception_score
 from ganscale.metrics.kernel import kernel_distance
 from ganscale.metrics.manifold import manifold_scores
@@ -40,23 +41,34 @@ class Setting(NamedTuple):
     replica: Replica
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What an extractor saw in the reference, and what is worked out of it once for all evaluations."""
+
+    seen: Observed
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the features."""
+        return moments(self.seen.features)
+
+
 Values = dict[str, Value]
-Group = Callable[[Observed, Observed, Setting], Values]
+Group = Callable[[Reference, Observed, Setting], Values]
 
 
-def _frechet(reference: Observed, judged: Observed, setting: Setting) -> Values:
-    return {"frechet": Value(frechet_distance(moments(reference.features), moments(judged.features)))}
+def _frechet(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    return {"frechet": Value(frechet_distance(reference.moments, moments(judged.features)))}
 
 
-def _kid(reference: Observed, judged: Observed, setting: Setting) -> Values:
-    size = min(SUBSET_SIZE, len(reference.features), len(judged.features))
-    distance = kernel_distance(
-        reference.features, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica
-    )
+def _kid(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    real = reference.seen.features
+    size = min(SUBSET_SIZE, len(real), len(judged.features))
+    distance = kernel_distance(real, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica)
     return {"kid": Value(distance.value, distance.standard_error)}
 
 
-def _inception_score(reference: Observed, judged: Observed, setting: Setting) -> Values:
+def _inception_score(reference: Reference, judged: Observed, setting: Setting) -> Values:
     assert judged.probabilities is not None, "the config's check refuses extractors without classes"
     score = inception_score(judged.probabilities, splits=min(10, len(judged.probabilities)))
     return {"inception_score": Value(score.mean, score.std)}
@@ -69,13 +81,13 @@ def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
     return reference.take(permutation(seed, "evaluation/manifold", len(reference.features))[: len(judged.features)])
 
 
-def _manifold(reference: Observed, judged: Observed, setting: Setting) -> Values:
-    real = _equal(reference, judged, setting.seed)
+def _manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    real = _equal(reference.seen, judged, setting.seed)
     scores = manifold_scores(real.features, judged.features, replica=setting.replica)
     return {name: Value(value) for name, value in asdict(scores).items()}
 
 
-def _modes(reference: Observed, judged: Observed, setting: Setting) -> Values:
+def _modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
     assert judged.modes is not None, "the config's check refuses extractors without modes"
     statistics = mode_statistics(judged.modes, setting.num_modes)
     good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality
@@ -97,7 +109,7 @@ GROUPS: dict[tuple[str, ...], Group] = {
 """Metrics that one computation gives together."""
 
 
-def compute(names: Sequence[str], reference: Observed, judged: Observed, setting: Setting) -> Values:
+def compute(names: Sequence[str], reference: Reference, judged: Observed, setting: Setting) -> Values:
     """The named metrics of the judged examples, in the order of the names.
 
     Where any judged feature is not finite there is nothing to measure, and every value is NaN.

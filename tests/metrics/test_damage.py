@@ -12,7 +12,7 @@ from ganscale.config.evaluation import METRICS
 from ganscale.data.images import normalise
 from ganscale.data.mnist import load_mnist
 from ganscale.metrics.extractors import DigitExtractor, Observed
-from ganscale.metrics.scores import Setting, compute
+from ganscale.metrics.scores import Reference, Setting, compute
 
 COUNT = 1000
 NAMES = ("frechet", "kid", "inception_score", "precision", "recall", "density", "coverage", "modes", "reverse_kl")
@@ -55,7 +55,7 @@ def scores() -> dict[str, dict[str, float]]:
         "one": whole[:1].expand(COUNT, -1, -1, -1),
         "noise": torch.rand(real.shape, generator=generator) * 2 - 1,
     }
-    reference = observed(normalise(train[: 4 * COUNT], torch.float32))
+    reference = Reference(observed(normalise(train[: 4 * COUNT], torch.float32)))
     setting = Setting(0, 10, Replica())
     return {
         name: {metric: found.value for metric, found in compute(NAMES, reference, observed(images), setting).items()}

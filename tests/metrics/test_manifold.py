@@ -150,6 +150,6 @@ def test_replicas_agree_with_one_exactly(fleet: Fleet, world_size: int) -> None:
 @pytest.mark.multiprocess
 def test_one_replica_may_compute_while_the_others_do_not(fleet: Fleet) -> None:
     real, fake = draw(50, 4, 1), draw(60, 4, 2)
-    first, second = fleet.run(_scores_of_the_first_alone, 2, real, fake, timeout=30.0)
+    first, second = fleet.run(_scores_of_the_first_alone, 2, real, fake)
     assert first == manifold_scores(real, fake)
     assert second is None

@@ -9,7 +9,6 @@ from torch import Tensor
 from ganscale.data import PointSource
 from ganscale.data.gaussians import MIXTURES
 from ganscale.metrics import (
-    excess_kl,
     expected_kl_floor,
     gaussian_modes,
     kl_of_perfect_generators,
@@ -105,11 +104,6 @@ def test_draws_depend_on_the_seed_alone() -> None:
     assert torch.equal(first[:3], kl_of_perfect_generators(10, 100, seed=1, draws=3))
     assert not torch.equal(first, kl_of_perfect_generators(10, 100, seed=2, draws=8))
     assert len(first.unique()) > 1
-
-
-def test_excess_is_what_lies_above_the_floor() -> None:
-    found = mode_statistics(torch.tensor([0, 0, 0, 1]), 2)
-    assert excess_kl(found, 0.05) == found.kl - 0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -7,12 +7,13 @@ import torch
 
 from ganscale.collectives import Replica
 from ganscale.config.evaluation import METRICS
+from ganscale.metrics import scores
 from ganscale.metrics.extractors import Observed
 from ganscale.metrics.frechet import frechet_distance, moments
 from ganscale.metrics.inception import inception_score
 from ganscale.metrics.kernel import kernel_distance
 from ganscale.metrics.manifold import precision_recall
-from ganscale.metrics.scores import GROUPS, Setting, compute
+from ganscale.metrics.scores import GROUPS, Reference, Setting, compute
 
 SETTING = Setting(seed=3, num_modes=4, replica=Replica())
 
@@ -31,7 +32,7 @@ def test_every_metric_has_its_computation() -> None:
 
 def test_values_are_those_of_the_functions() -> None:
     reference, judged = observed(300, 0), observed(200, 1, 0.5)
-    values = compute(tuple(METRICS), reference, judged, SETTING)
+    values = compute(tuple(METRICS), Reference(reference), judged, SETTING)
     assert tuple(values) == tuple(METRICS)
     assert values["frechet"].value == frechet_distance(moments(reference.features), moments(judged.features))
     kid = kernel_distance(reference.features, judged.features, subset_size=200, seed=3)
@@ -46,15 +47,24 @@ def test_values_are_those_of_the_functions() -> None:
 
 def test_manifolds_are_compared_at_equal_size() -> None:
     reference, judged = observed(300, 0), observed(200, 1)
-    values = compute(("precision", "recall"), reference, judged, SETTING)
+    values = compute(("precision", "recall"), Reference(reference), judged, SETTING)
     everything = precision_recall(reference.features, judged.features)
     assert values["precision"].value < everything[0], "of 300 reference examples only 200 are used"
-    few = compute(("precision",), observed(100, 0), judged, SETTING)
+    few = compute(("precision",), Reference(observed(100, 0)), judged, SETTING)
     assert few["precision"].value == precision_recall(observed(100, 0).features, judged.features)[0]
 
 
 def test_samples_that_are_not_finite_have_no_scores() -> None:
     judged = observed(50, 1)
     judged.features[7, 2] = math.inf
-    values = compute(("frechet", "modes"), observed(50, 0), judged, SETTING)
+    values = compute(("frechet", "modes"), Reference(observed(50, 0)), judged, SETTING)
     assert all(math.isnan(value.value) for value in values.values())
+
+
+def test_the_references_moments_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(scores, "moments", lambda features: sizes.append(len(features)) or moments(features))
+    reference = Reference(observed(300, 0))
+    for seed in (1, 2):
+        compute(("frechet",), reference, observed(200, seed), SETTING)
+    assert sorted(sizes) == [200, 200, 300]
