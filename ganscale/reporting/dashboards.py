@@ -10,6 +10,8 @@ from ganscale.reporting.sweep import SweepRecord
 
 PENALTIES = ("gp", "r1", "r2", "dragan", "drift")
 LOGARITHMIC = frozenset({"Gradient norm", "Learning rate"})
+PLOTS = ("success", "success_curves", "importance", "learning_curves", "parallel_coordinates", "pareto")
+"""Of a sweep's summary run, those that it has."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def for_sweep(sweep: SweepRecord) -> Dashboard:
             Panel("settings", "What differs between trials"),
         ),
         "Summary": (
-            Panel("pictures", "Plots", ("success", "importance", "learning_curves", "parallel_coordinates")),
+            Panel("pictures", "Plots", PLOTS),
             Panel("pictures", "Table of trials", ("trials",)),
         ),
     }

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: parallel coordinates, importance, success per setting, learning curves, Pareto front."""
+"""Pictures of a sweep: parallel coordinates, importance, success by setting and threshold, learning curves, front."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ganscale.config.space import Parameter
 from ganscale.search.importance import Importance
 from ganscale.search.plan import Plan
 from ganscale.search.score import has_failed, objectives, pareto_front
-from ganscale.search.success import success_rates
+from ganscale.search.success import success_curve, success_rates, value_groups
 from ganscale.search.table import Entry, short_names
 
 GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
@@ -34,6 +34,9 @@ def save_all(plan: Plan, entries: Sequence[Entry], important: Sequence[Importanc
             lambda figure: _success(figure, plan, shown),
             (3.4 * min(4, len(plan.names)), 3.2 * math.ceil(len(plan.names) / 4)),
         )
+    grids = [parameter for parameter in plan.space.parameters if parameter.kind == "grid"]
+    if done and grids:
+        drawings["success_curves"] = (lambda figure: _curves(figure, plan, done, grids), (5.6 * len(grids), 4.2))
     if len(done) > 1:
         width = max(6.0, 1.5 * (len(plan.names) + 1))
         drawings["parallel_coordinates"] = (lambda figure: _parallel(figure, plan, done), (width, 4.6))
@@ -153,6 +156,28 @@ def _success(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
         _small(axes)
     what = "did not fail" if threshold is None else f"reached {metric} {threshold:g}"
     figure.suptitle(f"share of seeds that {what}, {plan.sweep.sweep.confidence:.0%} interval", fontsize=9)
+
+
+def _curves(figure: Any, plan: Plan, entries: Sequence[Entry], grids: Sequence[Parameter]) -> None:
+    """Share of seeds that reach a threshold, for every threshold, a line per value of a setting."""
+    metric, threshold = plan.metrics[0], plan.sweep.sweep.threshold
+    panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
+    every: list[float] = []
+    for axes, parameter, name in zip(panels, grids, short_names([p.name for p in grids]), strict=True):
+        for label, group in value_groups(entries, parameter):
+            values, shares = success_curve([seed for entry in group for seed in entry.rows[-1].seeds], metric)
+            every += values
+            axes.step(values, shares, where="post", label=f"{label} ({len(group)} configurations)", lw=1.8)
+        _scale(axes, every)
+        if METRICS[metric].higher_is_better:
+            axes.invert_xaxis()
+        if threshold is not None:
+            axes.axvline(threshold, color="black", ls="--", lw=1)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_title(f"share of seeds that reach a threshold, by {name}", fontsize=9)
+        axes.set_xlabel(f"threshold on {metric} (strict at the left)", fontsize=8)
+        axes.legend(fontsize=7)
+        _small(axes)
 
 
 def _pareto(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ganscale.config.evaluation import METRICS
 from ganscale.config.space import Parameter
 from ganscale.config.sweep import SweepSettings
 from ganscale.search.importance import BINS
-from ganscale.search.score import has_failed, is_success
+from ganscale.search.score import SeedResult, has_failed, is_success
 from ganscale.search.statistics import wilson
 from ganscale.search.table import Entry
 
@@ -63,6 +64,21 @@ def success_rates(
         interval = wilson(good / len(seeds) * len(group), len(group), settings.confidence)
         rates.append(Rate(value, good, len(seeds), len(group), interval))
     return rates
+
+
+def success_curve(results: Sequence[SeedResult], metric: str) -> tuple[list[float], list[float]]:
+    """The share of seeds that reach a threshold, as a function of the threshold.
+
+    Args:
+        results: of all seeds; failed ones reach no threshold.
+        metric: that is compared.
+
+    Returns:
+        Values at which the share changes, the strictest threshold first, and the share from each of them on.
+    """
+    sound = [result.values[metric] for result in results if not has_failed(result, (metric,))]
+    values = sorted(sound, reverse=METRICS[metric].higher_is_better)
+    return values, [(i + 1) / len(results) for i in range(len(values))]
 
 
 def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[str, list[Entry]]]:

@@ -15,7 +15,9 @@ from ganscale.search.folder import prepare
 from ganscale.search.importance import importances
 from ganscale.search.plan import make_plan
 from ganscale.search.report import front, winner, write_report
+from ganscale.search.score import SeedResult
 from ganscale.search.statistics import wilson
+from ganscale.search.success import success_curve
 from ganscale.search.table import leaderboard, ranked, read_entries, short_names
 from tests.search.made_up import made_up, write_trial
 from tests.search.sweeps import RATES, RING, sweep
@@ -73,10 +75,17 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
     plan, folder = made_up(tmp_path)
     write_report(plan, folder)
     names = {path.stem for path in folder.plots.glob("*.png")}
-    assert names == {"learning_curves", "success", "parallel_coordinates", "importance", "pareto"}
+    assert names == {"learning_curves", "success", "parallel_coordinates", "importance", "pareto", "success_curves"}
     for path in folder.plots.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, path
+
+
+def test_the_share_that_succeeds_is_a_function_of_the_threshold() -> None:
+    found = [SeedResult(n, 10, {"modes": value, "frechet": value}) for n, value in enumerate((7.0, 3.0, 5.0))]
+    found += [SeedResult(3, 10, {"modes": 9.0, "frechet": 1.0}, "collapse"), SeedResult(4, 10, {"modes": math.nan})]
+    assert success_curve(found, "frechet") == ([3.0, 5.0, 7.0], [0.2, 0.4, 0.6])
+    assert success_curve(found, "modes") == ([7.0, 5.0, 3.0], [0.2, 0.4, 0.6])
 
 
 @pytest.mark.parametrize("num_configs", [0, 1])
