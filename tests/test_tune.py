@@ -55,6 +55,7 @@ def test_overrides_reach_the_sweep_and_the_runs(sweep: Path, capsys: pytest.Capt
         (["--max-concurrent", "0"], "max_concurrent"),
         (["--budget-hours", "-1"], "budget_hours"),
         (["sweep.gpus_per_worker=0.5", "sweep.workers=2"], "whole GPUs"),
+        (["sweep.scheduler=pbt", "--budget-hours", "1"], "without sweep.budget_hours"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -94,6 +94,8 @@ class SweepSettings(Section):
             raise ValueError("given together with sweep.threshold where sweep.score is success_rate")
         if self.gpus_per_worker < 1.0 and self.workers > 1:
             raise ValueError("of whole GPUs where sweep.workers is above 1")
+        if self.budget_hours and self.scheduler == "pbt":
+            raise ValueError("without sweep.budget_hours where sweep.scheduler is pbt: its members all start at once")
         return self
 
 
