@@ -4,6 +4,7 @@
     config.yaml       the resolved run
     train.log         what was shown on the screen
     metrics.jsonl     a row of numbers per log.every images
+    health.jsonl      a row per health event, if there was one
     samples/          grids of fixed latents, <images>.png
     real.png          a grid of real examples
     environment.json  what the run's last life ran on: versions, git revision, devices
@@ -48,6 +49,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """A JSON object per line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Health events, a JSON object per line."""
+        return self.path / "health.jsonl"
 
     @property
     def samples(self) -> Path:

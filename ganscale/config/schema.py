@@ -190,6 +190,11 @@ class Wandb(Section):
         description="Checkpoints to upload: none; the best by checkpoint.best_metric (without one, the last); or all.",
     )
     artifact_mib: Count = Field(default=1024, ge=1, description="Checkpoints above this size in MiB are not uploaded.")
+    timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds that the start and the end of a run wait for the server, at most; training never does.",
+    )
 
 
 class Cluster(Section):

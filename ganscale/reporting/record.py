@@ -15,10 +15,7 @@ from ganscale.config.errors import did_you_mean
 from ganscale.config.yaml12 import Loader
 from ganscale.metrics.result import Evaluation
 from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
-
-EVENTS = "health.jsonl"
-"""File of a run's health events, an object per line."""
+from ganscale.tracking.local import read_events, read_metrics
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def read_run(path: Path) -> RunRecord:
         rows=sorted(read_metrics(folder), key=lambda row: row["images"]),
         evaluations=evaluations,
         pictures=sorted((int(file.stem), file) for file in folder.samples.glob("*.png") if file.stem.isdigit()),
-        events=_read_events(path / EVENTS),
+        events=_read_events(folder),
         real=folder.real if folder.real.is_file() else None,
         environment=_read_environment(folder),
     )
@@ -141,12 +138,7 @@ def _read_environment(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _read_events(path: Path) -> list[dict[str, Any]]:
-    events = []
+def _read_events(folder: RunFolder) -> list[dict[str, Any]]:
     with suppress(OSError):
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
-    return events
+        return read_events(folder)
+    return []

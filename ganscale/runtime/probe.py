@@ -8,8 +8,6 @@ import shutil
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +44,7 @@ def describe() -> dict[str, Any]:
 
 
 def _has_key() -> bool:
-    from ganscale.tracking.wandb import has_key
+    from ganscale.tracking.wandb_account import has_key
 
     return has_key()
 
@@ -163,14 +161,9 @@ def clean(folder: Path) -> None:
 
 def reach_wandb() -> str:
     """Why W&B cannot be reached from here; empty when it answers, whatever it says."""
-    address = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    try:
-        urllib.request.urlopen(address, timeout=10).close()
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, ValueError) as error:
-        return f"{address}: {getattr(error, 'reason', None) or error}"
-    return ""
+    from ganscale.tracking.wandb_account import unreachable
+
+    return unreachable()
 
 
 def listen() -> int:

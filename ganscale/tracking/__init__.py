@@ -50,3 +50,12 @@ class CheckpointTracker(Tracker, Protocol):
     def saved(self, images: int, folder: Path, *, best: bool) -> None:
         """A checkpoint lies there; `best` tells whether it is the best so far by `checkpoint.best_metric`."""
         ...
+
+
+@runtime_checkable
+class EventTracker(Tracker, Protocol):
+    """A tracker that is told what happened to a run, such as a health verdict."""
+
+    def event(self, images: int, kind: str, text: str) -> None:
+        """Keep an event: one word or two for its kind, a sentence for people. The same event twice counts once."""
+        ...

@@ -65,6 +65,10 @@ class Console:
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Pictures are not for the console."""
 
+    def event(self, images: int, kind: str, text: str) -> None:
+        """Say what happened."""
+        self.say(f"{kind} at {images:,} images: {text}")
+
     def close(self, *, completed: bool) -> None:
         """Close the file."""
         with suppress(OSError):

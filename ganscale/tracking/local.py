@@ -1,9 +1,10 @@
-"""The run folder as a tracker: a JSON row per tick and a PNG per sample grid. Needs nothing but a disk."""
+"""The run folder as a tracker: a JSON row per tick or event and a PNG per sample grid. Needs nothing but a disk."""
 
 import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ganscale.tracking.pictures import write_png
 
 
 class LocalTracker:
-    """Writes `metrics.jsonl` and `samples/`.
+    """Writes `metrics.jsonl`, `health.jsonl` and `samples/`.
 
     Args:
         folder: the run's folder.
@@ -46,6 +47,12 @@ class LocalTracker:
         if "real" in pictures:
             write_png(self.folder.real, pictures["real"])
 
+    def event(self, images: int, kind: str, text: str) -> None:
+        """Add to `health.jsonl` what is not there yet; unlike rows, events of a life that was lost stay."""
+        row, rows = {"images": images, "kind": kind, "text": text}, read_events(self.folder)
+        if row not in rows:
+            write_atomically(self.folder.events, "".join(json.dumps(each) + "\n" for each in (*rows, row)))
+
     def environment(self, facts: Mapping[str, Any]) -> None:
         """Write what this life of the run runs on; storage that refuses stops nothing."""
         with suppress(OSError):
@@ -58,13 +65,21 @@ class LocalTracker:
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All rows of a run; a last row that a crash cut short is left out."""
+    return [row for row in _read_objects(folder.metrics) if isinstance(row.get("images"), int)]
+
+
+def read_events(folder: RunFolder) -> list[dict[str, Any]]:
+    """All health events of a run, in the order in which they happened; damaged ones are left out."""
+    return _read_objects(folder.events)
+
+
+def _read_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; lines that are none are left out."""
     rows = []
-    if folder.metrics.exists():
-        for line in folder.metrics.read_bytes().splitlines():
-            try:
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, RecursionError):
                 row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("images"), int):
-                rows.append(row)
+                if isinstance(row, dict):
+                    rows.append(row)
     return rows

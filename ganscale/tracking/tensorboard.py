@@ -57,6 +57,10 @@ class TensorBoardTracker:
 
         self._guarded(send)
 
+    def event(self, images: int, kind: str, text: str) -> None:
+        """Write an event as text."""
+        self._guarded(lambda: self._writer.add_text("health", f"{kind}: {text}", images))
+
     def close(self, *, completed: bool) -> None:
         """Write what is left and close the file."""
         writer, self._writer = self._writer, None

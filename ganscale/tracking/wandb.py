@@ -1,14 +1,11 @@
 """Weights & Biases. The only file that imports wandb; nothing that goes wrong here stops training."""
 
 import math
-import netrc
-import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 
@@ -17,24 +14,17 @@ from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.runfolder import RunFolder
 from ganscale.tracking import Histogram
-from ganscale.tracking.local import read_metrics
+from ganscale.tracking.local import read_events, read_metrics
+from ganscale.tracking.wandb_account import PATIENCE, has_key, unreachable
 from ganscale.tracking.wandb_log import last_step
 
-FINISH_TIMEOUT = 120.0
-"""Seconds that the end of a run waits for the upload; what is left can be sent by `wandb sync`."""
+RETRIES = 10_000
+"""How often W&B repeats a request that failed, at most a minute apart: about a week, for outages of any length."""
+GRACE = 10.0
+"""Seconds beyond `wandb.timeout` that W&B's own processes get to keep their word."""
 
-
-def has_key() -> bool:
-    """Whether an API key is set up, in the environment or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        entry = netrc.netrc(path).authenticators(host)
-        return entry is not None and bool(entry[2])
-    except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
-        return False
+MOST_TITLE = 63
+"""Characters of an alert's title."""
 
 
 def run_id(folder: RunFolder) -> str:
@@ -53,8 +43,22 @@ def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
     return counts[first : last + 1], edges[first : last + 2]
 
 
+def sync_command(run: Any, *, online: bool) -> str:
+    """What uploads the files of a run; offline, after those of its earlier lives."""
+    folder = Path(run.dir).parent
+    return f"wandb sync --include-online {folder}" if online else f"WANDB_RESUME=allow wandb sync {folder}"
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    """A health event as a line of the run's notes."""
+    return f"at {event.get('images')} images: {event.get('kind')}: {event.get('text')}"
+
+
 class WandbTracker:
-    """Numbers and sample grids in a W&B run, online or offline.
+    """Numbers, sample grids and health events in a W&B run, online or offline.
+
+    A server that does not answer at the start makes this life of the run an offline one; one that goes away later is
+    tried again until it is back, or until the end.
 
     Args:
         config: the whole run.
@@ -71,62 +75,90 @@ class WandbTracker:
         *,
         environment: Mapping[str, Any] | None = None,
     ) -> None:
-        self._say = say
+        self._say, self._folder = say, folder
         self._artifacts, self._largest = config.wandb.artifacts, config.wandb.artifact_mib * 2**20
         self._has_best = bool(config.checkpoint.best_metric)
         self._last: tuple[int, Path] | None = None
         self._reached, self._pending = -1, -1
         self._environment = dict(environment or {})
         self._run: Any = None
-        mode = config.wandb.mode
-        if mode == "auto":
-            mode = "online" if has_key() else "offline"
-        self._off = mode == "disabled"
-        self._guard(lambda: self._start(config, folder, mode))
+        self._timeout = config.wandb.timeout
+        self._online = config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
+        self._off = config.wandb.mode == "disabled"
+        self._guard(lambda: self._start(config))
 
-    def _start(self, config: Config, folder: RunFolder, mode: str) -> None:
+    def _start(self, config: Config) -> None:
+        earlier = last_step(self._folder.path / "wandb")
+        problem = unreachable(min(self._timeout, PATIENCE)) if self._online else ""
+        if self._online and not problem:
+            try:
+                self._run = self._open(config)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                self._forget()
+        if problem:
+            self._say(f"W&B cannot be reached and gets its files later ({problem})")
+            self._online = False
+        if not self._online:
+            self._run = self._open(config)
+        self._reached = int(self._run.starting_step) - 1 if self._online else earlier
+        self._define()
+        place = self._run.url if self._online else f"offline; upload with: {sync_command(self._run, online=False)}"
+        self._say(f"W&B run {self._run.id}: {place}")
+        self._catch_up()
+
+    def _open(self, config: Config) -> Any:
+        """Begin the run, or go on in it where the server knows it."""
         import wandb
 
-        earlier = last_step(folder.path / "wandb")
         settings = wandb.Settings(
-            mode="online" if mode == "online" else "offline",
+            mode="online" if self._online else "offline",
             silent=True,
             console="off",
-            init_timeout=60.0,
+            init_timeout=self._timeout,
+            finish_timeout=self._timeout,
+            finish_timeout_raises=True,
             x_disable_stats=False,
+            x_graphql_retry_max=RETRIES,
+            x_file_stream_retry_max=RETRIES,
+            x_file_transfer_retry_max=RETRIES,
         )
-        self._run = wandb.init(
+        return wandb.init(
             project=config.wandb.project,
             entity=config.wandb.entity or None,
             group=config.wandb.group or None,
             tags=list(config.wandb.tags) or None,
-            id=run_id(folder),
+            id=run_id(self._folder),
             name=config.run.name,
             resume="allow",
-            dir=folder.path,
+            dir=self._folder.path,
             config=config.model_dump(mode="json") | {"environment": self._environment},
             settings=settings,
         )
-        self._reached = max(earlier, int(self._run.starting_step) - 1)
+
+    def _forget(self) -> None:
+        """End what a failed start has left running."""
+        import wandb
+
+        wandb.teardown()
+
+    def _define(self) -> None:
+        """Make images the x axis of every chart, and keep each metric's best and last value."""
         self._run.define_metric("images", hidden=True)
         self._run.define_metric("*", step_metric="images")
         for name, facts in METRICS.items():
             best = "max" if facts.higher_is_better else "min"
             self._run.define_metric(name, step_metric="images", summary=f"{best},last")
-        place = self._run.url if mode == "online" else f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
-        self._say(f"W&B run {self._run.id}: {place}")
 
-        self._catch_up(folder)
-
-    def _catch_up(self, folder: RunFolder) -> None:
+    def _catch_up(self) -> None:
         """Log what the run folder has and W&B has not: what was still on its way when an earlier life was killed."""
         import wandb
 
         rows: dict[int, dict[str, Any]] = {}
-        for row in read_metrics(folder):
+        for row in read_metrics(self._folder):
             numbers = {name: math.nan if value is None else value for name, value in row.items()}
             rows.setdefault(row["images"], {}).update(numbers)
-        for path in folder.samples.glob("*.png"):
+        for path in self._folder.samples.glob("*.png"):
             if path.stem.isdigit() and int(path.stem) > self._reached:
                 rows.setdefault(int(path.stem), {})["samples"] = wandb.Image(str(path))
         for images in sorted(rows):
@@ -199,6 +231,21 @@ class WandbTracker:
 
         self._guard(send)
 
+    def event(self, images: int, kind: str, text: str) -> None:
+        """Raise an alert, and add a line to the run's notes, unless it is there already."""
+
+        def send() -> None:
+            notes = (self._run.notes or "").splitlines()
+            newest = _line({"images": images, "kind": kind, "text": text})
+            if newest in notes:
+                return
+            known = [_line(event) for event in read_events(self._folder)]  # offline, `notes` lacks an earlier life's
+            notes += [line for line in dict.fromkeys((*known, newest)) if line not in notes]
+            self._run.notes = "\n".join(notes)
+            self._run.alert(title=f"{kind} in {self._folder.path.name}"[:MOST_TITLE], text=newest, level="WARN")
+
+        self._guard(send)
+
     def saved(self, images: int, folder: Path, *, best: bool) -> None:
         """Upload a checkpoint as an artifact, if the config asks for it and it is not too large."""
         self._last = (images, folder)
@@ -225,20 +272,27 @@ class WandbTracker:
         self._guard(send)
 
     def close(self, *, completed: bool) -> None:
-        """End the W&B run, waiting at most `FINISH_TIMEOUT` seconds for the upload."""
+        """End the W&B run, waiting at most `wandb.timeout` seconds for the upload."""
         if self._artifacts == "best" and not self._has_best and self._last and self._run is not None:
             self._upload(*self._last, best=True)
         run, self._run = self._run, None
         if run is None:
             return
         self._off = False  # after a failed call too: what was taken before is still worth keeping
-        thread = threading.Thread(
-            target=lambda: self._guard(lambda: run.finish(exit_code=0 if completed else 1)), daemon=True
-        )
+        late = threading.Event()
+
+        def finish() -> None:
+            try:
+                run.finish(exit_code=0 if completed else 1)
+            except TimeoutError:
+                late.set()
+
+        thread = threading.Thread(target=lambda: self._guard(finish), daemon=True)
         thread.start()
-        thread.join(FINISH_TIMEOUT)
-        if thread.is_alive():
-            self._say("W&B has not taken everything yet; send the rest with: wandb sync " + str(Path(run.dir).parent))
+        thread.join(self._timeout + GRACE)
+        if thread.is_alive() or late.is_set():
+            command = sync_command(run, online=self._online)
+            self._say(f"W&B has not taken everything yet; send the rest with: {command}")
 
     def _guard(self, action: Callable[[], None]) -> None:
         """Do it unless W&B is off; on any failure say so once and go on without W&B."""

@@ -1,4 +1,4 @@
-"""How far the earlier lives of a run got in W&B's offline files: LevelDB's log format, protocol buffers inside."""
+"""How far the earlier lives of a run got in W&B's files: LevelDB's log format, protocol buffers inside."""
 
 import struct
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def payloads(path: Path) -> Iterator[bytes]:
 
 
 def last_step(folder: Path) -> int:
-    """The greatest step of a row in the offline files below a folder; -1 where there is none.
+    """The greatest step of a row in the files of earlier lives below a folder; -1 where there is none.
 
     Raises:
         OSError: a file cannot be read.
@@ -35,7 +35,7 @@ def last_step(folder: Path) -> int:
     protocol: Any = import_module("wandb.proto.wandb_internal_pb2")
     decoding_error: Any = import_module("google.protobuf.message").DecodeError
     found = -1
-    for path in sorted(folder.glob("offline-run-*/*.wandb")):
+    for path in sorted(folder.glob("*run-*/*.wandb")):
         try:
             for payload in payloads(path):
                 record = protocol.Record.FromString(payload)

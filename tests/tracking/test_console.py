@@ -126,3 +126,8 @@ def test_what_a_console_says_a_follower_shows(tmp_path: Path, capsys: pytest.Cap
     console.log(1, METRICS)
     assert follower.show() == 2
     assert capsys.readouterr().out.startswith("hello you\n           1 / 1 images 100.0%")
+
+
+def test_an_event_is_said(tmp_path: Path) -> None:
+    Console(tmp_path / "train.log", echo=False).event(12_800, "collapse", "at most one mode")
+    assert (tmp_path / "train.log").read_text().endswith(" collapse at 12,800 images: at most one mode\n")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from ganscale.runfolder import RunFolder
-from ganscale.tracking import Histogram
-from ganscale.tracking.local import LocalTracker, read_metrics
+from ganscale.tracking import EventTracker, Histogram
+from ganscale.tracking.local import LocalTracker, read_events, read_metrics
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -107,3 +107,24 @@ def test_real_examples_and_facts_have_files_of_their_own(folder: RunFolder) -> N
     assert json.loads(folder.environment.read_text()) == {"git": None}
     assert not list(folder.samples.iterdir())
     tracker.close(completed=True)
+
+
+def test_an_event_is_kept_once_and_outlives_the_rows_of_a_lost_life(folder: RunFolder) -> None:
+    tracker = LocalTracker(folder)
+    assert isinstance(tracker, EventTracker)
+    assert read_events(folder) == []
+    tracker.event(30, "collapse", "one mode")
+    tracker.event(40, "rollback", "to 10 images")
+    tracker.close(completed=False)
+    again = LocalTracker(folder, images=10)
+    again.event(30, "collapse", "one mode")
+    again.event(30, "divergence", "one mode")
+    again.close(completed=True)
+    first, second = {"images": 30, "kind": "collapse", "text": "one mode"}, {"images": 40, "kind": "rollback"}
+    assert read_events(folder) == [first, second | {"text": "to 10 images"}, first | {"kind": "divergence"}]
+
+
+def test_an_event_after_a_damaged_line_stays_readable(folder: RunFolder) -> None:
+    folder.events.write_text('{"images": 10}\n{"images": 2')
+    LocalTracker(folder).event(30, "collapse", "one mode")
+    assert [event["images"] for event in read_events(folder)] == [10, 30]

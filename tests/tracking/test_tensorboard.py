@@ -40,6 +40,7 @@ def test_numbers_pictures_and_histograms_arrive(tmp_path: Path) -> None:
     board.samples(10, PICTURE)
     board.details(10, {"real": PICTURE}, {"real_logits": Histogram([2, 0, 1], [-1.0, 0.0, 1.0, 2.0])})
     board.log(20, {"loss_d": 0.25})
+    board.event(20, "collapse", "one mode")
     board.close(completed=True)
     board.log(30, {"loss_d": 0.125})
     found = events(tmp_path)
@@ -49,6 +50,8 @@ def test_numbers_pictures_and_histograms_arrive(tmp_path: Path) -> None:
         (picture,) = found.Images(name)
         assert picture.step == 10
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(picture.encoded_image_string))), PICTURE)
+    (event,) = found.Tensors("health/text_summary")
+    assert (event.step, event.tensor_proto.string_val[0]) == (20, b"collapse: one mode")
     values = found.Histograms("real_logits")[0].histogram_value
     assert (list(values.bucket_limit), list(values.bucket)) == ([0.0, 1.0, 2.0], [2.0, 0.0, 1.0])
     assert (values.num, values.sum) == (3.0, 0.5)

@@ -18,11 +18,12 @@ from ganscale.runfolder import RunFolder, locate
 from ganscale.tracking import Histogram
 from ganscale.tracking import wandb as module
 from ganscale.tracking.local import LocalTracker
-from ganscale.tracking.wandb import WandbTracker, has_key, run_id, trimmed
+from ganscale.tracking.wandb import WandbTracker, run_id, trimmed
+from ganscale.tracking.wandb_account import has_key
 from ganscale.tracking.wandb_log import last_step
 from tests.wandb_files import records
+from tests.wandb_server import KEY
 
-KEY = "0123456789abcdef" * 2 + "01234567"
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
@@ -103,15 +104,39 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
     assert codes == [[1], [0]]
 
     assert len(said) == 1
-    assert said[0].startswith(f"W&B run {life.run_id}: offline; upload with: wandb sync {logs[0].parent}")
+    assert said[0].startswith(
+        f"W&B run {life.run_id}: offline; upload with: WANDB_RESUME=allow wandb sync {logs[0].parent}"
+    )
     for path in folder.path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_events_become_alerts_and_notes_once(tmp_path: Path) -> None:
+    first, folder, _ = tracker(tmp_path, "wandb.mode=offline")
+    first.event(20, "divergence", "logits are beyond 1e+05")
+    first.close(completed=False)
+    LocalTracker(folder).event(20, "divergence", "logits are beyond 1e+05")
+    second, _, _ = tracker(tmp_path, "wandb.mode=offline")
+    for _ in range(2):
+        second.event(30, "collapse", "one mode")
+    second.close(completed=True)
+    logs = sorted(folder.path.glob("wandb/offline-run-*/*.wandb"))
+    alerts = [[record.alert for record in records(log) if record.HasField("alert")] for log in logs]
+    assert [[(a.title, a.level, a.text) for a in found] for found in alerts] == [
+        [("divergence in try1", "WARN", "at 20 images: divergence: logits are beyond 1e+05")],
+        [("collapse in try1", "WARN", "at 30 images: collapse: one mode")],
+    ]
+    notes = [record.run.notes for record in records(logs[1]) if record.HasField("run")][-1]
+    assert notes.splitlines() == [
+        "at 20 images: divergence: logits are beyond 1e+05",
+        "at 30 images: collapse: one mode",
+    ]
 
 
 class FakeRun:
     """A W&B run that fails where it is told to."""
 
-    starting_step = 0
+    starting_step, notes = 0, None
     id, url, dir = "fake", "https://example.invalid/fake", "/tmp/fake/files"
 
     def __init__(self, fails: str) -> None:
@@ -128,6 +153,9 @@ class FakeRun:
     def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
         self._do("log_artifact")
         self.artifacts.append((artifact, aliases))
+
+    def alert(self, **_: Any) -> None:
+        self._do("alert")
 
     def finish(self, exit_code: int) -> None:
         self.finished.set()
@@ -163,16 +191,19 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fak
             self.files.append(Path(path).name)
 
     wandb.Settings, wandb.init, wandb.Image, wandb.Artifact = dict, init, image, Artifact
+    wandb.teardown = lambda: None
+    monkeypatch.setattr(module, "unreachable", lambda patience: "")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     return run
 
 
-@pytest.mark.parametrize("fake", ["init", "define_metric", "log", "Image", "finish"], indirect=True)
+@pytest.mark.parametrize("fake", ["init", "define_metric", "log", "Image", "alert", "finish"], indirect=True)
 def test_no_failure_of_wandb_stops_anything(fake: FakeRun, tmp_path: Path) -> None:
     wandb, _, said = tracker(tmp_path, "wandb.mode=online")
     for images in (10, 20):
         wandb.log(images, {"loss_d": 0.5})
         wandb.samples(images, PICTURE)
+        wandb.event(images, "collapse", "one mode")
     wandb.close(completed=True)
     failures = [line for line in said if "W&B failed and is off from here on (RuntimeError: no" in line]
     assert len(failures) == 1, "said once"
@@ -188,14 +219,47 @@ def test_a_wandb_that_cannot_be_imported_stops_nothing(tmp_path: Path, monkeypat
     assert "training goes on" in said[0]
 
 
-def test_an_upload_that_hangs_is_left_behind(fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FINISH_TIMEOUT", 0.1)
+@pytest.mark.parametrize("keeps_its_word", [True, False])
+def test_an_upload_that_hangs_is_left_behind(
+    fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_its_word: bool
+) -> None:
+    monkeypatch.setattr(module, "GRACE", 0.1)
     hanging = threading.Event()
-    monkeypatch.setattr(fake, "finish", lambda exit_code: hanging.wait(30))
-    wandb, _, said = tracker(tmp_path)
+
+    def finish(exit_code: int) -> None:
+        if keeps_its_word:
+            raise TimeoutError
+        hanging.wait(30)
+
+    monkeypatch.setattr(fake, "finish", finish)
+    wandb, _, said = tracker(tmp_path, "wandb.mode=online", "wandb.timeout=0.1")
+    assert sys.modules["wandb"].asked["settings"]["finish_timeout"] == 0.1
     wandb.close(completed=True)
     hanging.set()
-    assert said[-1] == "W&B has not taken everything yet; send the rest with: wandb sync /tmp/fake"
+    assert said[-1] == "W&B has not taken everything yet; send the rest with: wandb sync --include-online /tmp/fake"
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_server_that_does_not_answer_makes_the_run_an_offline_one(
+    fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    modes: list[str] = []
+
+    def init(**options: Any) -> FakeRun:
+        modes.append(options["settings"]["mode"])
+        if modes == ["online"]:
+            raise RuntimeError("no answer in 60 s")
+        return fake
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    monkeypatch.setattr(module, "unreachable", lambda patience: "connection refused" if silent else "")
+    wandb, _, said = tracker(tmp_path, "wandb.mode=online")
+    wandb.log(10, {"loss_d": 0.5})
+    assert modes == ["offline"] if silent else ["online", "offline"]
+    reason = "connection refused" if silent else "RuntimeError: no answer in 60 s"
+    assert said[0] == f"W&B cannot be reached and gets its files later ({reason})"
+    assert said[1].endswith("offline; upload with: WANDB_RESUME=allow wandb sync /tmp/fake")
+    assert [row["images"] for row in fake.rows] == [10]
 
 
 @pytest.mark.usefixtures("fake")

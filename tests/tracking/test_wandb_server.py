@@ -1,0 +1,161 @@
+"""Online runs against a W&B server that is killed, restarted, or never there: training goes on and nothing is lost."""
+
+import io
+import os
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganscale.config import load
+from ganscale.runfolder import RunFolder
+from ganscale.tracking.local import read_metrics
+from tests.processes import TRAIN, Command
+from tests.runs import RING
+from tests.wandb_server import KEY, Run, WandbServer
+
+EVERY, SAMPLES_EVERY, UNTIL = 1_600, 16_000, 96_000
+RUN = (
+    *RING,
+    *("train.batch_size=16", f"train.images={UNTIL}", "train.device=cpu", "run.dir=runs", "run.name=try1"),
+    *(f"log.every={EVERY}", f"log.samples_every={SAMPLES_EVERY}", "checkpoint.every=16000"),
+    *("wandb.mode=online", "wandb.timeout=5"),
+)
+QUICK = {
+    "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.2",
+    **{f"WANDB__{api}_RETRY_WAIT_MIN_SECONDS": "0.2" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
+    **{f"WANDB__{api}_RETRY_WAIT_MAX_SECONDS": "0.5" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
+}
+"""W&B sends and retries more often than by itself: a test has less time than a run."""
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    """A server that does not listen yet."""
+    server = WandbServer()
+    yield server
+    server.kill()
+
+
+def environment(server: WandbServer, folder: Path) -> dict[str, str | None]:
+    nobody = {name: None for name in os.environ if name.startswith("WANDB")}
+    own = {"HOME": str(folder), "NETRC": str(folder / "netrc"), "OMP_NUM_THREADS": "1"}
+    return {**nobody, **server.environment, **QUICK, **own}
+
+
+def train(server: WandbServer, folder: Path, *overrides: str, name: str = "train") -> Command:
+    command = [*TRAIN, "--launcher", "local", *RUN, *overrides]
+    return Command(command, folder / f"{name}.out", environment=environment(server, folder), cwd=folder)
+
+
+def sync(server: WandbServer, folder: Path, text: str) -> str:
+    """Run the command that a run has named after these words, as a shell does."""
+    output = next((folder / "runs/try1/train.log").read_text().split(text)[1:]).splitlines()[0].strip()
+    *settings, _, _ = (words := shlex.split(output))[: words.index("sync") + 1]
+    command = [sys.executable, "-m", "wandb", *words[words.index("sync") :]]
+    given = dict(setting.split("=") for setting in settings)
+    with Command(command, folder / "sync.out", environment=environment(server, folder) | given, cwd=folder) as running:
+        return running.succeed(120)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return read_metrics(RunFolder(folder / "runs/try1"))
+
+
+def check(server: WandbServer, folder: Path, *, until: int = UNTIL) -> Run:
+    """Everything has arrived, once, and the key is nowhere."""
+    ((name, run),) = server.runs.items()
+    assert name == (folder / "runs/try1/wandb_id").read_text().strip()
+    assert server.unknown == []
+    assert run.rewritten == []
+    assert [row["_step"] for row in run.history] == list(range(0, until + 1, EVERY))
+    local = {row["images"]: row for row in rows(folder)}
+    for row in run.history[1:]:
+        for key, value in local[row["_step"]].items():
+            assert row[key] == pytest.approx(value), (row["_step"], key)
+    pictures = {row["_step"]: row["samples"]["path"] for row in run.history if "samples" in row}
+    assert list(pictures) == list(range(0, until + 1, SAMPLES_EVERY))
+    for step, path in pictures.items():
+        expected = np.asarray(Image.open(folder / f"runs/try1/samples/{step:08d}.png"))
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(run.files[path]))), expected)
+    asked = load(overrides=[*RUN, f"train.images={until}"]).model_dump(mode="json")
+    assert {key: run.config[key] for key in asked} == asked
+    for path in folder.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+    return run
+
+
+def test_a_server_that_is_killed_and_comes_back_gets_everything(server: WandbServer, tmp_path: Path) -> None:
+    server.start()
+    with train(server, tmp_path) as command:
+        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 120)
+        server.kill()
+        lost, first = len(rows(tmp_path)), time.monotonic()
+        command.until(lambda: len(rows(tmp_path)) >= lost + 15, 60)
+        took = time.monotonic() - first
+        back = len(rows(tmp_path))
+        server.start()
+        output = command.succeed(120)
+    assert f"complete at {UNTIL:,} images" in output
+    assert "W&B has not taken everything" not in output
+    run = check(server, tmp_path)
+    assert run.exit_code == 0
+    speed = [row["images_per_second"] for row in rows(tmp_path)]
+    served, away = speed[1 : lost - 1] + speed[back + 1 :], speed[lost + 1 : back]
+    assert statistics.median(away) > 0.5 * statistics.median(served), (served, away)
+    assert took < 5 * 15 * EVERY / statistics.median(served)
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_after_the_end_gets_the_rest_from_a_sync(server: WandbServer, tmp_path: Path) -> None:
+    server.start()
+    with train(server, tmp_path) as command:
+        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 120)
+        server.kill()
+        command.until(lambda: bool(rows(tmp_path)) and rows(tmp_path)[-1]["images"] == UNTIL, 120)
+        ended = time.monotonic()
+        command.succeed(60)
+        assert time.monotonic() - ended < 25, "wandb.timeout is 5 s"
+    before = len(next(iter(server.runs.values())).history)
+    assert before < UNTIL // EVERY
+    server.start()
+    sync(server, tmp_path, "send the rest with: ")
+    assert check(server, tmp_path).exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_server_that_is_never_there_gets_everything_from_a_sync(
+    server: WandbServer, tmp_path: Path, refuses: bool
+) -> None:
+    server.refuses = refuses
+    if refuses:
+        server.start()
+    with train(server, tmp_path) as command:
+        output = command.succeed(120)
+    assert "W&B cannot be reached and gets its files later" in output
+    assert f"complete at {UNTIL:,} images" in output
+    assert server.runs == {}
+    server.refuses = False
+    if not refuses:
+        server.start()
+    sync(server, tmp_path, "offline; upload with: ")
+    assert check(server, tmp_path).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_without_a_gap(server: WandbServer, tmp_path: Path) -> None:
+    server.start()
+    with train(server, tmp_path) as command:
+        command.until((tmp_path / "runs/try1/checkpoints" / f"{32_000:012d}").exists, 120)
+        command.kill()
+    with train(server, tmp_path, name="again") as command:
+        assert "resuming at " in command.succeed(120)
+    assert check(server, tmp_path).exit_code == 0
