@@ -1,5 +1,6 @@
 """Weights & Biases. The only file that imports wandb; nothing that goes wrong here stops training."""
 
+import logging
 import math
 import threading
 import uuid
@@ -111,6 +112,7 @@ class WandbTracker:
         """Begin the run, or go on in it where the server knows it."""
         import wandb
 
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # W&B's figures of itself are no news
         settings = wandb.Settings(
             mode="online" if self._online else "offline",
             silent=True,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ganscale.build import build
+from ganscale.build import Experiment, build
 from ganscale.runtime.painter import MOST_CLASSES, PER_CLASS, STEPS, WALKS, Painter
+from ganscale.tracking.pictures import image_grid
 from tests.runs import MLP, RING, tiny
 
 CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
@@ -25,19 +26,54 @@ def test_every_picture_has_its_rows_and_columns() -> None:
         np.testing.assert_array_equal(picture, first[name])
 
 
-def test_rows_are_classes_and_columns_latents() -> None:
-    experiment = build(tiny(*MLP, *CONDITIONAL, "log.num_samples=9"), device=CPU)
+def lively(*overrides: str) -> Experiment:
+    """A conditional run whose samples differ from class to class."""
+    experiment = build(tiny(*MLP, *CONDITIONAL, "log.num_samples=25", *overrides), device=CPU)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in experiment.state.ema.module.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=draw))
-    picture = Painter(experiment).details(first=True)["classes"]
-    tiles = [
-        [picture[2 + r * TILE : r * TILE + TILE, 2 + c * TILE : c * TILE + TILE].tobytes() for c in range(PER_CLASS)]
-        for r in range(MOST_CLASSES)
-    ]
-    assert all(len(set(row)) == PER_CLASS for row in tiles)
-    assert all(len(set(column)) == MOST_CLASSES for column in zip(*tiles, strict=True))
+    return experiment
+
+
+def tile(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    top, left = 2 + row * TILE, 2 + column * TILE
+    return picture[top : top + TILE - 2, left : left + TILE - 2]
+
+
+def sample(experiment: Experiment, z: torch.Tensor, label: int) -> np.ndarray:
+    """What the average makes of a latent and a class, as a tile."""
+    made = experiment.state.ema.module(z[None], torch.tensor([label]))
+    return tile(image_grid(made.detach().numpy()), 0, 0)
+
+
+def test_row_r_is_class_r_and_column_c_latent_c() -> None:
+    experiment = lively()
+    painter = Painter(experiment)
+    picture = painter.details(first=True)["classes"]
+    for row in range(MOST_CLASSES):
+        for column in range(PER_CLASS):
+            expected = sample(experiment, painter._more[column], row)
+            np.testing.assert_array_equal(tile(picture, row, column), expected, f"row {row}, column {column}")
+            assert not np.array_equal(expected, sample(experiment, painter._more[column], (row + 1) % MOST_CLASSES))
+
+
+def test_the_grid_has_the_classes_in_turn() -> None:
+    experiment = lively()
+    painter = Painter(experiment)
+    picture = painter.paint()
+    for index in range(25):
+        expected = sample(experiment, painter._z[index], index % 10)
+        np.testing.assert_array_equal(tile(picture, index // 5, index % 5), expected, f"image {index}")
+
+
+def test_an_interpolation_keeps_the_class_of_its_row() -> None:
+    experiment = lively()
+    painter = Painter(experiment)
+    picture = painter.details(first=False)["interpolation"]
+    for row in range(WALKS):
+        for column, z in ((0, painter._more[row]), (STEPS - 1, painter._more[WALKS + row])):
+            np.testing.assert_allclose(tile(picture, row, column).astype(int), sample(experiment, z, row), atol=1)
 
 
 @pytest.mark.parametrize("latent", ["normal", "uniform"])

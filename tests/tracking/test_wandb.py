@@ -376,7 +376,7 @@ def test_what_a_kill_lost_is_taken_from_the_run_folder(fake: FakeRun, tmp_path: 
 
 def test_rows_go_on_where_the_server_is_and_a_checkpoint_completes_its_own(fake: FakeRun, tmp_path: Path) -> None:
     fake.starting_step = 21
-    wandb, _, _ = tracker(tmp_path)
+    wandb, _, _ = tracker(tmp_path, "wandb.mode=online")
     for images in (10, 20, 30):
         wandb.log(images, {})
         wandb.samples(images, PICTURE)

@@ -21,7 +21,7 @@ from tests.processes import TRAIN, Command
 from tests.runs import RING
 from tests.wandb_server import KEY, Run, WandbServer
 
-EVERY, SAMPLES_EVERY, UNTIL = 1_600, 16_000, 96_000
+EVERY, SAMPLES_EVERY, UNTIL = 1_600, 32_000, 192_000
 RUN = (
     *RING,
     *("train.batch_size=16", f"train.images={UNTIL}", "train.device=cpu", "run.dir=runs", "run.name=try1"),
@@ -29,7 +29,7 @@ RUN = (
     *("wandb.mode=online", "wandb.timeout=5"),
 )
 QUICK = {
-    "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.2",
+    "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "1",
     **{f"WANDB__{api}_RETRY_WAIT_MIN_SECONDS": "0.2" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
     **{f"WANDB__{api}_RETRY_WAIT_MAX_SECONDS": "0.5" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
 }
