@@ -83,7 +83,8 @@ def _run(config: Config, launcher: str) -> int:
     if newest and newest.images >= config.train.images:
         if speaks:
             print(f"run {config.run.name} is complete at {newest.images:,} images: {folder.path}")
-            print("  to go on, raise train.images; to start anew, give another run.name")
+            print("  to go on, raise train.images; to start anew, give another run.name", flush=True)
+            _deliver(config, folder)
         return 0
     if launcher == "ray":
         from ganscale.runtime.trainer import TrainingError, train_on_ray
@@ -100,6 +101,14 @@ def _run(config: Config, launcher: str) -> int:
     if speaks:
         print(summary(config, folder, outcome.images), flush=True)
     return 0
+
+
+def _deliver(config: Config, folder: "RunFolder") -> None:
+    """Send W&B what it has not taken yet."""
+    if config.wandb.mode in ("online", "auto"):
+        from ganscale.tracking.wandb import deliver
+
+        deliver(config, folder, lambda line: print(f"  {line}", flush=True))
 
 
 def summary(config: Config, folder: "RunFolder", images: int) -> str:

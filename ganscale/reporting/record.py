@@ -1,6 +1,5 @@
 """What a run's folder tells: settings, rows, evaluations, pictures and health events; damaged parts are left out."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from ganscale.config.errors import did_you_mean
 from ganscale.config.yaml12 import Loader
 from ganscale.metrics.result import Evaluation
 from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_events, read_metrics
+from ganscale.tracking.local import read_environment, read_events, read_metrics
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def read_run(path: Path) -> RunRecord:
         pictures=sorted((int(file.stem), file) for file in folder.samples.glob("*.png") if file.stem.isdigit()),
         events=_read_events(folder),
         real=folder.real if folder.real.is_file() else None,
-        environment=_read_environment(folder),
+        environment=read_environment(folder),
     )
 
 
@@ -129,13 +128,6 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         return parse(raw).model_dump(mode="json")
     except ConfigError:
         return raw
-
-
-def _read_environment(folder: RunFolder) -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        raw = json.loads(folder.environment.read_bytes())
-        return raw if isinstance(raw, dict) else {}
-    return {}
 
 
 def _read_events(folder: RunFolder) -> list[dict[str, Any]]:

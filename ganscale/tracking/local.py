@@ -73,6 +73,14 @@ def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     return _read_objects(folder.events)
 
 
+def read_environment(folder: RunFolder) -> dict[str, Any]:
+    """What the run's last life ran on, as plain nested mappings; empty where that is not known."""
+    with suppress(OSError, ValueError, RecursionError):
+        raw = json.loads(folder.environment.read_bytes())
+        return raw if isinstance(raw, dict) else {}
+    return {}
+
+
 def _read_objects(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line; lines that are none are left out."""
     rows = []

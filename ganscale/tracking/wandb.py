@@ -1,10 +1,10 @@
 """Weights & Biases. The only file that imports wandb; nothing that goes wrong here stops training."""
 
 import logging
-import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.runfolder import RunFolder
 from ganscale.tracking import Histogram
-from ganscale.tracking.local import read_events, read_metrics
+from ganscale.tracking.local import read_environment, read_events
 from ganscale.tracking.wandb_account import PATIENCE, has_key, unreachable
-from ganscale.tracking.wandb_log import last_step
+from ganscale.tracking.wandb_log import DELIVERED, last_step, missing_rows, undelivered
 
 RETRIES = 10_000
 """How often W&B repeats a request that failed, at most a minute apart: about a week, for outages of any length."""
@@ -36,18 +36,34 @@ def run_id(folder: RunFolder) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
+def asks_online(config: Config) -> bool:
+    """Whether a run reports to the server."""
+    return config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
+
+
+def deliver(config: Config, folder: RunFolder, say: Callable[[str], None]) -> None:
+    """Send what the server lacks of a run that is complete; nothing to do where it has everything or is not asked for.
+
+    Args:
+        config: the whole run.
+        folder: the run's folder.
+        say: takes a sentence for the user.
+    """
+    if not asks_online(config) or not undelivered(folder):
+        return
+    problem = unreachable(min(config.wandb.timeout, PATIENCE))
+    if problem:
+        say(f"W&B cannot be reached ({problem}) and still lacks a part of this run")
+    else:
+        WandbTracker(config, folder, say, environment=read_environment(folder)).close(completed=True)
+
+
 def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
     """Counts and edges without the empty bins at both ends; at least one bin stays."""
     counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
     filled = np.flatnonzero(counts)
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
     return counts[first : last + 1], edges[first : last + 2]
-
-
-def sync_command(run: Any, *, online: bool) -> str:
-    """What uploads the files of a run; offline, after those of its earlier lives."""
-    folder = Path(run.dir).parent
-    return f"wandb sync --include-online {folder}" if online else f"WANDB_RESUME=allow wandb sync {folder}"
 
 
 def _line(event: Mapping[str, Any]) -> str:
@@ -83,13 +99,14 @@ class WandbTracker:
         self._reached, self._pending = -1, -1
         self._environment = dict(environment or {})
         self._run: Any = None
+        self._owed: list[Path] = []
         self._timeout = config.wandb.timeout
-        self._online = config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
+        self._online = asks_online(config)
         self._off = config.wandb.mode == "disabled"
         self._guard(lambda: self._start(config))
 
     def _start(self, config: Config) -> None:
-        earlier = last_step(self._folder.path / "wandb")
+        earlier, self._owed = last_step(self._folder), undelivered(self._folder)
         problem = unreachable(min(self._timeout, PATIENCE)) if self._online else ""
         if self._online and not problem:
             try:
@@ -98,13 +115,13 @@ class WandbTracker:
                 problem = f"{type(error).__name__}: {error}"
                 self._forget()
         if problem:
-            self._say(f"W&B cannot be reached and gets its files later ({problem})")
+            self._say(f"W&B cannot be reached ({problem}); this life of the run is kept in its folder")
             self._online = False
         if not self._online:
             self._run = self._open(config)
         self._reached = int(self._run.starting_step) - 1 if self._online else earlier
         self._define()
-        place = self._run.url if self._online else f"offline; upload with: {sync_command(self._run, online=False)}"
+        place = self._run.url if self._online else f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
         self._say(f"W&B run {self._run.id}: {place}")
         self._catch_up()
 
@@ -153,18 +170,15 @@ class WandbTracker:
             self._run.define_metric(name, step_metric="images", summary=f"{best},last")
 
     def _catch_up(self) -> None:
-        """Log what the run folder has and W&B has not: what was still on its way when an earlier life was killed."""
+        """Send what the run folder has and W&B has not: what was still on its way when an earlier life ended."""
         import wandb
 
-        rows: dict[int, dict[str, Any]] = {}
-        for row in read_metrics(self._folder):
-            numbers = {name: math.nan if value is None else value for name, value in row.items()}
-            rows.setdefault(row["images"], {}).update(numbers)
-        for path in self._folder.samples.glob("*.png"):
-            if path.stem.isdigit() and int(path.stem) > self._reached:
-                rows.setdefault(int(path.stem), {})["samples"] = wandb.Image(str(path))
-        for images in sorted(rows):
-            self._log(images, rows[images])
+        for images, row in missing_rows(self._folder, self._reached).items():
+            picture = row.pop("samples", None)
+            self._log(images, row if picture is None else row | {"samples": wandb.Image(str(picture))})
+        for life in self._owed if self._online else ():
+            for path in sorted(life.glob("files/media/**/*.*")):
+                self._run.save(str(path), base_path=str(life / "files"), policy="now")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Log a row of numbers; its step is `images`."""
@@ -281,20 +295,22 @@ class WandbTracker:
         if run is None:
             return
         self._off = False  # after a failed call too: what was taken before is still worth keeping
-        late = threading.Event()
+        life, done = Path(run.dir).parent, threading.Event()
 
         def finish() -> None:
-            try:
+            with suppress(TimeoutError):
                 run.finish(exit_code=0 if completed else 1)
-            except TimeoutError:
-                late.set()
+                done.set()
 
         thread = threading.Thread(target=lambda: self._guard(finish), daemon=True)
         thread.start()
         thread.join(self._timeout + GRACE)
-        if thread.is_alive() or late.is_set():
-            command = sync_command(run, online=self._online)
-            self._say(f"W&B has not taken everything yet; send the rest with: {command}")
+        if not done.is_set() and not self._off:
+            self._say("W&B has not taken everything yet; the same command again sends the rest")
+        if done.is_set() and self._online:
+            for delivered in (*self._owed, life):
+                with suppress(OSError):
+                    (delivered / DELIVERED).touch()
 
     def _guard(self, action: Callable[[], None]) -> None:
         """Do it unless W&B is off; on any failure say so once and go on without W&B."""
