@@ -11,6 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+if dist.is_available():
+    # DDP imports this module, whose functions have the default group of that moment as a default argument. Were it
+    # imported when there is a group, they would hold it for ever: gloo's threads would outlive destroy_process_group,
+    # and now and then abort the interpreter's end ("terminate called without an active exception").
+    import torch.distributed.nn.functional
+
 
 @dataclass(frozen=True)
 class Replica:

@@ -1,5 +1,9 @@
 """Shares of a batch, and sums over replicas that are differentiable any number of times."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,3 +117,31 @@ def _wrapped_options() -> tuple[bool, bool]:
 @pytest.mark.multiprocess
 def test_ddp_copies_neither_buffers_nor_gradients(fleet: Fleet) -> None:
     assert fleet.run(_wrapped_options, 2) == [(False, True)] * 2
+
+
+ENDS = """
+import gc, os, sys
+import torch, torch.distributed as dist
+from pathlib import Path
+from ganscale.collectives import Replica, data_parallel
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+module = data_parallel(torch.nn.Linear(3, 3), Replica(0, 2))
+module(torch.ones(2, 3)).sum().backward()
+names = lambda: [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
+print("while it lives", *sorted(set(names())))
+del module
+gc.collect()
+dist.destroy_process_group()
+print("afterwards", *sorted(set(names())))
+"""
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path) -> None:
+    """One that does may abort the process at its end."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", ENDS, str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+    living, after = done.stdout.splitlines()
+    assert "gloo" in living
+    assert "gloo" not in after
