@@ -17,7 +17,7 @@ from ganscale.runfolder import RunFolder
 from ganscale.tracking import Histogram
 from ganscale.tracking.local import read_environment, read_events
 from ganscale.tracking.wandb_account import PATIENCE, has_key, unreachable
-from ganscale.tracking.wandb_log import DELIVERED, last_step, missing_rows, undelivered
+from ganscale.tracking.wandb_log import DELIVERED, last_step, lives, mend, missing_rows, undelivered
 
 RETRIES = 10_000
 """How often W&B repeats a request that failed, at most a minute apart: about a week, for outages of any length."""
@@ -106,6 +106,8 @@ class WandbTracker:
         self._guard(lambda: self._start(config))
 
     def _start(self, config: Config) -> None:
+        for life in lives(self._folder):
+            mend(life)
         earlier, self._owed = last_step(self._folder), undelivered(self._folder)
         problem = unreachable(min(self._timeout, PATIENCE)) if self._online else ""
         if self._online and not problem:
@@ -174,8 +176,8 @@ class WandbTracker:
         import wandb
 
         for images, row in missing_rows(self._folder, self._reached).items():
-            picture = row.pop("samples", None)
-            self._log(images, row if picture is None else row | {"samples": wandb.Image(str(picture))})
+            shown = {key: wandb.Image(str(fact)) if isinstance(fact, Path) else fact for key, fact in row.items()}
+            self._log(images, shown)
         for life in self._owed if self._online else ():
             for path in sorted(life.glob("files/media/**/*.*")):
                 self._run.save(str(path), base_path=str(life / "files"), policy="now")

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import struct
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +17,17 @@ BLOCK, HEADER = 32_768, 7
 WHOLE, FIRST, LAST = 1, 2, 4
 DELIVERED = "delivered"
 """Empty file in the folder of a life whose files the server has."""
+STILL = 2.0
+"""Seconds without writing after which a file has no writer any more."""
 
 
 def payloads(path: Path) -> Iterator[bytes]:
     """The records of a file, as far as they are whole."""
+    return (payload for _, payload in _records(path))
+
+
+def _records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Where each whole record of a file ends, and what it holds."""
     content = path.read_bytes()
     at, parts = HEADER, b""
     while at + HEADER <= len(content):
@@ -30,7 +39,22 @@ def payloads(path: Path) -> Iterator[bytes]:
         at += HEADER + length
         parts = data if kind in (WHOLE, FIRST) else parts + data
         if kind in (WHOLE, LAST) and at <= len(content):
-            yield parts
+            yield at, parts
+
+
+def mend(life: Path) -> None:
+    """Cut off a record that a kill left incomplete: `wandb sync` stops at it and leaves out all later lives.
+
+    A file that was written to a moment ago may still have its writer and is left alone.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for path in life.glob("*.wandb"):
+        facts = path.stat()
+        whole = max((end for end, _ in _records(path)), default=HEADER)
+        if whole < facts.st_size and time.time() - facts.st_mtime > STILL:
+            os.truncate(path, whole)
 
 
 def lives(folder: RunFolder) -> list[Path]:
@@ -40,7 +64,7 @@ def lives(folder: RunFolder) -> list[Path]:
 
 
 def history(life: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Step and row of each history record of a life, without the keys that W&B adds; a damaged end is left out.
+    """Step and row of each history record of a life, without pictures and what W&B adds; a damaged end is left out.
 
     Raises:
         OSError: a file cannot be read.
@@ -58,7 +82,7 @@ def history(life: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _row(items: Any) -> dict[str, Any]:
-    """Keys and values of a history record; what has several keys, one below the other, is nested."""
+    """Numbers and histograms of a history record; what has several keys, one below the other, is nested."""
     row: dict[str, Any] = {}
     for item in items:
         *outer, last = list(item.nested_key) or [item.key]
@@ -66,7 +90,11 @@ def _row(items: Any) -> dict[str, Any]:
         for key in outer:
             place = place.setdefault(key, {})
         place[last] = json.loads(item.value_json)
-    return {key: value for key, value in row.items() if not key.startswith("_")}
+    return {key: value for key, value in row.items() if not key.startswith("_") and not _is_picture(value)}
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("_type") == "image-file"
 
 
 def last_step(folder: RunFolder) -> int:
@@ -81,8 +109,7 @@ def last_step(folder: RunFolder) -> int:
 def missing_rows(folder: RunFolder, reached: int) -> dict[int, dict[str, Any]]:
     """The rows of a run after step `reached`, from its folder and from the files of its earlier lives, by step.
 
-    Steps that the folder does not have are of a life that was lost and are left out. Under `samples` stands the path of
-    a picture.
+    Steps that the folder does not have are of a life that was lost and are left out. Pictures are paths of files.
 
     Raises:
         OSError: a file cannot be read.
@@ -96,10 +123,18 @@ def missing_rows(folder: RunFolder, reached: int) -> dict[int, dict[str, Any]]:
             rows.setdefault(int(path.stem), {})["samples"] = path
     rows = {step: row for step, row in rows.items() if step > reached}
     for life in lives(folder) if rows else ():
-        for step, row in history(life):
+        for step, row in (*history(life), *_pictures(life)):
             if step in rows:
                 rows[step] = row | rows[step]
     return dict(sorted(rows.items()))
+
+
+def _pictures(life: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Step, name and file of each picture of a life: W&B calls it <name>_<step>_<checksum>.png."""
+    for path in sorted(life.glob("files/media/images/*.png")):
+        name, _, step = path.stem.rpartition("_")[0].rpartition("_")
+        if step.isdigit():
+            yield int(step), {name: path}
 
 
 def undelivered(folder: RunFolder) -> list[Path]:
