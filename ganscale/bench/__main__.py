@@ -12,6 +12,7 @@ import torch
 
 from ganscale.bench.baselines import BASELINES, check
 from ganscale.bench.measure import CLOCKS, Ganscale, Result, machine, measure
+from ganscale.bench.tracking import cost_table, tracking_cost
 from ganscale.build import build
 from ganscale.config import Config, ConfigError, load
 
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         configs = _configs(options)
+        if options.tracking:
+            return _tracking(options, configs)
         baselines = _baselines(options.baselines)
         if baselines:
             for config in configs.values():
@@ -55,6 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(results), flush=True)
         report["results"][title] = [asdict(result) for result in results]
     if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _tracking(options: argparse.Namespace, configs: dict[str, Config]) -> int:
+    """Print what tracking costs."""
+    costs = []
+    for title, config in configs.items():
+        print(f"{title}: {options.rounds} periods of {config.log.samples_every:,} images", flush=True)
+        costs.append(tracking_cost(title, config, periods=options.rounds, device=_device(config)))
+    print("\n" + cost_table(costs))
+    if options.json:
+        report = {"machine": machine(_device(config)), "tracking": [asdict(cost) for cost in costs]}
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -95,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--same-layers", action="store_true", help="give the baselines our Linear and BatchNorm instead of torch's"
+    )
+    parser.add_argument(
+        "--tracking",
+        action="store_true",
+        help="measure instead what the run folder, W&B and the console cost a run, in --rounds periods of "
+        "log.samples_every images",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of every run measured")

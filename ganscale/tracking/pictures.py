@@ -8,6 +8,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+QUICK = 1
+"""How hard PNG compresses: half the time of the usual 6 for files a fifth larger."""
+
 
 def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2, minimum: int = 56) -> np.ndarray:
     """Tile images in rows on white, each enlarged by a whole factor to at least `minimum` pixels.
@@ -65,5 +68,5 @@ def write_png(path: Path, picture: np.ndarray, text: Mapping[str, str] | None = 
     information = PngInfo()
     for key, value in (text or {}).items():
         information.add_text(key, value)
-    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information)
+    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information, compress_level=QUICK)
     aside.replace(path)
