@@ -14,6 +14,7 @@ from ganscale.bench.__main__ import PRESETS, main, table
 from ganscale.bench.baselines import BASELINES, Minimal, Textbook, check
 from ganscale.bench.measure import Contender, Ganscale, Spread, summarise
 from ganscale.bench.parts import Pictures, networks
+from ganscale.bench.tracking import Stopwatch, cost_of, cost_table
 from ganscale.build import build
 from ganscale.config import Config, ConfigError, load
 from ganscale.layers import BatchNorm, Linear
@@ -208,3 +209,30 @@ def test_table_is_markdown() -> None:
     lines = table(summarise({"ganscale": [0.1], "minimal": [0.2]}, {"ganscale": 4, "minimal": 4})).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "2.000 [2.000..2.000]" in lines[3]
+
+
+def test_what_is_not_training_is_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows every 10 images, pictures every 20: 1 s of training a row, then 0.1 s for the row, 0.5 s for a picture."""
+    now = [100.0]
+    monkeypatch.setattr("ganscale.bench.tracking.time.perf_counter", lambda: now[0])
+    watch = Stopwatch(images_per_iteration=5)
+    for images in range(10, 101, 10):
+        now[0] += 1.0 + 0.1
+        watch.log(images, {"seconds_per_iteration": 0.5})
+        now[0] += 0.5 * (images % 20 == 0)
+    cost = cost_of("x", watch.rows, 20)
+    assert cost.seconds == pytest.approx(2.0)
+    assert cost.share.min == pytest.approx(cost.share.max) == pytest.approx((2 * 0.1 + 0.5) / 2.0)
+    assert cost.milliseconds.median == pytest.approx(700.0)
+    assert "| x | 2.00 s | 700.0 (700.0, 700.0) | 35.00 % [35.00..35.00] |" in cost_table([cost])
+
+
+def test_tracking_is_measured_in_a_real_run(tmp_path, capsys) -> None:
+    file = tmp_path / "figures.json"
+    short = ["log.every=16", "log.samples_every=32", "log.num_samples=4", "wandb.mode=disabled"]
+    arguments = ["--tracking", "--presets", "mlp", "--rounds", "2", "--json", str(file), *MLP, *short]
+    assert main(arguments) == 0
+    assert "| mlp |" in capsys.readouterr().out
+    (cost,) = json.loads(file.read_text())["tracking"]
+    assert 0 < cost["share"]["min"] <= cost["share"]["max"]
+    assert cost["seconds"] > 0

@@ -8,7 +8,7 @@ from ganscale.search.folder import SweepFolder
 from ganscale.search.plan import Plan
 from ganscale.search.report import confirmed, winner
 from ganscale.search.score import standing
-from ganscale.search.table import Entry, cells, header, ranked, read_entries, short_names
+from ganscale.search.table import Entry, cells, header, ranked, read_entries, short_names, title
 from ganscale.tracking.wandb import WandbTracker
 
 
@@ -53,8 +53,8 @@ def publish(plan: Plan, folder: SweepFolder, say: Callable[[str], None]) -> None
 
 def _log_trial(plan: Plan, entry: Entry, folder: RunFolder, say: Callable[[str], None]) -> None:
     """A trial's rows: each metric's mean and bound over the seeds."""
-    name = f"{plan.sweep.sweep.name}-{entry.index:04d}"
-    tracker = WandbTracker(_named(plan, plan.space.config(entry.drawn), name), folder, say)
+    config = _named(plan, plan.space.config(entry.drawn), title(entry, plan.names))
+    tracker = WandbTracker(config, folder, say)
     for row in entry.rows:
         judged = standing(row.seeds, plan.metrics, plan.sweep.sweep)
         numbers = {m: judged.means[m] for m in plan.metrics} | {f"{m}_bound": judged.bounds[m] for m in plan.metrics}

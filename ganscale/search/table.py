@@ -107,6 +107,13 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else shown(value)
 
 
+def title(entry: Entry, names: Sequence[str]) -> str:
+    """A trial's name that says what differs: its number and its values of the settings `names`."""
+    short = zip(names, short_names(names), strict=True)
+    drawn = [f"{brief}={_value(entry.drawn[name])}" for name, brief in short if name in entry.drawn]
+    return " ".join([f"{entry.index:04d}", *drawn])
+
+
 def short_names(names: Sequence[str]) -> list[str]:
     """Each as short as it can be told from the others: the last parts of a dotted name."""
     parts = [name.split(",")[0].strip().split(".") for name in names]

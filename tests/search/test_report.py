@@ -18,7 +18,7 @@ from ganscale.search.report import front, winner, write_report
 from ganscale.search.score import SeedResult
 from ganscale.search.statistics import wilson
 from ganscale.search.success import success_curve
-from ganscale.search.table import leaderboard, ranked, read_entries, short_names
+from ganscale.search.table import leaderboard, ranked, read_entries, short_names, title
 from tests.search.made_up import made_up, write_trial
 from tests.search.sweeps import RATES, RING, sweep
 
@@ -168,3 +168,15 @@ def test_another_sweep_of_the_same_name_is_refused(tmp_path: Path) -> None:
         prepare(folder, sweep(RATES, run=RING, name="made"), {})
     assert caught.value.key == "sweep.name"
     assert "space" in str(caught.value)
+
+
+def test_a_trials_name_says_what_differs(tmp_path: Path) -> None:
+    plan, folder = made_up(tmp_path)
+    entries = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
+    titles = [title(entry, plan.names) for entry in entries]
+    assert len(set(titles)) == len(entries)
+    for entry, text in zip(entries, titles, strict=True):
+        number, *pairs = text.split(" ")
+        assert number == f"{entry.index:04d}"
+        short = dict(zip(plan.names, short_names(plan.names), strict=True))
+        assert [pair.partition("=")[0] for pair in pairs] == [short[name] for name in plan.names if name in entry.drawn]
