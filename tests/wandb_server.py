@@ -212,14 +212,15 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
 
     def setup(self) -> None:
         super().setup()
-        self.server.connections.add(self.connection)
+        assert isinstance(self.server, _Server)
+        self.life, self.owner = self.server, self.server.owner
+        self.life.connections.add(self.connection)
 
     def finish(self) -> None:
-        self.server.connections.discard(self.connection)
+        self.life.connections.discard(self.connection)
         with suppress(OSError):
             super().finish()
 
@@ -238,36 +239,35 @@ class _Handler(BaseHTTPRequestHandler):
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if not self._may_write():
             return self._reply(401, {"errors": [{"message": "invalid API key"}]})
-        with self.server.owner.lock:
+        with self.owner.lock:
             if stream:
-                self.server.owner.runs[stream.group(1)].take(body)
+                self.owner.runs[stream.group(1)].take(body)
                 answer: dict[str, Any] = {"exitcode": None, "limits": {}}
             else:
                 found = re.search(r"\b(?:query|mutation)\s+(\w+)", body["query"])
                 assert found, body["query"]
-                answer = {"data": self.server.owner.answer(found.group(1), body.get("variables") or {})}
+                answer = {"data": self.owner.answer(found.group(1), body.get("variables") or {})}
         return self._reply(200, answer)
 
     def do_PUT(self) -> None:
         """A file of a run."""
         _, _, run, name = self.path.split("/", 3)
         content = self._body()
-        with self.server.owner.lock:
-            self.server.owner.runs[run].files[name] = content
+        with self.owner.lock:
+            self.owner.runs[run].files[name] = content
         self._reply(200, {})
 
     def _may_write(self) -> bool:
         """Whether the key is there: as W&B sends it, by basic authentication."""
         kind, _, code = self.headers.get("Authorization", "").partition(" ")
         given = base64.b64decode(code).decode() if kind == "Basic" else ""
-        return given == f"api:{KEY}" and not self.server.owner.refuses
+        return given == f"api:{KEY}" and not self.owner.refuses
 
     def _body(self) -> bytes:
-        owner = self.server.owner
-        owner.requests += 1
-        time.sleep(owner.delay)
+        self.owner.requests += 1
+        time.sleep(self.owner.delay)
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server.dead:
+        if self.life.dead:
             raise ConnectionAbortedError
         return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
 

@@ -64,13 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tracking(options: argparse.Namespace, configs: dict[str, Config]) -> int:
     """Print what tracking costs."""
-    costs = []
+    costs, device = [], torch.device("cpu")
     for title, config in configs.items():
+        device = _device(config)
         print(f"{title}: {options.rounds} periods of {config.log.samples_every:,} images", flush=True)
-        costs.append(tracking_cost(title, config, periods=options.rounds, device=_device(config)))
+        costs.append(tracking_cost(title, config, periods=options.rounds, device=device))
     print("\n" + cost_table(costs))
     if options.json:
-        report = {"machine": machine(_device(config)), "tracking": [asdict(cost) for cost in costs]}
+        report = {"machine": machine(device), "tracking": [asdict(cost) for cost in costs]}
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 
