@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from ganscale.augment import AdaptiveRule, Augmentation
 from ganscale.collectives import Replica
@@ -131,13 +131,19 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
     device = torch.device(device)
     replica = replica or Replica.current()
     source = build_source(config, device)
-    generator, discriminator = build_networks(config, source.shape, device, num_classes=source.num_classes)
-    ema = MovingAverage(generator, 0.0)
+    state = initial_state(config, source.shape, device, num_classes=source.num_classes)
     if config.train.compile:
-        generator.compile()
-        discriminator.compile()
-    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
-    step = build_step(config, generator, discriminator, optimizer_g, optimizer_d, device=device, replica=replica)
+        state.generator.compile()
+        state.discriminator.compile()
+    step = build_step(
+        config,
+        state.generator,
+        state.discriminator,
+        state.optimizer_g,
+        state.optimizer_d,
+        device=device,
+        replica=replica,
+    )
     settings = config.model
     feed = Feed(
         source,
@@ -154,8 +160,15 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
         device=device,
         dtype=DTYPES[config.train.precision],
     )
-    state = TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
     return Experiment(config, state, step, feed, device)
+
+
+def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0) -> TrainState:
+    """The state of a run at image 0. Arguments: `build_networks`."""
+    generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
+    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
+    ema = MovingAverage(generator, 0.0)
+    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
 
 
 def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
@@ -171,8 +184,8 @@ def build_step(
     config: Config,
     generator: nn.Module,
     discriminator: nn.Module,
-    optimizer_g: Adam,
-    optimizer_d: Adam,
+    optimizer_g: Optimizer,
+    optimizer_d: Optimizer,
     *,
     device: torch.device,
     replica: Replica,

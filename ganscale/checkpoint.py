@@ -1,7 +1,8 @@
 """Checkpoints that a crash cannot spoil: written aside, synced, renamed, checksummed; loaded without pickle's powers.
 
 A checkpoint is a folder `checkpoints/<images>/` with `state.pt` (`TrainState.state_dict()`) and `manifest.json` (schema
-version, config, metrics, size and SHA-256 of the state, and a checksum of itself).
+version, config, metrics, size and SHA-256 of the state, and a checksum of itself). One that was saved after training
+had gone wrong also has `suspect.txt`, which says why: it is kept to be looked at, and no run goes on from it.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from ganscale import __version__
 SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
+_MARK = "suspect.txt"
 
 
 class CheckpointError(ValueError):
@@ -77,13 +79,21 @@ class CheckpointStore:
         self.best_metric = best_metric
         self._sign = -1.0 if higher_is_better else 1.0
 
-    def save(self, state: Mapping[str, Any], *, config: Mapping[str, Any], metrics: Mapping[str, float]) -> Path:
+    def save(
+        self,
+        state: Mapping[str, Any],
+        *,
+        config: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        suspect: str = "",
+    ) -> Path:
         """Write a checkpoint so that it is either there whole or not at all, then drop the old ones.
 
         Args:
             state: `TrainState.state_dict()`.
             config: the run's config as plain mappings.
             metrics: numbers to remember with it.
+            suspect: why nothing should go on from it, if so.
 
         Raises:
             OSError: the storage refuses; what was saved before stays as it is.
@@ -108,6 +118,8 @@ class CheckpointStore:
             _write_synced(aside / "state.pt", content)
             text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
             _write_synced(aside / "manifest.json", text.encode())
+            if suspect:
+                _write_synced(aside / _MARK, suspect.encode())
             _sync_folder(aside)
             final = self.folder / f"{state['images']:012d}"
             _remove(final)  # a damaged one of the same moment: it was not used, so it gives way
@@ -126,10 +138,19 @@ class CheckpointStore:
             return []
         return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
 
-    def newest(self, warn: Callable[[str], None]) -> Manifest | None:
-        """The newest valid checkpoint, or None. Each invalid newer one is passed to `warn` as a sentence."""
+    def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest | None:
+        """The newest valid checkpoint that is not suspect, or None. Each newer one is passed to `warn` as a sentence.
+
+        Args:
+            warn: takes the sentence.
+            until: images beyond which checkpoints do not count; None for any.
+        """
         for folder in self.folders():
+            if until is not None and int(folder.name) > until:
+                continue
             try:
+                if _suspect(folder):
+                    raise CheckpointError("training had gone wrong when it was saved")
                 manifest = verify(folder)
                 if manifest.images != int(folder.name):
                     raise CheckpointError(f"it holds the state at {manifest.images:,} images")
@@ -138,10 +159,23 @@ class CheckpointStore:
                 warn(f"checkpoint {folder.name} is not used: {error}")
         return None
 
+    def mark(self, after: int, reason: str) -> list[int]:
+        """Mark all checkpoints of more than `after` images as suspect; return which.
+
+        Raises:
+            OSError: the storage refuses.
+        """
+        later = [folder for folder in self.folders() if int(folder.name) > after and not _suspect(folder)]
+        for folder in later:
+            write_atomically(folder / _MARK, reason)
+        if later:
+            self._mark_best()
+        return sorted(int(folder.name) for folder in later)
+
     def best(self) -> Manifest | None:
         """The readable checkpoint with the best finite `best_metric`, of equal ones the later; None if none has it."""
         found: Manifest | None = None
-        for folder in reversed(self.folders()):
+        for folder in reversed([folder for folder in self.folders() if not _suspect(folder)]):
             with suppress(CheckpointError):
                 manifest = read_manifest(folder)
                 score = self.score(manifest)
@@ -173,9 +207,16 @@ class CheckpointStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, newest: int) -> None:
-        """Drop the old ones. Those that cannot be read, or are later (damaged, or the run would be past them), stay."""
+        """Drop the old ones. Those that cannot be read, or are later (damaged, or the run would be past them), stay.
+
+        Suspect ones do not count among those to keep, and go once the run has passed them.
+        """
         scores: dict[int, float | None] = {}
         for folder in self.folders():
+            if _suspect(folder):
+                if int(folder.name) < newest:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
             with suppress(CheckpointError):
                 manifest = read_manifest(folder)
                 if int(folder.name) <= newest:
@@ -246,6 +287,10 @@ def _read_state(manifest: Manifest) -> bytes:
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise CheckpointError("its state was altered")
     return content
+
+
+def _suspect(folder: Path) -> bool:
+    return (folder / _MARK).exists()
 
 
 def _remove(path: Path) -> None:

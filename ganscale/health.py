@@ -1,19 +1,28 @@
-"""Verdicts on a run, as pure functions of its recent ticks: what cannot get well again is not worth more images."""
+"""Verdicts on a run, as pure functions of its recent ticks: what is wrong, since when, and with which figures.
+
+docs/health.md says what each verdict means, what to do, and how often it is right. The thresholds below were chosen on
+one half of the runs of `python -m ganscale.healthbench`.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Literal
 
 from ganscale.config.evaluation import METRICS
+from ganscale.config.health import Kind
 
 Row = Mapping[str, float]
 """The metrics of a tick, or of a tick and its evaluation."""
 
-WINDOW = 3
+PATIENCE = 3
 """Ticks in a row that must agree: one bad tick is a bad tick."""
+IN_NATS = ("non_saturating", "minimax", "relativistic_pairing", "relativistic_average")
+"""Losses that are logarithms of probabilities, so that their size means something."""
+PASSING: tuple[Kind, ...] = ("discriminator-weak", "oscillation")
+"""Verdicts on what may get well again: a trial of a sweep is trained on."""
+
 LARGE_LOGIT = 1e5
 """Mean logit beyond which D has run away; a WGAN critic without bounds passes hundreds in a sound run."""
 GROWTH = 1e4
@@ -33,78 +42,89 @@ class Verdict:
     """What is wrong with a run.
 
     Attributes:
-        kind: which of the three ways of going wrong.
+        kind: which way of going wrong.
         reason: in a sentence, with the figures.
+        since: index of the first tick of the trouble.
     """
 
-    kind: Literal["non-finite", "divergence", "collapse"]
+    kind: Kind
     reason: str
+    since: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.reason}"
 
 
-def judge(ticks: Sequence[Row], evaluations: Sequence[Row] = (), *, in_nats: bool = True) -> Verdict | None:
-    """The verdict on a run, or None where nothing is wrong.
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is taken from.
+
+    Attributes:
+        ticks: metrics of all ticks so far, oldest first.
+        evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
+        in_nats: whether losses are logarithms of probabilities.
+        patience: ticks in a row that must agree.
+    """
+
+    ticks: Sequence[Row]
+    evaluations: Sequence[Row] = ()
+    in_nats: bool = True
+    patience: int = PATIENCE
+
+    @property
+    def last(self) -> Row:
+        """The newest tick."""
+        return self.ticks[-1]
+
+    def since(self, bad: Callable[[Row], bool]) -> int | None:
+        """Index of the first of the newest ticks that are bad without gap; None if these are fewer than `patience`."""
+        start = len(self.ticks)
+        while start > 0 and bad(self.ticks[start - 1]):
+            start -= 1
+        return start if len(self.ticks) - start >= self.patience else None
+
+    def early(self, name: str) -> float:
+        """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0."""
+        if len(self.ticks) < 2 * self.patience:
+            return 0.0
+        return median(row.get(name, 0.0) for row in self.ticks[: self.patience])
+
+
+def non_finite(e: Evidence) -> Verdict | None:
+    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one only says: no mode found)."""
+    for row in (*e.ticks[-1:], *e.evaluations[-1:]):
+        for name, value in row.items():
+            if math.isnan(value) or (math.isinf(value) and name.partition("_floor")[0] not in METRICS):
+                return Verdict("non-finite", f"{name} is {value}", len(e.ticks) - 1)
+    return None
+
+
+RULES: dict[Kind, Callable[[Evidence], Verdict | None]] = {"non-finite": non_finite}
+"""By kind, the gravest first."""
+
+
+def judge(
+    ticks: Sequence[Row],
+    evaluations: Sequence[Row] = (),
+    *,
+    in_nats: bool = True,
+    patience: int = PATIENCE,
+    ignore: Collection[str] = (),
+) -> Verdict | None:
+    """The gravest verdict on a run, or None where nothing is wrong.
 
     Args:
         ticks: metrics of all ticks so far, oldest first.
         evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
         in_nats: whether losses are logarithms of probabilities, so that their size means something.
+        patience: ticks in a row that must agree.
+        ignore: kinds that are not given.
     """
-    return non_finite(ticks, evaluations) or divergence(ticks) or collapse(ticks, evaluations, in_nats=in_nats)
-
-
-def non_finite(ticks: Sequence[Row], evaluations: Sequence[Row] = ()) -> Verdict | None:
-    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one only says: no mode found)."""
-    for row in (*ticks[-1:], *evaluations[-1:]):
-        for name, value in row.items():
-            if math.isnan(value) or (math.isinf(value) and name.partition("_floor")[0] not in METRICS):
-                return Verdict("non-finite", f"{name} is {value}")
-    return None
-
-
-def divergence(ticks: Sequence[Row]) -> Verdict | None:
-    """Logits or gradients have grown without bound in the last `WINDOW` ticks."""
-    if len(ticks) < WINDOW:
+    if not ticks:
         return None
-    recent = ticks[-WINDOW:]
-    for name in ("real_logit_mean", "fake_logit_mean"):
-        least = min(abs(row.get(name, 0.0)) for row in recent)
-        if least > LARGE_LOGIT:
-            return Verdict("divergence", f"{name} is beyond {LARGE_LOGIT:.0e} (at least {least:.3g})")
-    for name in ("grad_norm_d", "grad_norm_g"):
-        early = _early(ticks, name)
-        least = min(row.get(name, 0.0) for row in recent)
-        if early > 0 and least > GROWTH * max(early, 1e-3):
-            return Verdict("divergence", f"{name} grew from {early:.3g} to {least:.3g}")
+    evidence = Evidence(ticks, evaluations, in_nats, patience)
+    for kind, rule in RULES.items():
+        verdict = None if kind in ignore else rule(evidence)
+        if verdict:
+            return verdict
     return None
-
-
-def collapse(ticks: Sequence[Row], evaluations: Sequence[Row] = (), *, in_nats: bool = True) -> Verdict | None:
-    """D has won for good, or the samples have fallen to one mode for good."""
-    recent = ticks[-WINDOW:]
-    won = len(recent) == WINDOW and all(
-        min(row.get("d_accuracy_real", 0.0), row.get("d_accuracy_fake", 0.0)) >= SATURATED for row in recent
-    )
-    losses = [row.get("loss_g", 0.0) for row in recent]
-    if in_nats and won and min(losses) > LOST and _rises(losses):
-        return Verdict("collapse", f"D tells all apart and G's loss grows ({losses[-1]:.3g})")
-    early = _early(ticks, "grad_norm_g")
-    if won and early > 0 and all(row.get("grad_norm_g", early) < VANISHED * early for row in recent):
-        return Verdict("collapse", f"D tells all apart and G's gradient vanished ({recent[-1]['grad_norm_g']:.3g})")
-    modes = [row["modes"] for row in evaluations if "modes" in row]
-    if max(modes[:-STUCK], default=0.0) > 1 and max(modes[-STUCK:]) <= 1:
-        return Verdict("collapse", f"at most one mode in {STUCK} evaluations, after {max(modes):.0f}")
-    return None
-
-
-def _early(ticks: Sequence[Row], name: str) -> float:
-    """Median over the first `WINDOW` ticks, if they are not the recent ones."""
-    if len(ticks) < 2 * WINDOW:
-        return 0.0
-    return median(row.get(name, 0.0) for row in ticks[:WINDOW])
-
-
-def _rises(values: Sequence[float]) -> bool:
-    return all(a < b for a, b in pairwise(values))

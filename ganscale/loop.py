@@ -11,6 +11,7 @@ from torch import Tensor
 from ganscale.augment import next_p
 from ganscale.collectives import Replica, sum_over_replicas
 from ganscale.data.source import Prefetching, Source
+from ganscale.diversity import diversity, mean_gap
 from ganscale.objective import Batch
 from ganscale.random import Stream
 from ganscale.state import TrainState
@@ -139,7 +140,8 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
     """Train from `state.images` to `until` images, in place, and yield a tick whenever an interval ends.
 
     The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the last tick;
-    logit statistics and gradient norms are those of the tick's own iteration.
+    logit statistics, gradient norms and the examples' spread are those of the tick's own iteration. The caller may put
+    the state back to an earlier one between two ticks; the loop goes on from there.
 
     Args:
         state: the run so far.
@@ -155,7 +157,13 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
         rule = step.adaptive
         adapts = rule is not None and (state.iteration + 1) % rule.every == 0
         batches = feed.batches(state.images)
-        statistics = step(*batches, images=state.images, augment_p=state.augment_p, details=bool(names) or adapts)
+        statistics = step(
+            *batches,
+            images=state.images,
+            augment_p=state.augment_p,
+            rollbacks=state.rollbacks,
+            details=bool(names) or adapts,
+        )
         if rule is not None and adapts:
             state.augment_p = next_p(
                 state.augment_p, _sign_mean(statistics), rule.every * feed.images_per_iteration, rule
@@ -205,15 +213,20 @@ class _Window:
         penalties = {f"penalty_{name}": value for name, value in self.penalties.items()}
         names = [*details, *penalties, "loss_d", "loss_g"]
         scalars = [*details.values(), *penalties.values(), self.loss_d, self.loss_g]
-        sums = sum_over_replicas([*scalars, *statistics.histograms.values()])
+        sides = ("real", "fake")
+        vectors = [*(statistics.spreads[side] for side in sides), *(statistics.histograms[side] for side in sides)]
+        sums = sum_over_replicas([*scalars, *vectors])
         total = {name: float(value) for name, value in zip(names, sums, strict=False)}
-        histograms = dict(zip(statistics.histograms, (bins.tolist() for bins in sums[len(names) :]), strict=True))
+        real, fake, *bins = (vector.tolist() for vector in sums[len(names) :])
+        histograms = dict(zip(sides, bins, strict=True))
         metrics = {name: total[name] / self.iterations for name in ("loss_d", "loss_g")}
-        for side in ("real", "fake"):
+        for side in sides:
             mean = total[f"{side}_sum"] / total["rows"]
             metrics[f"{side}_logit_mean"] = mean
             metrics[f"{side}_logit_std"] = max(0.0, total[f"{side}_square"] / total["rows"] - mean**2) ** 0.5
             metrics[f"d_accuracy_{side}"] = total[f"{side}_right"] / total["rows"]
+        metrics |= {"diversity_real": diversity(real), "diversity_fake": diversity(fake)}
+        metrics["mean_gap"] = mean_gap(real, fake)
         metrics |= {name: total[name] for name in penalties}
         metrics |= {name: float(value) for name, value in norms.items()}
         seconds = time.perf_counter() - self.started

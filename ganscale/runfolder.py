@@ -5,6 +5,8 @@
     train.log         what was shown on the screen
     metrics.jsonl     a row of numbers per log.every images
     health.jsonl      a row per health event, if there was one
+    rollbacks.json    how often the run was rolled back, from where to where
+    abandoned.jsonl   rows of metrics that roll-backs took out of metrics.jsonl
     samples/          grids of fixed latents, <images>.png
     real.png          a grid of real examples
     environment.json  what the run's last life ran on: versions, git revision, devices
@@ -54,6 +56,16 @@ class RunFolder:
     def events(self) -> Path:
         """Health events, a JSON object per line."""
         return self.path / "health.jsonl"
+
+    @property
+    def rollbacks(self) -> Path:
+        """Roll-backs so far, a JSON list."""
+        return self.path / "rollbacks.json"
+
+    @property
+    def abandoned(self) -> Path:
+        """Rows of metrics that roll-backs made void, a JSON object per line."""
+        return self.path / "abandoned.jsonl"
 
     @property
     def samples(self) -> Path:

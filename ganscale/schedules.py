@@ -65,28 +65,31 @@ class Plan:
         self._noise = config.augment.noise
         self._half_life = config.ema
         self._batch_size = config.train.batch_size
+        self._health = config.health
 
-    def controls(self, images: int) -> Controls:
-        """Rates, betas and noise of the iteration that starts at `images`."""
+    def controls(self, images: int, rollbacks: int = 0) -> Controls:
+        """Rates, betas and noise of the iteration that starts at `images`, in a run rolled back so many times."""
         optim = self._optim
+        calm = self._health.rate_factor**rollbacks
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
         betas_g, betas_d = optim.betas_g, optim.betas_d
         return Controls(
-            lr_g=value(optim.lr_g, images),
-            lr_d=value(optim.lr_d, images),
+            lr_g=calm * value(optim.lr_g, images),
+            lr_d=calm * value(optim.lr_d, images),
             betas_g=betas_g if beta2 is None else (betas_g[0], beta2),
             betas_d=betas_d if beta2 is None else (betas_d[0], beta2),
             noise=value(self._noise, images),
         )
 
-    def penalties(self, images: int) -> PenaltyWeights:
-        """Weights of the D update whose first image is number `images`."""
+    def penalties(self, images: int, rollbacks: int = 0) -> PenaltyWeights:
+        """Weights of the D update whose first image is number `images`, in a run rolled back so many times."""
+        firm = self._health.penalty_factor**rollbacks
         update = images // self._batch_size
         weights = {}
         for name in ("gp", "r1", "r2", "dragan"):
             every = getattr(self._penalty, f"{name}_every")
-            weights[name] = value(getattr(self._penalty, name), images) * every if update % every == 0 else 0.0
-        return PenaltyWeights(**weights, drift=value(self._penalty.drift, images))
+            weights[name] = firm * value(getattr(self._penalty, name), images) * every if update % every == 0 else 0.0
+        return PenaltyWeights(**weights, drift=firm * value(self._penalty.drift, images))
 
     def half_life(self, images: int) -> float:
         """The moving average's half-life, ramped up with the run's age (Karras et al. 2020, their code)."""

@@ -22,6 +22,7 @@ class TrainState:
         images: real examples shown to the discriminator so far, over all replicas.
         iteration: generator updates so far.
         augment_p: probability of each transform of D's inputs, which ADA moves.
+        rollbacks: times that the run was put back to an earlier state, each with lower rates.
     """
 
     generator: nn.Module
@@ -32,6 +33,7 @@ class TrainState:
     images: int = 0
     iteration: int = 0
     augment_p: float = 0.0
+    rollbacks: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -44,6 +46,7 @@ class TrainState:
             "images": self.images,
             "iteration": self.iteration,
             "augment_p": self.augment_p,
+            "rollbacks": self.rollbacks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -60,3 +63,4 @@ class TrainState:
         self.images = int(state["images"])
         self.iteration = int(state["iteration"])
         self.augment_p = float(state["augment_p"])
+        self.rollbacks = int(state.get("rollbacks", 0))  # states of earlier versions have none

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ganscale.augment import AdaptiveRule
 from ganscale.collectives import Replica, data_parallel
+from ganscale.diversity import spread_sums
 from ganscale.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms, widen
 from ganscale.objective import Batch, DiscriminatorObjective, GeneratorObjective
 from ganscale.schedules import Controls, PenaltyWeights, Plan
@@ -47,6 +48,8 @@ class Statistics:
     `real_square`, `real_right`, and the same for `fake`."""
     histograms: dict[str, Tensor] = field(default_factory=dict)
     """Only when asked for: `real` and `fake`, how many logits lie in each bin of `LOGIT_EDGES`, `[NUM_BINS]`."""
+    spreads: dict[str, Tensor] = field(default_factory=dict)
+    """Only when asked for: `real` and `fake`, the examples' `diversity.spread_sums`, `[NUM_SUMS]`."""
 
 
 class Side:
@@ -157,6 +160,7 @@ class Step:
         *,
         images: int = 0,
         augment_p: float = 0.0,
+        rollbacks: int = 0,
         details: bool = False,
     ) -> Statistics:
         """Run one iteration.
@@ -167,10 +171,11 @@ class Step:
                 pass of G is then shared as well if there is no accumulation.
             images: images before this iteration, by which the plan tells rates and weights.
             augment_p: probability of each transform of D's inputs.
-            details: also return logit statistics and gradient norms.
+            rollbacks: times that the run was rolled back, by which the plan tells rates and weights too.
+            details: also return logit statistics, gradient norms and the examples' spread.
         """
-        controls = self.plan.controls(images)
-        weights = [self.plan.penalties(images + update * self.batch_size) for update in range(len(batches))]
+        controls = self.plan.controls(images, rollbacks)
+        weights = [self.plan.penalties(images + update * self.batch_size, rollbacks) for update in range(len(batches))]
         if not self._settled:
             self._settle(batches[-1][0])
         share = generator_batches is None and len(batches[-1]) == 1
@@ -184,8 +189,10 @@ class Step:
         )
         penalties |= more
         loss_g = self._update_generator(generator_batches or last, fakes, controls, augment_p, numbers, details=details)
-        histograms = {side: numbers.pop(f"{side}_bins") for side in ("real", "fake") if details}
-        return Statistics(loss_d, loss_g, penalties, numbers, histograms)
+        sides = ("real", "fake") if details else ()
+        histograms = {side: numbers.pop(f"{side}_bins") for side in sides}
+        spreads = {side: numbers.pop(f"{side}_spread") for side in sides}
+        return Statistics(loss_d, loss_g, penalties, numbers, histograms, spreads)
 
     def _settle(self, batch: Batch) -> None:
         """Let DDP lay out its buckets for good, which it does after its first backward.
@@ -224,6 +231,7 @@ class Step:
             _add(penalties, judgement.penalties)
             if details:
                 _add(numbers, _logit_sums(judgement.real_logits, judgement.fake_logits, self._boundary))
+                _add(numbers, {"real_spread": spread_sums(batch.reals), "fake_spread": spread_sums(made)})
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         if details and norm is not None:
             numbers["grad_norm_d"] = norm

@@ -1,7 +1,7 @@
 """Train a GAN: `python -m ganscale.train [CONFIG.yaml] [section.key=value ...]`.
 
 The same command with the same run.name goes on where the run stopped. Exit codes: 0 done, 1 training failed,
-2 a setting cannot work.
+2 a setting cannot work, 3 a verdict on the training stopped the run (`health.response`).
 """
 
 import argparse
@@ -98,6 +98,11 @@ def _run(config: Config, launcher: str) -> int:
         from ganscale.runtime.launch import launch_local, launch_torchrun
 
         outcome = (launch_torchrun if launcher == "torchrun" else launch_local)(config, folder.path)
+    if outcome.diagnosis:
+        if speaks:
+            problem = f"run {config.run.name} was stopped: {outcome.diagnosis}"
+            print(f"ganscale: {problem}\n  log: {folder.log}", file=sys.stderr, flush=True)
+        return 3
     if speaks:
         print(summary(config, folder, outcome.images), flush=True)
     return 0

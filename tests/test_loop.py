@@ -7,6 +7,7 @@ import torch
 
 from ganscale.build import Experiment, build
 from ganscale.collectives import Replica
+from ganscale.diversity import diversity, mean_gap, spread_sums
 from ganscale.loop import Tick, due, train
 from ganscale.random import Stream
 from ganscale.step import LOGIT_EDGES
@@ -76,6 +77,9 @@ METRICS = {
     "fake_logit_mean",
     "fake_logit_std",
     "d_accuracy_fake",
+    "diversity_real",
+    "diversity_fake",
+    "mean_gap",
     "grad_norm_d",
     "grad_norm_g",
     "seconds_per_iteration",
@@ -113,6 +117,20 @@ def test_histograms_count_every_logit_of_the_last_update(overrides: tuple[str, .
                 (LOGIT_EDGES[i] + LOGIT_EDGES[i + 1]) / 2 for i, count in enumerate(counts) for _ in range(int(count))
             ]
             assert sum(places) / 12 == pytest.approx(tick.metrics[f"{side}_logit_mean"], abs=0.03)
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.accumulation=3",), ("optim.d_steps=2",), ("model.packing=2",)])
+def test_diversity_is_that_of_the_last_d_update(overrides: tuple[str, ...]) -> None:
+    experiment, other = (build(tiny(*MLP, *overrides)) for _ in range(2))
+    step = experiment.feed.images_per_iteration
+    (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=step)
+    reals = torch.cat([batch.reals for batch in other.feed.batches(0)[0][-1]])
+    fakes = torch.cat([other.state.generator(batch.z) for batch in other.feed.batches(0)[0][-1]])
+    assert len(reals) == 12
+    sums = {"real": spread_sums(reals).tolist(), "fake": spread_sums(fakes).tolist()}
+    assert tick.metrics["diversity_real"] == pytest.approx(diversity(sums["real"]), rel=1e-9)
+    assert tick.metrics["diversity_fake"] == pytest.approx(diversity(sums["fake"]), rel=1e-9)
+    assert tick.metrics["mean_gap"] == pytest.approx(mean_gap(sums["real"], sums["fake"]), rel=1e-9)
 
 
 def test_losses_are_means_since_the_tick_before() -> None:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
 from ganscale.build import Experiment, build, build_networks
+from ganscale.diversity import NUM_SUMS
 from ganscale.loop import train
 from ganscale.losses import LOSSES, Targets
 from ganscale.losses.adversarial import HARD
@@ -26,8 +27,8 @@ VARIANTS = {
     "a2": ("train.accumulation=2",),
     "d2-a3-fresh": ("optim.d_steps=2", "train.accumulation=3", "train.reuse_fakes=false"),
 }
-SMALL = 32 + 2 * NUM_BINS
-"""Numbers in the one message of a tick: sums, and two histograms."""
+SMALL = 32 + 2 * NUM_BINS + 2 * NUM_SUMS
+"""Numbers in the one message of a tick: sums, two histograms, and two spreads."""
 NETWORKS = {"mlp": MLP, "dcgan": DCGAN}
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
 from ganscale.config.evaluation import Evaluation
+from ganscale.config.health import Health
 from ganscale.config.objective import Augment, Images, Loss, Penalty, Rate, Share
 from ganscale.config.section import Count, Section, as_tuple, whole
 
@@ -234,6 +235,7 @@ class Config(Section):
     eval: Evaluation = Field(default=Evaluation(), description=Evaluation.__doc__)
     log: Log = Field(default=Log(), description=Log.__doc__)
     checkpoint: Checkpoint = Field(default=Checkpoint(), description=Checkpoint.__doc__)
+    health: Health = Field(default=Health(), description=Health.__doc__)
     wandb: Wandb = Field(default=Wandb(), description=Wandb.__doc__)
     cluster: Cluster = Field(default=Cluster(), description=Cluster.__doc__)
 
@@ -246,6 +248,7 @@ RESUMABLE_CHANGES = (
     "eval",
     "log",
     "checkpoint",
+    "health",
     "wandb",
     "cluster",
     "run.dir",

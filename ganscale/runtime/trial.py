@@ -9,7 +9,6 @@ A row is written after the checkpoints of all seeds at its moment, so a trial th
 """
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,13 +29,11 @@ from ganscale.evaluation import Evaluator, store_evaluation
 from ganscale.loop import Tick, train
 from ganscale.runfolder import RunFolder, prepare
 from ganscale.runtime.judge import make_evaluator
-from ganscale.runtime.worker import Painter
+from ganscale.runtime.painter import Painter
+from ganscale.runtime.watch import health_row, numbers
 from ganscale.search.record import TrialRow, read_rows
 from ganscale.search.score import SeedResult
 from ganscale.tracking.local import LocalTracker, read_metrics
-
-IN_NATS = ("non_saturating", "minimax", "relativistic_pairing", "relativistic_average")
-"""Losses that are logarithms of probabilities."""
 
 
 class Candidate:
@@ -196,7 +193,7 @@ class SeedRun:
         if self._first:
             prepare(self.config, self.folder)
             self._tracker = LocalTracker(self.folder, images=self.result.images)
-            self._history = [_numbers(row) for row in read_metrics(self.folder)]
+            self._history = [numbers(row) for row in read_metrics(self.folder)]
         self._ticks = self._train()
 
     def adopt(self, state: dict[str, Any]) -> None:
@@ -221,10 +218,14 @@ class SeedRun:
             return
         for tick in self._ticks:
             state = self.experiment.state
-            metrics = tick.metrics | {
-                "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
-                "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
-            }
+            metrics = (
+                tick.metrics
+                | health_row(tick, self.experiment)
+                | {
+                    "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
+                    "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
+                }
+            )
             self.result = replace(self.result, images=tick.images)
             evaluates = bool(tick.due & {"eval", "end"})
             if evaluates:
@@ -252,7 +253,14 @@ class SeedRun:
         text = ""
         if self._first:
             evaluations = [row for row in self._history if self._metrics[0] in row]
-            verdict = health.judge(self._history, evaluations, in_nats=self.config.loss.name in IN_NATS)
+            settings = self.config.health
+            verdict = health.judge(
+                self._history,
+                evaluations,
+                in_nats=self.config.loss.name in health.IN_NATS,
+                patience=settings.patience,
+                ignore=(*settings.ignore, *health.PASSING),
+            )
             text = str(verdict) if verdict else ""
         if Replica.current().world_size > 1:
             agreed: list[Any] = [text]
@@ -274,11 +282,6 @@ class SeedRun:
             self._tracker.close(completed=True)
             self._tracker = None
         drop_checkpoints(self.folder.path, keep)
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """A row of metrics.jsonl, null as NaN."""
-    return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "images"}
 
 
 def drop_checkpoints(run: Path, keep: int) -> None:

@@ -21,11 +21,13 @@ from ganscale.environment import environment
 from ganscale.evaluation import Evaluator, missing_extractor, store_evaluation
 from ganscale.loop import Tick, train
 from ganscale.metrics.result import Evaluation
+from ganscale.response import Decision
 from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.painter import Painter
+from ganscale.runtime.watch import Watch, read_rollbacks
 from ganscale.step import LOGIT_EDGES, weight_norm
-from ganscale.tracking import CheckpointTracker, DetailedTracker, Histogram, Tracker
+from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker
 from ganscale.tracking.tensorboard import TensorBoardTracker
@@ -36,10 +38,17 @@ T = TypeVar("T", bound=Tracker)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: images reached, and from where it went on."""
+    """How a run ended.
+
+    Attributes:
+        images: images reached.
+        resumed_at: from where it went on.
+        diagnosis: why a verdict stopped it; empty if it reached its end. On rank 0 only it says more than "stopped".
+    """
 
     images: int
     resumed_at: int
+    diagnosis: str = ""
 
 
 def run_worker(
@@ -92,12 +101,21 @@ def _run(
     _resume(experiment, folder, replica, console)
     start = experiment.state.images
     judge = Judge(experiment, console)
+    watch = Watch(experiment, folder, checkpoint_store(config, folder))
     if console:
-        _train_and_save(experiment, folder, judge, console, trackers)
+        diagnosis = _train_and_save(experiment, folder, judge, watch, console, trackers)
     else:
-        for tick in _ticks(experiment):
-            judge(tick)
-    return Outcome(experiment.state.images, start)
+        diagnosis = _train(experiment, judge, watch)
+    return Outcome(experiment.state.images, start, diagnosis)
+
+
+def _train(experiment: Experiment, judge: "Judge", watch: Watch) -> str:
+    """Other ranks: train, evaluate and roll back with rank 0."""
+    for tick in _ticks(experiment):
+        judge(tick)
+        if watch(tick).action == "stop":
+            return "stopped"
+    return ""
 
 
 def _take(config: Config, folder: RunFolder, replica: Replica, *, echo: bool) -> WriterLock | None:
@@ -142,9 +160,14 @@ def _ticks(experiment: Experiment) -> Iterator[Tick]:
 
 
 def _train_and_save(
-    experiment: Experiment, folder: RunFolder, judge: "Judge", console: Console, others: Sequence[Tracker]
-) -> None:
-    """Rank 0: train, and write what is due at each tick."""
+    experiment: Experiment,
+    folder: RunFolder,
+    judge: "Judge",
+    watch: Watch,
+    console: Console,
+    others: Sequence[Tracker],
+) -> str:
+    """Rank 0: train, and write what is due at each tick; returns why a verdict stopped the run, if so."""
     config, state = experiment.config, experiment.state
     store = checkpoint_store(config, folder)
     local = LocalTracker(folder, images=state.images)
@@ -168,8 +191,17 @@ def _train_and_save(
             _each(trackers, console, lambda tracker, at=tick.images, row=metrics: tracker.log(at, row))
             if config.log.details:
                 _detail(trackers, tick.images, {}, _histograms(tick), console)
-            if tick.due & {"samples", "end"}:
+            decision = watch(tick, metrics)
+            _tell(trackers, tick.images, decision, console)
+            if decision.action == "roll back":
+                _each([local], console, lambda tracker, to=decision.target: tracker.rewind(to))
+                continue
+            stops = decision.action == "stop"
+            if stops or tick.due & {"samples", "end"}:
                 _show(trackers, tick.images, painter, console, details=config.log.details)
+            if stops:
+                _save(store, experiment, metrics, console, last=True, suspect=decision.text)
+                return f"{decision.kind} at {tick.images:,} images: {decision.text}"
             if tick.due & {"checkpoint", "end"} or (evaluation and store.is_best(metrics)):
                 takers = [tracker for tracker in trackers if isinstance(tracker, CheckpointTracker)]
                 _each(takers, console, lambda tracker, at=tick.images: tracker.saving(at))
@@ -177,6 +209,7 @@ def _train_and_save(
                 if saved:
                     _announce(takers, tick.images, saved, store, console)
         completed = True
+        return ""
     finally:
         _each(trackers, console, lambda tracker: tracker.close(completed=completed))
 
@@ -188,6 +221,15 @@ def _each(trackers: Sequence[T], console: Console, action: Callable[[T], None]) 
             action(tracker)
         except OSError as error:
             console.say(f"{type(tracker).__name__} could not write ({error}); training goes on")
+
+
+def _tell(trackers: Sequence[Tracker], images: int, decision: Decision, console: Console) -> None:
+    """Pass a verdict, and what is done about it, to those trackers that take events."""
+    if decision.action == "go on":
+        return
+    kind = decision.kind if decision.action == "warn" else f"{decision.kind}, {decision.action}"
+    takers = [tracker for tracker in trackers if isinstance(tracker, EventTracker)]
+    _each(takers, console, lambda tracker: tracker.event(images, kind, decision.text))
 
 
 def _keep(evaluation: Evaluation, folder: RunFolder, console: Console) -> None:
@@ -232,13 +274,18 @@ def _announce(
 
 
 def _save(
-    store: CheckpointStore, experiment: Experiment, metrics: dict[str, float], console: Console, *, last: bool
+    store: CheckpointStore,
+    experiment: Experiment,
+    metrics: dict[str, float],
+    console: Console,
+    *,
+    last: bool,
+    suspect: str = "",
 ) -> Path | None:
     """Save; a storage failure stops the run only at its end, where nothing else would hold its result."""
     try:
-        return store.save(
-            experiment.state.state_dict(), config=experiment.config.model_dump(mode="json"), metrics=metrics
-        )
+        plain = experiment.config.model_dump(mode="json")
+        return store.save(experiment.state.state_dict(), config=plain, metrics=metrics, suspect=suspect)
     except OSError as error:
         console.say(f"the checkpoint could not be saved ({error}); the ones before stay good")
         if last:
@@ -247,23 +294,24 @@ def _save(
 
 
 def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console: Console | None) -> None:
-    """Load the checkpoint that rank 0 finds newest and valid, on every replica."""
-    position = torch.full((1,), -1, dtype=torch.int64, device=experiment.device)
+    """Load the checkpoint that rank 0 finds newest and good, on every replica, with the roll-backs so far."""
+    position = torch.tensor([-1, 0], dtype=torch.int64, device=experiment.device)
     if console:
         store = CheckpointStore(folder.checkpoints)
         store.clean()
         manifest = store.newest(console.say)
         if manifest:
-            position.fill_(manifest.images)
+            position[0] = manifest.images
+        position[1] = len(read_rollbacks(folder))
     if replica.world_size > 1:
         dist.broadcast(position, 0)
-    images = int(position)
-    if images < 0:
-        return
-    _, state = checkpoint.load(folder.checkpoints / f"{images:012d}")
-    experiment.state.load_state_dict(state)
-    if console:
-        console.say(f"resuming at {images:,} images")
+    images, rollbacks = position.tolist()
+    if images >= 0:
+        _, state = checkpoint.load(folder.checkpoints / f"{images:012d}")
+        experiment.state.load_state_dict(state)
+        if console:
+            console.say(f"resuming at {images:,} images")
+    experiment.state.rollbacks = max(experiment.state.rollbacks, rollbacks)
 
 
 def _check_shared(folder: RunFolder, replica: Replica) -> None:
@@ -290,6 +338,8 @@ def _facts(experiment: Experiment) -> dict[str, float]:
     }
     if step.adaptive is not None:
         facts["augment_p"] = state.augment_p
+    if experiment.config.health.response == "rollback" or state.rollbacks:
+        facts["rollbacks"] = float(state.rollbacks)
     if experiment.device.type == "cuda":
         facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(experiment.device) / 2**20
     return facts

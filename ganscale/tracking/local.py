@@ -25,12 +25,28 @@ class LocalTracker:
 
     def __init__(self, folder: RunFolder, *, images: int = 0) -> None:
         self.folder = folder
-        rows = [row for row in read_metrics(folder) if row["images"] <= images]
-        write_atomically(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-        for path in folder.samples.glob("*.png"):
+        self._cut(images)
+        self._file = folder.metrics.open("a", encoding="utf-8")
+
+    def _cut(self, images: int) -> None:
+        rows = [row for row in read_metrics(self.folder) if row["images"] <= images]
+        write_atomically(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        for path in self.folder.samples.glob("*.png"):
             if path.stem.isdigit() and int(path.stem) > images:
                 path.unlink()
-        self._file = folder.metrics.open("a", encoding="utf-8")
+
+    def rewind(self, images: int) -> None:
+        """Go back to `images`: later rows move to `abandoned.jsonl`, later pictures go.
+
+        Raises:
+            OSError: the storage refuses.
+        """
+        later = [row for row in read_metrics(self.folder) if row["images"] > images]
+        with self.folder.abandoned.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in later))
+        self._file.close()
+        self._cut(images)
+        self._file = self.folder.metrics.open("a", encoding="utf-8")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Append a row; a number that JSON cannot hold (not finite) becomes null."""

@@ -1,0 +1,55 @@
+"""Benchmark of the verdicts: `python -m ganscale.healthbench [--out FILE]`; `--score FILE` for runs recorded before.
+
+Trains a few hundred runs of seconds each, half of them with a fault, and prints how often `ganscale.health` was right
+on those that its thresholds were not chosen on. One core, about 20 minutes.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ganscale.healthbench.plan import HALVES, Job, plan
+from ganscale.healthbench.record import Record, read, run, write
+from ganscale.healthbench.score import report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 1 if the bars are missed."""
+    parser = argparse.ArgumentParser(prog="python -m ganscale.healthbench", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/healthbench.json.gz"), help="where the runs are kept")
+    parser.add_argument("--score", type=Path, help="score the runs in this file; train none")
+    parser.add_argument("--half", choices=HALVES, help="train this half only")
+    parser.add_argument("--only", default="", help="train only runs whose `setup/fault` contains this")
+    options = parser.parse_args(arguments)
+    if options.score:
+        records = read(options.score)
+    else:
+        jobs = [job for job in plan(options.half) if options.only in job.name]
+        records = _train(jobs, options.out)
+    text, passed = report(records)
+    print(text)
+    return 0 if passed else 1
+
+
+def _train(jobs: Sequence[Job], out: Path) -> list[Record]:
+    """Train what is not in the file yet; the file is brought up to date after every run."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records = read(out) if out.exists() else []
+    known = {(record.setup, record.fault, record.seed) for record in records}
+    started = time.perf_counter()
+    for number, job in enumerate(jobs, 1):
+        if (job.setup, job.fault, job.seed) in known:
+            continue
+        record = run(job.setup, job.fault, job.seed)
+        records.append(record)
+        write(out, records)
+        passed = time.perf_counter() - started
+        last = ", ".join(f"{name} {record.evaluations[-1][name]:.3g}" for name in ("frechet", "modes"))
+        print(f"{number:>4} of {len(jobs)}  {passed:6.0f} s  {job.name} {job.seed}: {last}", flush=True)
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What is done about a verdict, and to where a run goes back: decisions as pure functions, carried out elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ganscale.config.health import Health
+from ganscale.health import Verdict
+
+Action = Literal["go on", "warn", "stop", "roll back"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all replicas do after a tick.
+
+    Attributes:
+        action: go on, and after "warn" say so too; "stop"; or "roll back" to `target`.
+        target: images of the state to go back to.
+        kind: of the verdict, if there is one.
+        text: of the verdict and what follows from it, for people.
+    """
+
+    action: Action = "go on"
+    target: int = 0
+    kind: str = ""
+    text: str = ""
+
+
+def sound_until(images: Sequence[int], verdict: Verdict) -> int:
+    """Images of the last tick before the trouble began; 0 if there is none.
+
+    Args:
+        images: of all ticks so far, oldest first.
+        verdict: on these ticks.
+    """
+    return images[verdict.since - 1] if verdict.since > 0 else 0
+
+
+def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int) -> Decision:
+    """What a verdict leads to.
+
+    Args:
+        settings: the run's.
+        verdict: what is wrong.
+        target: images of the checkpoint to go back to; 0 for the beginning.
+        rollbacks: times that the run was rolled back so far.
+    """
+    kind, text = verdict.kind, verdict.reason
+    if settings.response == "warn":
+        return Decision("warn", kind=kind, text=text)
+    if settings.response == "stop":
+        remedy = "to go on from before, give health.response=rollback or warn; or start anew with other settings"
+        return Decision("stop", kind=kind, text=f"{text}; {remedy}")
+    most = settings.max_rollbacks
+    if rollbacks >= most:
+        remedy = "start anew with other settings, or raise health.max_rollbacks"
+        return Decision("stop", kind=kind, text=f"{text}, after {rollbacks} of {most} roll-backs; {remedy}")
+    number = rollbacks + 1
+    changes = f"rates times {settings.rate_factor**number:.3g}"
+    if settings.penalty_factor != 1.0:
+        changes += f", penalties times {settings.penalty_factor**number:.3g}"
+    where = f"{target:,} images" if target else "the beginning"
+    return Decision("roll back", target, kind, f"{text}; roll-back {number} of {most} to {where}, {changes}")

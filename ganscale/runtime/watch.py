@@ -1,0 +1,170 @@
+"""The watch over a run: a verdict at every tick, and what follows from it, on all replicas alike.
+
+Rank 0 judges, as it alone has the rows of earlier lives, and tells the others what to do; all put back their state.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ganscale import checkpoint, health
+from ganscale.build import Experiment, initial_state
+from ganscale.checkpoint import CheckpointStore, write_atomically
+from ganscale.collectives import Replica
+from ganscale.config.evaluation import METRICS
+from ganscale.loop import Tick
+from ganscale.response import Decision, respond, sound_until
+from ganscale.runfolder import RunFolder
+from ganscale.step import weight_norm
+from ganscale.tracking.local import read_metrics
+
+TIMES = ("seconds_per_iteration", "images_per_second")
+CODES = ("go on", "warn", "stop", "roll back")
+
+
+def health_row(tick: Tick, experiment: Experiment) -> dict[str, float]:
+    """What verdicts look at: the tick's metrics without times, and the weights' norms; the same on all replicas."""
+    step = experiment.step
+    return {name: value for name, value in tick.metrics.items() if name not in TIMES} | {
+        "weight_norm_d": float(weight_norm(step.d.parameters)),
+        "weight_norm_g": float(weight_norm(step.g.parameters)),
+    }
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """A row of metrics.jsonl, null as NaN."""
+    return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "images"}
+
+
+def read_rollbacks(folder: RunFolder) -> list[dict[str, Any]]:
+    """Roll-backs of a run so far: images at which (`at`), to which (`to`), and the verdict (`kind`)."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(folder.rollbacks.read_text(encoding="utf-8"))
+        if isinstance(found, list):
+            return found
+    return []
+
+
+class Watch:
+    """Judges a run at its ticks; every replica makes one and calls it alike.
+
+    Args:
+        experiment: the run, at the state from which it goes on.
+        folder: the run's.
+        store: its checkpoints.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, store: CheckpointStore) -> None:
+        self._experiment, self._folder, self._store = experiment, folder, store
+        self._settings = experiment.config.health
+        self._in_nats = experiment.config.loss.name in health.IN_NATS
+        self._replica = Replica.current()
+        self._images: list[int] = []
+        self._rows: list[dict[str, float]] = []
+        self._told: set[str] = set()
+        if self._replica.is_first:
+            self._remember()
+
+    def _remember(self) -> None:
+        """The rows of earlier lives, and what was said of them."""
+        rows = [row for row in read_metrics(self._folder) if row["images"] <= self._experiment.state.images]
+        self._images = [row["images"] for row in rows]
+        self._rows = [numbers(row) for row in rows]
+        verdict = self._verdict()
+        self._told = {verdict.kind} if verdict else set()
+
+    def __call__(self, tick: Tick, row: Mapping[str, float] | None = None) -> Decision:
+        """Judge the run with this tick; after a roll-back its state is that of an earlier moment.
+
+        Args:
+            tick: the newest.
+            row: on rank 0 the row of metrics, with the evaluation's if there was one.
+
+        Raises:
+            OSError: a roll-back could not be noted in the run's folder.
+        """
+        decision = Decision()
+        if self._replica.is_first:
+            assert row is not None, "rank 0 has the numbers"
+            self._images.append(tick.images)
+            self._rows.append({name: value for name, value in row.items() if name not in TIMES})
+            decision = self._decide()
+        decision = self._agree(decision)
+        if decision.action == "roll back":
+            self._go_back(decision)
+        return decision
+
+    def _verdict(self) -> health.Verdict | None:
+        settings = self._settings
+        evaluations = [row for row in self._rows if any(name in METRICS for name in row)]
+        return health.judge(
+            self._rows, evaluations, in_nats=self._in_nats, patience=settings.patience, ignore=settings.ignore
+        )
+
+    def _decide(self) -> Decision:
+        verdict = self._verdict()
+        if verdict is None:
+            self._told.clear()
+            return Decision()
+        if self._settings.response == "warn" and verdict.kind in self._told:
+            return Decision()
+        self._told.add(verdict.kind)
+        rollbacks = self._experiment.state.rollbacks
+        sound = sound_until(self._images, verdict)
+        decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks)
+        if decision.action in ("roll back", "stop"):
+            self._store.mark(sound, str(verdict))
+        if decision.action == "roll back":
+            target = self._target(sound)
+            decision = respond(self._settings, verdict, target=target, rollbacks=rollbacks)
+            self._note(decision, str(verdict))
+        return decision
+
+    def _target(self, sound: int) -> int:
+        """The newest good checkpoint from before the trouble; one from which it came back is not tried again."""
+        earlier = read_rollbacks(self._folder)
+        manifest = self._store.newest(lambda _: None, until=sound)
+        if manifest and earlier and earlier[-1]["to"] == manifest.images:
+            self._store.mark(manifest.images - 1, "training went wrong again after a roll-back to it")
+            manifest = self._store.newest(lambda _: None, until=manifest.images - 1)
+        return manifest.images if manifest else 0
+
+    def _note(self, decision: Decision, reason: str) -> None:
+        """Write the roll-back down, so that it holds for all later lives of the run."""
+        row = {"at": self._images[-1], "to": decision.target, "kind": decision.kind, "reason": reason}
+        rows = [*read_rollbacks(self._folder), row]
+        write_atomically(self._folder.rollbacks, json.dumps(rows, indent=1) + "\n")
+
+    def _agree(self, decision: Decision) -> Decision:
+        """Rank 0's decision, on all replicas (without its words)."""
+        if self._replica.world_size == 1:
+            return decision
+        code = [CODES.index(decision.action), decision.target]
+        agreed = torch.tensor(code, dtype=torch.int64, device=self._experiment.device)
+        dist.broadcast(agreed, 0)
+        if self._replica.is_first:
+            return decision
+        action, target = agreed.tolist()
+        return Decision(CODES[action], target)
+
+    def _go_back(self, decision: Decision) -> None:
+        """Put the state back, and note there that it was."""
+        experiment, target = self._experiment, decision.target
+        state, rollbacks = experiment.state, experiment.state.rollbacks + 1
+        if target:
+            _, saved = checkpoint.load(self._folder.checkpoints / f"{target:012d}")
+        else:
+            source = experiment.feed.source
+            saved = initial_state(
+                experiment.config, source.shape, experiment.device, num_classes=source.num_classes
+            ).state_dict()
+        state.load_state_dict(saved)
+        state.rollbacks = rollbacks
+        kept = sum(images <= target for images in self._images)
+        del self._images[kept:], self._rows[kept:]
+        self._told.clear()
