@@ -1,6 +1,6 @@
 """What is done about a verdict, and to where a run goes back: decisions as pure functions, carried out elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,23 @@ def sound_until(images: Sequence[int], verdict: Verdict) -> int:
         verdict: on these ticks.
     """
     return images[verdict.since - 1] if verdict.since > 0 else 0
+
+
+def retreat(sound: int, now: int, earlier: Sequence[Mapping[str, int]]) -> int:
+    """Images up to which a state is trusted, given how roll-backs went so far.
+
+    A roll-back has helped if the run then got further beyond the moment of that trouble than it was put back. If not,
+    the state that it went back to was bad already, and only ones before it are trusted.
+
+    Args:
+        sound: images of the last tick before the trouble began.
+        now: images reached.
+        earlier: roll-backs so far: `at` how many images, `to` how many.
+    """
+    if not earlier:
+        return sound
+    at, to = earlier[-1]["at"], earlier[-1]["to"]
+    return sound if now > at + (at - to) else min(sound, max(0, to - 1))
 
 
 def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int) -> Decision:

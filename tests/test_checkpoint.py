@@ -144,6 +144,48 @@ def test_a_damaged_later_one_does_not_push_out_the_one_just_saved(tmp_path: Path
     assert names(store) == [50]
 
 
+def test_suspect_ones_are_kept_but_not_used(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2, best_metric="fid")
+    for images in (10, 20, 30, 40):
+        save(store, images, fid=50.0 - images)
+    assert names(store) == [40, 30]
+    assert store.mark(30, "it went wrong") == [40]
+    assert store.mark(30, "twice") == []
+    said: list[str] = []
+    found, best = store.newest(said.append), store.best()
+    assert found is not None
+    assert best is not None
+    assert found.images == best.images == 30
+    assert json.loads((tmp_path / "best.json").read_text())["images"] == 30
+    assert said == ["checkpoint 000000000040 is not used: training had gone wrong when it was saved"]
+    assert load(tmp_path / f"{40:012d}")[1]["images"] == 40, "it can be looked at"
+    assert store.newest(silent, until=29) is None
+
+
+def test_suspect_ones_go_when_the_run_has_passed_them(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for images in (10, 20, 30, 45):
+        save(store, images)
+    store.mark(20, "it went wrong")
+    save(store, 25)
+    assert names(store) == [45, 30, 25], "20 and 10 were dropped before; 30 and 45 lie ahead"
+    save(store, 30)
+    found = store.newest(silent)
+    assert found is not None
+    assert found.images == 30, "it was made anew"
+    save(store, 50)
+    assert names(store) == [50, 30]
+
+
+def test_a_state_can_be_saved_as_suspect(store: CheckpointStore) -> None:
+    save(store, 10)
+    store.save(state(20), config=CONFIG, metrics=METRICS, suspect="it is NaN")
+    found = store.newest(silent)
+    assert found is not None
+    assert found.images == 10
+    assert names(store) == [20, 10]
+
+
 def test_what_cannot_be_read_does_not_count_and_is_not_deleted(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     save(store, 10)

@@ -18,7 +18,7 @@ from ganscale.checkpoint import CheckpointStore, write_atomically
 from ganscale.collectives import Replica
 from ganscale.config.evaluation import METRICS
 from ganscale.loop import Tick
-from ganscale.response import Decision, respond, sound_until
+from ganscale.response import Decision, respond, retreat, sound_until
 from ganscale.runfolder import RunFolder
 from ganscale.step import weight_norm
 from ganscale.tracking.local import read_metrics
@@ -115,24 +115,18 @@ class Watch:
             return Decision()
         self._told.add(verdict.kind)
         rollbacks = self._experiment.state.rollbacks
-        sound = sound_until(self._images, verdict)
         decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks)
-        if decision.action in ("roll back", "stop"):
-            self._store.mark(sound, str(verdict))
+        if decision.action == "warn":
+            return decision
+        sound = sound_until(self._images, verdict)
         if decision.action == "roll back":
-            target = self._target(sound)
-            decision = respond(self._settings, verdict, target=target, rollbacks=rollbacks)
+            sound = retreat(sound, self._images[-1], read_rollbacks(self._folder))
+            found = self._store.newest(lambda _: None, until=sound)
+            decision = respond(self._settings, verdict, target=found.images if found else 0, rollbacks=rollbacks)
+        self._store.mark(sound, str(verdict))
+        if decision.action == "roll back":
             self._note(decision, str(verdict))
         return decision
-
-    def _target(self, sound: int) -> int:
-        """The newest good checkpoint from before the trouble; one from which it came back is not tried again."""
-        earlier = read_rollbacks(self._folder)
-        manifest = self._store.newest(lambda _: None, until=sound)
-        if manifest and earlier and earlier[-1]["to"] == manifest.images:
-            self._store.mark(manifest.images - 1, "training went wrong again after a roll-back to it")
-            manifest = self._store.newest(lambda _: None, until=manifest.images - 1)
-        return manifest.images if manifest else 0
 
     def _note(self, decision: Decision, reason: str) -> None:
         """Write the roll-back down, so that it holds for all later lives of the run."""

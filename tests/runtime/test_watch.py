@@ -1,0 +1,206 @@
+"""Roll-backs and stops: to the state from before the trouble, with other rates, exact under resume, on all replicas."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganscale import health
+from ganscale.checkpoint import CheckpointStore, load
+from ganscale.config import Config
+from ganscale.config import load as load_config
+from ganscale.health import Row, Verdict
+from ganscale.runfolder import RunFolder
+from ganscale.runtime import worker
+from ganscale.runtime.watch import read_rollbacks
+from ganscale.runtime.worker import Outcome, run_worker
+from ganscale.tracking.local import LocalTracker, read_events, read_metrics
+from ganscale.train import main
+from tests.fleet import Fleet
+from tests.runs import EXACT, MLP
+
+RUN = (
+    *EXACT,
+    *MLP,
+    "train.images=600",
+    "log.every=60",
+    "checkpoint.every=120",
+    "log.samples_every=600",
+    "eval.every=0",
+)
+QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false")
+BACK = ("health.response=rollback", "health.rate_factor=0.5", "health.penalty_factor=2", "penalty.r1=1")
+CPU = torch.device("cpu")
+
+Judge = Callable[..., Verdict | None]
+
+
+def at(images: int, since: int, *, times: int = 1) -> Judge:
+    """A verdict at the tick of so many images in a run rolled back less than `times` times."""
+
+    def judge(ticks: Sequence[Row], *_: Any, **__: Any) -> Verdict | None:
+        sick = len(ticks) * 60 == images and ticks[-1].get("rollbacks", 0) < times
+        return Verdict("divergence", "as the test wants it", since) if sick else None
+
+    return judge
+
+
+def config(folder: Path, name: str, *overrides: str) -> Config:
+    return load_config(overrides=(*RUN, *QUIET, f"run.dir={folder}", f"run.name={name}", *overrides))
+
+
+def run(folder: Path, name: str, *overrides: str) -> Outcome:
+    return run_worker(config(folder, name, *overrides), folder / name, device=CPU, echo=False)
+
+
+def final(folder: Path, name: str) -> dict[str, Any]:
+    newest = CheckpointStore(folder / name / "checkpoints").newest(lambda _: None)
+    assert newest is not None
+    return load(newest.path)[1]
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    return read_metrics(RunFolder(folder / name))
+
+
+def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=3))
+    outcome = run(tmp_path, "back", *BACK)
+    assert (outcome.images, outcome.diagnosis) == (600, "")
+    assert [(row["images"], row["rollbacks"], row["lr_d"]) for row in rows(tmp_path, "back")] == [
+        *((images, 0, 1e-3) for images in (60, 120)),
+        *((images, 1, 5e-4) for images in range(180, 601, 60)),
+    ]
+    lost = [json.loads(line)["images"] for line in (tmp_path / "back" / "abandoned.jsonl").read_text().splitlines()]
+    assert lost == [180, 240, 300, 360, 420]
+    (event,) = read_events(RunFolder(tmp_path / "back"))
+    assert (event["images"], event["kind"]) == (420, "divergence, roll back")
+    assert "to 120 images, rates times 0.5, penalties times 2" in event["text"]
+    (noted,) = read_rollbacks(RunFolder(tmp_path / "back"))
+    assert (noted["at"], noted["to"], noted["kind"]) == (420, 120, "divergence")
+    assert final(tmp_path, "back")["rollbacks"] == 1
+
+
+def test_a_run_back_at_the_beginning_is_one_with_the_other_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "judge", at(240, since=0))
+    run(tmp_path, "back", *BACK)
+    run(tmp_path, "calm", "penalty.r1=2", "optim.lr_g=5e-4", "optim.lr_d=5e-4")
+    back, calm = final(tmp_path, "back"), final(tmp_path, "calm")
+    assert (back.pop("rollbacks"), calm.pop("rollbacks")) == (1, 0)
+    torch.testing.assert_close(back, calm, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("moment", ["at the roll-back", "after a row", "at a checkpoint"])
+def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=3))
+    run(tmp_path, "straight", *BACK)
+    armed = [True]
+
+    def die(*_: Any) -> None:
+        if armed and (tmp_path / "killed" / "rollbacks.json").exists():
+            armed.clear()
+            raise KeyboardInterrupt
+
+    place, name = {
+        "at the roll-back": (LocalTracker, "rewind"),
+        "after a row": (LocalTracker, "log"),
+        "at a checkpoint": (worker, "_save"),
+    }[moment]
+    real = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *a, **k: die() or real(*a, **k))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "killed", *BACK)
+    assert run(tmp_path, "killed", *BACK).resumed_at == 120
+    torch.testing.assert_close(final(tmp_path, "killed"), final(tmp_path, "straight"), rtol=0, atol=0)
+    assert [row["lr_g"] for row in rows(tmp_path, "killed")] == [row["lr_g"] for row in rows(tmp_path, "straight")]
+
+
+def test_a_state_that_did_not_help_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=6, times=3))
+    run(tmp_path, "back", *BACK)
+    assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [360, 240, 120]
+    assert final(tmp_path, "back")["rollbacks"] == 3
+    assert rows(tmp_path, "back")[-1]["lr_d"] == 1e-3 / 8
+
+
+def test_after_the_last_roll_back_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=6, times=9))
+    outcome = run(tmp_path, "back", *BACK, "health.max_rollbacks=2")
+    assert outcome.images == 420
+    assert "after 2 of 2 roll-backs" in outcome.diagnosis
+
+
+def test_a_stop_is_told_by_the_exit_code_and_leaves_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=3))
+    command = ["--launcher", "local", *RUN, *QUIET, f"run.dir={tmp_path}", "run.name=ill"]
+    assert main([*command, "health.response=stop"]) == 3
+    error = capsys.readouterr().err
+    assert "run ill was stopped: divergence at 420 images: as the test wants it" in error
+    assert "Traceback" not in error
+    folder = tmp_path / "ill" / "checkpoints"
+    assert load(folder / f"{420:012d}")[1]["images"] == 420
+    assert "as the test wants it" in (folder / f"{420:012d}" / "suspect.txt").read_text(encoding="utf-8")
+    newest = CheckpointStore(folder).newest(lambda _: None)
+    assert newest is not None
+    assert newest.images == 120
+    assert main([*command, "health.response=warn"]) == 0
+    assert "resuming at 120 images" in (tmp_path / "ill" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_warning_is_said_once_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, "plain")
+    monkeypatch.setattr(
+        health, "judge", lambda ticks, *_, **__: Verdict("oscillation", "so") if len(ticks) in (3, 4, 5, 8) else None
+    )
+    run(tmp_path, "warned")
+    events = read_events(RunFolder(tmp_path / "warned"))
+    assert [(event["images"], event["kind"]) for event in events] == [(180, "oscillation"), (480, "oscillation")]
+    torch.testing.assert_close(final(tmp_path, "warned"), final(tmp_path, "plain"), rtol=0, atol=0)
+
+
+def train_badly(folder: str, overrides: tuple[str, ...]) -> tuple[Outcome, int]:
+    """On one replica: a run that goes wrong; its outcome and the roll-backs that its own state knows of."""
+    real, health.judge = health.judge, at(420, since=3)
+    seen: list[int] = []
+    build = worker.build
+
+    def remember(*a: Any, **k: Any) -> Any:
+        made = build(*a, **k)
+        seen.append(0)
+        states.append(made.state)
+        return made
+
+    states: list[Any] = []
+    worker.build = remember
+    try:
+        outcome = run(Path(folder), "two", *overrides)
+    finally:
+        health.judge, worker.build = real, build
+    return outcome, states[0].rollbacks
+
+
+@pytest.mark.multiprocess
+def test_all_replicas_go_back_together(fleet: Fleet, tmp_path: Path) -> None:
+    ranks = fleet.run(train_badly, 3, str(tmp_path), BACK)
+    assert [(outcome.images, rollbacks) for outcome, rollbacks in ranks] == [(600, 1)] * 3
+    alone = tmp_path / "alone"
+    train_badly(str(alone), BACK)
+    one, three = final(alone, "two"), final(tmp_path, "two")
+    for network in ("generator", "discriminator", "ema"):
+        torch.testing.assert_close(three[network], one[network], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.multiprocess
+def test_all_replicas_stop_together(fleet: Fleet, tmp_path: Path) -> None:
+    ranks = fleet.run(train_badly, 2, str(tmp_path), ("health.response=stop",))
+    assert [outcome.images for outcome, _ in ranks] == [420, 420]
+    assert all(outcome.diagnosis for outcome, _ in ranks)

@@ -1,0 +1,58 @@
+"""Decisions: what follows from a verdict, and up to where a run was sound."""
+
+import pytest
+
+from ganscale.config.health import Health
+from ganscale.health import Verdict
+from ganscale.response import respond, retreat, sound_until
+
+SICK = Verdict("divergence", "it grew", since=3)
+
+
+def test_a_warning_changes_nothing() -> None:
+    decision = respond(Health(), SICK, target=500, rollbacks=0)
+    assert (decision.action, decision.kind, decision.text) == ("warn", "divergence", "it grew")
+
+
+def test_a_stop_names_the_ways_on() -> None:
+    decision = respond(Health(response="stop"), SICK, target=500, rollbacks=0)
+    assert decision.action == "stop"
+    assert decision.text.startswith("it grew; ")
+    assert "health.response=rollback" in decision.text
+
+
+@pytest.mark.parametrize("rollbacks", [0, 1, 2, 3])
+def test_roll_backs_are_counted_and_end_in_a_stop(rollbacks: int) -> None:
+    settings = Health(response="rollback", max_rollbacks=2, rate_factor=0.5, penalty_factor=2.0)
+    decision = respond(settings, SICK, target=1500, rollbacks=rollbacks)
+    if rollbacks >= 2:
+        assert decision.action == "stop"
+        assert f"after {rollbacks} of 2 roll-backs" in decision.text
+        return
+    assert (decision.action, decision.target) == ("roll back", 1500)
+    assert f"roll-back {rollbacks + 1} of 2 to 1,500 images" in decision.text
+    assert f"rates times {0.5 ** (rollbacks + 1)}" in decision.text
+    assert f"penalties times {2 ** (rollbacks + 1)}" in decision.text
+
+
+def test_a_roll_back_to_the_beginning_says_so() -> None:
+    decision = respond(Health(response="rollback"), SICK, target=0, rollbacks=0)
+    assert decision.target == 0
+    assert "to the beginning, rates times 0.3" in decision.text
+    assert "penalties" not in decision.text
+
+
+@pytest.mark.parametrize(("since", "images"), [(0, 0), (1, 100), (3, 300)])
+def test_sound_is_what_was_before_the_first_bad_tick(since: int, images: int) -> None:
+    assert sound_until([100, 200, 300, 400, 500], Verdict("divergence", "", since)) == images
+
+
+@pytest.mark.parametrize(
+    ("now", "sound", "trusted"),
+    [(700, 650, 299), (900, 850, 299), (901, 850, 850), (700, 200, 200)],
+    ids=["again", "little later", "far later", "earlier"],
+)
+def test_a_state_from_which_the_trouble_came_back_is_not_trusted(now: int, sound: int, trusted: int) -> None:
+    assert retreat(sound, now, []) == sound
+    assert retreat(sound, now, [{"at": 100, "to": 50}, {"at": 600, "to": 300}]) == trusted
+    assert retreat(sound, now, [{"at": 600, "to": 0}]) == (sound if now > 1200 else 0)
