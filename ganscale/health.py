@@ -7,7 +7,6 @@ one half of the runs of `python -m ganscale.healthbench`.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import median
 
 from ganscale.config.evaluation import METRICS
@@ -18,23 +17,52 @@ Row = Mapping[str, float]
 
 PATIENCE = 3
 """Ticks in a row that must agree: one bad tick is a bad tick."""
-IN_NATS = ("non_saturating", "minimax", "relativistic_pairing", "relativistic_average")
-"""Losses that are logarithms of probabilities, so that their size means something."""
 PASSING: tuple[Kind, ...] = ("discriminator-weak", "oscillation")
 """Verdicts on what may get well again: a trial of a sweep is trained on."""
+IN_NATS = ("non_saturating", "minimax", "relativistic_pairing", "relativistic_average")
+"""Losses that are logarithms of probabilities, so that G's loss says how sure D is."""
+GUESSING: dict[str, float] = {
+    "non_saturating": 2 * math.log(2),
+    "minimax": 2 * math.log(2),
+    "least_squares": 0.25,
+    "hinge": 2.0,
+    "relativistic_pairing": math.log(2),
+    "relativistic_average": 2 * math.log(2),
+}
+"""D's loss where it does not tell real from fake; a critic's (wasserstein) has no scale."""
 
 LARGE_LOGIT = 1e5
 """Mean logit beyond which D has run away; a WGAN critic without bounds passes hundreds in a sound run."""
-GROWTH = 1e4
+WRONG = 3.0
+"""Times the loss of guessing at which D is not undecided but wrong, and sure of it."""
+GROWTH = 100.0
 """Times that a gradient norm may grow over its early median."""
-SATURATED = 0.999
+LEAST_NORM = 1e-3
+"""Early median below which a gradient norm is taken for this."""
+SWOLLEN, RECENT = 3.0, 8
+"""Times that a network's weights may grow within so many ticks."""
+VANISHED = 1e-6
+"""G's gradient norm as a share of its weights' norm, or of its own early median, at which it no longer learns."""
+SATURATED = 0.99
 """Accuracy of D on real and fake alike, from which it has won."""
-LOST = 8.0
-"""G's loss against such a D: -log D(G(z)) = 8 is D(G(z)) = 0.0003."""
-VANISHED = 1e-5
-"""Share of its early gradient norm at which G no longer learns."""
-STUCK = 5
-"""Evaluations in a row at one mode or none, after there were more."""
+APART = 6.0
+"""Distance of D's mean logits on real and fake, in standard deviations, from which it has won for good."""
+LOST = 5.0
+"""G's loss in nats against a D that has won: -log D(G(z)) = 5 is D(G(z)) = 0.007."""
+FOOLED = -1.5
+"""Distance of D's mean logits, in standard deviations, at which it takes fake for real and real for fake."""
+CAUGHT_UP = -0.75
+"""Distance at which D no longer is fooled."""
+SWING, DIPS = 12, 3
+"""Ticks in which D may be fooled, and catch up, fewer times than this."""
+ALIKE = 0.06
+"""Diversity of fakes beside that of reals, below which G makes the same again and again."""
+NARROW = 0.6
+"""Reverse KL of the samples' modes beside log(number of modes), above which few modes hold nearly all samples."""
+STUCK = 4
+"""Evaluations in a row that must not get better."""
+BETTER = 0.8
+"""Share of an earlier evaluation's reverse KL that counts as better."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +90,13 @@ class Evidence:
     Attributes:
         ticks: metrics of all ticks so far, oldest first.
         evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
-        in_nats: whether losses are logarithms of probabilities.
+        loss: `loss.name` of the run.
         patience: ticks in a row that must agree.
     """
 
     ticks: Sequence[Row]
     evaluations: Sequence[Row] = ()
-    in_nats: bool = True
+    loss: str = "non_saturating"
     patience: int = PATIENCE
 
     @property
@@ -99,7 +127,141 @@ def non_finite(e: Evidence) -> Verdict | None:
     return None
 
 
-RULES: dict[Kind, Callable[[Evidence], Verdict | None]] = {"non-finite": non_finite}
+def divergence(e: Evidence) -> Verdict | None:
+    """Logits, losses, gradients or weights have grown without bound."""
+    for side in ("real", "fake"):
+        name = f"{side}_logit_mean"
+        since = e.since(lambda row, name=name: abs(row.get(name, 0.0)) > LARGE_LOGIT)
+        if since is not None:
+            return Verdict("divergence", f"{name} is {e.last[name]:.3g}, beyond {LARGE_LOGIT:.0e}", since)
+    guessing = GUESSING.get(e.loss)
+    if guessing:
+        since = e.since(lambda row: row.get("loss_d", 0.0) > WRONG * guessing)
+        if since is not None:
+            told = f"loss_d is {e.last['loss_d']:.3g}, {e.last['loss_d'] / guessing:.1f} times that of guessing"
+            return Verdict("divergence", told, since)
+    for side in ("d", "g"):
+        found = _grown(e, f"grad_norm_{side}", GROWTH) or _swollen(e, f"weight_norm_{side}")
+        if found:
+            return found
+    return None
+
+
+def _grown(e: Evidence, name: str, times: float) -> Verdict | None:
+    """A norm is so many times its early median."""
+    early = max(e.early(name), LEAST_NORM)
+    since = e.since(lambda row: row.get(name, 0.0) > times * early) if e.early(name) else None
+    return (
+        None if since is None else Verdict("divergence", f"{name} grew from {early:.3g} to {e.last[name]:.3g}", since)
+    )
+
+
+def _swollen(e: Evidence, name: str) -> Verdict | None:
+    """A norm has grown `SWOLLEN` times within `RECENT` ticks."""
+    rows = e.ticks[-RECENT:]
+    now, before = e.last.get(name, 0.0), min(row.get(name, math.inf) for row in rows)
+    if len(e.ticks) < e.patience or now <= SWOLLEN * before:
+        return None
+    since = max(0, len(e.ticks) - len(rows))
+    while e.ticks[since].get(name, 0.0) < SWOLLEN * before / 2:
+        since += 1
+    return Verdict("divergence", f"{name} grew from {before:.3g} to {now:.3g} within {len(rows)} rows", since)
+
+
+def vanishing_gradient(e: Evidence) -> Verdict | None:
+    """G's gradient has gone: whatever it makes, D's answer does not change."""
+    early = e.early("grad_norm_g")
+
+    def gone(row: Row) -> bool:
+        norm = row.get("grad_norm_g", math.inf)
+        return norm <= VANISHED * max(row.get("weight_norm_g", 0.0), early)
+
+    since = e.since(gone)
+    return (
+        None if since is None else Verdict("vanishing-gradient", f"grad_norm_g is {e.last['grad_norm_g']:.3g}", since)
+    )
+
+
+def separation(row: Row) -> float:
+    """Distance of D's mean logits on real and fake in standard deviations (d'); negative where it is fooled."""
+    spread = math.hypot(row.get("real_logit_std", 0.0), row.get("fake_logit_std", 0.0))
+    distance = row.get("real_logit_mean", 0.0) - row.get("fake_logit_mean", 0.0)
+    return distance / max(spread, 1e-12)
+
+
+def discriminator_strong(e: Evidence) -> Verdict | None:
+    """D tells all examples apart, and so clearly that G has nothing left to follow."""
+    in_nats = e.loss in IN_NATS
+
+    def won(row: Row) -> bool:
+        accuracy = min(row.get("d_accuracy_real", 0.0), row.get("d_accuracy_fake", 0.0))
+        lost = in_nats and row.get("loss_g", 0.0) > LOST
+        return accuracy >= SATURATED and (lost or separation(row) > APART)
+
+    since = e.since(won)
+    if since is None:
+        return None
+    reason = f"D tells all apart, by {separation(e.last):.1f} standard deviations; loss_g is {e.last['loss_g']:.3g}"
+    return Verdict("discriminator-strong", reason, since)
+
+
+def mode_collapse(e: Evidence) -> Verdict | None:
+    """G makes the same again and again, or its samples stay on few modes."""
+
+    def alike(row: Row) -> bool:
+        return row.get("diversity_fake", math.inf) < ALIKE * row.get("diversity_real", 0.0)
+
+    since = e.since(alike)
+    if since is not None:
+        share = e.last["diversity_fake"] / e.last["diversity_real"]
+        return Verdict("mode-collapse", f"fakes differ by {100 * share:.2g}% of what reals do", since)
+    return _few_modes(e)
+
+
+def _few_modes(e: Evidence) -> Verdict | None:
+    """Nearly all samples lie on few modes, in `STUCK` evaluations, and ever the same."""
+    rows = [row for row in e.evaluations if row.get("modes_floor", 0.0) > 1 and "reverse_kl" in row][-STUCK:]
+    shares = [row["reverse_kl"] / math.log(row["modes_floor"]) for row in rows]
+    if len(shares) < STUCK or min(shares) < NARROW or min(shares[1:]) < BETTER * shares[0]:
+        return None
+    found = f"{rows[-1]['modes']:.0f} modes" if "modes" in rows[-1] else f"a reverse KL of {rows[-1]['reverse_kl']:.3g}"
+    return Verdict("mode-collapse", f"samples stay on few modes ({found}) in {STUCK} evaluations", 0)
+
+
+def discriminator_weak(e: Evidence) -> Verdict | None:
+    """G fools D, and D does not learn from it."""
+    since = e.since(lambda row: separation(row) < FOOLED)
+    if since is None:
+        return None
+    reason = f"D takes fake for real, by {-separation(e.last):.1f} standard deviations, and does not learn from it"
+    return Verdict("discriminator-weak", reason, since)
+
+
+def oscillation(e: Evidence) -> Verdict | None:
+    """G fools D, D catches up, and so on: they chase each other, and neither learns."""
+    since, dips, recovered = None, 0, True
+    for index in range(max(0, len(e.ticks) - SWING), len(e.ticks)):
+        distance = separation(e.ticks[index])
+        if distance < FOOLED and recovered:
+            dips, recovered = dips + 1, False
+            since = index if since is None else since
+        recovered = recovered or distance > CAUGHT_UP
+    if since is None or dips < DIPS:
+        return None
+    return Verdict(
+        "oscillation", f"D was fooled {dips} times in {len(e.ticks) - since} rows, and caught up between", since
+    )
+
+
+RULES: dict[Kind, Callable[[Evidence], Verdict | None]] = {
+    "non-finite": non_finite,
+    "divergence": divergence,
+    "vanishing-gradient": vanishing_gradient,
+    "discriminator-strong": discriminator_strong,
+    "mode-collapse": mode_collapse,
+    "discriminator-weak": discriminator_weak,
+    "oscillation": oscillation,
+}
 """By kind, the gravest first."""
 
 
@@ -107,7 +269,7 @@ def judge(
     ticks: Sequence[Row],
     evaluations: Sequence[Row] = (),
     *,
-    in_nats: bool = True,
+    loss: str = "non_saturating",
     patience: int = PATIENCE,
     ignore: Collection[str] = (),
 ) -> Verdict | None:
@@ -116,13 +278,13 @@ def judge(
     Args:
         ticks: metrics of all ticks so far, oldest first.
         evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
-        in_nats: whether losses are logarithms of probabilities, so that their size means something.
+        loss: `loss.name` of the run, which says what the size of a loss means.
         patience: ticks in a row that must agree.
         ignore: kinds that are not given.
     """
     if not ticks:
         return None
-    evidence = Evidence(ticks, evaluations, in_nats, patience)
+    evidence = Evidence(ticks, evaluations, loss, patience)
     for kind, rule in RULES.items():
         verdict = None if kind in ignore else rule(evidence)
         if verdict:

@@ -13,21 +13,21 @@ PACKAGE = Path(__file__).parent.parent / "ganscale"
 SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "export", "shards")
 
 FLOORS = {
-    5: ("train", "tune", "sample", "evaluate", "classifier", "report", "dashboard", "bench", "doctor"),
+    5: ("train", "tune", "sample", "evaluate", "classifier", "report", "dashboard", "bench", "doctor", "healthbench"),
     4: ("runtime", "tracking.wandb", "tracking.wandb_dashboards"),
     3: (
-        *("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health"),
+        *("build", "loop", "evaluation", "comparison", "checkpoint", "runfolder", "tracking", "health", "response"),
         *("reporting", "environment", "search", "diagnosis"),
         *SAMPLING,
     ),
     2: ("data", "metrics", "state", "extension"),
-    1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers"),
+    1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers", "diversity"),
     0: ("config", "random"),
 }
 """The longest name that fits decides: `tracking.wandb` before `tracking`."""
 
 ARROWS = {
-    "step": {"objective", "augment", "schedules", "collectives", "layers"},
+    "step": {"objective", "augment", "schedules", "collectives", "layers", "diversity"},
     "objective": {"losses", "augment", "schedules", "collectives", "layers"},
     "losses": {"collectives"},
     "models": {"layers"},
@@ -44,6 +44,7 @@ ARROWS = {
     "neighbours": {"build", "checkpoint", "loaded", "sampling", "tracking"},
     "export": {"generator", "loaded"},
     "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
+    "response": {"health"},
     "search": {"checkpoint"},
     "reporting": {"checkpoint", "comparison", "runfolder", "tracking"},
     "runtime": {"tracking.wandb"},

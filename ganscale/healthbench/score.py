@@ -65,10 +65,7 @@ class Rates(NamedTuple):
 
 def judge_all(records: Sequence[Record]) -> list[Judged]:
     """Truth and verdicts of all runs; sound ones are compared within a setup."""
-    twins: dict[str, list[Record]] = {}
-    for record in records:
-        if not record.fault and _has_learned(record):
-            twins.setdefault(record.setup, []).append(record)
+    twins = sound_twins(records)
     return [Judged(record, truth(record, twins.get(record.setup, ())), verdicts(record)) for record in records]
 
 
@@ -76,12 +73,23 @@ def truth(record: Record, twins: Sequence[Record]) -> Truth:
     """What a run is, by its last evaluation and those of the sound runs of its setup."""
     if not record.fault:
         return "sound" if _has_learned(record) else "unclear"
-    if not twins:
-        return "unclear"
-    last, others = record.evaluations[-1], [twin.evaluations[-1] for twin in twins]
+    return "unclear" if not twins or is_good(record.evaluations[-1], twins) else "sick"
+
+
+def is_good(scores: Mapping[str, float], twins: Sequence[Record]) -> bool:
+    """Whether an evaluation is not bad beside the last ones of sound runs of the same setup."""
+    others = [twin.evaluations[-1] for twin in twins]
     fewest, worst = min(other["modes"] for other in others), max(other["frechet"] for other in others)
-    good = last["modes"] >= fewest and last["frechet"] <= WORSE * worst  # both are false for NaN
-    return "unclear" if good else "sick"
+    return scores["modes"] >= fewest and scores["frechet"] <= WORSE * worst  # NaN is not
+
+
+def sound_twins(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """By setup its runs without a fault that have learned."""
+    twins: dict[str, list[Record]] = {}
+    for record in records:
+        if not record.fault and _has_learned(record):
+            twins.setdefault(record.setup, []).append(record)
+    return twins
 
 
 def _has_learned(record: Record) -> bool:
@@ -91,11 +99,10 @@ def _has_learned(record: Record) -> bool:
 def verdicts(record: Record) -> tuple[str, ...]:
     """Kinds of the verdicts that the run would have been given, tick by tick, in the order of their first time."""
     found: dict[str, None] = {}
-    in_nats = record.loss in health.IN_NATS
     for count in range(1, len(record.rows) + 1):
         rows = record.rows[:count]
         seen = [row for row in record.evaluations if 0 < row["images"] <= rows[-1]["images"]]
-        verdict = health.judge(rows, seen, in_nats=in_nats)
+        verdict = health.judge(rows, seen, loss=record.loss)
         if verdict:
             found[verdict.kind] = None
     return tuple(found)

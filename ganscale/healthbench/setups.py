@@ -96,7 +96,7 @@ def overrides(setup: Setup, seed: int) -> tuple[str, ...]:
         f"train.images={setup.images}",
         f"log.every={setup.images // ROWS}",
         f"eval.every={setup.images // EVALUATIONS}",
-        "eval.metrics=[frechet, modes]",
+        "eval.metrics=[frechet, modes, reverse_kl]",
         *(("eval.extractor=pixels",) if points else ()),
         "wandb.mode=disabled",
         "train.device=cpu",

@@ -36,6 +36,12 @@ FAMILIES = (
     Family(
         "D's logits, spread", "Training", "Standard deviation.", {"real_logit_std": "real", "fake_logit_std": "fake"}
     ),
+    Family(
+        "Diversity of a batch",
+        "Training",
+        "Mean distance of two examples, and of the two batches' means, per pixel.",
+        {"diversity_real": "real", "diversity_fake": "fake", "mean_gap": "means"},
+    ),
     Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),

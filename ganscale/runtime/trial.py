@@ -257,7 +257,7 @@ class SeedRun:
             verdict = health.judge(
                 self._history,
                 evaluations,
-                in_nats=self.config.loss.name in health.IN_NATS,
+                loss=self.config.loss.name,
                 patience=settings.patience,
                 ignore=(*settings.ignore, *health.PASSING),
             )

@@ -62,7 +62,7 @@ class Watch:
     def __init__(self, experiment: Experiment, folder: RunFolder, store: CheckpointStore) -> None:
         self._experiment, self._folder, self._store = experiment, folder, store
         self._settings = experiment.config.health
-        self._in_nats = experiment.config.loss.name in health.IN_NATS
+        self._loss = experiment.config.loss.name
         self._replica = Replica.current()
         self._images: list[int] = []
         self._rows: list[dict[str, float]] = []
@@ -103,7 +103,7 @@ class Watch:
         settings = self._settings
         evaluations = [row for row in self._rows if any(name in METRICS for name in row)]
         return health.judge(
-            self._rows, evaluations, in_nats=self._in_nats, patience=settings.patience, ignore=settings.ignore
+            self._rows, evaluations, loss=self._loss, patience=settings.patience, ignore=settings.ignore
         )
 
     def _decide(self) -> Decision:

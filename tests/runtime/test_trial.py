@@ -106,10 +106,10 @@ def test_a_failed_seed_stops_and_the_others_go_on(tmp_path: Path, monkeypatch: p
 
 
 def test_a_trial_ends_when_all_seeds_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial.health, "judge", lambda *a, **k: trial.health.Verdict("collapse", "all of them"))
+    monkeypatch.setattr(trial.health, "judge", lambda *a, **k: trial.health.Verdict("mode-collapse", "all of them"))
     row = candidate(tmp_path).row(0)
     assert row.last
-    assert [seed.failure for seed in row.seeds] == ["collapse: all of them"] * 3
+    assert [seed.failure for seed in row.seeds] == ["mode-collapse: all of them"] * 3
     assert row.spent == 3 * 160
 
 
