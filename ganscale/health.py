@@ -47,6 +47,8 @@ SATURATED = 0.99
 """Accuracy of D on real and fake alike, from which it has won."""
 APART = 6.0
 """Distance of D's mean logits on real and fake, in standard deviations, from which it has won for good."""
+SURE = 0.6
+"""Share of the loss of guessing below which D is sure; a critic, whose loss has no scale, needs twice the patience."""
 LOST = 5.0
 """G's loss in nats against a D that has won: -log D(G(z)) = 5 is D(G(z)) = 0.007."""
 FOOLED = -1.5
@@ -104,12 +106,12 @@ class Evidence:
         """The newest tick."""
         return self.ticks[-1]
 
-    def since(self, bad: Callable[[Row], bool]) -> int | None:
+    def since(self, bad: Callable[[Row], bool], *, patience: int = 0) -> int | None:
         """Index of the first of the newest ticks that are bad without gap; None if these are fewer than `patience`."""
         start = len(self.ticks)
         while start > 0 and bad(self.ticks[start - 1]):
             start -= 1
-        return start if len(self.ticks) - start >= self.patience else None
+        return start if len(self.ticks) - start >= (patience or self.patience) else None
 
     def early(self, name: str) -> float:
         """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0."""
@@ -190,15 +192,19 @@ def separation(row: Row) -> float:
 
 
 def discriminator_strong(e: Evidence) -> Verdict | None:
-    """D tells all examples apart, and so clearly that G has nothing left to follow."""
-    in_nats = e.loss in IN_NATS
+    """D tells all examples apart, and so surely that G has nothing left to follow.
+
+    At the beginning of a run D does so too, but it is not sure of it: its loss is near that of guessing.
+    """
+    guessing = GUESSING.get(e.loss)
 
     def won(row: Row) -> bool:
         accuracy = min(row.get("d_accuracy_real", 0.0), row.get("d_accuracy_fake", 0.0))
-        lost = in_nats and row.get("loss_g", 0.0) > LOST
-        return accuracy >= SATURATED and (lost or separation(row) > APART)
+        lost = e.loss in IN_NATS and row.get("loss_g", 0.0) > LOST
+        sure = guessing is None or row.get("loss_d", math.inf) < SURE * guessing
+        return accuracy >= SATURATED and (lost or (sure and separation(row) > APART))
 
-    since = e.since(won)
+    since = e.since(won, patience=e.patience if guessing else 2 * e.patience)
     if since is None:
         return None
     reason = f"D tells all apart, by {separation(e.last):.1f} standard deviations; loss_g is {e.last['loss_g']:.3g}"

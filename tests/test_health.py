@@ -18,6 +18,7 @@ from ganscale.health import (
     RECENT,
     RULES,
     STUCK,
+    SURE,
     SWOLLEN,
     WRONG,
     Row,
@@ -44,6 +45,7 @@ SOUND = {
     "weight_norm_g": 10.0,
 }
 FAR = {"real_logit_mean": 1.1 * APART, "fake_logit_mean": 0.0}
+SURELY = {"loss_d": 0.9 * SURE * GUESSING["non_saturating"]}
 WON = {"d_accuracy_real": 1.0, "d_accuracy_fake": 1.0}
 
 
@@ -83,7 +85,7 @@ TROUBLES = {
     "gradient of D": ("divergence", {"grad_norm_d": 1.1 * GROWTH}),
     "gradient of G": ("divergence", {"grad_norm_g": 0.55 * GROWTH}),
     "no gradient": ("vanishing-gradient", {"grad_norm_g": 9e-6}),
-    "D won": ("discriminator-strong", FAR | WON),
+    "D won": ("discriminator-strong", FAR | WON | SURELY),
     "G lost": ("discriminator-strong", WON | {"loss_g": 1.1 * LOST}),
     "all alike": ("mode-collapse", {"diversity_fake": 0.9 * ALIKE * 0.6}),
     "D fooled": ("discriminator-weak", {"real_logit_mean": 1.1 * FOOLED, "fake_logit_mean": 0.0}),
@@ -96,7 +98,7 @@ MILDER = {
     "gradient of D": {"grad_norm_d": 0.9 * GROWTH},
     "gradient of G": {"grad_norm_g": 0.45 * GROWTH},
     "no gradient": {"grad_norm_g": 1.1e-5},
-    "D won": WON | {"real_logit_mean": 0.9 * APART, "fake_logit_mean": 0.0},
+    "D won": WON | SURELY | {"real_logit_mean": 0.9 * APART, "fake_logit_mean": 0.0},
     "G lost": WON | {"loss_g": 0.9 * LOST},
     "all alike": {"diversity_fake": 1.1 * ALIKE * 0.6},
     "D fooled": {"real_logit_mean": 0.9 * FOOLED, "fake_logit_mean": 0.0},
@@ -151,6 +153,12 @@ def test_a_critics_loss_may_be_any_number() -> None:
     assert kind(rows(7), rows(3, loss_d=400.0), loss="wasserstein") == ""
     assert kind(rows(7), rows(3, loss_g=400.0, **WON), loss="wasserstein") == ""
     assert kind(rows(7), rows(3, loss_g=400.0, **WON)) == "discriminator-strong"
+
+
+def test_at_first_d_tells_all_apart_but_is_not_sure() -> None:
+    assert not kind(rows(7), rows(9, **(FAR | WON | {"loss_d": 1.1 * SURE * GUESSING["non_saturating"]})))
+    assert not kind(rows(7), rows(5, **(FAR | WON)), loss="wasserstein")
+    assert kind(rows(7), rows(6, **(FAR | WON)), loss="wasserstein") == "discriminator-strong"
 
 
 def evaluation(share: float, modes: float = 2.0) -> Row:

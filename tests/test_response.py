@@ -38,7 +38,7 @@ def test_roll_backs_are_counted_and_end_in_a_stop(rollbacks: int) -> None:
 def test_a_roll_back_to_the_beginning_says_so() -> None:
     decision = respond(Health(response="rollback"), SICK, target=0, rollbacks=0)
     assert decision.target == 0
-    assert "to the beginning, rates times 0.3" in decision.text
+    assert "to the beginning, rates times 0.2" in decision.text
     assert "penalties" not in decision.text
 
 

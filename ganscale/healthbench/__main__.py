@@ -23,13 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/healthbench.json.gz"), help="where the runs are kept")
     parser.add_argument("--score", type=Path, help="score the runs in this file; train none")
     parser.add_argument("--half", choices=HALVES, help="train this half only")
-    parser.add_argument("--only", default="", help="train only runs whose `setup/fault` contains this")
+    parser.add_argument("--only", default="", help="train only runs whose `setup/fault` has this in it")
     parser.add_argument("--rescue", type=int, default=0, metavar="SEEDS", help="try roll-backs instead")
     options = parser.parse_args(arguments)
     if options.score:
         records = read(options.score)
         if options.rescue:
-            return _rescue(records, options.rescue)
+            return _rescue(records, options.rescue, options.only)
     else:
         jobs = [job for job in plan(options.half) if options.only in job.name]
         records = _train(jobs, options.out)
@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if passed else 1
 
 
-def _rescue(records: Sequence[Record], runs: int) -> int:
+def _rescue(records: Sequence[Record], runs: int, only: str) -> int:
     """Train every setup with rates times 100, with and without roll-backs."""
     rescues = []
-    for each in rescue.rescue_all(records, runs=runs):
+    for each in rescue.rescue_all(records, runs=runs, only=only):
         rescues.append(each)
         print(
             f"{each.setup} {each.seed}: lost {each.lost}, saved {each.saved}, {each.rollbacks} roll-backs", flush=True

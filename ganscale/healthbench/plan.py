@@ -8,7 +8,7 @@ from ganscale.healthbench.setups import SETUPS
 
 HALVES = {"chosen": 0, "scored": 1000}
 """First seed of each half."""
-SOUND_RUNS = {"chosen": 4, "scored": 6}
+SOUND_RUNS = {"chosen": 4, "scored": 4}
 """Runs of each setup as it is."""
 SPOILT_RUNS = 6
 """Runs of each fault in each half."""

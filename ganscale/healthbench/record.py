@@ -1,6 +1,7 @@
 """One run of the benchmark: trained in memory, its rows of metrics and its evaluations kept."""
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ganscale.healthbench.faults import FAULTS
 from ganscale.healthbench.setups import SETUPS, overrides
 from ganscale.loop import train
 from ganscale.runtime.judge import make_evaluator
-from ganscale.runtime.watch import health_row
+from ganscale.runtime.watch import can_sample, health_row
 
 DIGITS = 5
 """Significant digits of a number in the file."""
@@ -68,8 +69,10 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     for tick in train(state, experiment.step, experiment.feed, intervals=intervals, until=config.train.images):
         rows.append({"images": float(tick.images)} | health_row(tick, experiment))
         if tick.due & {"eval", "end"}:
-            scores = evaluator.evaluate(state.ema.module, tick.images).numbers()
-            evaluations.append({"images": float(tick.images)} | scores)
+            scores = dict.fromkeys(evaluations[0], math.nan)
+            if can_sample(experiment):
+                scores = evaluator.evaluate(state.ema.module, tick.images).numbers()
+            evaluations.append(scores | {"images": float(tick.images)})
     seconds = time.perf_counter() - started
     return Record(setup, fault, seed, config.loss.name, tuple(rows), tuple(evaluations), seconds)
 

@@ -43,16 +43,17 @@ class Rescue(NamedTuple):
     scores: Mapping[str, float]
 
 
-def rescue_all(records: Sequence[Record], *, runs: int) -> Iterator[Rescue]:
-    """Try every setup with seeds of its own.
+def rescue_all(records: Sequence[Record], *, runs: int, only: str = "") -> Iterator[Rescue]:
+    """Try setups with seeds of their own.
 
     Args:
         records: of the benchmark; its sound runs say what ending well is.
         runs: number of seeds for each setup.
+        only: what the names of the setups contain.
     """
     twins = sound_twins(records)
     for seed in range(FIRST_SEED, FIRST_SEED + runs):
-        yield from (rescue(setup, seed, twins[setup]) for setup in SETUPS if setup in twins)
+        yield from (rescue(setup, seed, twins[setup]) for setup in SETUPS if setup in twins and only in setup)
 
 
 def rescue(setup: str, seed: int, twins: Sequence[Record]) -> Rescue:

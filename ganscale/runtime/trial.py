@@ -9,6 +9,7 @@ A row is written after the checkpoints of all seeds at its moment, so a trial th
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,12 @@ from ganscale.build import Experiment, build
 from ganscale.checkpoint import CheckpointError, CheckpointStore, write_atomically
 from ganscale.collectives import Replica
 from ganscale.config import Config
-from ganscale.evaluation import Evaluator, store_evaluation
+from ganscale.evaluation import Evaluator, metric_names, store_evaluation
 from ganscale.loop import Tick, train
 from ganscale.runfolder import RunFolder, prepare
 from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.painter import Painter
-from ganscale.runtime.watch import health_row, numbers
+from ganscale.runtime.watch import can_sample, health_row, numbers
 from ganscale.search.record import TrialRow, read_rows
 from ganscale.search.score import SeedResult
 from ganscale.tracking.local import LocalTracker, read_metrics
@@ -147,6 +148,8 @@ class Candidate:
 
     def _evaluate(self, experiment: Experiment, images: int) -> dict[str, float]:
         """The scores of one seed's average; the evaluator is made once, as seeds share data and protocol."""
+        if not can_sample(experiment):
+            return {name: math.nan for name in (*self.metrics, *metric_names(experiment.config))}
         if self._evaluator is None:
             self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=self._device)
         evaluation = self._evaluator.evaluate(experiment.state.ema.module, images)

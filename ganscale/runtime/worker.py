@@ -25,7 +25,7 @@ from ganscale.response import Decision
 from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.painter import Painter
-from ganscale.runtime.watch import Watch, read_rollbacks
+from ganscale.runtime.watch import Watch, can_sample, read_rollbacks
 from ganscale.step import LOGIT_EDGES, weight_norm
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
 from ganscale.tracking.console import Console
@@ -363,10 +363,12 @@ class Judge:
                 console.say(f"samples are not evaluated: {missing}")
 
     def __call__(self, tick: Tick) -> Evaluation | None:
-        """The scores if they are due."""
+        """The scores if they are due and there is anything to score: a generator of NaN makes no samples."""
         if not self._on or not tick.due & {"eval", "end"}:
             return None
         experiment = self._experiment
+        if not can_sample(experiment):
+            return None
         if self._evaluator is None:
             self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=experiment.device)
         return self._evaluator.evaluate(experiment.state.ema.module, tick.images)
