@@ -71,6 +71,15 @@ def test_the_plan_of_a_run() -> None:
     assert plan.penalties(200).gp == 0.0
 
 
+def test_roll_backs_lower_rates_and_raise_penalties() -> None:
+    plan = Plan(load(overrides=[*SETTINGS, "health.rate_factor=0.5", "health.penalty_factor=3"]))
+    calm = plan.controls(40, 2)
+    assert (calm.lr_g, calm.lr_d, calm.noise) == pytest.approx((2e-4, 7.5e-5, 0.2))
+    assert plan.penalties(0, 2) == PenaltyWeights(gp=360.0, r1=18.0, drift=9.0)
+    assert plan.penalties(10, 2).gp == 0.0
+    assert (plan.controls(40, 0), plan.penalties(40, 0)) == (plan.controls(40), plan.penalties(40))
+
+
 def test_beta2_goes_above_both_networks_betas() -> None:
     plan = Plan(load(overrides=[*SETTINGS, "optim.beta2={start: 0.9, end: 0.99, over: 10}"]))
     assert (plan.controls(0).betas_g, plan.controls(0).betas_d) == ((0.1, 0.9), (0.5, 0.9))

@@ -31,6 +31,18 @@ def test_a_state_comes_back_through_a_file_that_holds_no_code() -> None:
     assert (fresh.images, fresh.iteration) == (36, 3)
 
 
+def test_roll_backs_are_saved_and_states_from_before_there_were_any_load() -> None:
+    state = trained(1).state
+    state.rollbacks = 2
+    saved = state.state_dict()
+    fresh = build(tiny(*MLP, *BATCH_NORM)).state
+    fresh.load_state_dict(saved)
+    assert fresh.rollbacks == 2
+    del saved["rollbacks"]
+    fresh.load_state_dict(saved)
+    assert fresh.rollbacks == 0
+
+
 def test_loading_keeps_the_objects_that_optimizers_and_step_hold() -> None:
     experiment = build(tiny(*MLP, *BATCH_NORM))
     state = experiment.state

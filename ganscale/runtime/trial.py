@@ -149,7 +149,7 @@ class Candidate:
     def _evaluate(self, experiment: Experiment, images: int) -> dict[str, float]:
         """The scores of one seed's average; the evaluator is made once, as seeds share data and protocol."""
         if not can_sample(experiment):
-            return {name: math.nan for name in (*self.metrics, *metric_names(experiment.config))}
+            return dict.fromkeys((*self.metrics, *metric_names(experiment.config)), math.nan)
         if self._evaluator is None:
             self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=self._device)
         evaluation = self._evaluator.evaluate(experiment.state.ema.module, images)

@@ -167,6 +167,31 @@ def test_a_warning_is_said_once_and_changes_nothing(tmp_path: Path, monkeypatch:
     torch.testing.assert_close(final(tmp_path, "warned"), final(tmp_path, "plain"), rtol=0, atol=0)
 
 
+def test_a_generator_of_nan_is_told_and_not_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of it cannot be scored, and the run must not fail for that."""
+    build = worker.build
+
+    def spoilt(*a: Any, **k: Any) -> Any:
+        made = build(*a, **k)
+        read = made.feed.source.read
+
+        def damaged(start: int, stop: int) -> Any:
+            examples, labels = read(start, stop)
+            return (examples * torch.nan if start >= 300 else examples), labels
+
+        made.feed.source.read = damaged
+        return made
+
+    monkeypatch.setattr(worker, "build", spoilt)
+    scored = ("eval.every=120", "eval.num_samples=20", "eval.metrics=[frechet]", "eval.extractor=pixels")
+    assert run(tmp_path, "ill", *scored).diagnosis == ""
+    (event,) = read_events(RunFolder(tmp_path / "ill"))
+    assert (event["images"], event["kind"]) == (360, "non-finite")
+    assert [row["images"] for row in rows(tmp_path, "ill") if "frechet" in row] == [120, 240]
+    stopped = run(tmp_path, "stopped", *scored, "health.response=stop")
+    assert (stopped.images, "non-finite" in stopped.diagnosis) == (360, True)
+
+
 def train_badly(folder: str, overrides: tuple[str, ...]) -> tuple[Outcome, int]:
     """On one replica: a run that goes wrong; its outcome and the roll-backs that its own state knows of."""
     real, health.judge = health.judge, at(420, since=3)

@@ -34,6 +34,22 @@ def positions(folder: RunFolder) -> list[int]:
     return [row["images"] for row in read_metrics(folder)]
 
 
+def test_a_roll_back_puts_later_rows_aside(folder: RunFolder) -> None:
+    tracker = LocalTracker(folder)
+    for images in (10, 20, 30):
+        tracker.log(images, {"loss_d": 1.0})
+        tracker.samples(images, PICTURE)
+    tracker.rewind(10)
+    tracker.log(15, {"loss_d": 2.0})
+    tracker.rewind(10)
+    tracker.log(20, {"loss_d": 3.0})
+    tracker.close(completed=True)
+    assert [(row["images"], row["loss_d"]) for row in read_metrics(folder)] == [(10, 1.0), (20, 3.0)]
+    lost = [json.loads(line)["images"] for line in folder.abandoned.read_text(encoding="utf-8").splitlines()]
+    assert lost == [20, 30, 15]
+    assert [path.name for path in folder.samples.iterdir()] == ["00000010.png"]
+
+
 def test_rows_read_back_in_order_and_are_there_at_once(folder: RunFolder) -> None:
     tracker = LocalTracker(folder)
     tracker.log(10, {"loss_d": 0.1, "loss_g": 1e-300})
