@@ -61,10 +61,14 @@ ALIKE = 0.06
 """Diversity of fakes beside that of reals, below which G makes the same again and again."""
 NARROW = 0.6
 """Reverse KL of the samples' modes beside log(number of modes), above which few modes hold nearly all samples."""
-STUCK = 4
+STUCK = 5
 """Evaluations in a row that must not get better."""
-BETTER = 0.8
-"""Share of an earlier evaluation's reverse KL that counts as better."""
+BETTER, HALVED = 0.8, 0.5
+"""Shares of an earlier evaluation's reverse KL and of its Frechet distance that count as better."""
+AFAR = 3.0
+"""Distance of the means of fakes and reals, in distances of two reals, at which a D that is not sure sees nothing."""
+SEES = 0.8
+"""Accuracy of D on real and fake alike, from which it sees."""
 
 
 @dataclass(frozen=True)
@@ -225,21 +229,36 @@ def mode_collapse(e: Evidence) -> Verdict | None:
 
 
 def _few_modes(e: Evidence) -> Verdict | None:
-    """Nearly all samples lie on few modes, in `STUCK` evaluations, and ever the same."""
+    """Nearly all samples lie on few modes in `STUCK` evaluations, and these do not get better in any way."""
     rows = [row for row in e.evaluations if row.get("modes_floor", 0.0) > 1 and "reverse_kl" in row][-STUCK:]
     shares = [row["reverse_kl"] / math.log(row["modes_floor"]) for row in rows]
-    if len(shares) < STUCK or min(shares) < NARROW or min(shares[1:]) < BETTER * shares[0]:
+    distances = [row.get("frechet", math.inf) for row in rows]
+    if len(shares) < STUCK or min(shares) < NARROW or _falls(shares, BETTER) or _falls(distances, HALVED):
         return None
     found = f"{rows[-1]['modes']:.0f} modes" if "modes" in rows[-1] else f"a reverse KL of {rows[-1]['reverse_kl']:.3g}"
     return Verdict("mode-collapse", f"samples stay on few modes ({found}) in {STUCK} evaluations", 0)
 
 
+def _falls(values: Sequence[float], share: float) -> bool:
+    return min(values[1:]) < share * values[0]
+
+
 def discriminator_weak(e: Evidence) -> Verdict | None:
-    """G fools D, and D does not learn from it."""
+    """G fools D, or D does not see that fakes are far from reals, and does not learn from it."""
+
+    def blind(row: Row) -> bool:
+        far = row.get("mean_gap", 0.0) > AFAR * row.get("diversity_real", math.inf)
+        return far and min(row.get("d_accuracy_real", 1.0), row.get("d_accuracy_fake", 1.0)) < SEES
+
     since = e.since(lambda row: separation(row) < FOOLED)
+    if since is not None:
+        reason = f"D takes fake for real, by {-separation(e.last):.1f} standard deviations, and does not learn from it"
+        return Verdict("discriminator-weak", reason, since)
+    since = e.since(blind)
     if since is None:
         return None
-    reason = f"D takes fake for real, by {-separation(e.last):.1f} standard deviations, and does not learn from it"
+    far = e.last["mean_gap"] / e.last["diversity_real"]
+    reason = f"fakes are {far:.1f} times as far from reals as reals from each other, and D does not see it"
     return Verdict("discriminator-weak", reason, since)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from ganscale.health import (
+    AFAR,
     ALIKE,
     APART,
     BETTER,
@@ -12,6 +13,7 @@ from ganscale.health import (
     FOOLED,
     GROWTH,
     GUESSING,
+    HALVED,
     LARGE_LOGIT,
     LOST,
     NARROW,
@@ -89,6 +91,7 @@ TROUBLES = {
     "G lost": ("discriminator-strong", WON | {"loss_g": 1.1 * LOST}),
     "all alike": ("mode-collapse", {"diversity_fake": 0.9 * ALIKE * 0.6}),
     "D fooled": ("discriminator-weak", {"real_logit_mean": 1.1 * FOOLED, "fake_logit_mean": 0.0}),
+    "D blind": ("discriminator-weak", {"mean_gap": 1.1 * AFAR * 0.6}),
 }
 """What a tick is like in trouble, and the verdict if that goes on."""
 MILDER = {
@@ -102,6 +105,7 @@ MILDER = {
     "G lost": WON | {"loss_g": 0.9 * LOST},
     "all alike": {"diversity_fake": 1.1 * ALIKE * 0.6},
     "D fooled": {"real_logit_mean": 0.9 * FOOLED, "fake_logit_mean": 0.0},
+    "D blind": {"mean_gap": 0.9 * AFAR * 0.6},
 }
 """The same, not quite so bad."""
 
@@ -124,6 +128,10 @@ def test_trouble_that_passes_or_is_milder_is_not_told(trouble: str) -> None:
     assert not kind(rows(7), rows(3, **bad), rows(1))
     assert not kind(rows(7), rows(4, **bad), patience=5)
     assert not kind(rows(7), rows(9, **MILDER[trouble]))
+
+
+def test_fakes_far_away_are_no_verdict_while_d_sees_it() -> None:
+    assert not kind(rows(7), rows(9, mean_gap=9.0, **WON))
 
 
 def test_what_was_large_from_the_start_has_not_grown() -> None:
@@ -161,8 +169,8 @@ def test_at_first_d_tells_all_apart_but_is_not_sure() -> None:
     assert kind(rows(7), rows(6, **(FAR | WON)), loss="wasserstein") == "discriminator-strong"
 
 
-def evaluation(share: float, modes: float = 2.0) -> Row:
-    return {"modes": modes, "modes_floor": 10.0, "reverse_kl": share * math.log(10.0)}
+def evaluation(share: float, frechet: float = 50.0) -> Row:
+    return {"modes": 2.0, "modes_floor": 10.0, "reverse_kl": share * math.log(10.0), "frechet": frechet}
 
 
 def test_samples_that_stay_on_few_modes() -> None:
@@ -177,9 +185,17 @@ def test_samples_that_stay_on_few_modes() -> None:
     assert few(*narrow[1:]) is None
     assert few(*narrow, 0.9 * NARROW) is None
     assert few(0.1, *narrow) is not None, "it had more"
-    rising = [1.0, 1.0, 1.0, 0.9 * BETTER]
+    rising = [1.0] * (STUCK - 1) + [0.9 * BETTER]
     assert few(*rising) is None
-    assert few(*rising, 0.9 * BETTER, 0.9 * BETTER, 0.9 * BETTER) is not None
+    assert few(*rising, *[0.9 * BETTER] * (STUCK - 1)) is not None
+    assert (
+        judge(rows(1), [evaluation(1.0, 100.0 * (0.9 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)])
+        is None
+    ), "it learns"
+    assert (
+        judge(rows(1), [evaluation(1.0, 100.0 * (1.1 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)])
+        is not None
+    )
     assert judge(rows(1), [{"frechet": 9.0}] * 9) is None, "modes are not known"
 
 
