@@ -218,7 +218,7 @@ class _Window:
         sums = sum_over_replicas([*scalars, *vectors])
         total = {name: float(value) for name, value in zip(names, sums, strict=False)}
         real, fake, *bins = (vector.tolist() for vector in sums[len(names) :])
-        histograms = dict(zip(sides, bins, strict=True))
+        histograms: dict[str, list[float]] = dict(zip(sides, bins, strict=True))
         metrics = {name: total[name] / self.iterations for name in ("loss_d", "loss_g")}
         for side in sides:
             mean = total[f"{side}_sum"] / total["rows"]

@@ -19,6 +19,8 @@ from ganscale.runtime.worker import run_worker
 
 FIRST_SEED = 2000
 FAULT = "rates-x100"
+RESPONSE = ("health.response=rollback", "health.rate_factor=0.1")
+"""Rates that are a hundred times too high need more than the default's careful steps."""
 LEAST = 0.8
 """The bar: share of the runs that diverge without roll-back and end well with it."""
 
@@ -59,12 +61,12 @@ def rescue_all(records: Sequence[Record], *, runs: int, only: str = "") -> Itera
 def rescue(setup: str, seed: int, twins: Sequence[Record]) -> Rescue:
     """Train one run twice, in folders that do not stay."""
     with tempfile.TemporaryDirectory(prefix="rescue") as folder:
-        without, _ = _train(setup, seed, Path(folder) / "without", "health.response=warn")
-        scores, rollbacks = _train(setup, seed, Path(folder) / "with", "health.response=rollback")
+        without, _ = _train(setup, seed, Path(folder) / "without")
+        scores, rollbacks = _train(setup, seed, Path(folder) / "with", *RESPONSE)
     return Rescue(setup, seed, not is_good(without, twins), is_good(scores, twins), rollbacks, scores)
 
 
-def _train(setup: str, seed: int, path: Path, response: str) -> tuple[Mapping[str, float], int]:
+def _train(setup: str, seed: int, path: Path, *response: str) -> tuple[Mapping[str, float], int]:
     """Scores of the last evaluation, and the number of roll-backs; a run that was stopped has no scores that count."""
     chosen = SETUPS[setup]
     settings = (
@@ -73,7 +75,7 @@ def _train(setup: str, seed: int, path: Path, response: str) -> tuple[Mapping[st
         f"log.samples_every={chosen.images}",
         "log.details=false",
         "log.num_samples=4",
-        response,
+        *response,
     )
     config = load(overrides=(*overrides(chosen, seed), *FAULTS[FAULT].settings(chosen), *settings))
     outcome = run_worker(config, path, device=torch.device("cpu"), echo=False)
