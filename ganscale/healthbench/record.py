@@ -69,10 +69,10 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     for tick in train(state, experiment.step, experiment.feed, intervals=intervals, until=config.train.images):
         rows.append({"images": float(tick.images)} | health_row(tick, experiment))
         if tick.due & {"eval", "end"}:
-            scores = dict.fromkeys(evaluations[0], math.nan)
+            scores = dict.fromkeys(list(evaluations[0])[1:], math.nan)
             if can_sample(experiment):
                 scores = evaluator.evaluate(state.ema.module, tick.images).numbers()
-            evaluations.append(scores | {"images": float(tick.images)})
+            evaluations.append({"images": float(tick.images)} | scores)
     seconds = time.perf_counter() - started
     return Record(setup, fault, seed, config.loss.name, tuple(rows), tuple(evaluations), seconds)
 
