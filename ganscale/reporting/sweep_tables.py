@@ -1,4 +1,4 @@
-"""The part of the report that is about a sweep: trials, success by setting, importance."""
+"""The part of the report that is about a sweep: trials, success by setting, comparisons, importance."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from ganscale.reporting.sweep import SweepRecord, counted, has_threshold, shares
 
 def section(sweep: SweepRecord) -> Markup:
     """All about a sweep but its curves."""
-    return join([element("p", _summary(sweep)), _quality(sweep), trials(sweep), success(sweep), importance(sweep)])
+    return join(
+        [element("p", _summary(sweep)), _quality(sweep), trials(sweep), success(sweep), pairs(sweep), importance(sweep)]
+    )
 
 
 def _summary(sweep: SweepRecord) -> str:
@@ -102,6 +104,24 @@ def success(sweep: SweepRecord) -> Cell:
     what = "reached the threshold" if has_threshold(sweep) else "did not fail"
     head = ["setting", "value", "trials", "seeds", "share (interval)", "0 to 100%"]
     return table(f"Share of seeds that {what}, by setting; other settings vary", head, rows, look="overview")
+
+
+def pairs(sweep: SweepRecord) -> Cell:
+    """Values of a grid two by two, compared at the same draws of everything else."""
+    raw = sweep.results.get("differences")
+    rows: list[list[Cell]] = []
+    for setting, found in raw.items() if isinstance(raw, dict) else ():
+        for pair in found if isinstance(found, list) else ():
+            try:
+                ends = "all alike" if pair["interval"] is None else "{:+.0%} to {:+.0%}".format(*pair["interval"])
+                cells = [setting, str(pair["better"]), str(pair["worse"]), f"{pair['share']:+.0%}", ends]
+                rows.append([*cells, str(pair["draws"])])
+            except (KeyError, TypeError, ValueError, IndexError):
+                continue
+    if not rows:
+        return ""
+    head = ["setting", "value", "against", "more successes", "interval", "draws"]
+    return table("Values of a grid at the same draws of all else: difference of the shares", head, rows)
 
 
 def importance(sweep: SweepRecord) -> Cell:

@@ -102,10 +102,9 @@ def _parallel(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
     colours = colormaps["viridis"]
     for rank, entry in enumerate(ordered):
         share = rank / max(1, len(ordered) - 1)
-        heights = [p.share(entry.drawn[p.name]) if p.name in entry.drawn else math.nan for p in parameters]
-        axes.plot(
-            [*range(len(parameters)), len(parameters)], [*heights, share], color=colours(share), alpha=0.8, lw=1.2
-        )
+        points = [(x, p.share(entry.drawn[p.name])) for x, p in enumerate(parameters) if p.name in entry.drawn]
+        xs, heights = zip(*points, (len(parameters), share), strict=True)  # past settings that do not apply
+        axes.plot(xs, heights, color=colours(share), alpha=0.8, lw=1.2, marker=".", ms=4)
     for x, parameter in enumerate(parameters):
         _coordinate(axes, x, parameter)
     axes.set_xticks(range(len(parameters) + 1), [*_label(plan), "rank of score"], fontsize=8)

@@ -9,6 +9,7 @@ from ganscale.checkpoint import write_atomically
 from ganscale.config import Config, dump
 from ganscale.metrics.result import shown
 from ganscale.search import plots
+from ganscale.search.compare import Difference, differences
 from ganscale.search.folder import SweepFolder
 from ganscale.search.importance import importances
 from ganscale.search.plan import Plan
@@ -65,6 +66,11 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         parameter.name: success_rates(started, parameter, plan.metrics, plan.sweep.sweep)
         for parameter in plan.space.parameters
     }
+    grids = [parameter for parameter in plan.space.parameters if parameter.kind == "grid"]
+    paired = {
+        grid.name: differences(started, grid, plan.metrics, plan.sweep.sweep, cells=len(plan.sampler.cells))
+        for grid in grids
+    }
     results = {
         "sweep": plan.sweep.sweep.name,
         "metrics": list(plan.metrics),
@@ -74,6 +80,7 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         "confirmed": _confirmation(plan, fresh) if fresh else None,
         "pareto_front": [entry.index for entry in front(entries, plan.metrics)],
         "success_by_setting": {name: [rate.as_json() for rate in rates] for name, rates in by_setting.items()},
+        "differences": {name: [each.as_json() for each in found] for name, found in paired.items()},
         "importance": [row.as_json() for row in important],
         "trials": [as_json(entry) for entry in ranked(entries)],
     }
@@ -84,7 +91,7 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         head = f"# Trial {best.index:04d} of the sweep {name}, the best of {len(done)} by {_rule(plan)}.\n"
         write_atomically(folder.best, head + dump(best_config(plan, best)))
     plots.save_all(plan, entries, important, folder.plots)
-    compared = {p.name: by_setting[p.name] for p in plan.space.parameters if p.kind == "grid"}
+    compared = {grid.name: (by_setting[grid.name], paired[grid.name]) for grid in grids}
     return _text(plan, folder, entries, best, fresh, compared)
 
 
@@ -120,17 +127,18 @@ def _text(
     entries: Sequence[Entry],
     best: Entry | None,
     fresh: Sequence[SeedResult],
-    compared: Mapping[str, Sequence[Rate]],
+    compared: Mapping[str, tuple[Sequence[Rate], Sequence[Difference]]],
 ) -> str:
     """The end of a sweep on the screen."""
     lines = [leaderboard(entries, plan.metrics, plan.names, seeds=len(plan.seeds), most=20)]
-    for name, rates in compared.items():
+    for name, (rates, paired) in compared.items():
         rows = [[name, "succeeded", "share", "interval", "configurations"]]
         for rate in rates:
             low, high = rate.interval
             share, interval = f"{rate.share:.2f}", f"{low:.2f} to {high:.2f}"
             rows.append([rate.value, f"{rate.successes}/{rate.runs}", share, interval, str(rate.configs)])
         lines.append(columns(rows))
+        lines += [f"  {each}" for each in paired]
     if best is None:
         lines.append("no configuration ran to its end")
     else:

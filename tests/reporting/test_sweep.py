@@ -45,6 +45,18 @@ def test_success_is_shown_as_the_sweep_counted_it(tmp_path: Path) -> None:
     assert "did not fail" in text
 
 
+def test_values_of_a_grid_are_compared(tmp_path: Path) -> None:
+    pairs = [
+        {"better": "<a>", "worse": "b", "share": 0.25, "interval": [-0.1, 0.6], "draws": 8},
+        {"better": "a", "worse": "c", "share": 1.0, "interval": None, "draws": 7},
+        {"better": "damaged"},
+    ]
+    text = section(read_sweep(sweep(tmp_path / "s", TRIALS, differences={"loss": pairs})))
+    assert "<td>&lt;a&gt;</td><td>b</td><td>+25%</td><td>-10% to +60%</td><td>8</td>" in text
+    assert "<td>+100%</td><td>all alike</td><td>7</td>" in text
+    assert "damaged" not in text
+
+
 def test_with_a_threshold_success_is_to_reach_it(tmp_path: Path) -> None:
     reached = [{**one, "successes": 1, "rate_interval": [0.06, 0.79]} for one in TRIALS]
     record = read_sweep(sweep(tmp_path / "s", reached, success_by_setting=RATES))

@@ -29,6 +29,8 @@ def test_the_report(tmp_path: Path) -> None:
     entries = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
     results = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
     assert len(results["trials"]) == len(entries) == 24
+    assert [(each["better"], each["draws"]) for each in results["differences"]["objective"]] == [("wgan", 12)]
+    assert "  wgan over gan: +" in text
     complete = [entry for entry in entries if entry.status == "complete"]
     best = max(complete, key=lambda entry: entry.standing.score)
     assert results["winner"] == best.index

@@ -1,0 +1,72 @@
+"""A sweep on several nodes, of which one is lost."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from ganscale.runtime import search
+from ganscale.runtime.search import search_on_ray, sweep_folder
+from ganscale.search.plan import Plan
+from ganscale.search.table import read_entries
+from tests.processes import ROOT
+from tests.search.sweeps import ring_plan
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Any]]:
+    """A head with one CPU and another node with two; the driver is connected."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=2)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": environment},
+    )
+    monkeypatch.setattr(search, "connected", lambda config, dashboard: nullcontext())
+    yield cluster, other
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def results(plan: Plan) -> list[tuple[Any, ...]]:
+    search_on_ray(plan, lambda _: None)
+    entries = read_entries(sweep_folder(plan).trials, plan.metrics, plan.sweep.sweep)
+    return [(e.index, dict(e.drawn), e.status, [(row.images, row.seeds) for row in e.rows]) for e in entries]
+
+
+def test_a_lost_node_does_not_change_the_table(
+    two_nodes: tuple[Cluster, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = results(ring_plan(tmp_path / "whole", num_configs=4))
+    cluster, other = two_nodes
+    lost: list[str] = []
+
+    class PowerCut(search.Board):
+        """Takes the node away as soon as a trial that runs on it has a result to lose."""
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            if not lost and result["images"] == 640 and _runs_on(result["pid"], other):
+                lost.append(trial.trial_id)
+                cluster.remove_node(other, allow_graceful=False)
+
+    monkeypatch.setattr(search, "Board", PowerCut)
+    found = results(ring_plan(tmp_path / "cut", num_configs=4))
+    assert lost
+    assert sum(node["Alive"] for node in ray.nodes()) == 1
+    assert found == expected
+
+
+def _runs_on(pid: int, node: Any) -> bool:
+    """Whether a process was started by a node's raylet."""
+    parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+    return parent == node.all_processes["raylet"][0].process.pid
