@@ -44,29 +44,41 @@ def results(plan: Plan) -> list[tuple[Any, ...]]:
     return [(e.index, dict(e.drawn), e.status, [(row.images, row.seeds) for row in e.rows]) for e in entries]
 
 
+class Blackout:
+    """Which node goes, and when it went; Tune pickles its callbacks, so they cannot hold a cluster themselves."""
+
+    cluster: Any = None
+    node: Any = None
+    lost: bool = False
+
+    @classmethod
+    def strike(cls, pid: int) -> None:
+        """Take the node away if the process runs on it."""
+        if not cls.lost and _parent(pid) == cls.node.all_processes["raylet"][0].process.pid:
+            cls.lost = True
+            cls.cluster.remove_node(cls.node, allow_graceful=False)
+
+
+class PowerCut(search.Board):
+    """Cuts as soon as a trial on the node has a result to lose."""
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        if result["images"] == 640:
+            Blackout.strike(result["pid"])
+        super().on_trial_result(iteration, trials, trial, result, **info)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+
+
 def test_a_lost_node_does_not_change_the_table(
     two_nodes: tuple[Cluster, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = results(ring_plan(tmp_path / "whole", num_configs=4))
-    cluster, other = two_nodes
-    lost: list[str] = []
-
-    class PowerCut(search.Board):
-        """Takes the node away as soon as a trial that runs on it has a result to lose."""
-
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
-            if not lost and result["images"] == 640 and _runs_on(result["pid"], other):
-                lost.append(trial.trial_id)
-                cluster.remove_node(other, allow_graceful=False)
-
+    Blackout.cluster, Blackout.node = two_nodes
     monkeypatch.setattr(search, "Board", PowerCut)
     found = results(ring_plan(tmp_path / "cut", num_configs=4))
-    assert lost
-    assert sum(node["Alive"] for node in ray.nodes()) == 1
+    assert Blackout.lost
+    assert not Blackout.node.any_processes_alive()
     assert found == expected
-
-
-def _runs_on(pid: int, node: Any) -> bool:
-    """Whether a process was started by a node's raylet."""
-    parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-    return parent == node.all_processes["raylet"][0].process.pid
