@@ -226,7 +226,7 @@ class Step:
                 made = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
                 with self._autocast():
                     judgement = self.d.parallel(batch, made, weights, self.scale, controls.noise, augment_p)
-                judgement.loss.backward()
+                judgement.loss.backward(inputs=self.d.parameters)  # not the images of R1 and R2
             total = judgement.loss.detach() if total is None else total + judgement.loss.detach()
             _add(penalties, judgement.penalties)
             if details:

@@ -15,6 +15,20 @@ def _has_onednn() -> bool:
     return wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def _is_wanted(node: Any) -> bool:
+    """Whether the backward pass that runs will use the gradient that goes to `node`.
+
+    torch's own layers leave out what nobody asked for: weights' gradients in `autograd.grad` for an input, an input's
+    in `backward(inputs=parameters)`. A Python function must ask; `ctx.needs_input_grad` does not know.
+    """
+    if node is None:
+        return False
+    try:
+        return torch._C._will_engine_execute_node(node)  # pyright: ignore[reportAttributeAccessIssue]
+    except (AttributeError, RuntimeError):  # no such function; or the node is an input of `autograd.grad` itself
+        return True
+
+
 class _OneDNNLinear(torch.autograd.Function):
     """`x @ weight.T + bias` by oneDNN; gradients are such products too, hence differentiable any number of times."""
 
@@ -28,10 +42,11 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         product = _OneDNNLinear.apply
+        for_x, for_weight, *for_bias = (_is_wanted(node) for node, _ in ctx.next_functions)  # none without a bias
         return (
-            product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None,
-            product(gradient.t(), x.t(), None) if ctx.needs_input_grad[1] else None,
-            gradient.sum(0) if ctx.needs_input_grad[2] else None,
+            product(gradient, weight.t(), None) if for_x else None,
+            product(gradient.t(), x.t(), None) if for_weight else None,
+            gradient.sum(0) if any(for_bias) else None,
         )
 
 
