@@ -10,10 +10,12 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from ganscale.bench import measure
-from ganscale.bench.__main__ import PRESETS, main, table
+from ganscale.bench.__main__ import main
 from ganscale.bench.baselines import BASELINES, Minimal, Textbook, check
+from ganscale.bench.command import PRESETS
 from ganscale.bench.measure import Contender, Ganscale, Spread, summarise
 from ganscale.bench.parts import Pictures, networks
+from ganscale.bench.throughput import table
 from ganscale.bench.tracking import Stopwatch, cost_of, cost_table
 from ganscale.build import build
 from ganscale.config import Config, ConfigError, load
