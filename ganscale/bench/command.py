@@ -24,6 +24,10 @@ PRESETS: dict[str, list[str]] = {
 COMMANDS: dict[str, str] = {
     "throughput": "images/s next to hand-written loops (without a command: this one)",
     "flops": "operations and gradient bytes of an iteration over the least possible",
+    "phases": "what an iteration's time goes into, percentiles, model FLOP utilisation",
+    "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
+    "growth": "what random numbers, sampler and log cost a replica in worlds of up to 1,024",
+    "startup": "seconds from the command to the first training step, broken down",
 }
 """What can be measured; each is a module of this package with a `main`."""
 

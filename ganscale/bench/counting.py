@@ -98,6 +98,7 @@ class Work:
         other_bytes: in other all-reduces: batch statistics and the like.
         other_collectives: their number.
         images: real examples of the replica.
+        messages: bytes of every all-reduce that was counted, of all iterations.
     """
 
     flops: int
@@ -109,6 +110,7 @@ class Work:
     other_bytes: int
     other_collectives: int
     images: int
+    messages: tuple[float, ...] = ()
 
     @property
     def flops_ratio(self) -> float | None:
@@ -133,7 +135,7 @@ def count(config: Config, *, world_size: int = 2, device: torch.device | str = "
     Raises:
         RuntimeError: this process is in a process group already.
     """
-    with _alone_among(world_size):
+    with alone_among(world_size):
         experiment = build(config, device=device, replica=Replica(0, world_size))
         sent: list[int] = []
         for side in (experiment.step.g, experiment.step.d):
@@ -156,6 +158,7 @@ def count(config: Config, *, world_size: int = 2, device: torch.device | str = "
         other_bytes=sum(counter.collectives) * item // iterations,
         other_collectives=len(counter.collectives) // iterations,
         images=sum(stop - start for start, stop in experiment.feed.rows) * experiment.feed.d_steps,
+        messages=tuple([float(size) for size in sent] + [float(n * item) for n in counter.collectives]),
     )
 
 
@@ -174,7 +177,7 @@ def _pretend(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[T
 
 
 @contextmanager
-def _alone_among(world_size: int) -> Iterator[None]:
+def alone_among(world_size: int) -> Iterator[None]:
     """A process group whose other ranks do not exist: collectives return at once."""
     if dist.is_initialized():
         raise RuntimeError("the count makes a process group of its own; there is one already")

@@ -1,0 +1,155 @@
+"""`python -m ganscale.bench growth`: what random streams, sampler and log cost a replica as the world grows."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ganscale.bench.command import configs_of, make_parser, markdown, positive, write_json
+from ganscale.bench.counting import alone_among
+from ganscale.bench.measure import machine
+from ganscale.bench.scaling import resized
+from ganscale.build import Experiment, build
+from ganscale.collectives import Replica
+from ganscale.config import Config
+from ganscale.loop import _Window
+from ganscale.step import Statistics, _logit_sums
+
+WORLDS = (1, 16, 256, 1024)
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts torch's operators in the `with` block, and the numbers that they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operators += 1
+        for value in out if isinstance(out, tuple | list) else (out,):
+            self.numbers += value.numel() if isinstance(value, torch.Tensor) else 0
+        return out
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one of `world_size` replicas spends beside its networks, at a fixed number of rows of its own.
+
+    Attributes:
+        world_size: replicas.
+        rows: of this one.
+        batch: microseconds per row for examples and z, in an epoch that has begun.
+        epochs: microseconds per row for the orders of new epochs, which come more often the larger the world is.
+        log: microseconds of one row of the log, without the time on the wire.
+        operators: torch's operators for a batch.
+        numbers: that these return.
+        log_operators: torch's operators for a row of the log.
+    """
+
+    world_size: int
+    rows: int
+    batch: float
+    epochs: float
+    log: float
+    operators: int
+    numbers: int
+    log_operators: int
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = make_parser(
+        "growth",
+        "Pretend to be one of many replicas, each with train.batch_size rows, and measure what random numbers, the\n"
+        "order of the examples and the log cost it. No other process is started.",
+        presets="mlp",
+    )
+    parser.add_argument("--repetitions", type=positive, default=30, help="the median counts (default: %(default)s)")
+    options = parser.parse_intermixed_args(arguments)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "growth": {}}
+    for title, config in configs_of(options).items():
+        costs = [cost(config, world_size, repetitions=options.repetitions) for world_size in WORLDS]
+        print(f"{title}: {config.train.batch_size} rows per replica\n\n{table(costs)}")
+        report["growth"][title] = [asdict(each) for each in costs]
+    write_json(options.json, report)
+    return 0
+
+
+def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
+    """The last replica's cost in a world; `config.train.batch_size` rows are its own."""
+    config = resized(config, config.train.batch_size * world_size, world_size, config.cluster.cpus_per_worker)
+    with alone_among(world_size):
+        experiment = build(config, replica=Replica(world_size - 1, world_size))
+        feed = experiment.feed
+        rows = sum(stop - start for start, stop in feed.rows) * feed.d_steps
+        tick = _tick(experiment)
+        feed.batches(0)
+        tick()
+        with OperationCounter() as data:
+            feed.batches(0)
+        with OperationCounter() as log:
+            tick()
+        batch = _seconds(lambda: feed.batches(0), repetitions)
+        return Cost(
+            world_size=world_size,
+            rows=rows,
+            batch=1e6 * batch / rows,
+            epochs=1e6 * _epoch_seconds(experiment, repetitions) / rows,
+            log=1e6 * _seconds(tick, repetitions),
+            operators=data.operators,
+            numbers=data.numbers,
+            log_operators=log.operators,
+        )
+
+
+def _seconds(action: Callable[[], Any], repetitions: int) -> float:
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _epoch_seconds(experiment: Experiment, repetitions: int) -> float:
+    """Seconds per iteration in which this replica makes the orders of new epochs; 0 where data have no epochs."""
+    order = getattr(experiment.feed.source, "order", None)
+    if order is None:
+        return 0.0
+    epochs = iter(range(repetitions))
+    one = _seconds(lambda: order._epoch(next(epochs) + 1_000_000), repetitions)
+    # A replica needs an epoch's order if a row of its own lies in it: at most one new order per iteration and D step.
+    return one * min(experiment.feed.d_steps, experiment.feed.images_per_iteration / order.size)
+
+
+def _tick(experiment: Experiment) -> Callable[[], Any]:
+    """What turns an iteration's tensors into a row of the log."""
+    feed = experiment.feed
+    reals = torch.zeros(feed.rows[0][1] - feed.rows[0][0])
+
+    def tick() -> Any:
+        numbers = _logit_sums(reals, reals, 0.0) | {"grad_norm_d": reals.sum(), "grad_norm_g": reals.sum()}
+        bins = {side: numbers.pop(f"{side}_bins") for side in ("real", "fake")}
+        statistics = Statistics(reals.sum(), reals.sum(), {}, numbers, bins)
+        window = _Window()
+        window.add(statistics)
+        return window.close(statistics, feed.images_per_iteration)
+
+    return tick
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """The costs as a Markdown table."""
+    rows = [("world", "batch, us/row", "new epochs, us/row", "log row, us", "operators", "numbers", "log's operators")]
+    for c in costs:
+        times = (f"{c.batch:.3f}", f"{c.epochs:.3f}", f"{c.log:.0f}")
+        rows.append((f"{c.world_size:,}", *times, str(c.operators), f"{c.numbers:,}", str(c.log_operators)))
+    return markdown(rows)
