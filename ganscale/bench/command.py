@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
     "growth": "what random numbers, sampler and log cost a replica in worlds of up to 1,024",
     "startup": "seconds from the command to the first training step, broken down",
+    "variants": "bf16, channels_last and torch.compile beside float32 eager, in turn",
 }
 """What can be measured; each is a module of this package with a `main`."""
 

@@ -1,7 +1,7 @@
 """`ganscale.train` with marks: the same command, which notes when it comes to certain points of its start.
 
-Every process writes the moments to a folder, workers that Ray starts too: `sitecustomize` is not needed, as they import
-what the driver's function names. The training itself is not changed.
+Every process writes the moments to a folder, workers that Ray starts too, as they import what the driver's function
+names. The training itself is not changed.
 """
 
 import os
