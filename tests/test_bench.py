@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import sys
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from ganscale.bench.measure import Contender, Ganscale, Spread, summarise
 from ganscale.bench.parts import Pictures, networks
 from ganscale.bench.throughput import table
 from ganscale.bench.tracking import Stopwatch, cost_of, cost_table
+from ganscale.bench.with_lightning import Lightning
 from ganscale.build import build
 from ganscale.config import Config, ConfigError, load
 from ganscale.layers import BatchNorm, Linear
@@ -171,7 +173,8 @@ def test_what_the_baselines_cannot_do_is_refused(override: str) -> None:
 
 def test_command_prints_a_table_and_writes_json(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
-    arguments = ["--presets", "mlp", "--iterations", "1", "--rounds", "2", "--clock", "cpu", "--json", str(file), *MLP]
+    chosen = ["--presets", "mlp", "--baselines", "minimal,textbook", "--iterations", "1", "--rounds", "2"]
+    arguments = [*chosen, "--clock", "cpu", "--json", str(file), *MLP]
     threads = torch.get_num_threads()
     try:
         assert main(arguments) == 0
@@ -197,7 +200,7 @@ def test_a_config_of_ones_own_without_baselines(tmp_path, capsys) -> None:
     ("arguments", "named"),
     [
         (["--presets", "resnet"], "resnet"),
-        (["--baselines", "lightning"], "lightning"),
+        (["--baselines", "keras"], "keras"),
         (["optim.d_steps=2"], "optim.d_steps"),
         (["optim.speed=2"], "optim.speed"),
     ],
@@ -238,3 +241,23 @@ def test_tracking_is_measured_in_a_real_run(tmp_path, capsys) -> None:
     (cost,) = json.loads(file.read_text())["tracking"]
     assert 0 < cost["share"]["min"] <= cost["share"]["max"]
     assert cost["seconds"] > 0
+
+
+def test_lightning_is_asked_for_only_where_it_is(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    assert main(["--presets", "mlp", "--baselines", "lightning", "--rounds", "1", "--iterations", "1", *MLP]) == 2
+    assert "ganscale[bench]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overrides", [MLP, DCGAN], ids=["mlp", "dcgan"])
+def test_lightning_trains_both_networks_in_blocks(overrides: list[str]) -> None:
+    pytest.importorskip("lightning", reason="extra bench")
+    loop = Lightning(build(small(overrides)))
+    updates: list[int] = []
+    loop.generator.register_forward_hook(lambda *_: updates.append(1))
+    before = parameters(loop.generator), parameters(loop.discriminator)
+    for expected in (2, 5):
+        loop.run(3)
+        assert len(updates) == 2 * expected, "two passes of G in each iteration, one batch is read ahead"
+    for old, network in zip(before, (loop.generator, loop.discriminator), strict=True):
+        assert all(not torch.equal(a, b) for a, b in zip(old, network.parameters(), strict=True))

@@ -55,13 +55,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(options.threads)
     found: dict[str, Phases] = {}
+    report: dict[str, Any] = {}
     for title, config in configs_of(options).items():
         device = device_of(config)
+        report.setdefault("machine", machine(device))
         found[title] = phases(config, iterations=options.iterations, rounds=options.rounds, device=device)
         print(f"{title}: {line(found[title])}", flush=True)
     print("\n" + phases_table(found))
-    report = {title: asdict(each) for title, each in found.items()}
-    write_json(options.json, {"machine": machine(device), "phases": report})
+    write_json(options.json, {**report, "phases": {title: asdict(each) for title, each in found.items()}})
     return 0
 
 
@@ -105,7 +106,7 @@ def _watch(experiment: Experiment, iterations: int) -> dict[str, float]:
         _run(experiment, iterations, ticks=False)
         timeline.lap()
     laps = timeline.laps[1:-1]
-    return {name: sum(lap[name] for lap in laps) / len(laps) for lap in laps for name in lap}
+    return {name: sum(lap.get(name, 0.0) for lap in laps) / len(laps) for name in PHASES}
 
 
 def _is_penalised(config: Config) -> bool:

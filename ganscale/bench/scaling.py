@@ -153,7 +153,7 @@ def resized(config: Config, batch: int, workers: int, threads: int) -> Config:
 def table(points: Sequence[Point]) -> str:
     """The points as a Markdown table."""
     head = ("scaling", "workers", "images/s", "ms/iteration p50 (p10, p90)", "efficiency, median [min..max]")
-    rows = [(*head, "communication", "predicted ms (at best)", "predicted over measured")]
+    rows: list[Sequence[str]] = [(*head, "communication", "predicted ms (at best)", "predicted over measured")]
     for p in points:
         ms, part = p.milliseconds, p.efficiency
         times = f"{ms.median:.2f} ({ms.p10:.2f}, {ms.p90:.2f})"

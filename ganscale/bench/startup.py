@@ -126,7 +126,7 @@ def _short(config: Config, folder: str) -> Config:
 
 def table(starts: Sequence[Start]) -> str:
     """The starts as a Markdown table."""
-    rows = [("start", "total, s", *MARKS)]
+    rows: list[Sequence[str]] = [("start", "total, s", *MARKS)]
     for each in starts:
         rows.append(
             (each.way, f"{each.total:.2f}", *(f"{each.parts[m]:.2f}" if m in each.parts else "" for m in MARKS))

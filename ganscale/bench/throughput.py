@@ -1,18 +1,23 @@
 """Training throughput: ganscale next to a minimal and a textbook loop, in one process, in turn."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from ganscale.bench.baselines import BASELINES, check
 from ganscale.bench.command import configs_of, device_of, make_parser, markdown, names_of, positive, write_json
-from ganscale.bench.measure import CLOCKS, Ganscale, Result, machine, measure
+from ganscale.bench.measure import CLOCKS, Contender, Ganscale, Result, machine, measure
 from ganscale.bench.tracking import cost_table, tracking_cost
-from ganscale.build import build
+from ganscale.bench.with_lightning import Lightning
+from ganscale.build import Experiment, build
 from ganscale.config import Config
+
+LOOPS: dict[str, Callable[[Experiment, bool], Contender]] = {**BASELINES, "lightning": Lightning}
+"""What ganscale can be compared with, by name."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             report["machine"] = machine(device)
             print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
         experiment = build(config, device=device)
-        contenders = [Ganscale(experiment), *(BASELINES[name](experiment, options.same_layers) for name in baselines)]
+        contenders = [Ganscale(experiment), *(LOOPS[name](experiment, options.same_layers) for name in baselines)]
         results = measure(contenders, iterations=options.iterations, rounds=options.rounds, clock=options.clock)
         blocks = f"{options.rounds} rounds of {options.iterations} iterations, {options.clock} time"
         print(f"\n{title}: batch {config.train.batch_size}, {blocks}\n")
@@ -73,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "Measure training throughput next to hand-written loops with the same networks and batch, in one process\n"
         "and in turn. A ratio above 1 means that ganscale is faster.",
     )
-    parser.add_argument("--baselines", default=",".join(BASELINES), help="or none (default: %(default)s)")
+    parser.add_argument("--baselines", default=",".join(_installed()), help="or none (default: %(default)s)")
     parser.add_argument("--iterations", type=positive, default=25, help="per block (default: %(default)s)")
     parser.add_argument("--rounds", type=positive, default=30, help="of one block each (default: %(default)s)")
     parser.add_argument(
@@ -94,5 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _installed() -> list[str]:
+    return [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
+
+
 def _baselines(text: str) -> list[str]:
-    return [] if text == "none" else names_of(text, list(BASELINES), key="--baselines")
+    return [] if text == "none" else names_of(text, list(LOOPS), key="--baselines")

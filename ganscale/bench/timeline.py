@@ -5,7 +5,7 @@ more than an iteration that runs undisturbed.
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,8 +25,8 @@ class Timeline:
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.laps: list[Counter[str]] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.laps: list[dict[str, float]] = []
         self._device = device
         self._clock = clock
         self._stack: list[str] = []
@@ -45,7 +45,7 @@ class Timeline:
         """An iteration begins."""
         self._settle()
         self.laps.append(self.seconds)
-        self.seconds = Counter()
+        self.seconds = defaultdict(float)
 
     def rename(self, phase: str) -> None:
         """From now on the innermost phase is another one."""
