@@ -47,6 +47,7 @@ ARROWS = {
     "response": {"health"},
     "search": {"checkpoint"},
     "reporting": {"checkpoint", "comparison", "runfolder", "tracking"},
+    "bench": {"train"},
     "runtime": {"tracking.wandb"},
     "tracking.wandb_dashboards": {"tracking.wandb"},
 }

@@ -17,7 +17,7 @@ from ganscale.build import Experiment, build
 from ganscale.collectives import Replica
 from ganscale.config import Config
 from ganscale.loop import _Window
-from ganscale.step import Statistics, _logit_sums
+from ganscale.step import Statistics
 
 WORLDS = (1, 16, 256, 1024)
 
@@ -85,12 +85,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
     """The last replica's cost in a world; `config.train.batch_size` rows are its own."""
+    statistics = _statistics(config)
     config = resized(config, config.train.batch_size * world_size, world_size, config.cluster.cpus_per_worker)
     with alone_among(world_size):
         experiment = build(config, replica=Replica(world_size - 1, world_size))
         feed = experiment.feed
         rows = sum(stop - start for start, stop in feed.rows) * feed.d_steps
-        tick = _tick(experiment)
+        tick = _tick(statistics, feed.images_per_iteration)
         feed.batches(0)
         tick()
         with OperationCounter() as data:
@@ -130,18 +131,19 @@ def _epoch_seconds(experiment: Experiment, repetitions: int) -> float:
     return one * min(experiment.feed.d_steps, experiment.feed.images_per_iteration / order.size)
 
 
-def _tick(experiment: Experiment) -> Callable[[], Any]:
+def _statistics(config: Config) -> Statistics:
+    """What an iteration leaves for the log, on one replica: as large in every world."""
+    experiment = build(config)
+    return experiment.step(*experiment.feed.batches(0), images=0, details=True)
+
+
+def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any]:
     """What turns an iteration's tensors into a row of the log."""
-    feed = experiment.feed
-    reals = torch.zeros(feed.rows[0][1] - feed.rows[0][0])
 
     def tick() -> Any:
-        numbers = _logit_sums(reals, reals, 0.0) | {"grad_norm_d": reals.sum(), "grad_norm_g": reals.sum()}
-        bins = {side: numbers.pop(f"{side}_bins") for side in ("real", "fake")}
-        statistics = Statistics(reals.sum(), reals.sum(), {}, numbers, bins)
         window = _Window()
         window.add(statistics)
-        return window.close(statistics, feed.images_per_iteration)
+        return window.close(statistics, images_per_iteration)
 
     return tick
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,14 @@ def main() -> int:
     from ganscale import train
 
     if "ray" in sys.argv:
-        from ganscale.bench import marks
         from ganscale.runtime import trainer
 
+        # This file runs as __main__, which Ray would pickle whole: workers are to import it by its name.
+        in_worker = import_module("ganscale.bench.marks")._in_ray_worker
         train_loop = trainer.run_group
 
         def group(loop: Any, *args: Any) -> Any:
-            return train_loop(marks._in_ray_worker, *args)
+            return train_loop(in_worker, *args)
 
         trainer.run_group = group
     else:

@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ganscale.bench.points import Point
 from ganscale.bench.predict import Prediction
-
-if TYPE_CHECKING:
-    from ganscale.bench.scaling import Point
 
 COLOURS = {"weak": "#1f5ab4", "strong": "#c8502d"}
 
 
-def scaling_plot(points: "Sequence[Point]", predictions: Sequence[Prediction], path: Path) -> None:
+def scaling_plot(points: Sequence[Point], predictions: Sequence[Prediction], path: Path) -> None:
     """Draw efficiency over the number of workers: medians with the range of rounds, and the prediction's band.
 
     Raises:

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,35 +13,11 @@ from ganscale.bench.counting import count
 from ganscale.bench.launching import on_ray, on_torchrun
 from ganscale.bench.measure import Spread, machine
 from ganscale.bench.plot import scaling_plot
+from ganscale.bench.points import Point
 from ganscale.bench.predict import Link, Prediction, crowding, fit_link, predict
 from ganscale.config import Config, ConfigError, parse
 
 MODES = ("weak", "strong")
-
-
-@dataclass(frozen=True)
-class Point:
-    """One number of workers, measured.
-
-    Attributes:
-        mode: "weak" (the same batch per worker) or "strong" (the same global batch).
-        workers: their number.
-        images_per_second: of all, median.
-        milliseconds: per iteration.
-        efficiency: speed over that of as many single workers, paired within rounds.
-        communication: share of the iteration that goes when gradients are not reduced.
-        predicted: milliseconds per iteration that one worker's own time and the link foretell, nothing overlapping.
-        at_best: the same if communication and compute hide behind each other.
-    """
-
-    mode: str
-    workers: int
-    images_per_second: float
-    milliseconds: Spread
-    efficiency: Spread
-    communication: float
-    predicted: float
-    at_best: float
 
 
 def main(arguments: Sequence[str]) -> int:
