@@ -27,6 +27,7 @@ SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
 _MARK = "suspect.txt"
+_FIELDS = {"images": int, "iteration": int, "config": dict, "metrics": dict, "sha256": str, "size": int}
 
 
 class CheckpointError(ValueError):
@@ -239,15 +240,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError("its manifest was altered")
     if raw.get("schema") != SCHEMA:
         raise CheckpointError(f"it has schema {raw.get('schema')}, this version reads {SCHEMA}")
-    return Manifest(
-        path=folder,
-        images=raw["images"],
-        iteration=raw["iteration"],
-        config=raw["config"],
-        metrics=raw["metrics"],
-        sha256=raw["sha256"],
-        size=raw["size"],
-    )
+    found = {name: raw.get(name) for name in _FIELDS}
+    for name, kind in _FIELDS.items():
+        if type(found[name]) is not kind:
+            raise CheckpointError(f"its manifest has no {name} that is fit for use")
+    return Manifest(path=folder, **found)
 
 
 def verify(folder: Path) -> Manifest:

@@ -66,7 +66,7 @@ def run_worker(
         trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
 
     Raises:
-        ConfigError: another process writes to the run's folder.
+        ConfigError: another process writes to the run's folder, or its checkpoint is of other networks.
         RuntimeError: the replicas do not share the run's folder.
         OSError: the last checkpoint could not be saved.
     """
@@ -307,11 +307,28 @@ def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console
         dist.broadcast(position, 0)
     images, rollbacks = position.tolist()
     if images >= 0:
-        _, state = checkpoint.load(folder.checkpoints / f"{images:012d}")
-        experiment.state.load_state_dict(state)
+        _take_over(experiment, folder.checkpoints / f"{images:012d}")
         if console:
             console.say(f"resuming at {images:,} images")
     experiment.state.rollbacks = max(experiment.state.rollbacks, rollbacks)
+
+
+def _take_over(experiment: Experiment, path: Path) -> None:
+    """Load a checkpoint that was found good.
+
+    Raises:
+        ConfigError: it holds the state of other networks than this version builds from the config.
+    """
+    _, state = checkpoint.load(path)
+    try:
+        experiment.state.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"checkpoint {path.name} does not fit this run ({type(error).__name__})",
+            key="run.name",
+            value=experiment.config.run.name,
+            remedy="go on with the version of ganscale that wrote it, start anew under another name, or move it away",
+        ) from None
 
 
 def _check_shared(folder: RunFolder, replica: Replica) -> None:
