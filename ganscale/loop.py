@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,7 @@ class Tick:
     Attributes:
         images: images so far.
         iteration: iterations so far.
-        due: names of the intervals that ended here; "end" when the run is complete.
+        due: names of the intervals that ended here; "end" when the run is complete, "notice" when it is to be left.
         metrics: plain numbers since the tick before, the same on all replicas but for times.
         histograms: of D's logits in the tick's own iteration, `real` and `fake`: counts by bin of `step.LOGIT_EDGES`.
     """
@@ -136,7 +136,15 @@ class Feed:
         return Batch(reals, z, labels if self.conditional else None, position)
 
 
-def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, int], until: int) -> Iterator[Tick]:
+def train(
+    state: TrainState,
+    step: Step,
+    feed: Feed,
+    *,
+    intervals: Mapping[str, int],
+    until: int,
+    notice: Callable[[], bool] = lambda: False,
+) -> Iterator[Tick]:
     """Train from `state.images` to `until` images, in place, and yield a tick whenever an interval ends.
 
     The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the last tick;
@@ -149,11 +157,14 @@ def train(state: TrainState, step: Step, feed: Feed, *, intervals: Mapping[str, 
         feed: batches by position.
         intervals: name to interval in images.
         until: length of the run in images.
+        notice: called before each iteration; whether the caller wants a tick after it, at which it may leave.
     """
     window = _Window()
     while state.images < until:
         after = state.images + feed.images_per_iteration
         names = due(intervals, state.images, after, until)
+        if notice():
+            names |= {"notice"}
         rule = step.adaptive
         adapts = rule is not None and (state.iteration + 1) % rule.every == 0
         batches = feed.batches(state.images)

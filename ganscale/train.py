@@ -1,7 +1,8 @@
 """Train a GAN: `python -m ganscale.train [CONFIG.yaml] [section.key=value ...]`.
 
 The same command with the same run.name goes on where the run stopped. Exit codes: 0 done, 1 training failed,
-2 a setting cannot work, 3 a verdict on the training stopped the run (`health.response`).
+2 a setting cannot work, 3 a verdict on the training stopped the run (`health.response`), 75 the run was asked to leave
+(SIGTERM) and saved its state.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from ganscale.config import Config, ConfigError, dump, load
 if TYPE_CHECKING:
     from ganscale.runfolder import RunFolder
 
+LEFT = 75
+"""Exit code of a run that was asked to leave: EX_TEMPFAIL of sysexits.h, to be tried again later."""
 LAUNCHERS = ("auto", "ray", "torchrun", "local")
 
 
@@ -103,6 +106,11 @@ def _run(config: Config, launcher: str) -> int:
             problem = f"run {config.run.name} was stopped: {outcome.diagnosis}"
             print(f"ganscale: {problem}\n  log: {folder.log}", file=sys.stderr, flush=True)
         return 3
+    if outcome.left:
+        if speaks:
+            told = f"run {config.run.name} was left at {outcome.images:,} images"
+            print(f"ganscale: {told}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        return 1 if outcome.left.name == "STORAGE" else LEFT
     if speaks:
         print(summary(config, folder, outcome.images), flush=True)
     return 0

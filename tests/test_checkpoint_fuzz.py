@@ -3,6 +3,7 @@
 Every case goes through what a resume does: `newest`, which must fall back to the checkpoint before.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -91,7 +92,7 @@ def cases(content: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
     """Every region with every damage; the same ones each time."""
     draw = random.Random(seed)
     edges = [len(content) * part // REGIONS for part in range(REGIONS + 1)]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         for damage in DAMAGES:
             yield f"{damage.__name__} in bytes {start} to {stop}", damage(content, start, stop, draw)
 

@@ -171,6 +171,11 @@ class Checkpoint(Section):
 
     every: Count = Field(default=128_000, ge=1, description="Images between two checkpoints; the end is always saved.")
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
+    on_failure: Literal["continue", "stop"] = Field(
+        default="continue",
+        description="When a checkpoint cannot be saved, as storage is full or gone: go on training, or stop the run. "
+        "The ones before stay good either way.",
+    )
     best_metric: str = Field(
         default="", description="Metric of eval.metrics whose best checkpoint is kept and marked; empty: none."
     )

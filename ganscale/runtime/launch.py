@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
+from ganscale.runtime.notice import Flag, terminated
 from ganscale.runtime.worker import Outcome, run_worker
 
 
@@ -52,7 +53,9 @@ def launch_local(config: Config, path: Path) -> Outcome:
             value=config.cluster.num_workers,
             remedy="use --launcher ray or torchrun, or cluster.num_workers=1",
         )
-    return run_worker(config, path, device=pick_device(config), echo=True)
+    flag = Flag()
+    with terminated(flag.set):
+        return run_worker(config, path, device=pick_device(config), echo=True, ask=flag)
 
 
 def launch_torchrun(config: Config, path: Path) -> Outcome:
@@ -87,7 +90,9 @@ def launch_torchrun(config: Config, path: Path) -> Outcome:
         )
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=config.cluster.timeout))
+    flag = Flag()
     try:
-        return run_worker(config, path, device=device, echo=True)
+        with terminated(flag.set):
+            return run_worker(config, path, device=device, echo=True, ask=flag)
     finally:
         dist.destroy_process_group()

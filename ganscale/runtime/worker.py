@@ -24,7 +24,9 @@ from ganscale.metrics.result import Evaluation
 from ganscale.response import Decision
 from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.judge import make_evaluator
+from ganscale.runtime.notice import Notice, Reason
 from ganscale.runtime.painter import Painter
+from ganscale.runtime.saving import Saver
 from ganscale.runtime.watch import Watch, can_sample, read_rollbacks
 from ganscale.step import LOGIT_EDGES, weight_norm
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
@@ -35,6 +37,14 @@ from ganscale.tracking.wandb import WandbTracker
 
 T = TypeVar("T", bound=Tracker)
 
+WORDS = {
+    Reason.RESIZE: "the number of workers changes",
+    Reason.DRAIN: "the node of a worker is about to go",
+    Reason.STOP: "the run was asked to leave; the same command goes on from here",
+    Reason.STORAGE: "a checkpoint could not be saved (checkpoint.on_failure = stop)",
+}
+"""What is said of each reason to leave."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,15 +54,23 @@ class Outcome:
         images: images reached.
         resumed_at: from where it went on.
         diagnosis: why a verdict stopped it; empty if it reached its end. On rank 0 only it says more than "stopped".
+        left: why it was left before its end, to be gone on with.
     """
 
     images: int
     resumed_at: int
     diagnosis: str = ""
+    left: Reason = Reason.NONE
 
 
 def run_worker(
-    config: Config, path: Path, *, device: torch.device, echo: bool, trackers: Sequence[Tracker] = ()
+    config: Config,
+    path: Path,
+    *,
+    device: torch.device,
+    echo: bool,
+    trackers: Sequence[Tracker] = (),
+    ask: Callable[[], Reason] = lambda: Reason.NONE,
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -64,6 +82,7 @@ def run_worker(
         device: where this replica computes.
         echo: whether rank 0 prints its progress (it always writes it to train.log).
         trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
+        ask: what is asked of this replica; all call it equally often, every few seconds.
 
     Raises:
         ConfigError: another process writes to the run's folder, or its checkpoint is of other networks.
@@ -80,7 +99,7 @@ def run_worker(
     try:
         _check_shared(folder, replica)
         console = Console(folder.log, echo=echo) if replica.is_first else None
-        return _run(config, folder, replica, device, console, trackers)
+        return _run(config, folder, Notice(device, ask), device, console, trackers)
     finally:
         if lock:
             lock.release()
@@ -89,11 +108,12 @@ def run_worker(
 def _run(
     config: Config,
     folder: RunFolder,
-    replica: Replica,
+    notice: Notice,
     device: torch.device,
     console: Console | None,
     trackers: Sequence[Tracker],
 ) -> Outcome:
+    replica = Replica.current()
     if console:
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         console.say(f"building {config.model.generator.name} on {config.data.name} for {where}")
@@ -103,18 +123,26 @@ def _run(
     judge = Judge(experiment, console)
     watch = Watch(experiment, folder, checkpoint_store(config, folder))
     if console:
-        diagnosis = _train_and_save(experiment, folder, judge, watch, console, trackers)
+        diagnosis = _train_and_save(experiment, folder, judge, watch, notice, console, trackers)
     else:
-        diagnosis = _train(experiment, judge, watch)
-    return Outcome(experiment.state.images, start, diagnosis)
+        diagnosis = _train(experiment, judge, watch, notice)
+    images = experiment.state.images
+    left = notice.agreed if images < config.train.images and not diagnosis else Reason.NONE
+    return Outcome(images, start, diagnosis, left)
 
 
-def _train(experiment: Experiment, judge: "Judge", watch: Watch) -> str:
-    """Other ranks: train, evaluate and roll back with rank 0."""
-    for tick in _ticks(experiment):
-        judge(tick)
-        if watch(tick).action == "stop":
-            return "stopped"
+def _train(experiment: Experiment, judge: "Judge", watch: Watch, notice: Notice) -> str:
+    """Other ranks: train, evaluate and roll back with rank 0, and leave with it."""
+    for tick in _ticks(experiment, notice):
+        if tick.due != {"notice"}:
+            judge(tick)
+            action = watch(tick).action
+            if action == "stop":
+                return "stopped"
+            if action == "roll back":
+                continue
+        if "notice" in tick.due:
+            return ""
     return ""
 
 
@@ -146,7 +174,7 @@ def _count(fact: bool, replica: Replica) -> int:
     return int(number)
 
 
-def _ticks(experiment: Experiment) -> Iterator[Tick]:
+def _ticks(experiment: Experiment, notice: Notice) -> Iterator[Tick]:
     config = experiment.config
     intervals = {
         "log": config.log.every,
@@ -156,7 +184,8 @@ def _ticks(experiment: Experiment) -> Iterator[Tick]:
     if config.eval.every:
         intervals["eval"] = config.eval.every
     until = config.train.images
-    return train(experiment.state, experiment.step, experiment.feed, intervals=intervals, until=until)
+    state, step, feed = experiment.state, experiment.step, experiment.feed
+    return train(state, step, feed, intervals=intervals, until=until, notice=notice)
 
 
 def _train_and_save(
@@ -164,12 +193,13 @@ def _train_and_save(
     folder: RunFolder,
     judge: "Judge",
     watch: Watch,
+    notice: Notice,
     console: Console,
     others: Sequence[Tracker],
 ) -> str:
     """Rank 0: train, and write what is due at each tick; returns why a verdict stopped the run, if so."""
     config, state = experiment.config, experiment.state
-    store = checkpoint_store(config, folder)
+    save = Saver(checkpoint_store(config, folder), experiment, console, notice)
     local = LocalTracker(folder, images=state.images)
     facts = environment(experiment.device, Replica.current())
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say, environment=facts), console, *others]
@@ -182,8 +212,11 @@ def _train_and_save(
         if state.images == 0:
             _show(trackers, 0, painter, console, details=config.log.details)
         console.starts(state.images, config.train.images)
-        for tick in _ticks(experiment):
+        for tick in _ticks(experiment, notice):
             metrics = tick.metrics | _facts(experiment)
+            if tick.due == {"notice"}:
+                _leave(save, metrics, notice.agreed, tick.images, console)
+                return ""
             evaluation = judge(tick)
             if evaluation:
                 metrics |= evaluation.numbers()
@@ -200,18 +233,34 @@ def _train_and_save(
             if stops or tick.due & {"samples", "end"}:
                 _show(trackers, tick.images, painter, console, details=config.log.details)
             if stops:
-                _save(store, experiment, metrics, console, last=True, suspect=decision.text)
+                save(metrics, last=True, suspect=decision.text)
                 return f"{decision.kind} at {tick.images:,} images: {decision.text}"
-            if tick.due & {"checkpoint", "end"} or (evaluation and store.is_best(metrics)):
+            if tick.due & {"checkpoint", "end"} or (evaluation and save.store.is_best(metrics)):
                 takers = [tracker for tracker in trackers if isinstance(tracker, CheckpointTracker)]
                 _each(takers, console, lambda tracker, at=tick.images: tracker.saving(at))
-                saved = _save(store, experiment, metrics, console, last="end" in tick.due)
+                saved = save(metrics, last="end" in tick.due)
                 if saved:
-                    _announce(takers, tick.images, saved, store, console)
+                    _announce(takers, tick.images, saved, save.store, console)
+            elif "notice" in tick.due:
+                save(metrics, last=False)
+            if "notice" in tick.due and "end" not in tick.due:
+                _farewell(notice.agreed, tick.images, console)
+                return ""
         completed = True
         return ""
     finally:
         _each(trackers, console, lambda tracker: tracker.close(completed=completed))
+
+
+def _leave(save: Saver, metrics: dict[str, float], reason: Reason, images: int, console: Console) -> None:
+    """Save at a moment at which nothing else is due, and say why."""
+    if reason != Reason.STORAGE:
+        save(metrics, last=False)
+    _farewell(reason, images, console)
+
+
+def _farewell(reason: Reason, images: int, console: Console) -> None:
+    console.say(f"leaving at {images:,} images: {WORDS[reason]}")
 
 
 def _each(trackers: Sequence[T], console: Console, action: Callable[[T], None]) -> None:
@@ -271,26 +320,6 @@ def _announce(
     best = store.best()
     is_best = best is not None and best.images == images
     _each(trackers, console, lambda tracker: tracker.saved(images, saved, best=is_best))
-
-
-def _save(
-    store: CheckpointStore,
-    experiment: Experiment,
-    metrics: dict[str, float],
-    console: Console,
-    *,
-    last: bool,
-    suspect: str = "",
-) -> Path | None:
-    """Save; a storage failure stops the run only at its end, where nothing else would hold its result."""
-    try:
-        plain = experiment.config.model_dump(mode="json")
-        return store.save(experiment.state.state_dict(), config=plain, metrics=metrics, suspect=suspect)
-    except OSError as error:
-        console.say(f"the checkpoint could not be saved ({error}); the ones before stay good")
-        if last:
-            raise
-        return None
 
 
 def _resume(experiment: Experiment, folder: RunFolder, replica: Replica, console: Console | None) -> None:

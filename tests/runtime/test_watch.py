@@ -15,6 +15,7 @@ from ganscale.config import load as load_config
 from ganscale.health import Row, Verdict
 from ganscale.runfolder import RunFolder
 from ganscale.runtime import worker
+from ganscale.runtime.saving import Saver
 from ganscale.runtime.watch import read_rollbacks
 from ganscale.runtime.worker import Outcome, run_worker
 from ganscale.tracking.local import LocalTracker, read_events, read_metrics
@@ -111,7 +112,7 @@ def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
     place, name = {
         "at the roll-back": (LocalTracker, "rewind"),
         "after a row": (LocalTracker, "log"),
-        "at a checkpoint": (worker, "_save"),
+        "at a checkpoint": (Saver, "__call__"),
     }[moment]
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *a, **k: die() or real(*a, **k))
