@@ -6,6 +6,7 @@
     metrics.jsonl     a row of numbers per log.every images
     health.jsonl      a row per health event, if there was one
     rollbacks.json    how often the run was rolled back, from where to where
+    faults.jsonl      a row per life of the run that did not end in order
     abandoned.jsonl   rows of metrics that roll-backs took out of metrics.jsonl
     samples/          grids of fixed latents, <images>.png
     real.png          a grid of real examples
@@ -61,6 +62,26 @@ class RunFolder:
     def rollbacks(self) -> Path:
         """Roll-backs so far, a JSON list."""
         return self.path / "rollbacks.json"
+
+    @property
+    def faults(self) -> Path:
+        """Lives of the run that did not end in order, a JSON object per line."""
+        return self.path / "faults.jsonl"
+
+    @property
+    def alive(self) -> Path:
+        """Folder of the workers' signs of life."""
+        return self.path / ".alive"
+
+    @property
+    def stop(self) -> Path:
+        """A file by which workers are asked to leave."""
+        return self.path / ".stop"
+
+    @property
+    def interval(self) -> Path:
+        """What `checkpoint.every: auto` came to."""
+        return self.path / "checkpoint_every.json"
 
     @property
     def abandoned(self) -> Path:

@@ -162,7 +162,7 @@ def without(*names: str) -> Callable[[Path], None]:
     return spoil
 
 
-SPOILT: dict[str, Callable[[Path], None]] = {
+SPOILT: dict[str, Callable[[Path], object]] = {
     "half_state": half_state,
     "half_manifest": half_manifest,
     "no_manifest": lambda folder: (folder / "manifest.json").unlink(),
@@ -184,7 +184,7 @@ SPOILT: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
 def test_half_uploaded_and_older_ones_are_refused(
-    good: CheckpointStore, tmp_path: Path, spoil: Callable[[Path], None]
+    good: CheckpointStore, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
     shutil.copytree(good.folder, tmp_path / "checkpoints")
     store = CheckpointStore(tmp_path / "checkpoints", best_metric="fid")

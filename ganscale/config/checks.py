@@ -112,8 +112,9 @@ def _check_batch(config: Config) -> None:
             value=train.accumulation,
             remedy=f"use at most {train.batch_size // packing}",
         )
-    if config.cluster.num_workers != "auto":
-        check_workers(config, config.cluster.num_workers)
+    workers = config.cluster.num_workers
+    if workers != "auto":
+        check_workers(config, max(workers) if isinstance(workers, tuple) else workers)
 
 
 def _check_objective(config: Config) -> None:

@@ -16,10 +16,27 @@ from ganscale.config.section import Count, Section, as_tuple, whole
 
 
 def _workers(value: object) -> object:
-    """A whole number from 1, or auto."""
+    """A whole number from 1, a range of two, or auto."""
+    if isinstance(value, list | tuple):
+        pair = tuple(whole(each) for each in value)
+        if len(pair) != 2 or not all(_counts(each) for each in pair) or not pair[0] <= pair[1]:  # pyright: ignore
+            raise ValueError("[least, most] as two whole numbers from 1 to 65536, the smaller first")
+        return pair
     value = whole(value)
-    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536):
-        raise ValueError("a whole number from 1 to 65536, or auto")
+    if value != "auto" and not _counts(value):
+        raise ValueError("a whole number from 1 to 65536, [least, most], or auto")
+    return value
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_536
+
+
+def _interval(value: object) -> object:
+    """A whole number of images from 1, or auto."""
+    value = whole(value)
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError("a whole number of images from 1, or auto")
     return value
 
 
@@ -169,7 +186,14 @@ class Log(Section):
 class Checkpoint(Section):
     """What survives a crash."""
 
-    every: Count = Field(default=128_000, ge=1, description="Images between two checkpoints; the end is always saved.")
+    every: Annotated[int | Literal["auto"], BeforeValidator(_interval)] = Field(
+        default=128_000,
+        description="Images between two checkpoints; the end is always saved. auto: what costs least by "
+        "checkpoint.hours_between_faults, the measured speed and the time that saving takes (Daly 2006).",
+    )
+    hours_between_faults: float = Field(
+        default=24.0, gt=0.0, description="Mean hours between two faults of the whole group, for every = auto."
+    )
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     on_failure: Literal["continue", "stop"] = Field(
         default="continue",
@@ -206,9 +230,10 @@ class Wandb(Section):
 class Cluster(Section):
     """Who does the work. Nothing here changes the result."""
 
-    num_workers: Annotated[int | Literal["auto"], BeforeValidator(_workers)] = Field(
+    num_workers: Annotated[int | tuple[int, int] | Literal["auto"], BeforeValidator(_workers)] = Field(
         default="auto",
-        description="Data-parallel workers; auto: one per GPU, or without GPUs two, or one per node if there are more.",
+        description="Data-parallel workers; auto: one per GPU, or without GPUs two, or one per node if there are more. "
+        "[least, most]: as many as there is room for, more or fewer when nodes come and go.",
     )
     cpus_per_worker: Count = Field(
         default=1, ge=1, description="CPUs reserved for each worker; also its number of threads."
@@ -219,9 +244,19 @@ class Cluster(Section):
         description="Ray cluster: auto joins RAY_ADDRESS or a running cluster or else starts one here; "
         "local always starts one here; or HOST:PORT.",
     )
-    max_restarts: Count = Field(default=3, ge=0, description="Times that a failed worker group is started again.")
+    max_restarts: Count = Field(
+        default=3,
+        ge=0,
+        description="Times in a row, without a new checkpoint in between, that a failed worker group is started again.",
+    )
+    restart_pause: float = Field(
+        default=10.0,
+        ge=0.0,
+        le=600.0,
+        description="Seconds before the second restart in a row; doubled each time, at most 600.",
+    )
     timeout: float = Field(
-        default=300.0, gt=0, description="Seconds that a worker waits for the others before it gives up."
+        default=300.0, gt=0, description="Seconds that a worker waits for the others, or an iteration may last."
     )
 
 

@@ -63,7 +63,7 @@ def _connect(config: Config, dashboard: bool = False) -> None:
         return
     print("starting Ray on this machine", flush=True)
     workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
-    wanted = (2 if workers == "auto" else workers) * each
+    wanted = most_workers(workers) * each
     cpus = os.cpu_count() or 1
     most = max(8, 4 * cpus) // each
     if wanted > max(8, 4 * cpus):
@@ -73,7 +73,6 @@ def _connect(config: Config, dashboard: bool = False) -> None:
             value=workers if most else each,
             remedy=f"use at most {most or cpus} {'workers' if most else 'CPUs per worker'}, or join a cluster",
         )
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains a cluster of our own
     ray.init(
         address="local",
         num_cpus=max(cpus, wanted),
@@ -81,6 +80,13 @@ def _connect(config: Config, dashboard: bool = False) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+def most_workers(wanted: int | tuple[int, int] | str) -> int:
+    """How many workers `cluster.num_workers` means at most on one machine without GPUs."""
+    if isinstance(wanted, tuple):
+        return wanted[1]
+    return wanted if isinstance(wanted, int) else 2
 
 
 def _running_cluster() -> str | None:
@@ -92,9 +98,23 @@ def _running_cluster() -> str | None:
 
 
 def nodes() -> list[Node]:
-    """What each living machine of the cluster offers."""
+    """What each living machine of the cluster offers that is not about to go."""
+    leaving = draining()
     return [
         Node(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in leaving
     ]
+
+
+def draining() -> set[str]:
+    """Ids of the nodes that are about to go: a spot machine that is taken back, a pod that ends."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def free() -> Node:
+    """What is free on all machines together."""
+    resources = ray.available_resources()
+    return Node(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))

@@ -1,5 +1,6 @@
 """A group of Ray Train workers that run one function together, in one process group of torch.distributed."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from ganscale.config import Config, ConfigError, parse
 from ganscale.extension import ADDED, extend
 from ganscale.runtime.resources import Placement
+from ganscale.runtime.worker import group_timeout
 
 
 class TrainingError(RuntimeError):
@@ -53,6 +55,7 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
     """
     config, placement = group.config, group.placement
     kind = "GPU" if placement.use_gpu else "CPU"
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the driver itself looks for nodes that go
     print(f"starting {placement.num_workers} workers on {kind} (this takes a moment)", flush=True)
     resources: dict[str, float] = {"CPU": config.cluster.cpus_per_worker}
     if placement.use_gpu:
@@ -64,7 +67,7 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
             "extension": ADDED._asdict(),  # cloudpickle takes classes of the user's script along
             **settings,
         },
-        torch_config=TorchConfig(timeout_s=max(1, round(config.cluster.timeout))),
+        torch_config=TorchConfig(timeout_s=max(1, round(group_timeout(config)))),
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
             use_gpu=placement.use_gpu,
@@ -74,7 +77,11 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
         run_config=RunConfig(
             name=f"{time.time_ns()}",  # never resumed: a damaged snapshot of Ray's would keep a run from starting
             storage_path=str(group.storage),
-            failure_config=FailureConfig(max_failures=group.max_restarts),
+            failure_config=FailureConfig(
+                max_failures=group.max_restarts,
+                controller_failure_limit=group.max_restarts,
+                max_preemption_failures=group.max_restarts,
+            ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": _worker_environment(config)},
         ),

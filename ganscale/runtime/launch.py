@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.runtime.notice import Flag, terminated
-from ganscale.runtime.worker import Outcome, run_worker
+from ganscale.runtime.worker import Outcome, group_timeout, run_worker
 
 
 def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
@@ -35,6 +35,14 @@ def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def _fits(config: Config, num_workers: int) -> bool:
+    """Whether the config may run on so many workers."""
+    wanted = config.cluster.num_workers
+    if isinstance(wanted, tuple):
+        return wanted[0] <= num_workers <= wanted[1]
+    return wanted in ("auto", num_workers)
+
+
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
@@ -46,7 +54,7 @@ def launch_local(config: Config, path: Path) -> Outcome:
     Raises:
         ConfigError: the config asks for several workers or a missing GPU.
     """
-    if config.cluster.num_workers not in ("auto", 1):
+    if not _fits(config, 1):
         raise ConfigError(
             "the local launcher runs one worker",
             key="cluster.num_workers",
@@ -72,7 +80,7 @@ def launch_torchrun(config: Config, path: Path) -> Outcome:
             remedy="start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ...",
         )
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-    if config.cluster.num_workers not in ("auto", world_size):
+    if not _fits(config, world_size):
         raise ConfigError(
             f"torchrun started {world_size} processes",
             key="cluster.num_workers",
@@ -89,7 +97,7 @@ def launch_torchrun(config: Config, path: Path) -> Outcome:
             remedy=f"start at most {torch.cuda.device_count()} processes here, or use train.device=cpu",
         )
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=config.cluster.timeout))
+    dist.init_process_group(backend, timeout=timedelta(seconds=group_timeout(config)))
     flag = Flag()
     try:
         with terminated(flag.set):

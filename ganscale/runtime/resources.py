@@ -46,12 +46,15 @@ def place(config: Config, nodes: Sequence[Node]) -> Placement:
         )
     use_gpu = config.train.device == "cuda"
     if config.train.device == "auto":
-        use_gpu = sum(_room(node, cpus, True) for node in nodes) >= (1 if wanted == "auto" else wanted)
+        least = 1 if wanted == "auto" else min(wanted) if isinstance(wanted, tuple) else wanted
+        use_gpu = sum(_room(node, cpus, True) for node in nodes) >= least
     room = sum(_room(node, cpus, use_gpu) for node in nodes)
     if wanted == "auto":
         usable = sum(1 for node in nodes if _room(node, cpus, use_gpu))
         most = config.train.batch_size // config.model.packing // config.train.accumulation
         num_workers = min(max(1, room), most, gpus if use_gpu else max(2, usable))
+    elif isinstance(wanted, tuple):
+        num_workers = max(wanted[0], min(wanted[1], room))
     else:
         num_workers = wanted
     if num_workers > room:

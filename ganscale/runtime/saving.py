@@ -1,10 +1,15 @@
-"""Rank 0's checkpoints during a run, with what is said and done when the storage fails or is slow."""
+"""Rank 0's checkpoints during a run: when they are due, and what is said when the storage fails or is slow."""
 
+import json
+import math
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ganscale.build import Experiment
-from ganscale.checkpoint import CheckpointStore
+from ganscale.checkpoint import CheckpointStore, write_atomically
+from ganscale.faults import best_interval
+from ganscale.loop import Tick
 from ganscale.runtime.notice import Notice, Reason
 from ganscale.tracking.console import Console
 
@@ -20,13 +25,33 @@ class Saver:
         experiment: the run.
         console: takes sentences.
         notice: through which storage that fails stops the run, where `checkpoint.on_failure` says so.
+        remembered: the file that keeps what `checkpoint.every: auto` came to, for all later lives of the run.
     """
 
-    def __init__(self, store: CheckpointStore, experiment: Experiment, console: Console, notice: Notice) -> None:
+    def __init__(
+        self, store: CheckpointStore, experiment: Experiment, console: Console, notice: Notice, *, remembered: Path
+    ) -> None:
         self.store = store
         self._experiment, self._console, self._notice = experiment, console, notice
         self._since = time.monotonic()
         self._told = False
+        self._remembered = remembered
+        self._auto = experiment.config.checkpoint.every == "auto"
+        self._every = read_interval(remembered) if self._auto else None
+        self._speed = 0.0
+        self._images = experiment.state.images
+
+    def due(self, tick: Tick) -> bool:
+        """Whether a checkpoint is due at a tick; with `auto` at the first one, which measures, then by what that gave.
+
+        Only rank 0 saves, at ticks that all replicas have anyway: the others need not know of it.
+        """
+        if not self._auto:
+            return bool(tick.due & {"checkpoint", "end"})
+        self._speed = tick.metrics["images_per_second"]
+        before, self._images = self._images, tick.images
+        passed = self._every is None or tick.images // self._every > before // self._every
+        return "end" in tick.due or ("log" in tick.due and passed)
 
     def __call__(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
         """Save, and return the checkpoint's folder; None if the storage refused and the run is to go on or to leave.
@@ -57,13 +82,51 @@ class Saver:
         return saved
 
     def _time(self, started: float) -> None:
-        """Say once that saving takes too much of the run's time."""
+        """Learn from how long saving took; say once that it takes too much of the run's time."""
         now = time.monotonic()
         took, apart = now - started, now - self._since
         self._since = now
+        if self._auto and self._every is None and self._speed > 0:
+            self._decide(took)
         if not self._told and took > max(1.0, SLOW * apart):
             self._told = True
             self._console.say(
                 f"saving a checkpoint took {took:.1f} s of the {apart:.0f} s since the one before: "
                 "use faster storage, or a larger checkpoint.every"
             )
+
+    def _decide(self, cost: float) -> None:
+        """Choose the interval from what saving costs and how fast the run is, and keep it for all later lives."""
+        config = self._experiment.config
+        hours = config.checkpoint.hours_between_faults
+        every = interval(cost, hours, self._speed, config.log.every)
+        self._every = every
+        self._console.say(
+            f"checkpoint.every = auto: {every:,} images, as saving takes {cost:.2f} s, the run makes "
+            f"{self._speed:,.0f} images/s and a fault comes every {hours:g} h"
+        )
+        with suppress(OSError):
+            row = {"images": every, "seconds_to_save": cost, "images_per_second": self._speed}
+            write_atomically(self._remembered, json.dumps(row) + "\n")
+
+
+def interval(cost: float, hours: float, speed: float, step: int) -> int:
+    """Images between two checkpoints that lose least, a multiple of `step`.
+
+    Args:
+        cost: seconds that saving takes.
+        hours: mean time between two faults.
+        speed: images per second.
+        step: images between two ticks.
+    """
+    seconds = best_interval(max(cost, 1e-3), 3600.0 * hours)
+    return step * max(1, math.floor(seconds * speed / step))
+
+
+def read_interval(path: Path) -> int | None:
+    """What an earlier life of the run decided, if it did."""
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        if isinstance(images, int) and images >= 1:
+            return images
+    return None

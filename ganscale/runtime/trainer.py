@@ -1,47 +1,122 @@
-"""A run as a Ray Train job: place the workers, show their progress, report how it ended."""
+"""A run as a Ray Train job: place the workers, show their progress, start them again after a fault, report the end."""
 
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
+from ganscale.faults import Budget, history, read_faults
 from ganscale.runfolder import RunFolder, check_free
 from ganscale.runtime.cluster import connected, nodes
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
-from ganscale.runtime.resources import place
-from ganscale.runtime.worker import Outcome, run_worker
+from ganscale.runtime.lookout import Lookout
+from ganscale.runtime.notice import Reason, StopFile, terminated
+from ganscale.runtime.resources import Placement, place
+from ganscale.runtime.worker import Outcome, forget, run_worker
 from ganscale.tracking.console import LogFollower
 
 __all__ = ["TrainingError", "train_on_ray"]
 
 
 def train_on_ray(config: Config, folder: RunFolder) -> Outcome:
-    """Run to the end on a Ray cluster, restarting failed workers from their last checkpoint.
+    """Run to the end on a Ray cluster, starting failed workers again from their last checkpoint.
 
     Raises:
         ConfigError: the cluster cannot give what the config asks for, or another process writes to the folder.
-        TrainingError: the workers failed more often than `cluster.max_restarts`.
+        TrainingError: the workers failed more often than `cluster.max_restarts` without getting any further.
     """
-    check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=lambda line: print(line, flush=True))
-    with connected(config):
-        placement = place(config, nodes())
-        check_workers(config, placement.num_workers)
-        group = Group(config, placement, folder.path / ".ray", config.cluster.max_restarts)
-        with _Following(folder.log):
-            outcome = run_group(_train_loop, {"path": str(folder.path)}, group)
-    assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
-    return outcome
+    check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=_say)
+    stop = StopFile(folder.stop)
+    stop.clear()
+    with connected(config), _Following(folder.log), terminated(lambda: stop.write(Reason.STOP)):
+        try:
+            return _Supervisor(config, folder, stop).run()
+        except KeyboardInterrupt:
+            forget(folder)
+            raise
+        finally:
+            stop.clear()
+
+
+class _Supervisor:
+    """Starts the group of workers, again and again until the run is over or its budget is spent.
+
+    Ray itself restarts none: it does not retry what fails while the process group forms, and knows no pause.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, stop: StopFile) -> None:
+        self._config, self._folder, self._stop = config, folder, stop
+        self._budget = Budget(config.cluster.max_restarts, config.cluster.restart_pause)
+        self._patience = 0.0
+
+    def run(self) -> Outcome:
+        """The run's end; arguments and errors: `train_on_ray`."""
+        again: str | None = None
+        while True:
+            group = Group(self._config, self._place(), self._folder.path / ".ray", max_restarts=0)
+            self._patience = max(60.0, self._config.cluster.timeout)
+            settings = {"path": str(self._folder.path), "again": again}
+            try:
+                with Lookout(self._config, group.placement.num_workers, self._stop):
+                    outcome = run_group(_train_loop, settings, group)
+            except TrainingError as error:
+                again = str(error).partition("\n")[0][:300]
+                if self._stop.read() == Reason.STOP:
+                    return Outcome(self._saved(), 0, left=Reason.STOP)
+                self._wait(error, again)
+                continue
+            assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
+            if outcome.left not in (Reason.DRAIN, Reason.RESIZE):
+                return outcome
+            again = None
+            self._stop.clear()
+
+    def _wait(self, error: TrainingError, cause: str) -> None:
+        """Wait before the next start, if there is to be one."""
+        seconds = self._budget.failed(self._saved())
+        if seconds is None:
+            raise TrainingError(f"{error}{history(read_faults(self._folder.faults))}") from error
+        count = f"{self._budget.failures} of {self._budget.most} without a new checkpoint"
+        after = f" in {seconds:.0f} s" if seconds else ""
+        _say(f"the workers failed ({cause}); starting them again{after} ({count})")
+        time.sleep(seconds)
+
+    def _place(self) -> Placement:
+        """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                placement = place(self._config, nodes())
+                check_workers(self._config, placement.num_workers)
+                return placement
+            except ConfigError as error:
+                if time.monotonic() >= until or self._stop.read() == Reason.STOP:
+                    if not self._patience:
+                        raise
+                    raise TrainingError(str(error)) from error
+            time.sleep(1.0)
+
+    def _saved(self) -> int:
+        """Images of the newest checkpoint."""
+        return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried."""
     try:
         config, device = prepare_worker(settings)
-        gauges = GaugeTracker(config.run.name)
-        return run_worker(config, Path(settings["path"]), device=device, echo=False, trackers=[gauges])
+        path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
+        ask = StopFile(RunFolder(path).stop).read
+        return run_worker(config, path, device=device, echo=False, trackers=[gauges], ask=ask, again=settings["again"])
     except ConfigError as error:
         return error
 

@@ -1,8 +1,11 @@
 """What one replica does, under any launcher: build, resume, train, save, track. Knows nothing of Ray."""
 
 import resource
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +22,12 @@ from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
 from ganscale.environment import environment
 from ganscale.evaluation import Evaluator, missing_extractor, store_evaluation
+from ganscale.faults import Fault, note
 from ganscale.loop import Tick, train
 from ganscale.metrics.result import Evaluation
 from ganscale.response import Decision
 from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
+from ganscale.runtime.heartbeat import EVERY, Heartbeat, read_beats
 from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.notice import Notice, Reason
 from ganscale.runtime.painter import Painter
@@ -71,6 +76,7 @@ def run_worker(
     echo: bool,
     trackers: Sequence[Tracker] = (),
     ask: Callable[[], Reason] = lambda: Reason.NONE,
+    again: str | None = None,
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -83,6 +89,7 @@ def run_worker(
         echo: whether rank 0 prints its progress (it always writes it to train.log).
         trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
         ask: what is asked of this replica; all call it equally often, every few seconds.
+        again: where the same command starts the run again after a fault: what is known of that.
 
     Raises:
         ConfigError: another process writes to the run's folder, or its checkpoint is of other networks.
@@ -95,11 +102,12 @@ def run_worker(
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    lock = _take(config, folder, replica, echo=echo)
+    patience = config.cluster.timeout * (0.5 if again is None else 1.0)
+    lock = _take(config, folder, replica, patience=patience, echo=echo)
     try:
         _check_shared(folder, replica)
         console = Console(folder.log, echo=echo) if replica.is_first else None
-        return _run(config, folder, Notice(device, ask), device, console, trackers)
+        return _run(config, folder, Notice(device, ask), device, console, trackers, again)
     finally:
         if lock:
             lock.release()
@@ -112,6 +120,7 @@ def _run(
     device: torch.device,
     console: Console | None,
     trackers: Sequence[Tracker],
+    again: str | None,
 ) -> Outcome:
     replica = Replica.current()
     if console:
@@ -120,12 +129,22 @@ def _run(
     experiment = build(config, device=device, replica=replica)
     _resume(experiment, folder, replica, console)
     start = experiment.state.images
+    if console:
+        _note_fault(folder, start, replica, again, console)
     judge = Judge(experiment, console)
     watch = Watch(experiment, folder, checkpoint_store(config, folder))
+    say = console.say if console else lambda _: None
+    try:
+        with Heartbeat(folder.alive, experiment.state, timeout=config.cluster.timeout, say=say):
+            if console:
+                diagnosis = _train_and_save(experiment, folder, judge, watch, notice, console, trackers)
+            else:
+                diagnosis = _train(experiment, judge, watch, notice)
+    except KeyboardInterrupt:
+        forget(folder)
+        raise
     if console:
-        diagnosis = _train_and_save(experiment, folder, judge, watch, notice, console, trackers)
-    else:
-        diagnosis = _train(experiment, judge, watch, notice)
+        forget(folder)
     images = experiment.state.images
     left = notice.agreed if images < config.train.images and not diagnosis else Reason.NONE
     return Outcome(images, start, diagnosis, left)
@@ -146,14 +165,43 @@ def _train(experiment: Experiment, judge: "Judge", watch: Watch, notice: Notice)
     return ""
 
 
-def _take(config: Config, folder: RunFolder, replica: Replica, *, echo: bool) -> WriterLock | None:
+def group_timeout(config: Config) -> float:
+    """Seconds after which a collective of the workers fails: later than the watchdog, which says more."""
+    return 1.25 * config.cluster.timeout + 2 * EVERY
+
+
+def forget(folder: RunFolder) -> None:
+    """Remove the signs of life of a run that ended in order: whoever finds some knows of a fault."""
+    shutil.rmtree(folder.alive, ignore_errors=True)
+
+
+def _note_fault(folder: RunFolder, start: int, replica: Replica, again: str | None, console: Console) -> None:
+    """Rank 0: write down how the life before ended, if that was not in order."""
+    beats = read_beats(folder.alive)
+    first = next((beat for beat in beats if beat.rank == 0), None)
+    if first is None:
+        return
+    cause = again or "it ended without a word: killed, or its machine went"
+    with suppress(OSError):
+        cause = f"{(folder.alive / 'hang.txt').read_text(encoding='utf-8')}"
+    since = first.time
+    with suppress(OSError):
+        since = (folder.checkpoints / f"{start:012d}" / "manifest.json").stat().st_mtime
+    fault = Fault(first.time, cause, len(beats), first.images, start, max(0.0, time.time() - since))
+    with suppress(OSError):
+        note(folder.faults, fault)
+    forget(folder)
+    console.say(f"the life before ended at about {first.images:,} images: {cause}; {fault.images_lost:,} images lost")
+
+
+def _take(config: Config, folder: RunFolder, replica: Replica, *, patience: float, echo: bool) -> WriterLock | None:
     """Make rank 0 the folder's writer; if that cannot be, all replicas raise."""
     lock, refusal = None, None
     if replica.is_first:
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
             say = partial(print, flush=True) if echo else lambda _: None
-            lock = WriterLock(folder, patience=config.cluster.timeout / 2, say=say)
+            lock = WriterLock(folder, patience=patience, say=say)
             inspect(config, folder)  # again: another driver may have been faster
             prepare(config, folder)
         except ConfigError as error:
@@ -179,8 +227,9 @@ def _ticks(experiment: Experiment, notice: Notice) -> Iterator[Tick]:
     intervals = {
         "log": config.log.every,
         "samples": config.log.samples_every,
-        "checkpoint": config.checkpoint.every,
     }
+    if config.checkpoint.every != "auto":
+        intervals["checkpoint"] = config.checkpoint.every
     if config.eval.every:
         intervals["eval"] = config.eval.every
     until = config.train.images
@@ -199,7 +248,7 @@ def _train_and_save(
 ) -> str:
     """Rank 0: train, and write what is due at each tick; returns why a verdict stopped the run, if so."""
     config, state = experiment.config, experiment.state
-    save = Saver(checkpoint_store(config, folder), experiment, console, notice)
+    save = Saver(checkpoint_store(config, folder), experiment, console, notice, remembered=folder.interval)
     local = LocalTracker(folder, images=state.images)
     facts = environment(experiment.device, Replica.current())
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.say, environment=facts), console, *others]
@@ -235,7 +284,7 @@ def _train_and_save(
             if stops:
                 save(metrics, last=True, suspect=decision.text)
                 return f"{decision.kind} at {tick.images:,} images: {decision.text}"
-            if tick.due & {"checkpoint", "end"} or (evaluation and save.store.is_best(metrics)):
+            if save.due(tick) or (evaluation and save.store.is_best(metrics)):
                 takers = [tracker for tracker in trackers if isinstance(tracker, CheckpointTracker)]
                 _each(takers, console, lambda tracker, at=tick.images: tracker.saving(at))
                 saved = save(metrics, last="end" in tick.due)

@@ -60,11 +60,9 @@ def test_a_request_is_heard_within_seconds_at_any_speed() -> None:
     """The clock runs at a fast pace, then at a slow one: the worst delay is one window of the pace before."""
     now, asked_at = [0.0], [1e9]
     notice = Notice(CPU, lambda: Reason.STOP if now[0] >= asked_at[0] else Reason.NONE, clock=lambda: now[0])
-    calls = 0
     for _ in range(3000):
         assert not notice()
         now[0] += 0.01
-        calls += 1
     asked_at[0] = now[0]
     while not notice():
         now[0] += 0.01
@@ -108,7 +106,9 @@ def test_sigterm_is_heard_once_and_the_old_handler_comes_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def one_hears(folder: str, name: str, rank: int, at: int, every: float) -> tuple[Outcome, int]:
+def one_hears(
+    folder: str, name: str, rank: int, at: int, every: float, overrides: tuple[str, ...] = ()
+) -> tuple[Outcome, int]:
     """On one replica: a run of which only `rank` is asked to leave, after `at` images; and what it reached."""
     from ganscale.collectives import Replica
     from ganscale.runtime import notice as module
@@ -129,7 +129,7 @@ def one_hears(folder: str, name: str, rank: int, at: int, every: float) -> tuple
 
     worker.build = remember
     try:
-        config = load_config(overrides=(*RUN, f"run.dir={folder}", f"run.name={name}"))
+        config = load_config(overrides=(*RUN, f"run.dir={folder}", f"run.name={name}", *overrides))
         outcome = run_worker(config, Path(folder) / name, device=CPU, echo=False, ask=ask)
     finally:
         worker.build, module.EVERY = build, EVERY
