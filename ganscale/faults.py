@@ -69,7 +69,7 @@ def pause(failures: int, first: float) -> float:
         failures: in a row, without a new checkpoint in between; at least 1.
         first: seconds of the first pause, after the second failure.
     """
-    return 0.0 if failures < 2 else min(LONGEST, first * 2.0 ** (failures - 2))
+    return 0.0 if failures < 2 else min(LONGEST, first * 2.0 ** min(failures - 2, 60))
 
 
 @dataclass

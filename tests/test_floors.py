@@ -32,7 +32,19 @@ FLOORS = {
         *SAMPLING,
     ),
     2: ("data", "metrics", "state", "extension"),
-    1: ("step", "objective", "losses", "collectives", "schedules", "ema", "augment", "models", "layers", "diversity"),
+    1: (
+        "step",
+        "objective",
+        "losses",
+        "collectives",
+        "schedules",
+        "ema",
+        "augment",
+        "models",
+        "layers",
+        "diversity",
+        "fingerprint",
+    ),
     0: ("config", "random"),
 }
 """The longest name that fits decides: `tracking.wandb` before `tracking`."""

@@ -14,8 +14,9 @@ Kind = Literal[
     "mode-collapse",
     "discriminator-weak",
     "oscillation",
+    "replica-drift",
 ]
-"""What can be wrong with a run, the gravest first."""
+"""What can be wrong with a run, the gravest first; the last one is about its machines."""
 
 
 class Health(Section):
@@ -31,6 +32,12 @@ class Health(Section):
     )
     ignore: Annotated[tuple[Kind, ...], BeforeValidator(listed)] = Field(
         default=(), description="Verdicts that are not given."
+    )
+    compare_every: Count = Field(
+        default=12_800,
+        ge=0,
+        description="Images between two comparisons of the workers' states, which must be equal to the bit "
+        "(replica-drift); at rows of metrics and checkpoints. 0: never.",
     )
     max_rollbacks: Count = Field(
         default=3, ge=1, le=100, description="Roll-backs after which the next verdict stops the run."

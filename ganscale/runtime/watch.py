@@ -20,6 +20,7 @@ from ganscale.config.evaluation import METRICS
 from ganscale.loop import Tick
 from ganscale.response import Decision, respond, retreat, sound_until
 from ganscale.runfolder import RunFolder
+from ganscale.runtime.drift import DriftCheck
 from ganscale.step import weight_norm
 from ganscale.tracking.local import read_metrics
 
@@ -72,6 +73,7 @@ class Watch:
         self._images: list[int] = []
         self._rows: list[dict[str, float]] = []
         self._told: set[str] = set()
+        self._drift = DriftCheck(experiment, store)
         if self._replica.is_first:
             self._remember()
 
@@ -93,6 +95,11 @@ class Watch:
         Raises:
             OSError: a roll-back could not be noted in the run's folder.
         """
+        drift = self._drift(tick)
+        if drift.action == "roll back":
+            self._restore(drift.target, self._experiment.state.rollbacks)
+        if drift.action != "go on":
+            return drift
         decision = Decision()
         if self._replica.is_first:
             assert row is not None, "rank 0 has the numbers"
@@ -153,8 +160,12 @@ class Watch:
 
     def _go_back(self, decision: Decision) -> None:
         """Put the state back, and note there that it was."""
-        experiment, target = self._experiment, decision.target
-        state, rollbacks = experiment.state, experiment.state.rollbacks + 1
+        self._restore(decision.target, self._experiment.state.rollbacks + 1)
+
+    def _restore(self, target: int, rollbacks: int) -> None:
+        """Put the state back to `target` images, with so many roll-backs in it."""
+        experiment = self._experiment
+        state = experiment.state
         if target:
             _, saved = checkpoint.load(self._folder.checkpoints / f"{target:012d}")
         else:

@@ -36,7 +36,7 @@ from ganscale.runtime.watch import Watch, can_sample, read_rollbacks
 from ganscale.step import LOGIT_EDGES, weight_norm
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
 from ganscale.tracking.console import Console
-from ganscale.tracking.local import LocalTracker
+from ganscale.tracking.local import LocalTracker, read_metrics
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 
@@ -187,11 +187,12 @@ def _note_fault(folder: RunFolder, start: int, replica: Replica, again: str | No
     since = first.time
     with suppress(OSError):
         since = (folder.checkpoints / f"{start:012d}" / "manifest.json").stat().st_mtime
-    fault = Fault(first.time, cause, len(beats), first.images, start, max(0.0, time.time() - since))
+    reached = max([first.images, *(row["images"] for row in read_metrics(folder)[-1:])])
+    fault = Fault(first.time, cause, len(beats), reached, start, max(0.0, time.time() - since))
     with suppress(OSError):
         note(folder.faults, fault)
     forget(folder)
-    console.say(f"the life before ended at about {first.images:,} images: {cause}; {fault.images_lost:,} images lost")
+    console.say(f"the life before ended at about {reached:,} images: {cause}; {fault.images_lost:,} images lost")
 
 
 def _take(config: Config, folder: RunFolder, replica: Replica, *, patience: float, echo: bool) -> WriterLock | None:
