@@ -240,7 +240,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError("its manifest was altered")
     if raw.get("schema") != SCHEMA:
         raise CheckpointError(f"it has schema {raw.get('schema')}, this version reads {SCHEMA}")
-    found = {name: raw.get(name) for name in _FIELDS}
+    found: dict[str, Any] = {name: raw.get(name) for name in _FIELDS}
     for name, kind in _FIELDS.items():
         if type(found[name]) is not kind:
             raise CheckpointError(f"its manifest has no {name} that is fit for use")

@@ -34,7 +34,7 @@ def spoilt_run(folder: str, name: str, at: tuple[int, ...], overrides: tuple[str
                 weight = next(made.state.generator.parameters())
                 weight.data.view(-1).view(torch.int64)[3] ^= 1
 
-        made.state.ema.update = flip
+        made.state.ema.update = flip  # pyright: ignore[reportAttributeAccessIssue]
         return made
 
     worker.build = spoil
