@@ -37,7 +37,7 @@ def keyword(call: ast.Call, name: str) -> Any:
 
 FORBIDDEN = re.compile(
     r"^((c?pickle|dill|joblib|shelve|marshal|cloudpickle)\..*|eval|exec|compile|__import__|os\.system|os\.popen"
-    r"|yaml\.(unsafe_|full_)?load(_all)?|.*\.extractall|tempfile\.mktemp|torch\.hub\..*)$"
+    r"|yaml\.(unsafe_|full_)?load(_all)?|.*\.extractall|tempfile\.mktemp|torch\.hub\.load.*)$"
 )
 
 
