@@ -109,9 +109,9 @@ BAD = [
     override("run_name_is_a_path", "run.name=../x", "use letters, digits"),
     override("run_name_with_newline", 'run.name="x\\n"', "use letters, digits", value="'x\\n'"),
     override("empty_folder", "run.dir=''", "at least one character", value="''"),
-    override("no_workers", "cluster.num_workers=0", "a whole number from 1 to 65536, or auto"),
-    override("half_a_worker", "cluster.num_workers=1.5", "a whole number from 1 to 65536, or auto"),
-    override("many_for_workers", "cluster.num_workers=many", "a whole number from 1 to 65536, or auto"),
+    override("no_workers", "cluster.num_workers=0", "a whole number from 1 to 65536, [least, most], or auto"),
+    override("half_a_worker", "cluster.num_workers=1.5", "a whole number from 1 to 65536, [least, most], or auto"),
+    override("many_for_workers", "cluster.num_workers=many", "a whole number from 1 to 65536, [least, most], or auto"),
     # Combinations
     override("batch_below_workers", "train.batch_size=2", "train.batch_size >= 4", "cluster.num_workers=4"),
     override(
