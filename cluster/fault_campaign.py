@@ -11,6 +11,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -319,6 +320,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 1 if a run was lost or ended otherwise than the undisturbed one."""
     options = _parse(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is taken down
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     small = _mount(out / "storage")
