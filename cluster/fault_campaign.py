@@ -33,6 +33,8 @@ from ganscale.runfolder import RunFolder
 
 STARTS = 6
 """Times that a run's command is given, at most."""
+TRIES = 3
+"""Times that a fault is tried whose moment does not come."""
 STORAGE_MIB = 256
 
 
@@ -171,18 +173,29 @@ class Campaign:
             self.cluster.up()
 
     def attempt(self, name: str, seed: int) -> Record:
-        """One run with one fault."""
+        """One run with one fault; again, at another moment, where the moment for it did not come."""
+        problem = ""
+        for number in range(TRIES):
+            try:
+                return self._attempt(name, seed, f"{seed}/{number}")
+            except MissedError as error:
+                problem = str(error)
+                self.mend()
+        return Record(name, seed, False, False, 0, 0, None, 0.0, 0.0, 0, f"missed {TRIES} times: {problem}")
+
+    def _attempt(self, name: str, seed: int, draw: str) -> Record:
         kind = KINDS[name]
         state, alone = self.undisturbed()
         title = f"{name}-{seed}"
         run = RunFolder(self.storage / title)
+        shutil.rmtree(run.path, ignore_errors=True)  # of a campaign that was stopped, or a moment that was missed
         started = time.monotonic()
         scene = Scene(
             self.cluster,
             run,
             lambda: self.start(title),
             self.start(title),
-            random.Random(seed),
+            random.Random(draw),
             self.interval,
             self.images,
         )
@@ -191,7 +204,7 @@ class Campaign:
             kind.inject(scene)
             recovery.begin()
             self._to_the_end(scene)
-        except (MissedError, ClusterError, OSError, subprocess.SubprocessError) as error:
+        except (ClusterError, OSError, subprocess.SubprocessError) as error:
             problem = f"{type(error).__name__}: {error}"
         finally:
             _end(scene.driver)
@@ -207,7 +220,7 @@ class Campaign:
             bound=kind.intervals * self.interval,
             seconds_to_recover=recovery.seconds,
             seconds=seconds,
-            goodput=alone / seconds,
+            goodput=alone / seconds if scene.codes and scene.codes[-1] == 0 else 0.0,
             starts=len(scene.codes),
             problem=problem,
         )
@@ -232,10 +245,8 @@ class _Recovery:
         self._since, self._images = 0.0, 0
 
     def begin(self) -> None:
-        """The fault happened about now; those that wait for it afterwards are counted from then on."""
-        self._since = time.monotonic()
-        faults = [fault.reached for fault in read_faults(self._scene.run.faults)]
-        self._images = max([self._scene.reached(), *faults])
+        """The fault has happened."""
+        self._since, self._images = self._scene.struck
         self._thread.start()
 
     def _watch(self) -> None:

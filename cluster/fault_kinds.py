@@ -37,6 +37,7 @@ class Scene:
         interval: images between two checkpoints.
         images: length of the run.
         codes: exit codes of the commands so far.
+        struck: when the last fault happened, by the monotonic clock, and the images reached then.
     """
 
     cluster: LocalCluster
@@ -47,10 +48,15 @@ class Scene:
     interval: int
     images: int
     codes: list[int] = field(default_factory=list)
+    struck: tuple[float, int] = (0.0, 0)
 
     def reached(self) -> int:
         """Images of the newest row of metrics."""
         return max((row["images"] for row in read_metrics(self.run)), default=0)
+
+    def strike(self) -> None:
+        """Note that a fault happens now."""
+        self.struck = time.monotonic(), self.reached()
 
     def until(self, ready: Callable[[], object], *, pause: float = 0.05) -> None:
         """Wait while the command runs.
@@ -107,12 +113,14 @@ def some_moment(scene: Scene) -> None:
     """Wait until a random share of the run is done, and a checkpoint."""
     wanted = scene.draw.uniform(1.1 * scene.interval, 0.7 * scene.images)
     scene.until(lambda: scene.reached() >= wanted)
+    scene.strike()
 
 
 def _kill_worker(scene: Scene) -> None:
     workers = scene.workers()
     if not workers:
         raise MissedError("no worker runs")
+    scene.strike()
     send([scene.draw.choice(workers)])
 
 
@@ -187,6 +195,7 @@ def while_saving(scene: Scene) -> None:
     """The workers are killed while a checkpoint is being written."""
     some_moment(scene)
     scene.until(lambda: any(scene.run.checkpoints.glob(".writing-*")), pause=0.0)
+    scene.strike()
     send(scene.workers())
 
 
