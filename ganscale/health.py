@@ -61,6 +61,8 @@ ALIKE = 0.06
 """Diversity of fakes beside that of reals, below which G makes the same again and again."""
 NARROW = 0.6
 """Reverse KL of the samples' modes beside log(number of modes), above which few modes hold nearly all samples."""
+BEGUN = 16
+"""Rows of metrics before which few modes are no collapse: a run that is evaluated often begins so."""
 STUCK = 5
 """Evaluations in a row that must not get better."""
 BETTER, HALVED = 0.8, 0.5
@@ -233,7 +235,9 @@ def _few_modes(e: Evidence) -> Verdict | None:
     rows = [row for row in e.evaluations if row.get("modes_floor", 0.0) > 1 and "reverse_kl" in row][-STUCK:]
     shares = [row["reverse_kl"] / math.log(row["modes_floor"]) for row in rows]
     distances = [row.get("frechet", math.inf) for row in rows]
-    if len(shares) < STUCK or min(shares) < NARROW or _falls(shares, BETTER) or _falls(distances, HALVED):
+    if len(e.ticks) < BEGUN or len(shares) < STUCK:
+        return None
+    if min(shares) < NARROW or _falls(shares, BETTER) or _falls(distances, HALVED):
         return None
     found = f"{rows[-1]['modes']:.0f} modes" if "modes" in rows[-1] else f"a reverse KL of {rows[-1]['reverse_kl']:.3g}"
     return Verdict("mode-collapse", f"samples stay on few modes ({found}) in {STUCK} evaluations", 0)

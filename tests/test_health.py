@@ -175,7 +175,7 @@ def evaluation(share: float, frechet: float = 50.0) -> Row:
 
 def test_samples_that_stay_on_few_modes() -> None:
     def few(*shares: float) -> Verdict | None:
-        return judge(rows(1), [evaluation(share) for share in shares])
+        return judge(rows(BEGUN), [evaluation(share) for share in shares])
 
     narrow = [1.1 * NARROW] * STUCK
     found = few(*narrow)
@@ -183,20 +183,25 @@ def test_samples_that_stay_on_few_modes() -> None:
     assert found.kind == "mode-collapse"
     assert "2 modes" in found.reason
     assert few(*narrow[1:]) is None
+    assert judge(rows(BEGUN - 1), [evaluation(share) for share in narrow]) is None, "it has only begun"
     assert few(*narrow, 0.9 * NARROW) is None
     assert few(0.1, *narrow) is not None, "it had more"
     rising = [1.0] * (STUCK - 1) + [0.9 * BETTER]
     assert few(*rising) is None
     assert few(*rising, *[0.9 * BETTER] * (STUCK - 1)) is not None
     assert (
-        judge(rows(1), [evaluation(1.0, 100.0 * (0.9 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)])
+        judge(
+            rows(BEGUN), [evaluation(1.0, 100.0 * (0.9 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)]
+        )
         is None
     ), "it learns"
     assert (
-        judge(rows(1), [evaluation(1.0, 100.0 * (1.1 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)])
+        judge(
+            rows(BEGUN), [evaluation(1.0, 100.0 * (1.1 * HALVED) ** (number / (STUCK - 1))) for number in range(STUCK)]
+        )
         is not None
     )
-    assert judge(rows(1), [{"frechet": 9.0}] * 9) is None, "modes are not known"
+    assert judge(rows(BEGUN), [{"frechet": 9.0}] * 9) is None, "modes are not known"
 
 
 def test_a_chase() -> None:
