@@ -5,6 +5,7 @@ import math
 import pytest
 
 from ganscale.health import (
+    BEGUN,
     AFAR,
     ALIKE,
     APART,
