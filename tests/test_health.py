@@ -5,10 +5,10 @@ import math
 import pytest
 
 from ganscale.health import (
-    BEGUN,
     AFAR,
     ALIKE,
     APART,
+    BEGUN,
     BETTER,
     DIPS,
     FOOLED,
