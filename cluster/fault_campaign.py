@@ -29,7 +29,7 @@ from cluster.machines import ClusterError
 from cluster.nodes import HEAD, LocalCluster
 from ganscale.checkpoint import CheckpointStore, load
 from ganscale.faults import best_interval, read_faults
-from ganscale.runfolder import RunFolder
+from ganscale.runfolder import RunFolder, read_objects
 
 STARTS = 6
 """Times that a run's command is given, at most."""
@@ -294,9 +294,9 @@ def read_records(path: Path) -> list[Record]:
     """Records of an earlier campaign; rows that are damaged are left out."""
     found = []
     with suppress(OSError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, TypeError):
-                found.append(Record(**json.loads(line)))
+        for row in read_objects(path):
+            with suppress(TypeError):
+                found.append(Record(**row))
     return found
 
 

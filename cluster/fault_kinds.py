@@ -77,6 +77,17 @@ class Scene:
         found = {pid for node in self.nodes() for pid in self.cluster.pids(node.name)}
         return sorted(pid for pid in found if _title(pid).startswith("ray::RayTrainWorker"))
 
+    def a_worker(self) -> int:
+        """One of the workers.
+
+        Raises:
+            MissedError: there is none.
+        """
+        workers = self.workers()
+        if not workers:
+            raise MissedError("no worker runs")
+        return self.draw.choice(workers)
+
     def nodes(self) -> list[Node]:
         """The living nodes that run workers."""
         state = self.cluster.state
@@ -117,11 +128,9 @@ def some_moment(scene: Scene) -> None:
 
 
 def _kill_worker(scene: Scene) -> None:
-    workers = scene.workers()
-    if not workers:
-        raise MissedError("no worker runs")
+    victim = scene.a_worker()
     scene.strike()
-    send([scene.draw.choice(workers)])
+    send([victim])
 
 
 def worker(scene: Scene) -> None:
@@ -283,10 +292,7 @@ def terminated(scene: Scene) -> None:
 def hang(scene: Scene) -> None:
     """A worker stops without a word."""
     some_moment(scene)
-    workers = scene.workers()
-    if not workers:
-        raise MissedError("no worker runs")
-    send([scene.draw.choice(workers)], signal.SIGSTOP)
+    send([scene.a_worker()], signal.SIGSTOP)
 
 
 @dataclass(frozen=True)

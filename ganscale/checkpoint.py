@@ -116,16 +116,16 @@ class CheckpointStore:
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "size": len(content),
             }
-            _write_synced(aside / "state.pt", content)
+            write_synced(aside / "state.pt", content)
             text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
-            _write_synced(aside / "manifest.json", text.encode())
+            write_synced(aside / "manifest.json", text.encode())
             if suspect:
-                _write_synced(aside / _MARK, suspect.encode())
-            _sync_folder(aside)
+                write_synced(aside / _MARK, suspect.encode())
+            sync_folder(aside)
             final = self.folder / f"{state['images']:012d}"
             _remove(final)  # a damaged one of the same moment: it was not used, so it gives way
             aside.rename(final)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -302,14 +302,16 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _write_synced(path: Path, content: bytes | memoryview) -> None:
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file and wait until the storage holds it."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the storage holds a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -325,8 +327,8 @@ def write_atomically(path: Path, text: str) -> None:
     """
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        _write_synced(aside, text.encode())
+        write_synced(aside, text.encode())
         aside.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)

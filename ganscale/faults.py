@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ganscale.checkpoint import write_atomically
+from ganscale.runfolder import read_objects
 
 LONGEST = 600.0
 """Seconds of a pause between two restarts, at most."""
@@ -44,10 +45,9 @@ def read_faults(path: Path) -> list[Fault]:
     """All faults of a run, oldest first; rows that are damaged are left out."""
     found = []
     with suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError, RecursionError):
-                row = json.loads(line)
-                row.pop("images_lost", None)
+        for row in read_objects(path):
+            row.pop("images_lost", None)
+            with suppress(TypeError):
                 found.append(Fault(**row))
     return found
 

@@ -18,13 +18,15 @@
 """
 
 import fcntl
+import json
 import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ganscale.checkpoint import CheckpointStore, Manifest, write_atomically
 from ganscale.config import Config, ConfigError, differences, dump, load, parse
@@ -259,3 +261,19 @@ def check_free(folder: RunFolder, *, patience: float, say: Callable[[str], None]
     """Wait, before anything expensive starts, until nobody writes to the folder. Arguments and errors: `WriterLock`."""
     if (folder.path / ".lock").exists():
         WriterLock(folder, patience=patience, say=say).release()
+
+
+def read_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; lines that are none are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    rows = []
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    rows.append(row)
+    return rows

@@ -68,7 +68,7 @@ ARROWS = {
     "export": {"generator", "loaded"},
     "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
     "response": {"health"},
-    "faults": {"checkpoint"},
+    "faults": {"checkpoint", "runfolder"},
     "search": {"checkpoint"},
     "reporting": {"checkpoint", "comparison", "runfolder", "tracking"},
     "bench": {"train"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ganscale.config import Config, ConfigError, load
+from ganscale.config import Config, ConfigError, load, parse
 
 PRESETS: dict[str, list[str]] = {
     "mlp": ["train.batch_size=128", "loss.label_smoothing=0"],
@@ -99,6 +99,16 @@ def names_of(text: str, known: Sequence[str], *, key: str) -> list[str]:
         if name not in known:
             raise ConfigError("unknown name", key=key, value=name, remedy=f"choose from {', '.join(known)}")
     return names
+
+
+def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """The run with other settings: keys and values by section.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    plain = config.model_dump(mode="json")
+    return parse(plain | {name: plain[name] | dict(settings) for name, settings in sections.items()})
 
 
 def device_of(config: Config) -> torch.device:

@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ganscale.bench.command import configs_of, device_of, make_parser, markdown, positive, write_json
+from ganscale.bench.command import changed, configs_of, device_of, make_parser, markdown, positive, write_json
 from ganscale.bench.counting import count
 from ganscale.bench.launching import on_ray, on_torchrun
 from ganscale.bench.measure import Spread, machine
 from ganscale.bench.plot import scaling_plot
 from ganscale.bench.points import Point
 from ganscale.bench.predict import Link, Prediction, crowding, fit_link, predict
-from ganscale.config import Config, ConfigError, parse
+from ganscale.config import Config, ConfigError
 
 MODES = ("weak", "strong")
 
@@ -120,10 +120,8 @@ def compare_launchers(config: Config, *, iterations: int, rounds: int) -> Spread
 
 def resized(config: Config, batch: int, workers: int, threads: int) -> Config:
     """The run with another batch, number of workers and threads of each."""
-    plain = config.model_dump(mode="json")
-    plain["train"] |= {"batch_size": batch}
-    plain["cluster"] |= {"num_workers": workers, "cpus_per_worker": threads}
-    return parse(plain)
+    cluster = {"num_workers": workers, "cpus_per_worker": threads}
+    return changed(config, train={"batch_size": batch}, cluster=cluster)
 
 
 def table(points: Sequence[Point]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ganscale.bench.command import configs_of, make_parser, markdown, names_of, positive, write_json
+from ganscale.bench.command import changed, configs_of, make_parser, markdown, names_of, positive, write_json
 from ganscale.bench.launching import run_command
 from ganscale.bench.marks import MARKS, read_marks
 from ganscale.config import Config, dump
@@ -113,15 +113,8 @@ def divide(way: str, began: float, marks: Mapping[str, float]) -> Start:
 
 def _short(config: Config, folder: str) -> Config:
     """The run, one iteration long and without what follows it."""
-    from ganscale.config import parse
-
-    plain = config.model_dump(mode="json")
     images = config.train.batch_size * config.optim.d_steps
-    plain["train"] |= {"images": images}
-    plain["eval"] |= {"every": 0}
-    plain["run"] |= {"dir": folder}
-    plain["wandb"] |= {"mode": "disabled"}
-    return parse(plain)
+    return changed(config, train={"images": images}, eval={"every": 0}, run={"dir": folder}, wandb={"mode": "disabled"})
 
 
 def table(starts: Sequence[Start]) -> str:

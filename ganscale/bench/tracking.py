@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ganscale.bench.command import changed
 from ganscale.bench.measure import Spread
-from ganscale.config import Config, parse
+from ganscale.config import Config
 from ganscale.runtime.worker import run_worker
 
 
@@ -67,12 +68,13 @@ def tracking_cost(name: str, config: Config, *, periods: int, device: torch.devi
     """
     length = (periods + 1) * config.log.samples_every
     with tempfile.TemporaryDirectory() as folder:
-        plain = config.model_dump(mode="json")
-        plain["train"] |= {"images": length}
-        plain["eval"] |= {"every": 0}
-        plain["checkpoint"] |= {"every": length, "best_metric": ""}
-        plain["run"] |= {"dir": folder}
-        config = parse(plain)
+        config = changed(
+            config,
+            train={"images": length},
+            eval={"every": 0},
+            checkpoint={"every": length, "best_metric": ""},
+            run={"dir": folder},
+        )
         watch = Stopwatch(config.train.batch_size * config.optim.d_steps)
         run_worker(config, Path(folder) / config.run.name, device=device, echo=False, trackers=[watch])
     return cost_of(name, watch.rows, config.log.samples_every)

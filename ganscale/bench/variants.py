@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ganscale.bench.command import configs_of, device_of, make_parser, markdown, names_of, positive, write_json
+from ganscale.bench.command import changed, configs_of, device_of, make_parser, markdown, names_of, positive, write_json
 from ganscale.bench.counting import FlopCounter
 from ganscale.bench.measure import Ganscale, Result, machine, measure
 from ganscale.bench.utilisation import peak_flops
 from ganscale.build import Experiment, build
-from ganscale.config import Config, parse
+from ganscale.config import Config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32", "channels_last": False, "compile": False},
@@ -95,9 +95,7 @@ def compare(config: Config, names: Sequence[str], *, iterations: int, rounds: in
 
 def variant(config: Config, name: str) -> Config:
     """The run as a variant sets it."""
-    plain = config.model_dump(mode="json")
-    plain["train"] |= VARIANTS[name]
-    return parse(plain)
+    return changed(config, train=VARIANTS[name])
 
 
 def _flops(config: Config, device: torch.device) -> int:

@@ -56,27 +56,26 @@ class Wrapped:
 class OneClass(Wrapped):
     """Only examples of class 0: the first ones among many reads of the other source."""
 
+    def wanted(self, start: int, stop: int) -> int:
+        """The class of these rows."""
+        return 0
+
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """As `Source.read`."""
         often = 4 * self.num_classes
         examples, labels = self._source.read(start * often, stop * often)
         assert labels is not None, "a source with classes"
-        rows = (labels == 0).nonzero().squeeze(1)
+        rows = (labels == self.wanted(start, stop)).nonzero().squeeze(1)
         rows = rows[torch.arange(stop - start) % len(rows)]
         return examples[rows], labels[rows]
 
 
-class ByClass(Wrapped):
+class ByClass(OneClass):
     """Batches of one class each, as from files that were never shuffled."""
 
-    def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """As `Source.read`."""
-        wanted, often = start // (stop - start) % self.num_classes, 4 * self.num_classes
-        examples, labels = self._source.read(start * often, stop * often)
-        assert labels is not None, "a source with classes"
-        rows = (labels == wanted).nonzero().squeeze(1)
-        rows = rows[torch.arange(stop - start) % len(rows)]
-        return examples[rows], labels[rows]
+    def wanted(self, start: int, stop: int) -> int:
+        """Each batch's own class, in turn."""
+        return start // (stop - start) % self.num_classes
 
 
 class Damaged(Wrapped):

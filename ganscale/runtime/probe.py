@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ganscale
+from ganscale.checkpoint import sync_folder, write_synced
 
 GB = 1e9
 _BLOCK = bytes(1 << 16)
@@ -109,12 +110,9 @@ def write(folder: Path, name: str) -> dict[str, Any]:
         for _ in range(2):  # the second takes the first one's place
             content = uuid.uuid4().bytes * 65_536
             aside = folder / f".{name}.new"
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_synced(aside, content)
             aside.replace(place)
-            _sync_folder(folder)
+            sync_folder(folder)
             if place.read_bytes() != content:
                 return {"problem": "a renamed file has other content", "free_gb": free}
         (folder / f".{name}.d").mkdir()
@@ -122,14 +120,6 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     except OSError as error:
         return {"problem": f"{error.strerror or error} ({error.filename or folder})", "free_gb": _free(folder)}
     return {"free_gb": free, "seconds": (time.monotonic() - start) / 2}
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _free(folder: Path) -> float:

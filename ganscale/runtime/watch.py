@@ -30,8 +30,13 @@ CODES = ("go on", "warn", "stop", "roll back")
 
 def health_row(tick: Tick, experiment: Experiment) -> dict[str, float]:
     """What verdicts look at: the tick's metrics without times, and the weights' norms; the same on all replicas."""
+    return {name: value for name, value in tick.metrics.items() if name not in TIMES} | weight_norms(experiment)
+
+
+def weight_norms(experiment: Experiment) -> dict[str, float]:
+    """Of both networks, under the names of the rows."""
     step = experiment.step
-    return {name: value for name, value in tick.metrics.items() if name not in TIMES} | {
+    return {
         "weight_norm_d": float(weight_norm(step.d.parameters)),
         "weight_norm_g": float(weight_norm(step.g.parameters)),
     }

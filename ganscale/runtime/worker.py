@@ -32,8 +32,8 @@ from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.notice import Notice, Reason
 from ganscale.runtime.painter import Painter
 from ganscale.runtime.saving import Saver
-from ganscale.runtime.watch import Watch, can_sample, read_rollbacks
-from ganscale.step import LOGIT_EDGES, weight_norm
+from ganscale.runtime.watch import Watch, can_sample, read_rollbacks, weight_norms
+from ganscale.step import LOGIT_EDGES
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker, read_metrics
@@ -427,8 +427,7 @@ def _facts(experiment: Experiment) -> dict[str, float]:
         "iteration": float(state.iteration),
         "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
         "lr_g": float(state.optimizer_g.param_groups[0]["lr"]),
-        "weight_norm_d": float(weight_norm(step.d.parameters)),
-        "weight_norm_g": float(weight_norm(step.g.parameters)),
+        **weight_norms(experiment),
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from ganscale.config.space import Parameter
 from ganscale.config.sweep import SweepSettings
-from ganscale.search.score import has_failed, is_success
+from ganscale.search.score import succeeded
 from ganscale.search.statistics import mean_bound
 from ganscale.search.table import Entry
 
@@ -58,7 +58,8 @@ def differences(
     for entry in entries:
         if entry.rows and parameter.name in entry.drawn:
             by_draw = shares.setdefault(entry.drawn[parameter.name], {})
-            by_draw.setdefault(entry.index // cells, []).append(_share(entry, metrics, settings))
+            share = fmean(succeeded(seed, metrics, settings) for seed in entry.rows[-1].seeds)
+            by_draw.setdefault(entry.index // cells, []).append(share)
     found = []
     for one, other in combinations(shares, 2):
         common = sorted(shares[one].keys() & shares[other].keys())
@@ -69,13 +70,6 @@ def differences(
         each = each if better == one else [-value for value in each]
         found.append(Difference(str(better), str(worse), fmean(each), _interval(each, settings), len(common)))
     return sorted(found, key=lambda difference: -difference.share)
-
-
-def _share(entry: Entry, metrics: Sequence[str], settings: SweepSettings) -> float:
-    seeds = entry.rows[-1].seeds
-    if settings.threshold is None:
-        return fmean(not has_failed(seed, metrics) for seed in seeds)
-    return fmean(is_success(seed, metrics[0], settings.threshold) for seed in seeds)
 
 
 def _interval(each: Sequence[float], settings: SweepSettings) -> tuple[float, float] | None:

@@ -1,7 +1,7 @@
 """Pictures of a sweep: parallel coordinates, importance, success by setting and threshold, learning curves, front."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,14 +11,27 @@ from ganscale.config.space import Parameter
 from ganscale.search.importance import Importance
 from ganscale.search.plan import Plan
 from ganscale.search.score import has_failed, objectives, pareto_front
-from ganscale.search.success import success_curve, success_rates, value_groups
+from ganscale.search.success import Rate, success_curve, value_groups
 from ganscale.search.table import Entry, short_names
 
 GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
 
 
-def save_all(plan: Plan, entries: Sequence[Entry], important: Sequence[Importance], folder: Path) -> list[Path]:
+def save_all(
+    plan: Plan,
+    entries: Sequence[Entry],
+    important: Sequence[Importance],
+    rates: Mapping[str, Sequence[Rate]],
+    folder: Path,
+) -> list[Path]:
     """Draw what the entries allow and return the files.
+
+    Args:
+        plan: the sweep.
+        entries: its configurations.
+        important: its settings by importance.
+        rates: success by the value of each setting.
+        folder: for the pictures.
 
     Raises:
         OSError: a file cannot be written.
@@ -31,7 +44,7 @@ def save_all(plan: Plan, entries: Sequence[Entry], important: Sequence[Importanc
     if shown:
         drawings["learning_curves"] = (lambda figure: _learning_curves(figure, plan, shown), (7.0, 4.2))
         drawings["success"] = (
-            lambda figure: _success(figure, plan, shown),
+            lambda figure: _success(figure, plan, rates),
             (3.4 * min(4, len(plan.names)), 3.2 * math.ceil(len(plan.names) / 4)),
         )
     grids = [parameter for parameter in plan.space.parameters if parameter.kind == "grid"]
@@ -133,7 +146,7 @@ def _importance(figure: Any, important: Sequence[Importance]) -> None:
     _small(axes)
 
 
-def _success(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
+def _success(figure: Any, plan: Plan, rates: Mapping[str, Sequence[Rate]]) -> None:
     """Share of seeds that succeeded (without a threshold: that did not fail), by value, with Wilson's interval."""
     columns = min(4, len(plan.names))
     rows = math.ceil(len(plan.names) / columns)
@@ -143,7 +156,7 @@ def _success(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
     threshold, metric = plan.sweep.sweep.threshold, plan.metrics[0]
     for axes, parameter, name in zip(grid, plan.space.parameters, _label(plan), strict=False):
         labels = []
-        for x, rate in enumerate(success_rates(entries, parameter, plan.metrics, plan.sweep.sweep)):
+        for x, rate in enumerate(rates[parameter.name]):
             low, high = rate.interval
             error = [[max(0.0, rate.share - low)], [max(0.0, high - rate.share)]]
             axes.errorbar(x, rate.share, yerr=error, fmt="o", color=GOOD, capsize=4)

@@ -90,7 +90,7 @@ def write_report(plan: Plan, folder: SweepFolder) -> str:
         name = plan.sweep.sweep.name
         head = f"# Trial {best.index:04d} of the sweep {name}, the best of {len(done)} by {_rule(plan)}.\n"
         write_atomically(folder.best, head + dump(best_config(plan, best)))
-    plots.save_all(plan, entries, important, folder.plots)
+    plots.save_all(plan, entries, important, by_setting, folder.plots)
     compared = {grid.name: (by_setting[grid.name], paired[grid.name]) for grid in grids}
     return _text(plan, folder, entries, best, fresh, compared)
 

@@ -76,6 +76,13 @@ def has_failed(result: SeedResult, metrics: Sequence[str]) -> bool:
     return bool(result.failure) or any(not math.isfinite(result.values.get(m, math.nan)) for m in metrics)
 
 
+def succeeded(result: SeedResult, metrics: Sequence[str], settings: SweepSettings) -> bool:
+    """Whether a seed reached the sweep's threshold, or where there is none did not fail."""
+    if settings.threshold is None:
+        return not has_failed(result, metrics)
+    return is_success(result, metrics[0], settings.threshold)
+
+
 def standing(results: Sequence[SeedResult], metrics: Sequence[str], settings: SweepSettings) -> Standing:
     """Judge a configuration by its seeds.
 

@@ -9,7 +9,7 @@ from ganscale.config.evaluation import METRICS
 from ganscale.config.space import Parameter
 from ganscale.config.sweep import SweepSettings
 from ganscale.search.importance import BINS
-from ganscale.search.score import SeedResult, has_failed, is_success
+from ganscale.search.score import SeedResult, has_failed, succeeded
 from ganscale.search.statistics import wilson
 from ganscale.search.table import Entry
 
@@ -57,10 +57,7 @@ def success_rates(
     rates = []
     for value, group in value_groups(entries, parameter):
         seeds = [seed for entry in group for seed in entry.rows[-1].seeds]
-        if settings.threshold is None:
-            good = sum(not has_failed(seed, metrics) for seed in seeds)
-        else:
-            good = sum(is_success(seed, metrics[0], settings.threshold) for seed in seeds)
+        good = sum(succeeded(seed, metrics, settings) for seed in seeds)
         interval = wilson(good / len(seeds) * len(group), len(group), settings.confidence)
         rates.append(Rate(value, good, len(seeds), len(group), interval))
     return rates

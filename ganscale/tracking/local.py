@@ -4,13 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ganscale.checkpoint import write_atomically
-from ganscale.runfolder import RunFolder
+from ganscale.runfolder import RunFolder, read_objects
 from ganscale.tracking import Histogram
 from ganscale.tracking.pictures import write_png
 
@@ -81,12 +80,12 @@ class LocalTracker:
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
     """All rows of a run; a last row that a crash cut short is left out."""
-    return [row for row in _read_objects(folder.metrics) if isinstance(row.get("images"), int)]
+    return [row for row in read_objects(folder.metrics) if isinstance(row.get("images"), int)]
 
 
 def read_events(folder: RunFolder) -> list[dict[str, Any]]:
     """All health events of a run, in the order in which they happened; damaged ones are left out."""
-    return _read_objects(folder.events)
+    return read_objects(folder.events)
 
 
 def read_environment(folder: RunFolder) -> dict[str, Any]:
@@ -95,15 +94,3 @@ def read_environment(folder: RunFolder) -> dict[str, Any]:
         raw = json.loads(folder.environment.read_bytes())
         return raw if isinstance(raw, dict) else {}
     return {}
-
-
-def _read_objects(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; lines that are none are left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict):
-                    rows.append(row)
-    return rows

@@ -103,7 +103,8 @@ class WandbTracker:
         self._reached, self._pending = -1, -1
         self._environment = dict(environment or {})
         self._run: Any = None
-        self._scratch, self._drawn = tempfile.TemporaryDirectory(prefix="ganscale-"), 0
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._drawn = 0
         self._owed: list[Path] = []
         self._timeout = config.wandb.timeout
         self._online = asks_online(config)
@@ -113,7 +114,7 @@ class WandbTracker:
     def _start(self, config: Config) -> None:
         for life in lives(self._folder):
             mend(life)
-        earlier, self._owed = last_step(self._folder), undelivered(self._folder)
+        earlier, self._owed = -1, undelivered(self._folder)
         problem = unreachable(min(self._timeout, PATIENCE)) if self._online else ""
         if self._online and not problem:
             try:
@@ -125,6 +126,7 @@ class WandbTracker:
             self._say(f"W&B cannot be reached ({problem}); this life of the run is kept in its folder")
             self._online = False
         if not self._online:
+            earlier = last_step(self._folder)  # the server knows it without reading all files
             self._run = self._open(config)
         self._reached = int(self._run.starting_step) - 1 if self._online else earlier
         self._define()
@@ -268,6 +270,8 @@ class WandbTracker:
         """A picture as W&B takes it: from a file, since W&B's own compression takes three times as long."""
         import wandb
 
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="ganscale-")
         self._drawn += 1
         path = Path(self._scratch.name) / f"{self._drawn % KEPT}.png"
         write_png(path, picture)
@@ -306,7 +310,8 @@ class WandbTracker:
         if run is None:
             return
         self._off = False  # after a failed call too: what was taken before is still worth keeping
-        self._scratch.cleanup()
+        if self._scratch is not None:
+            self._scratch.cleanup()
         life, done = Path(run.dir).parent, threading.Event()
 
         def finish() -> None:
