@@ -27,7 +27,12 @@ start)
 health-check) [ -e "$FAKE/up" ] ;;
 esac""",
     "python": """
-if [ "$1" = - ]; then cat > "$FAKE/waiting.py"; exit 0; fi
+if [ "$1" = - ]; then
+    cat > "$FAKE/waiting.py"
+    # All nodes but the head are one step here.
+    until [ "$(grep -c '^ray|start' "$FAKE/log")" -ge "$(( $3 > 1 ? 2 : 1 ))" ]; do sleep 0.05; done
+    exit 0
+fi
 [ -n "${FAKE_TRAINING:-}" ] && exec sleep "$FAKE_TRAINING"
 exit "${FAKE_CODE:-0}" """,
 }
