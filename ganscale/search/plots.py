@@ -12,7 +12,7 @@ from ganscale.search.importance import Importance
 from ganscale.search.plan import Plan
 from ganscale.search.score import has_failed, objectives, pareto_front
 from ganscale.search.success import Rate, success_curve, value_groups
-from ganscale.search.table import Entry, short_names
+from ganscale.search.table import Entry, ranked, short_names
 
 GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
 
@@ -72,7 +72,7 @@ def _label(plan: Plan) -> list[str]:
 def _learning_curves(figure: Any, plan: Plan, entries: Sequence[Entry]) -> None:
     """The first metric's mean over sound seeds, a line per configuration; failed ones end with a cross."""
     axes, metric = figure.subplots(), plan.metrics[0]
-    best = max(entries, key=lambda e: (e.status == "complete", e.standing.score))
+    best = ranked(entries)[0]
     for entry in entries:
         points = []
         for row in entry.rows:

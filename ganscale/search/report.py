@@ -20,8 +20,11 @@ from ganscale.search.table import Entry, as_csv, as_json, columns, leaderboard, 
 
 
 def winner(entries: Sequence[Entry]) -> Entry | None:
-    """The best of those that ran to their end."""
-    return next((entry for entry in ranked(entries) if entry.status == "complete"), None)
+    """The best of those that ran to their end; if all of these failed, of those that the scheduler stopped.
+
+    None where no configuration has a seed that did not fail.
+    """
+    return next((entry for entry in ranked(entries) if entry.sound and entry.status in ("complete", "stopped")), None)
 
 
 def front(entries: Sequence[Entry], metrics: Sequence[str]) -> list[Entry]:
@@ -140,8 +143,10 @@ def _text(
         lines.append(columns(rows))
         lines += [f"  {each}" for each in paired]
     if best is None:
-        lines.append("no configuration ran to its end")
+        lines.append("no configuration ran to its end with a seed that did not fail")
     else:
+        if best.status == "stopped":
+            lines.append("every configuration that ran to its end failed with all seeds: the best was stopped early")
         lines.append(f"best by {_rule(plan)}: trial {best.index:04d}")
         if fresh:
             judged = standing(fresh, plan.metrics, plan.sweep.sweep)

@@ -39,6 +39,11 @@ class Entry:
         """Images over all seeds."""
         return self.rows[-1].spent if self.rows else 0
 
+    @property
+    def sound(self) -> bool:
+        """Whether a seed of it, at least, has not failed."""
+        return bool(self.rows) and self.standing.failures < len(self.rows[-1].seeds)
+
 
 def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) -> list[Entry]:
     """All configurations in a sweep's folder, by index."""
@@ -58,15 +63,14 @@ def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) ->
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Those that ran to their end, best first; then the others by images and score."""
-    return sorted(
-        entries,
-        key=lambda e: (
-            (e.status != "complete", -(e.rows[-1].images if e.rows else 0), -e.standing.score, e.index)
-            if e.status != "complete"
-            else (False, 0, -e.standing.score, e.index)
-        ),
-    )
+    """Those that ran to their end, best first; then the others by images and score; last where all seeds failed."""
+
+    def key(entry: Entry) -> tuple[bool, bool, int, float, int]:
+        complete = entry.status == "complete"
+        images = entry.rows[-1].images if entry.rows and not complete else 0
+        return not entry.sound, not complete, -images, -entry.standing.score, entry.index
+
+    return sorted(entries, key=key)
 
 
 def header(metrics: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -155,6 +155,34 @@ def test_who_ran_to_the_end_comes_first(tmp_path: Path) -> None:
     assert len(table.splitlines()) == 5
 
 
+def fail(folder: Path) -> None:
+    """Make all seeds of a trial failures."""
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["seeds"] = [{**seed, "failure": "collapse: made up"} for seed in row["seeds"]]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_a_configuration_whose_seeds_all_failed_is_no_winner(tmp_path: Path) -> None:
+    plan, folder = made_up(tmp_path)
+    for entry in read_entries(folder.trials, plan.metrics, plan.sweep.sweep):
+        if entry.status == "complete":
+            fail(folder.trials / f"{entry.index:04d}")
+    entries = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
+    stopped = [entry for entry in entries if entry.status == "stopped"]
+    assert [entry.status for entry in ranked(entries)] == sorted((e.status for e in entries), reverse=True)
+    best = winner(entries)
+    assert best is not None
+    assert best.index == max(stopped, key=lambda entry: entry.standing.score).index
+    assert "the best was stopped early" in write_report(plan, folder)
+    assert json.loads((folder.path / "results.json").read_text(encoding="utf-8"))["winner"] == best.index
+    for entry in stopped:
+        fail(folder.trials / f"{entry.index:04d}")
+    assert winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep)) is None
+    assert "no configuration ran to its end with a seed" in write_report(plan, folder)
+
+
 def test_names_are_as_short_as_they_can_be_told_apart() -> None:
     names = ["optim.lr_g", "model.generator.depth", "model.discriminator.depth", "a.b, c.d", "objective"]
     assert short_names(names) == ["lr_g", "generator.depth", "discriminator.depth", "b", "objective"]
