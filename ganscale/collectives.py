@@ -1,6 +1,7 @@
 """What the replicas of a run say to each other: who they are, who takes which rows, and sums over all of them."""
 
 import inspect
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ganscale.shared_memory import SharedMemory, connect
 
 if dist.is_available():
     # DDP imports this module, whose functions have the default group of that moment as a default argument. Were it
@@ -75,7 +78,7 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         y = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(y)
+        reduce_(y)
         return y
 
     @staticmethod
@@ -86,6 +89,47 @@ class _AllReduceSum(torch.autograd.Function):
 def num_replicas() -> int:
     """Replicas in torch.distributed's default group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Neighbours:
+    """The connection of the default group's processes, if they share a machine: made once per group."""
+
+    def __init__(self) -> None:
+        self._group: Any = lambda: None  # weak: the group's threads end with it
+        self._memory: SharedMemory | None = None
+
+    def find(self) -> SharedMemory | None:
+        """All replicas ask alike, for the first time at the latest when they sum."""
+        group = dist.group.WORLD
+        if group is not self._group():
+            if self._memory:
+                self._memory.close()
+            self._memory = _connect(group) if dist.get_backend() == "gloo" and num_replicas() > 1 else None
+            self._group = weakref.ref(group)
+        return self._memory
+
+
+_neighbours = _Neighbours()
+
+
+def _connect(group: Any) -> SharedMemory | None:
+    def exchange(value: Any) -> list[Any]:
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, value)
+        return found
+
+    options = getattr(group._get_backend(torch.device("cpu")), "options", None)
+    timeout = getattr(options, "_timeout", dist.default_pg_timeout).total_seconds()
+    return connect(dist.get_rank(), dist.get_world_size(), exchange, timeout=timeout)
+
+
+def reduce_(x: Tensor) -> None:
+    """Replace `x`, contiguous, by its sum over the several replicas, which all call this alike."""
+    memory = _neighbours.find() if x.device.type == "cpu" else None
+    if memory:
+        memory.all_reduce(x)
+    else:
+        dist.all_reduce(x)
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -102,7 +146,7 @@ def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
     """Sum statistics of any shapes over all replicas in one small float64 all-reduce, without gradient."""
     packed = torch.cat([value.detach().to(torch.float64).reshape(-1) for value in values])
     if num_replicas() > 1:
-        dist.all_reduce(packed)
+        reduce_(packed)
     parts = packed.split([value.numel() for value in values])
     return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
@@ -120,4 +164,16 @@ def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
     parameter = next(module.parameters())
     if parameter.is_cuda:
         options["device_ids"] = [parameter.device.index]
-    return DistributedDataParallel(module, **options)
+    wrapped = DistributedDataParallel(module, **options)
+    if parameter.device.type == "cpu" and _neighbours.find():
+        wrapped.register_comm_hook(None, _reduce_bucket)
+    return wrapped
+
+
+def _reduce_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
+    """The mean of a bucket's gradients, as DDP makes it."""
+    gradients = bucket.buffer()
+    reduce_(gradients.div_(num_replicas()))
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future.set_result(gradients)
+    return future

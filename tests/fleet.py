@@ -6,7 +6,8 @@ import pickle
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from multiprocessing.connection import Connection, wait
@@ -17,9 +18,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ganscale.shared_memory import SWITCH
+
 MAX_WORLD_SIZE = 5
 SILENCE = 120.0
 GRACE = 3.0  # seconds that the other ranks get to end after one has failed
+
+
+@contextmanager
+def over_gloo() -> Iterator[None]:
+    """A rank's group that sums for the first time in this block does not use shared memory, for its whole life."""
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[SWITCH]
 
 
 class FleetError(RuntimeError):

@@ -18,7 +18,7 @@ from ganscale.losses.adversarial import HARD
 from ganscale.objective import Batch, DiscriminatorObjective, Draws, View
 from ganscale.schedules import PenaltyWeights
 from ganscale.step import LOGIT_EDGES, LOGIT_RANGE, NUM_BINS, logit_bins, weight_norm
-from tests.fleet import Fleet
+from tests.fleet import Fleet, over_gloo
 from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
 
 VARIANTS = {
@@ -46,7 +46,8 @@ def _iterate(experiment: Experiment, iterations: int, every: int) -> int:
 
 def count_traffic(overrides: tuple[str, ...]) -> dict[str, object]:
     """All collectives of 4 iterations with 2 ticks, by kind and size, and the bytes that DDP's hooks reduce."""
-    experiment = build(tiny(*overrides))
+    with over_gloo():
+        experiment = build(tiny(*overrides))
     step = experiment.step
     reduced: Counter[str] = Counter()
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from ganscale.collectives import all_reduce_sum, num_replicas
+from ganscale.collectives import num_replicas
+from ganscale.layers.batch_statistics import normalise
 from ganscale.layers.precision import widen
 
 
@@ -65,28 +66,14 @@ class BatchNorm(nn.Module):
         return torch.batch_norm(x, self.weight, self.bias, mean, variance, *arguments)
 
     def _by_sums(self, x: Tensor) -> Tensor:
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = (1, -1) + (1,) * (x.dim() - 2)
-        # Around the running mean, which all replicas share, the sums lose no digits to a large mean.
         shift = self.running_mean.clone()
-        around = x - shift.view(shape)  # float32 also where x is bfloat16
-        rows = around.new_full((1,), float(x.numel() // x.shape[1]))
-        total = torch.cat((around.sum(dims), around.square().sum(dims), rows))
-        if self.across_replicas:
-            total = all_reduce_sum(total)
-        rows = total[-1:].detach()
-        offset, square = (total[:-1] / rows).chunk(2)
-        mean, variance = shift + offset, (square - offset.square()).clamp_min(0.0)
+        y, moments = normalise(x, self.weight, self.bias, shift, self.eps, across_replicas=self.across_replicas)
         if self.update_statistics:
             with torch.no_grad():
-                unbiased = variance * (rows / (rows - 1.0).clamp_min(1.0))
-                self.running_mean.lerp_(mean, self.momentum)
+                unbiased = moments.variance * (moments.rows / (moments.rows - 1.0).clamp_min(1.0))
+                self.running_mean.lerp_(moments.mean, self.momentum)
                 self.running_var.lerp_(unbiased, self.momentum)
-        scale = (variance + self.eps).rsqrt()
-        if self.weight is None or self.bias is None:
-            return (x * scale.view(shape) - (mean * scale).view(shape)).to(x.dtype)
-        scale = self.weight * scale
-        return (x * scale.view(shape) + (self.bias - mean * scale).view(shape)).to(x.dtype)
+        return y
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""

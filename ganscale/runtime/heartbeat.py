@@ -77,7 +77,7 @@ def phase(frame: FrameType | None) -> str:
     doing, where = "", ""
     while frame is not None:
         module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
-        if module.startswith("torch.distributed") and not doing:
+        if module.startswith(("torch.distributed", "ganscale.shared_memory")) and not doing:
             doing = "reduction"
         elif module.startswith("torch.autograd") and "backward" in name and doing != "reduction":
             doing = "backward"

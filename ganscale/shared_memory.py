@@ -1,0 +1,222 @@
+"""Sums over processes of one machine through shared memory, where gloo would send them to itself over TCP.
+
+A small all-reduce with gloo takes four changes of thread on each side, and a thread that wakes up on a busy processor
+may wait for the scheduler's next tick: milliseconds for a few bytes. Here each process writes its part into memory that
+all see, tells the others so over a socket, and adds all parts itself in the order of ranks: the sums are the same on
+all.
+
+Sockets carry no data, but the order of things: what was written before a message was sent is there once it has come, on
+every processor; a process that dies closes its own, so nobody waits for it; and a message that says another size shows
+that the processes do not do the same.
+"""
+
+import mmap
+import os
+import select
+import shutil
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SWITCH = "GANSCALE_SHARED_MEMORY"
+"""Environment variable; `0` leaves all to gloo."""
+CHUNK = 1 << 19
+"""Bytes that are summed at a time: small enough for a processor's own cache."""
+SPIN = 0.002
+"""Seconds in which a process that waits gives way to others but does not sleep: waking up takes long."""
+_PLACE = Path("/dev/shm")
+_MESSAGE = struct.Struct("<Q")
+
+Exchange = Callable[[Any], list[Any]]
+"""Gives all processes' objects to each, by rank."""
+
+
+class SharedMemory:
+    """The processes of one machine that sum through shared memory; made by `connect`.
+
+    Args:
+        rank: of this process.
+        parts: what each process writes, by rank, `2 * CHUNK` bytes each.
+        peers: sockets to the other processes, by rank.
+        timeout: seconds after which a process that does not come is given up.
+    """
+
+    def __init__(
+        self, rank: int, parts: Sequence[mmap.mmap], peers: dict[int, socket.socket], *, timeout: float
+    ) -> None:
+        self._rank, self._parts, self._peers, self._timeout = rank, parts, peers, timeout
+        self._turn = 0
+        self._views: dict[tuple[torch.dtype, int], list[Tensor]] = {}
+        for peer in peers.values():
+            peer.setblocking(False)
+
+    def all_reduce(self, x: Tensor) -> None:
+        """Replace `x`, contiguous and on the CPU, by its sum over all processes, which all call this alike.
+
+        Raises:
+            RuntimeError: a process is gone, does not come in time, or sums something else.
+        """
+        flat = x.detach().view(-1)
+        step = CHUNK // flat.element_size()
+        for start in range(0, flat.numel(), step):
+            self._reduce(flat[start : start + step])
+
+    def _reduce(self, x: Tensor) -> None:
+        """One chunk. The two halves of the memory take turns: who writes one has heard that all have read it."""
+        parts = [view[: x.numel()] for view in self._halves(x.dtype)]
+        parts[self._rank].copy_(x)
+        self._meet(x.numel() * x.element_size())
+        torch.add(parts[0], parts[1], out=x)
+        for part in parts[2:]:
+            x += part
+
+    def _halves(self, dtype: torch.dtype) -> list[Tensor]:
+        """Each process' memory of this turn."""
+        self._turn = 1 - self._turn
+        key = (dtype, self._turn)
+        if key not in self._views:
+            count = CHUNK // dtype.itemsize
+            self._views[key] = [
+                torch.frombuffer(part, dtype=dtype, count=count, offset=self._turn * CHUNK) for part in self._parts
+            ]
+        return self._views[key]
+
+    def _meet(self, size: int) -> None:
+        """Tell all others that this process has written `size` bytes, and wait until all have."""
+        message = _MESSAGE.pack(size)
+        for rank, peer in self._peers.items():
+            try:
+                peer.send(message)
+            except OSError as error:
+                raise RuntimeError(f"worker {rank} is gone, in a sum over the workers: {error}") from None
+        for rank, peer in self._peers.items():
+            heard = self._hear(rank, peer)
+            if heard != message:
+                what = f"{_MESSAGE.unpack(heard)[0]} bytes" if heard else "nothing: it is gone"
+                raise RuntimeError(f"worker {rank} sums {what}, this one {size} bytes")
+
+    def _hear(self, rank: int, peer: socket.socket) -> bytes:
+        """The next message; empty if the process is gone."""
+        started = time.monotonic()
+        while True:
+            try:
+                return peer.recv(_MESSAGE.size)
+            except BlockingIOError:
+                waited = time.monotonic() - started
+            except OSError:
+                return b""
+            if waited < SPIN:
+                os.sched_yield()
+            elif waited < self._timeout:
+                select.select([peer], [], [], min(1.0, self._timeout))
+            else:
+                raise RuntimeError(f"worker {rank} did not come to a sum over the workers for {waited:.0f} s")
+
+    def close(self) -> None:
+        """Let go; the others hear that this process is gone."""
+        for peer in self._peers.values():
+            peer.close()
+
+
+def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -> SharedMemory | None:
+    """Connect the processes if all of them live on one machine and may share memory; all call this alike.
+
+    Args:
+        rank: of this process.
+        world_size: number of processes.
+        exchange: gives all processes' objects to each.
+        timeout: of a sum, seconds.
+
+    Returns:
+        The connection, on all processes or on none.
+    """
+    with ExitStack() as undo:
+        own = _identity()
+        place = ""
+        if rank == 0 and own:
+            with suppress(OSError):
+                place = tempfile.mkdtemp(prefix="ganscale-", dir=_PLACE)
+                undo.callback(shutil.rmtree, place, ignore_errors=True)
+        places = exchange((own, place))
+        folder = Path(places[0][1])
+        if not place_for_all(places):
+            return None
+        try:
+            listening = _offer(folder, rank, world_size)
+        except OSError:
+            listening = None
+        if listening:
+            undo.callback(listening.close)
+        if not all(exchange(listening is not None)):
+            return None
+        assert listening is not None, "as on all"
+        try:
+            peers = _meet_all(folder, rank, world_size, listening)
+            parts = [_open(folder / f"{other}") for other in range(world_size)]
+        except (OSError, ValueError):
+            peers, parts = {}, []
+        if not all(exchange(bool(parts))):
+            for peer in peers.values():
+                peer.close()
+            return None
+        return SharedMemory(rank, parts, peers, timeout=timeout)
+
+
+def place_for_all(places: Sequence[tuple[str, str]]) -> bool:
+    """Whether all processes are the same machine's, and the first has made a folder."""
+    return bool(places[0][1]) and bool(places[0][0]) and len({own for own, _ in places}) == 1
+
+
+def _identity() -> str:
+    """This machine, as far as processes on it can talk to each other; empty where that is unknown or not wanted.
+
+    Containers and network namespaces of one computer count as machines of their own: that is how clusters are built on
+    one.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.stat('/proc/self/ns/net').st_ino} {os.stat(_PLACE).st_ino} {os.getuid()}"
+    return ""
+
+
+def _offer(folder: Path, rank: int, world_size: int) -> socket.socket:
+    """Make this process' memory, and a socket that the others find."""
+    with (folder / f"{rank}").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 2 * CHUNK)  # a full /dev/shm says so now, not by a signal later
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(folder / f"{rank}.socket"))
+    listening.listen(world_size)
+    listening.settimeout(30.0)
+    return listening
+
+
+def _meet_all(folder: Path, rank: int, world_size: int, listening: socket.socket) -> dict[int, socket.socket]:
+    """Call all lower ranks, and take the calls of all higher ones."""
+    peers: dict[int, socket.socket] = {}
+    for other in range(rank):
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        peer.settimeout(30.0)
+        peer.connect(str(folder / f"{other}.socket"))
+        peer.send(_MESSAGE.pack(rank))
+        peers[other] = peer
+    for _ in range(rank + 1, world_size):
+        peer, _ = listening.accept()
+        peer.settimeout(30.0)
+        (other,) = _MESSAGE.unpack(peer.recv(_MESSAGE.size))
+        peers[other] = peer
+    return peers
+
+
+def _open(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 2 * CHUNK)
