@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ganscale.augment import Augmentation
 from ganscale.collectives import all_reduce_sum
-from ganscale.layers import uses_batch_statistics, widen
+from ganscale.layers import WithoutZeros, uses_batch_statistics, widen
 from ganscale.losses import AdversarialLoss, Targets, penalties
 from ganscale.random import Stream
 from ganscale.schedules import PenaltyWeights
@@ -227,7 +227,9 @@ class DiscriminatorObjective(nn.Module):
 
     def _gradients_at(self, points: Tensor, labels: Tensor | None) -> Tensor:
         points = points.detach().requires_grad_(True)
-        return penalties.input_gradients(self.discriminator(points, labels), points)[0]
+        with WithoutZeros():
+            logits = self.discriminator(points, labels)
+        return penalties.input_gradients(logits, points)[0]
 
 
 class GeneratorObjective:

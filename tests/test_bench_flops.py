@@ -42,6 +42,7 @@ def test_an_iteration_computes_and_sends_the_least(network, loss: str) -> None:
         *[(R1,), (R2,), (R1, R2), (GP, "model.discriminator.activation=tanh"), (R1, "penalty.r1_every=2")],
         *[("optim.d_steps=2",), ("train.reuse_fakes=false",), ("train.accumulation=2", R1), ("model.packing=2", R2)],
         *[("penalty.drift=1",), ("model.discriminator.minibatch_stddev=true",)],
+        *[(GP,), (GP, "model.discriminator.activation=relu"), ("penalty.dragan=1",), (GP, R1, "optim.d_steps=2")],
     ],
     ids=" ".join,
 )

@@ -18,6 +18,7 @@ from ganscale.layers.norms import (
     uses_batch_statistics,
 )
 from ganscale.layers.precision import widen
+from ganscale.layers.second_order import WithoutZeros
 from ganscale.layers.spectral import SpectralNorm, add_spectral_norm, advance_power_iteration, spectral_norms
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PixelNorm",
     "SelfAttention",
     "SpectralNorm",
+    "WithoutZeros",
     "activation_gain",
     "add_spectral_norm",
     "advance_power_iteration",

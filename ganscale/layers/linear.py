@@ -15,7 +15,7 @@ def _has_onednn() -> bool:
     return wide and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _is_wanted(node: Any) -> bool:
+def is_wanted(node: Any) -> bool:
     """Whether the backward pass that runs will use the gradient that goes to `node`.
 
     torch's own layers leave out what nobody asked for: weights' gradients in `autograd.grad` for an input, an input's
@@ -42,7 +42,7 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         product = _OneDNNLinear.apply
-        for_x, for_weight, *for_bias = (_is_wanted(node) for node, _ in ctx.next_functions)  # none without a bias
+        for_x, for_weight, *for_bias = (is_wanted(node) for node, _ in ctx.next_functions)  # none without a bias
         return (
             product(gradient, weight.t(), None) if for_x else None,
             product(gradient.t(), x.t(), None) if for_weight else None,
