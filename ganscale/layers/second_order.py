@@ -1,9 +1,9 @@
 """Forward passes whose second derivatives carry no zeros.
 
-A gradient penalty on points of its own (WGAN-GP, DRAGAN) uses a pass for the gradient in its points alone. Its own gradient
-reaches that pass again through each layer's input, by the second derivative of what follows. That of relu and leaky relu
-is zero, but torch carries the zeros through all layers, as costly as numbers; and a convolution, which is bilinear, hands
-on zeros as well where nobody asked for its weight's gradient.
+A gradient penalty on points of its own (WGAN-GP, DRAGAN) uses a pass for the gradient in its points alone. Its own
+gradient reaches that pass again through each layer's input, by the second derivative of what follows. That of relu and
+leaky relu is zero, but torch carries the zeros through all layers, as costly as numbers; and a convolution, which is
+bilinear, hands on zeros as well where nobody asked for its weight's gradient.
 """
 
 from typing import Any
