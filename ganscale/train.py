@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ganscale.config import Config, ConfigError, dump, load
+from ganscale.output import show
 
 if TYPE_CHECKING:
     from ganscale.runfolder import RunFolder
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config, options.overrides)
         if options.dry_run:
-            print(dump(config), end="")
+            show(dump(config).rstrip("\n"))
             return 0
         return _run(config, options.launcher)
     except ConfigError as error:

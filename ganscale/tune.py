@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import shown
+from ganscale.output import show
 
 if TYPE_CHECKING:
     from ganscale.search.plan import Plan
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         plan = load_plan(options.sweep, options.overrides)
         if options.dry_run:
-            print(preview(plan))
+            show(preview(plan))
             return 0
         return _run(plan)
     except ConfigError as error:

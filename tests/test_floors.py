@@ -45,7 +45,7 @@ FLOORS = {
         "diversity",
         "fingerprint",
     ),
-    0: ("config", "random", "shared_memory"),
+    0: ("config", "output", "random", "shared_memory"),
 }
 """The longest name that fits decides: `tracking.wandb` before `tracking`."""
 
