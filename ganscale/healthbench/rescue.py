@@ -28,9 +28,9 @@ RESPONSE = ("health.response=rollback",)
 CHECKPOINTS = 8
 """Of a run."""
 TOO_HIGH: dict[str, Settings] = {
-    "rates-x30": rates(30, 30),
-    "rates-x100": rates(100, 100),
+    "rates-x100": FAULTS["rates-x100"].settings,
     "rates-jump": FAULTS["rates-jump"].settings,
+    "rates-x300": rates(300, 300),
 }
 """Ways in which rates are too high, by name: from the first image on, or from half of the run on."""
 CONFIDENCE = 0.95

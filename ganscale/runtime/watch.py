@@ -132,14 +132,16 @@ class Watch:
             return Decision()
         self._told.add(verdict.kind)
         rollbacks = self._experiment.state.rollbacks
-        decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks)
+        length = self._experiment.config.train.images
+        decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks, length=length)
         if decision.action == "warn":
             return decision
         sound = sound_until(self._images, verdict)
         if decision.action == "roll back":
-            sound = retreat(sound, self._images[-1], read_rollbacks(self._folder))
+            sound = retreat(sound, self._images[-1], read_rollbacks(self._folder), length=length)
             found = self._store.newest(lambda _: None, until=sound)
-            decision = respond(self._settings, verdict, target=found.images if found else 0, rollbacks=rollbacks)
+            target = found.images if found else 0
+            decision = respond(self._settings, verdict, target=target, rollbacks=rollbacks, length=length)
         self._store.mark(sound, str(verdict))
         if decision.action == "roll back":
             self._note(decision, str(verdict))
