@@ -31,14 +31,14 @@ class Decision:
     text: str = ""
 
 
-def sound_until(images: Sequence[int], verdict: Verdict) -> int:
+def sound_until(images: Sequence[int], since: int) -> int:
     """Images of the last tick before the trouble began; 0 if there is none.
 
     Args:
         images: of all ticks so far, oldest first.
-        verdict: on these ticks.
+        since: index of the first tick of the trouble.
     """
-    return images[verdict.since - 1] if verdict.since > 0 else 0
+    return images[since - 1] if since > 0 else 0
 
 
 def retreat(sound: int, now: int, earlier: Sequence[Mapping[str, int]], *, length: int) -> int:

@@ -45,7 +45,7 @@ def test_a_roll_back_to_the_beginning_says_so() -> None:
 
 @pytest.mark.parametrize(("since", "images"), [(0, 0), (1, 100), (3, 300)])
 def test_sound_is_what_was_before_the_first_bad_tick(since: int, images: int) -> None:
-    assert sound_until([100, 200, 300, 400, 500], Verdict("divergence", "", since)) == images
+    assert sound_until([100, 200, 300, 400, 500], since) == images
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ganscale.runtime.watch import read_rollbacks
 from ganscale.runtime.worker import run_worker
 from ganscale.search.statistics import wilson
 
-FIRST_SEED = 4000
+FIRST_SEED = 5000
 """Of runs on which nothing was chosen."""
 RESPONSE = ("health.response=rollback",)
 """All else is left at its default."""
