@@ -137,6 +137,19 @@ def test_a_state_that_did_not_help_is_not_tried_again(tmp_path: Path, monkeypatc
     assert rows(tmp_path, "back")[-1]["lr_d"] == pytest.approx(1e-3 * 0.5 ** (3 + 588 / 600))
 
 
+def test_no_state_from_after_a_grave_row_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(540, since=7))
+    monkeypatch.setattr(health, "first_suspicion", lambda ticks, **_: 4)
+    run(tmp_path, "back", *BACK)
+    assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [240]
+
+
+def test_a_run_that_went_wrong_early_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=2))
+    run(tmp_path, "back", *BACK)
+    assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [0]
+
+
 def test_after_the_last_roll_back_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "judge", at(420, since=6, times=9))
     outcome = run(tmp_path, "back", *BACK, "health.max_rollbacks=2")
