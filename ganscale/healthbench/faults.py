@@ -34,8 +34,8 @@ class Fault:
     fits: Callable[[Setup], bool] = field(default=lambda _: True)
 
 
-def rates(g: float, d: float) -> Settings:
-    """Overrides that multiply both learning rates, up to the largest that may be set."""
+def _rates(g: float, d: float) -> Settings:
+    """Both rates times factors."""
     return lambda setup: (f"optim.lr_g={min(10.0, setup.rate * g)}", f"optim.lr_d={min(10.0, setup.rate * d)}")
 
 
@@ -125,9 +125,9 @@ def _has_logs(setup: Setup) -> bool:
 FAULTS: dict[str, Fault] = {
     fault.name: fault
     for fault in (
-        Fault("rates-x100", "both learning rates times 100", rates(100, 100)),
+        Fault("rates-x100", "both learning rates times 100", _rates(100, 100)),
         Fault("rates-jump", "both learning rates times 100 from half of the run on", _jump),
-        Fault("fast-g", "G's learning rate times 50", rates(50, 1)),
+        Fault("fast-g", "G's learning rate times 50", _rates(50, 1)),
         Fault("frozen-d", "D does not learn (rate 1e-12)", lambda s: ("optim.lr_d=1e-12", f"optim.lr_g={s.rate}")),
         Fault("slow-d", "D learns a thousand times slower than G", lambda s: (f"optim.lr_d={s.rate / 1000}",)),
         Fault("no-noise", "G is shown zeros in place of z", wrap=_without_noise),
@@ -148,13 +148,13 @@ FAULTS: dict[str, Fault] = {
         Fault(
             "strong-d",
             "D's rate times 10, G's divided by 10, five D updates, no penalty",
-            lambda s: (*rates(0.1, 10)(s), "optim.d_steps=5", "penalty.r1=0", "penalty.r2=0"),
+            lambda s: (*_rates(0.1, 10)(s), "optim.d_steps=5", "penalty.r1=0", "penalty.r2=0"),
             fits=lambda setup: not _is_critic(setup),
         ),
         Fault(
             "saturating",
             "the saturating loss, D's rate times 5, five D updates, no penalty",
-            lambda s: ("loss.name=minimax", *rates(1, 5)(s), "optim.d_steps=5", "penalty.r1=0"),
+            lambda s: ("loss.name=minimax", *_rates(1, 5)(s), "optim.d_steps=5", "penalty.r1=0"),
             fits=_has_logs,
         ),
         Fault("damaged-data", "an example of every batch is NaN from half of the run on", wrap=_damage),

@@ -12,7 +12,7 @@ import torch
 
 from ganscale.comparison import read_evaluations
 from ganscale.config import ConfigError, load
-from ganscale.healthbench.faults import FAULTS, Settings, rates
+from ganscale.healthbench.faults import FAULTS
 from ganscale.healthbench.record import Record
 from ganscale.healthbench.score import is_good, sound_twins
 from ganscale.healthbench.setups import SETUPS, overrides
@@ -27,12 +27,8 @@ RESPONSE = ("health.response=rollback",)
 """All else is left at its default."""
 CHECKPOINTS = 8
 """Of a run."""
-TOO_HIGH: dict[str, Settings] = {
-    "rates-x100": FAULTS["rates-x100"].settings,
-    "rates-jump": FAULTS["rates-jump"].settings,
-    "rates-x300": rates(300, 300),
-}
-"""Ways in which rates are too high, by name: from the first image on, or from half of the run on."""
+TOO_HIGH = ("rates-x100", "rates-jump")
+"""Faults by which rates are too high: from the first image on, or from half of the run on."""
 CONFIDENCE = 0.95
 LEAST = 0.8
 """The bar: share of the runs that are lost without roll-back and end well with it."""
@@ -108,7 +104,7 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
         "log.num_samples=4",
         *response,
     )
-    config = load(overrides=(*overrides(chosen, seed), *TOO_HIGH[fault](chosen), *settings))
+    config = load(overrides=(*overrides(chosen, seed), *FAULTS[fault].settings(chosen), *settings))
     outcome = run_worker(config, path, device=torch.device("cpu"), echo=False)
     targets = tuple(int(row["to"]) for row in read_rollbacks(RunFolder(path)))
     return End(_last_scores(path, config.train.images), targets, outcome.diagnosis)
