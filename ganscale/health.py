@@ -19,6 +19,8 @@ PATIENCE = 3
 """Ticks in a row that must agree: one bad tick is a bad tick."""
 PASSING: tuple[Kind, ...] = ("discriminator-weak", "oscillation")
 """Verdicts on what may get well again: a trial of a sweep is trained on."""
+GRAVE: tuple[Kind, ...] = ("non-finite", "divergence", "vanishing-gradient", "mode-collapse")
+"""Verdicts that not even one row by itself gave in sound runs."""
 IN_NATS = ("non_saturating", "minimax", "relativistic_pairing", "relativistic_average")
 """Losses that are logarithms of probabilities, so that G's loss says how sure D is."""
 GUESSING: dict[str, float] = {
@@ -99,13 +101,15 @@ class Evidence:
         ticks: metrics of all ticks so far, oldest first.
         evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
         loss: `loss.name` of the run.
-        patience: ticks in a row that must agree.
+        patience: ticks in a row that must agree; also how many of the first ones are early.
+        streak: ticks in a row that are enough, where these are not `patience`.
     """
 
     ticks: Sequence[Row]
     evaluations: Sequence[Row] = ()
     loss: str = "non_saturating"
     patience: int = PATIENCE
+    streak: int = 0
 
     @property
     def last(self) -> Row:
@@ -113,11 +117,11 @@ class Evidence:
         return self.ticks[-1]
 
     def since(self, bad: Callable[[Row], bool], *, patience: int = 0) -> int | None:
-        """Index of the first of the newest ticks that are bad without gap; None if these are fewer than `patience`."""
+        """Index of the first of the newest ticks that are bad without gap; None if these are too few."""
         start = len(self.ticks)
         while start > 0 and bad(self.ticks[start - 1]):
             start -= 1
-        return start if len(self.ticks) - start >= (patience or self.patience) else None
+        return start if len(self.ticks) - start >= (self.streak or patience or self.patience) else None
 
     def early(self, name: str) -> float:
         """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0."""
@@ -319,3 +323,26 @@ def judge(
         if verdict:
             return verdict
     return None
+
+
+def first_suspicion(
+    ticks: Sequence[Row], *, loss: str = "non_saturating", patience: int = PATIENCE, ignore: Collection[str] = ()
+) -> int:
+    """Index of the first tick that is gravely bad, be it a single one; the number of ticks if there is none.
+
+    A single bad tick is no verdict. But once there is a verdict, a state saved after such a tick is not trusted: rates
+    that are far too high spoil a run long before enough ticks in a row say so.
+
+    Args:
+        ticks: metrics of all ticks so far, oldest first.
+        loss: `loss.name` of the run.
+        patience: ticks in a row that a verdict takes.
+        ignore: kinds that are not given.
+    """
+    rules = [RULES[kind] for kind in GRAVE if kind not in ignore]
+    for count in range(1, len(ticks) + 1):
+        evidence = Evidence(ticks[:count], (), loss, patience, streak=1)
+        found = [verdict.since for verdict in (rule(evidence) for rule in rules) if verdict]
+        if found:
+            return min(found)
+    return len(ticks)

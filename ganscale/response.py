@@ -6,8 +6,12 @@ from typing import Literal
 
 from ganscale.config.health import Health
 from ganscale.health import Verdict
+from ganscale.schedules import calming
 
 Action = Literal["go on", "warn", "stop", "roll back"]
+
+EARLY = 0.25
+"""Share of a run up to which no saved state is trusted once trouble has come: a new start loses little."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +31,21 @@ class Decision:
     text: str = ""
 
 
-def sound_until(images: Sequence[int], verdict: Verdict) -> int:
+def sound_until(images: Sequence[int], since: int) -> int:
     """Images of the last tick before the trouble began; 0 if there is none.
 
     Args:
         images: of all ticks so far, oldest first.
-        verdict: on these ticks.
+        since: index of the first tick of the trouble.
     """
-    return images[verdict.since - 1] if verdict.since > 0 else 0
+    return images[since - 1] if since > 0 else 0
 
 
-def retreat(sound: int, now: int, earlier: Sequence[Mapping[str, int]]) -> int:
+def retreat(sound: int, now: int, earlier: Sequence[Mapping[str, int]], *, length: int) -> int:
     """Images up to which a state is trusted, given how roll-backs went so far.
+
+    A run that went wrong early may never have been well: trouble takes a while to be seen, and what was saved before
+    the first bad tick is spoilt as well. It begins anew.
 
     A roll-back has helped if the run then got further beyond the moment of that trouble than it was put back. If not,
     the state that it went back to was bad already, and only ones before it are trusted.
@@ -47,14 +54,15 @@ def retreat(sound: int, now: int, earlier: Sequence[Mapping[str, int]]) -> int:
         sound: images of the last tick before the trouble began.
         now: images reached.
         earlier: roll-backs so far: `at` how many images, `to` how many.
+        length: of the run in images.
     """
-    if not earlier:
-        return sound
-    at, to = earlier[-1]["at"], earlier[-1]["to"]
-    return sound if now > at + (at - to) else min(sound, max(0, to - 1))
+    if earlier:
+        at, to = earlier[-1]["at"], earlier[-1]["to"]
+        sound = sound if now > at + (at - to) else min(sound, max(0, to - 1))
+    return sound if sound >= EARLY * length else 0
 
 
-def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int) -> Decision:
+def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, length: int) -> Decision:
     """What a verdict leads to.
 
     Args:
@@ -62,6 +70,7 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int) 
         verdict: what is wrong.
         target: images of the checkpoint to go back to; 0 for the beginning.
         rollbacks: times that the run was rolled back so far.
+        length: of the run in images.
     """
     kind, text = verdict.kind, verdict.reason
     if settings.response == "warn":
@@ -74,7 +83,8 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int) 
         remedy = "start anew with other settings, or raise health.max_rollbacks"
         return Decision("stop", kind=kind, text=f"{text}, after {rollbacks} of {most} roll-backs; {remedy}")
     number = rollbacks + 1
-    changes = f"rates times {settings.rate_factor**number:.3g}"
+    now, then = (calming(settings.rate_factor, number, share) for share in (target / length, 1.0))
+    changes = f"rates times {now:.3g}, which falls to {then:.3g}"
     if settings.penalty_factor != 1.0:
         changes += f", penalties times {settings.penalty_factor**number:.3g}"
     where = f"{target:,} images" if target else "the beginning"

@@ -22,6 +22,20 @@ def value(setting: float | Scheduled, images: int) -> float:
     return setting.start + (setting.end - setting.start) * share
 
 
+def calming(factor: float, rollbacks: int, share: float) -> float:
+    """What rates are multiplied by in a run that was rolled back k times: factor^(k + share), or 1 where k = 0.
+
+    That rates were too high is known, by how much is not, and rates a few times too high spoil a run without any
+    verdict. So they fall by one more factor until the run's end, and pass all values between on the way.
+
+    Args:
+        factor: of one roll-back.
+        rollbacks: k.
+        share: of the run that is done, in [0, 1].
+    """
+    return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
+
+
 @dataclass(frozen=True)
 class Controls:
     """What may differ from one iteration to the next. Weights are 0 where a penalty is not due.
@@ -66,11 +80,12 @@ class Plan:
         self._half_life = config.ema
         self._batch_size = config.train.batch_size
         self._health = config.health
+        self._length = config.train.images
 
     def controls(self, images: int, rollbacks: int = 0) -> Controls:
         """Rates, betas and noise of the iteration that starts at `images`, in a run rolled back so many times."""
         optim = self._optim
-        calm = self._health.rate_factor**rollbacks
+        calm = calming(self._health.rate_factor, rollbacks, images / self._length)
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
         betas_g, betas_d = optim.betas_g, optim.betas_d
         return Controls(

@@ -12,6 +12,7 @@ from ganscale.health import (
     BETTER,
     DIPS,
     FOOLED,
+    GRAVE,
     GROWTH,
     GUESSING,
     HALVED,
@@ -26,6 +27,7 @@ from ganscale.health import (
     WRONG,
     Row,
     Verdict,
+    first_suspicion,
     judge,
     separation,
 )
@@ -228,3 +230,20 @@ def test_the_gravest_is_told() -> None:
     bad = TROUBLES["loss"][1] | TROUBLES["all alike"][1]
     assert kind(rows(7), rows(3, **bad)) == "divergence"
     assert kind(rows(7), rows(3, **bad), ignore=["divergence"]) == "mode-collapse"
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_one_grave_row_is_a_suspicion(trouble: str) -> None:
+    expected, bad = TROUBLES[trouble]
+    ticks = [*rows(7), *rows(1, **bad), *rows(5)]
+    assert not kind(ticks)
+    grave = expected in GRAVE
+    assert first_suspicion(ticks) == (7 if grave else len(ticks))
+    assert first_suspicion(ticks, ignore=GRAVE) == len(ticks)
+    assert first_suspicion([*rows(7), *rows(9, **MILDER[trouble])]) == 16
+
+
+def test_a_sound_run_is_not_suspected() -> None:
+    assert first_suspicion([]) == 0
+    assert first_suspicion(rows(40)) == 40
+    assert first_suspicion([*rows(3), SOUND | {"loss_g": math.nan}, *rows(3)]) == 3

@@ -8,7 +8,7 @@ from ganscale.build import build
 from ganscale.config import dump, load
 from ganscale.config.objective import Scheduled
 from ganscale.loop import train
-from ganscale.schedules import PenaltyWeights, Plan, value
+from ganscale.schedules import PenaltyWeights, Plan, calming, value
 from tests.runs import MLP, tiny
 
 CURVES = {
@@ -42,6 +42,12 @@ def test_a_schedule_may_rise_from_zero() -> None:
     assert value(Scheduled(start=0.0, end=1.0, over=4), 1) == 0.25
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 7.0])
+def test_rates_fall_on_after_a_roll_back(share: float) -> None:
+    assert calming(0.1, 0, share) == 1.0
+    assert calming(0.1, 2, share) == pytest.approx(0.01 * 10 ** -min(share, 1.0))
+
+
 SETTINGS = (
     "train.batch_size=10",
     "optim.d_steps=2",
@@ -72,9 +78,11 @@ def test_the_plan_of_a_run() -> None:
 
 
 def test_roll_backs_lower_rates_and_raise_penalties() -> None:
-    plan = Plan(load(overrides=[*SETTINGS, "health.rate_factor=0.5", "health.penalty_factor=3"]))
+    settings = ("train.images=64000", "health.rate_factor=0.5", "health.penalty_factor=3")
+    plan = Plan(load(overrides=[*SETTINGS, *settings]))
     calm = plan.controls(40, 2)
-    assert (calm.lr_g, calm.lr_d, calm.noise) == pytest.approx((2e-4, 7.5e-5, 0.2))
+    done = 0.5 ** (40 / 64_000)
+    assert (calm.lr_g, calm.lr_d, calm.noise) == pytest.approx((2e-4 * done, 7.5e-5 * done, 0.2))
     assert plan.penalties(0, 2) == PenaltyWeights(gp=360.0, r1=18.0, drift=9.0)
     assert plan.penalties(10, 2).gp == 0.0
     assert (plan.controls(40, 0), plan.penalties(40, 0)) == (plan.controls(40), plan.penalties(40))

@@ -43,7 +43,11 @@ class Health(Section):
         default=3, ge=1, le=100, description="Roll-backs after which the next verdict stops the run."
     )
     rate_factor: float = Field(
-        default=0.2, gt=0.0, le=1.0, description="Both learning rates are multiplied by this at each roll-back."
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="Both learning rates are multiplied by this at each roll-back; in a run that was rolled back they "
+        "also fall by it once more, exponentially, from the run's first image to its last.",
     )
     penalty_factor: float = Field(
         default=1.0, ge=1.0, le=100.0, description="All penalties' weights are multiplied by this at each roll-back."

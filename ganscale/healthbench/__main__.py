@@ -1,8 +1,8 @@
 """Benchmark of the verdicts: `python -m ganscale.healthbench [--out FILE]`; `--score FILE` for runs recorded before.
 
 Trains a few hundred runs of seconds each, half of them with a fault, and prints how often `ganscale.health` was right
-on those that its thresholds were not chosen on. One core, about 20 minutes. `--score FILE --rescue 7` trains runs
-with rates times 100, seven seeds of three setups, with and without roll-backs, and prints how many these save.
+on those that its thresholds were not chosen on. One core, about half an hour. `--score FILE --rescue 2` trains runs
+with rates far too high, two seeds of every setup, with and without roll-backs, and prints how many these save.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.score:
         records = read(options.score)
         if options.rescue:
-            return _rescue(records, options.rescue)
+            return _rescue(records, options.rescue, options.only)
     else:
         jobs = [job for job in plan(options.half) if options.only in job.name]
         records = _train(jobs, options.out)
@@ -38,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if passed else 1
 
 
-def _rescue(records: Sequence[Record], runs: int) -> int:
-    """Train every setup with rates times 100, with and without roll-backs."""
+def _rescue(records: Sequence[Record], seeds: int, only: str) -> int:
+    """Train setups with rates that are too high, with and without roll-backs."""
     rescues = []
-    for each in rescue.rescue_all(records, runs=runs):
+    print(rescue.HEADING, flush=True)
+    for each in rescue.rescue_all(records, seeds=seeds, only=only):
         rescues.append(each)
         print(rescue.line(each), flush=True)
     text, passed = rescue.report(rescues)

@@ -132,18 +132,25 @@ class Watch:
             return Decision()
         self._told.add(verdict.kind)
         rollbacks = self._experiment.state.rollbacks
-        decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks)
+        length = self._experiment.config.train.images
+        decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks, length=length)
         if decision.action == "warn":
             return decision
-        sound = sound_until(self._images, verdict)
+        sound = sound_until(self._images, min(verdict.since, self._suspicion()))
         if decision.action == "roll back":
-            sound = retreat(sound, self._images[-1], read_rollbacks(self._folder))
+            sound = retreat(sound, self._images[-1], read_rollbacks(self._folder), length=length)
             found = self._store.newest(lambda _: None, until=sound)
-            decision = respond(self._settings, verdict, target=found.images if found else 0, rollbacks=rollbacks)
+            target = found.images if found else 0
+            decision = respond(self._settings, verdict, target=target, rollbacks=rollbacks, length=length)
         self._store.mark(sound, str(verdict))
         if decision.action == "roll back":
             self._note(decision, str(verdict))
         return decision
+
+    def _suspicion(self) -> int:
+        """Index of the first row that was gravely bad."""
+        settings = self._settings
+        return health.first_suspicion(self._rows, loss=self._loss, patience=settings.patience, ignore=settings.ignore)
 
     def _note(self, decision: Decision, reason: str) -> None:
         """Write the roll-back down, so that it holds for all later lives of the run."""

@@ -93,7 +93,7 @@ def test_a_record_comes_back_from_the_file(tmp_path: Path) -> None:
 
 def test_a_rescue_counts_what_was_lost_without_it() -> None:
     def each(lost: bool, saved: bool) -> Rescue:
-        return Rescue("s", 1, lost, saved, 2, {"frechet": 1.0, "modes": 8.0})
+        return Rescue("s", "f", 1, lost, saved, (0, 5), {"frechet": 1.0, "modes": 8.0})
 
     text, passed = rescue_report([each(True, True)] * 4 + [each(True, False), each(False, False)])
     assert "saved 4 of 5" in text

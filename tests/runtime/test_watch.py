@@ -71,15 +71,19 @@ def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(health, "judge", at(420, since=3))
     outcome = run(tmp_path, "back", *BACK)
     assert (outcome.images, outcome.diagnosis) == (600, "")
-    assert [(row["images"], row["rollbacks"], row["lr_d"]) for row in rows(tmp_path, "back")] == [
-        *((images, 0, 1e-3) for images in (60, 120)),
-        *((images, 1, 5e-4) for images in range(180, 601, 60)),
+    found = rows(tmp_path, "back")
+    assert [(row["images"], row["rollbacks"]) for row in found] == [
+        *((images, 0) for images in (60, 120)),
+        *((images, 1) for images in range(180, 601, 60)),
     ]
+    assert {row["lr_d"] for row in found[:2]} == {1e-3}
+    starts = [images - 12 for images in range(180, 601, 60)]  # of the iterations at whose ends the rows are
+    assert [row["lr_d"] for row in found[2:]] == pytest.approx([1e-3 * 0.5 ** (1 + start / 600) for start in starts])
     lost = [json.loads(line)["images"] for line in (tmp_path / "back" / "abandoned.jsonl").read_text().splitlines()]
     assert lost == [180, 240, 300, 360, 420]
     (event,) = read_events(RunFolder(tmp_path / "back"))
     assert (event["images"], event["kind"]) == (420, "divergence, roll back")
-    assert "to 120 images, rates times 0.5, penalties times 2" in event["text"]
+    assert "to 120 images, rates times 0.435, which falls to 0.25, penalties times 2" in event["text"]
     (noted,) = read_rollbacks(RunFolder(tmp_path / "back"))
     assert (noted["at"], noted["to"], noted["kind"]) == (420, 120, "divergence")
     assert final(tmp_path, "back")["rollbacks"] == 1
@@ -90,17 +94,19 @@ def test_a_run_back_at_the_beginning_is_one_with_the_other_settings(
 ) -> None:
     monkeypatch.setattr(health, "judge", at(240, since=0))
     run(tmp_path, "back", *BACK)
-    run(tmp_path, "calm", "penalty.r1=2", "optim.lr_g=5e-4", "optim.lr_d=5e-4")
+    falling = "{start: 5e-4, end: 2.5e-4, over: 600, curve: exponential}"
+    run(tmp_path, "calm", "penalty.r1=2", f"optim.lr_g={falling}", f"optim.lr_d={falling}")
     back, calm = final(tmp_path, "back"), final(tmp_path, "calm")
     assert (back.pop("rollbacks"), calm.pop("rollbacks")) == (1, 0)
-    torch.testing.assert_close(back, calm, rtol=0, atol=0)
+    torch.testing.assert_close(back, calm, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("since", "target"), [(3, 120), (2, 0)])
 @pytest.mark.parametrize("moment", ["at the roll-back", "after a row", "at a checkpoint"])
 def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, since: int, target: int
 ) -> None:
-    monkeypatch.setattr(health, "judge", at(420, since=3))
+    monkeypatch.setattr(health, "judge", at(420, since=since))
     run(tmp_path, "straight", *BACK)
     armed = [True]
 
@@ -118,7 +124,7 @@ def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
     monkeypatch.setattr(place, name, lambda *a, **k: die() or real(*a, **k))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "killed", *BACK)
-    assert run(tmp_path, "killed", *BACK).resumed_at == 120
+    assert run(tmp_path, "killed", *BACK).resumed_at == target
     torch.testing.assert_close(final(tmp_path, "killed"), final(tmp_path, "straight"), rtol=0, atol=0)
     assert [row["lr_g"] for row in rows(tmp_path, "killed")] == [row["lr_g"] for row in rows(tmp_path, "straight")]
 
@@ -128,7 +134,20 @@ def test_a_state_that_did_not_help_is_not_tried_again(tmp_path: Path, monkeypatc
     run(tmp_path, "back", *BACK)
     assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [360, 240, 120]
     assert final(tmp_path, "back")["rollbacks"] == 3
-    assert rows(tmp_path, "back")[-1]["lr_d"] == 1e-3 / 8
+    assert rows(tmp_path, "back")[-1]["lr_d"] == pytest.approx(1e-3 * 0.5 ** (3 + 588 / 600))
+
+
+def test_no_state_from_after_a_grave_row_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(540, since=7))
+    monkeypatch.setattr(health, "first_suspicion", lambda ticks, **_: 4)
+    run(tmp_path, "back", *BACK)
+    assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [240]
+
+
+def test_a_run_that_went_wrong_early_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "judge", at(420, since=2))
+    run(tmp_path, "back", *BACK)
+    assert [noted["to"] for noted in read_rollbacks(RunFolder(tmp_path / "back"))] == [0]
 
 
 def test_after_the_last_roll_back_the_run_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
