@@ -10,7 +10,7 @@ from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.faults import Budget, history, read_faults
-from ganscale.runfolder import RunFolder, check_free
+from ganscale.runfolder import BusyError, RunFolder, check_free
 from ganscale.runtime.cluster import connected, nodes
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
@@ -111,13 +111,19 @@ def _say(line: str) -> None:
 
 
 def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
-    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried."""
+    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried.
+
+    After a fault a folder that is in use is no such error: a worker of the life before may be cut off from the others
+    but not from the storage. It ends when its iteration has lasted `cluster.timeout`; until then starts fail.
+    """
     try:
         config, device = prepare_worker(settings)
         path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
         ask = StopFile(RunFolder(path).stop).read
         return run_worker(config, path, device=device, echo=False, trackers=[gauges], ask=ask, again=settings["again"])
     except ConfigError as error:
+        if isinstance(error, BusyError) and settings["again"] is not None:
+            raise
         return error
 
 
