@@ -14,6 +14,7 @@ from ganscale.runfolder import BusyError, RunFolder, check_free
 from ganscale.runtime.cluster import connected, nodes
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
+from ganscale.runtime.heartbeat import SILENT, read_beats
 from ganscale.runtime.lookout import Lookout
 from ganscale.runtime.notice import Reason, StopFile, terminated
 from ganscale.runtime.resources import Placement, place
@@ -30,7 +31,7 @@ def train_on_ray(config: Config, folder: RunFolder) -> Outcome:
         ConfigError: the cluster cannot give what the config asks for, or another process writes to the folder.
         TrainingError: the workers failed more often than `cluster.max_restarts` without getting any further.
     """
-    check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=_say)
+    _wait_until_free(config, folder)
     stop = StopFile(folder.stop)
     stop.clear()
     with connected(config), _Following(folder.log), terminated(lambda: stop.write(Reason.STOP)):
@@ -104,6 +105,26 @@ class _Supervisor:
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
         return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+
+
+def _wait_until_free(config: Config, folder: RunFolder) -> None:
+    """Wait for another writer to end; longer where it does not get on, as its own watchdog then ends it.
+
+    Raises:
+        BusyError: it trains, or does not end.
+    """
+    before = _iterations(folder)
+    try:
+        check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=_say)
+    except BusyError:
+        if not before or _iterations(folder) != before:
+            raise
+        check_free(folder, patience=config.cluster.timeout + SILENT, say=_say)
+
+
+def _iterations(folder: RunFolder) -> dict[int, int]:
+    """How far each worker of the folder's writer is, by its last sign of life."""
+    return {beat.rank: beat.iteration for beat in read_beats(folder.alive)}
 
 
 def _say(line: str) -> None:
