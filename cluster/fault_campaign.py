@@ -151,13 +151,12 @@ class Campaign:
             for name in leaving:
                 cluster.kill(name)
         living = self._living()
-        if state.mode != "namespaces" or state.nodes[HEAD].address not in living:
-            if len(living) != cluster.nodes:
-                cluster.down()
-                cluster.up()
+        if state.nodes[HEAD].address not in living:
+            cluster.down()
+            cluster.up()
             return
         for node in [node for node in state.nodes.values() if not node.killed and node.address not in living]:
-            cluster.kill(node.name)
+            cluster.kill(node.name)  # plain nodes share an address; they only go when they are killed
         while sum(not node.killed for node in state.nodes.values()) < cluster.nodes:
             cluster.add()
 
@@ -226,8 +225,9 @@ class Campaign:
             print(
                 f"  {kind:18} {fault.images_lost:6,} images lost, {fault.seconds_to_recover or -1:6.1f} s", flush=True
             )
-            scene.calm()
-            self.mend(scene.leaving)
+            with scene.unhurried():
+                scene.calm()
+                self.mend(scene.leaving)
             scene.leaving.clear()
             since = time.monotonic()
 

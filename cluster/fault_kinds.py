@@ -7,12 +7,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cluster.bit_flip import flip
 from cluster.fault_scene import LostError, MissedError, Scene, Strike, send, title
+from cluster.machines import ClusterError
 from cluster.nodes import HEAD
 from ganscale.checkpoint import CheckpointError, load, verify
 from ganscale.tracking.local import read_events
@@ -38,7 +40,12 @@ def cut(scene: Scene) -> None:
     name = scene.busy_node()
     scene.strike()
     scene.cluster.cut(name)
-    scene.do_later(scene.draw.uniform(5.0, 60.0), lambda: scene.cluster.restore(name))
+
+    def restore() -> None:
+        with suppress(ClusterError):  # it was taken to be dead, and replaced
+            scene.cluster.restore(name)
+
+    scene.do_later(scene.draw.uniform(5.0, 45.0), restore)
 
 
 def driver(scene: Scene) -> None:
@@ -55,7 +62,8 @@ def head(scene: Scene) -> None:
     command = set(scene.command_pids())
     scene.strike()
     send(pid for pid in scene.cluster.pids(HEAD) if pid not in command and "/ray/" in title(pid))
-    time.sleep(scene.draw.uniform(0.0, 15.0))  # the workers still train; the command still runs, or has seen it
+    with scene.unhurried():
+        time.sleep(scene.draw.uniform(0.0, 15.0))  # the workers still train; the command still runs, or has seen it
     _new_cluster(scene)
 
 
@@ -271,7 +279,8 @@ def drained(scene: Scene) -> None:
     left = log.read_text(encoding="utf-8").count("leaving at")
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a fault", "--deadline-remaining-seconds"]
     words = ["ray", "drain-node", "--node-id", scene.cluster.id_of(name), *reason, "60"]
-    told = scene.cluster.run(name, words, capture_output=True, text=True)
+    with scene.unhurried():
+        told = scene.cluster.run(name, words, capture_output=True, text=True)
     if told.returncode:
         raise MissedError(f"ray drain-node: {told.stderr[-300:]}")
     scene.strike()

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,6 +181,15 @@ class Scene:
         timer = threading.Timer(seconds, action)
         timer.start()
         self.later.append(timer)
+
+    @contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """While the block runs the run hardly gets on, as saving takes it long: there is work left for later faults."""
+        self.slow.write_text("2", encoding="utf-8")
+        try:
+            yield
+        finally:
+            self.slow.unlink()
 
     def calm(self) -> None:
         """Wait for what is to be done later."""
