@@ -11,7 +11,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.faults import Budget, history, read_faults
 from ganscale.runfolder import BusyError, RunFolder, check_free
-from ganscale.runtime.cluster import connected, nodes
+from ganscale.runtime.cluster import connected, nodes, silent
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
 from ganscale.runtime.heartbeat import SILENT, read_beats
@@ -86,6 +86,19 @@ class _Supervisor:
         after = f" in {seconds:.0f} s" if seconds else ""
         _say(f"the workers failed ({cause}); starting them again{after} ({count})")
         time.sleep(seconds)
+        self._outwait_the_silent()
+
+    def _outwait_the_silent(self) -> None:
+        """Ray would place workers on a node that is gone until it is counted out: wait until it is, or is back."""
+        until, told = time.monotonic() + self._patience, False
+        while time.monotonic() < until and self._stop.read() != Reason.STOP:
+            gone = silent()
+            if not gone:
+                return
+            if not told:
+                _say(f"{', '.join(gone)} does not answer; waiting until the cluster has counted it out, or it is back")
+                told = True
+            time.sleep(1.0)
 
     def _place(self) -> Placement:
         """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
