@@ -49,14 +49,14 @@ def final_state(run: Path) -> str:
     return ""
 
 
-def make_cluster(out: Path) -> LocalCluster:
-    """The cluster of a campaign, not yet up."""
+def make_cluster(out: Path, *, nodes: int = 3, cpus: int = 2) -> LocalCluster:
+    """A cluster, not yet up, that soon counts a lost node out; `<out>/slow` makes its storage slow."""
     folder = ROOT / "cluster" / "slow_storage"
     path = os.pathsep.join((str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
     environment = {f"RAY_health_check_{key}": value for key, value in HEALTH.items()}
     environment |= {"PYTHONPATH": path, "GANSCALE_SLOW_STORAGE": str(out / "slow"), "OMP_NUM_THREADS": "1"}
     name = f"faults-{hashlib.sha256(str(out).encode()).hexdigest()[:6]}"
-    return LocalCluster(name, nodes=3, cpus=2, environment=environment)
+    return LocalCluster(name, nodes=nodes, cpus=cpus, environment=environment)
 
 
 class Campaign:

@@ -130,8 +130,8 @@ def ray_snapshot(scene: Scene) -> None:
 
 
 def _damage(scene: Scene, spoil: Callable[[Path], None]) -> None:
-    """Kill the command, and do something to the newest checkpoint."""
-    scene.a_moment()
+    """Kill the command, and do something to the newest checkpoint; there is one before it."""
+    scene.a_moment(checkpoints=2)
     scene.strike()
     scene.kill_command()
     _workers_end(scene)

@@ -120,9 +120,9 @@ class Scene:
                 )
             time.sleep(pause)
 
-    def a_moment(self) -> None:
-        """Wait until the run is somewhere in its window and has a checkpoint."""
-        wanted = max(self.draw.uniform(*self.window), 1.1 * self.interval)
+    def a_moment(self, *, checkpoints: int = 1) -> None:
+        """Wait until the run is somewhere in its window and has so many checkpoints."""
+        wanted = max(self.draw.uniform(*self.window), (checkpoints + 0.1) * self.interval)
         self.until(lambda: self.reached() >= wanted)
 
     def workers(self) -> list[int]:
