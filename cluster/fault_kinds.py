@@ -213,6 +213,7 @@ def _through(scene: Scene, begin: Callable[[], None], seconds: float, end: Calla
 
 def _still_good(scene: Scene) -> None:
     """Raises LostError unless the newest checkpoint is valid."""
+    problem = ""
     for _ in range(20):  # the newest is replaced while this reads it
         newest = scene.run.checkpoints / f"{scene.saved():012d}"
         try:

@@ -110,8 +110,9 @@ def read_records(path: Path) -> list[Record]:
     found = []
     with suppress(OSError):
         for row in read_objects(path):
-            with suppress(TypeError):
-                found.append(Record(**row | {"faults": tuple(FaultRecord(**fault) for fault in row["faults"])}))
+            with suppress(TypeError, KeyError):
+                faults = tuple(FaultRecord(**fault) for fault in row.pop("faults"))
+                found.append(Record(**row, faults=faults))
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.fault_campaign import make_cluster
+from cluster.fault_runs import make_cluster
 from cluster.machines import obstacle
 from cluster.nodes import HEAD, LocalCluster
 from ganscale.runfolder import RunFolder

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import fault_campaign
+from cluster import fault_campaign, fault_runs
 from cluster.bit_flip import flip
-from cluster.fault_campaign import Campaign, final_state, main, make_cluster, possible, saving_costs
+from cluster.fault_campaign import main, possible
 from cluster.fault_kinds import KINDS
 from cluster.fault_records import FaultRecord, Record, plan, read_records, summary, table
+from cluster.fault_runs import Campaign, final_state, make_cluster, saving_costs
 from cluster.fault_scene import LostError, MissedError, Scene, Strike, send
+from cluster.machines import ClusterError
 from cluster.nodes import LocalCluster
 from cluster.state import State
 from ganscale.config import load
@@ -165,7 +167,7 @@ def going_on(folder: Path, *lives: tuple[int, int]) -> Scene:
 
 def campaign(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     """One that waits for a second."""
-    monkeypatch.setattr(fault_campaign, "PATIENCE", 1.0)
+    monkeypatch.setattr(fault_runs, "PATIENCE", 1.0)
     return Campaign(LocalCluster("x"), folder, images=2000, interval=100, timeout=1.0)
 
 
@@ -182,11 +184,11 @@ def test_a_run_has_recovered_when_a_later_life_is_further(tmp_path: Path, monkey
             made._recovery(run, False)
         run.strikes[0] = Strike(0.0, 1188, 1)
         with pytest.raises(LostError):
-            made._recovery(run, False), "no life since the fault"
+            made._recovery(run, False)  # no life since the fault
         assert made._recovery(run, True)[1] == 0, "which some faults do not need"
         run.strikes[0] = Strike(0.0, 1189, 1)
         with pytest.raises(LostError):
-            made._recovery(run, True), "a row may have been on its way"
+            made._recovery(run, True)  # a row may have been on its way
         run.strikes[0] = Strike(0.0, 1180, 1, back=1100)
         assert made._recovery(run, True)[1] == 80
     finally:
@@ -195,7 +197,7 @@ def test_a_run_has_recovered_when_a_later_life_is_further(tmp_path: Path, monkey
 
 def test_a_command_that_ends_is_given_again_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = campaign(tmp_path, monkeypatch)
-    monkeypatch.setattr(fault_campaign, "STARTS", 3)
+    monkeypatch.setattr(fault_runs, "STARTS", 3)
     monkeypatch.setattr(made, "mend", lambda: None)
     run = scene(tmp_path, ["false"])
     with pytest.raises(LostError, match=r"\[1, 1, 1\]"):
@@ -255,9 +257,9 @@ def test_a_cluster_that_cannot_be_is_an_error(
 ) -> None:
     class Broken(LocalCluster):
         def up(self) -> None:
-            raise fault_campaign.ClusterError("no cluster today")
+            raise ClusterError("no cluster today")
 
-    monkeypatch.setattr(fault_campaign, "LocalCluster", Broken)
+    monkeypatch.setattr(fault_runs, "LocalCluster", Broken)
     monkeypatch.setattr(fault_campaign, "_mount", lambda _: False)
     assert main(["--out", str(tmp_path)]) == 2
     assert "fault_campaign: error: no cluster today" in capsys.readouterr().err
@@ -273,7 +275,7 @@ SHORT = (
 @pytest.mark.ray
 def test_a_short_campaign_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One fault of each of these kinds in one run; a few minutes."""
-    options = ["--out", str(tmp_path / "c"), "--faults", "8", "--per-run", "10", "--images", "320000"]
+    options = ["--out", str(tmp_path / "c"), "--faults", "8", "--per-run", "10", "--images", "128000"]
     code = main([*options, "--kinds", *SHORT])
     said = capsys.readouterr()
     if code == 2:
