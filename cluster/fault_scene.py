@@ -121,8 +121,9 @@ class Scene:
             time.sleep(pause)
 
     def a_moment(self, *, checkpoints: int = 1) -> None:
-        """Wait until the run is somewhere in its window and has so many checkpoints."""
-        wanted = max(self.draw.uniform(*self.window), (checkpoints + 0.1) * self.interval)
+        """Wait until the run is somewhere in its window, further than now, and has so many checkpoints."""
+        further = self.reached() + self.draw.uniform(0.0, self.interval)
+        wanted = max(self.draw.uniform(*self.window), (checkpoints + 0.1) * self.interval, further)
         self.until(lambda: self.reached() >= wanted)
 
     def workers(self) -> list[int]:
