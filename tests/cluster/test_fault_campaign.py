@@ -276,7 +276,18 @@ SHORT = (
 @pytest.mark.ray
 def test_a_short_campaign_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One fault of each of these kinds in one run; a few minutes."""
-    options = ["--out", str(tmp_path / "c"), "--faults", "8", "--per-run", "9", "--images", "128000"]
+    options = [
+        "--out",
+        str(tmp_path / "c"),
+        "--faults",
+        "8",
+        "--per-run",
+        "9",
+        "--images",
+        "64000",
+        "--interval",
+        "3200",
+    ]
     code = main([*options, "--kinds", *SHORT])
     said = capsys.readouterr()
     if code == 2:
