@@ -276,18 +276,8 @@ SHORT = (
 @pytest.mark.ray
 def test_a_short_campaign_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One fault of each of these kinds in one run; a few minutes."""
-    options = [
-        "--out",
-        str(tmp_path / "c"),
-        "--faults",
-        "8",
-        "--per-run",
-        "9",
-        "--images",
-        "64000",
-        "--interval",
-        "3200",
-    ]
+    lengths = "--faults 8 --per-run 9 --images 64000 --interval 3200"
+    options = ["--out", str(tmp_path / "c"), *lengths.split()]
     code = main([*options, "--kinds", *SHORT])
     said = capsys.readouterr()
     if code == 2:
