@@ -62,6 +62,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 1 if a run was lost or ended otherwise than the undisturbed one."""
     options = _parse(arguments)
+    before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is taken down
     out = options.out.resolve()
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         cluster.down()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
         if small:
             subprocess.run(["umount", "--lazy", str(out / "storage")], capture_output=True)
     print(table(records))
