@@ -1,298 +1,323 @@
 """What can happen to a run on a local cluster: each kind of fault as a function that does it at the right moment."""
 
-import os
-import random
+import hashlib
+import json
+import re
+import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.nodes import HEAD, LocalCluster
-from cluster.state import Node
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
-
-PATIENCE = 600.0
-"""Seconds that anything awaited may take on a busy machine."""
-
-
-class MissedError(RuntimeError):
-    """The moment for a fault did not come: the run was over, or what was awaited did not happen."""
-
-
-@dataclass
-class Scene:
-    """A run that is going on, and the cluster that it runs on.
-
-    Attributes:
-        cluster: with a head and two more nodes.
-        run: its folder.
-        start: starts the run's command.
-        driver: that command's process.
-        draw: random numbers of this fault.
-        interval: images between two checkpoints.
-        images: length of the run.
-        codes: exit codes of the commands so far.
-        struck: when the last fault happened, by the monotonic clock, and the images reached then.
-    """
-
-    cluster: LocalCluster
-    run: RunFolder
-    start: Callable[[], subprocess.Popen[bytes]]
-    driver: subprocess.Popen[bytes]
-    draw: random.Random
-    interval: int
-    images: int
-    codes: list[int] = field(default_factory=list)
-    struck: tuple[float, int] = (0.0, 0)
-
-    def reached(self) -> int:
-        """Images of the newest row of metrics."""
-        return max((row["images"] for row in read_metrics(self.run)), default=0)
-
-    def strike(self) -> None:
-        """Note that a fault happens now."""
-        self.struck = time.monotonic(), self.reached()
-
-    def until(self, ready: Callable[[], object], *, pause: float = 0.05) -> None:
-        """Wait while the command runs.
-
-        Raises:
-            MissedError: it ended, or it takes too long.
-        """
-        deadline = time.monotonic() + PATIENCE
-        while not ready():
-            if self.driver.poll() is not None or time.monotonic() > deadline:
-                raise MissedError(
-                    f"the command ended with {self.driver.poll()}, or nothing happened in {PATIENCE:.0f} s"
-                )
-            time.sleep(pause)
-
-    def workers(self) -> list[int]:
-        """Process ids of the training workers on living nodes."""
-        found = {pid for node in self.nodes() for pid in self.cluster.pids(node.name)}
-        return sorted(pid for pid in found if _title(pid).startswith("ray::RayTrainWorker"))
-
-    def a_worker(self) -> int:
-        """One of the workers.
-
-        Raises:
-            MissedError: there is none.
-        """
-        workers = self.workers()
-        if not workers:
-            raise MissedError("no worker runs")
-        return self.draw.choice(workers)
-
-    def nodes(self) -> list[Node]:
-        """The living nodes that run workers."""
-        state = self.cluster.state
-        assert state is not None
-        return [node for node in state.nodes.values() if not node.killed and node.name != HEAD]
-
-    def busy_node(self) -> str:
-        """A node on which a worker runs."""
-        busy = [n.name for n in self.nodes() if any("RayTrainWorker" in _title(p) for p in self.cluster.pids(n.name))]
-        if not busy:
-            raise MissedError("no worker runs")
-        return self.draw.choice(busy)
-
-    def restart_driver(self) -> None:
-        """The same command again, once the one before has ended."""
-        self.codes.append(self.driver.wait(PATIENCE))
-        self.driver = self.start()
-
-
-def _title(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return ""
-
-
-def send(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
-    """Send a signal to processes that may be gone."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def some_moment(scene: Scene) -> None:
-    """Wait until a random share of the run is done, and a checkpoint."""
-    wanted = scene.draw.uniform(1.1 * scene.interval, 0.7 * scene.images)
-    scene.until(lambda: scene.reached() >= wanted)
-    scene.strike()
-
-
-def _kill_worker(scene: Scene) -> None:
-    victim = scene.a_worker()
-    scene.strike()
-    send([victim])
+from cluster.bit_flip import flip
+from cluster.fault_scene import LostError, MissedError, Scene, Strike, send, title
+from cluster.machines import ClusterError
+from cluster.nodes import HEAD
+from ganscale.checkpoint import CheckpointError, load, verify
+from ganscale.tracking.local import read_events
 
 
 def worker(scene: Scene) -> None:
     """A worker process is killed."""
-    some_moment(scene)
-    _kill_worker(scene)
+    scene.a_moment()
+    scene.kill_a_worker()
 
 
 def node(scene: Scene) -> None:
     """A node loses its power."""
-    some_moment(scene)
-    scene.cluster.kill(scene.busy_node())
+    scene.a_moment()
+    name = scene.busy_node()
+    scene.strike()
+    scene.cluster.kill(name)
 
 
 def cut(scene: Scene) -> None:
     """A node is cut off the network, and comes back after a while."""
-    some_moment(scene)
+    scene.a_moment()
     name = scene.busy_node()
+    scene.strike()
     scene.cluster.cut(name)
-    time.sleep(scene.draw.uniform(5.0, 60.0))
-    scene.cluster.restore(name)
+
+    def restore() -> None:
+        with suppress(ClusterError):  # it was taken to be dead, and replaced
+            scene.cluster.restore(name)
+
+    scene.do_later(scene.draw.uniform(5.0, 45.0), restore)
 
 
 def driver(scene: Scene) -> None:
     """The command is killed, and given again."""
-    some_moment(scene)
-    scene.driver.kill()
-    scene.restart_driver()
+    scene.a_moment()
+    scene.strike()
+    scene.kill_command()
+    scene.start_again()
 
 
 def head(scene: Scene) -> None:
     """Ray's head is killed; the cluster is started anew, and the same command goes on from storage."""
-    some_moment(scene)
-    send(pid for pid in scene.cluster.pids(HEAD) if pid != scene.driver.pid)
+    scene.a_moment()
+    command = set(scene.command_pids())
+    scene.strike()
+    send(pid for pid in scene.cluster.pids(HEAD) if pid not in command and "/ray/" in title(pid))
+    with scene.unhurried():
+        time.sleep(scene.draw.uniform(0.0, 15.0))  # the workers still train; the command still runs, or has seen it
     _new_cluster(scene)
 
 
 def everything(scene: Scene) -> None:
     """All nodes lose their power at once, and the command with them."""
-    some_moment(scene)
-    scene.driver.kill()
+    scene.a_moment()
+    scene.strike()
     _new_cluster(scene)
 
 
 def _new_cluster(scene: Scene) -> None:
     scene.cluster.down()
-    with suppress(subprocess.TimeoutExpired):
-        scene.driver.wait(120)
-    scene.driver.kill()
+    if scene.driver.poll() is None:
+        scene.kill_command()
     scene.cluster.up()
-    scene.restart_driver()
+    scene.start_again()
 
 
 def two_in_a_row(scene: Scene) -> None:
     """A worker is killed, and another one as soon as the run goes on."""
-    some_moment(scene)
-    lives = _lives(scene)
-    _kill_worker(scene)
-    scene.until(lambda: _lives(scene) > lives)
-    scene.until(scene.workers)
-    _kill_worker(scene)
-
-
-def _lives(scene: Scene) -> int:
-    with suppress(OSError):
-        return scene.run.log.read_text(encoding="utf-8", errors="replace").count("resuming at ")
-    return 0
+    scene.a_moment()
+    lives = len(scene.resumed())
+    scene.kill_a_worker()
+    scene.until(lambda: len(scene.resumed()) > lives)
+    scene.kill_a_worker()
 
 
 def while_saving(scene: Scene) -> None:
     """The workers are killed while a checkpoint is being written."""
-    some_moment(scene)
+    scene.a_moment()
+    victims = scene.workers()
     scene.until(lambda: any(scene.run.checkpoints.glob(".writing-*")), pause=0.0)
+    send(victims)
     scene.strike()
-    send(scene.workers())
 
 
 def while_restarting(scene: Scene) -> None:
     """A worker is killed; its successor, too, before it trains."""
-    some_moment(scene)
+    scene.a_moment()
     before = set(scene.workers())
-    _kill_worker(scene)
+    scene.kill_a_worker()
     scene.until(lambda: set(scene.workers()) - before)
-    send([scene.draw.choice(sorted(set(scene.workers()) - before))])
+    time.sleep(scene.draw.uniform(0.0, 3.0))
+    victims = sorted(set(scene.workers()) - before)
+    scene.strike()
+    send([scene.draw.choice(victims)] if victims else [])
 
 
 def while_forming(scene: Scene) -> None:
-    """A worker is killed before the first process group stands."""
-    scene.until(lambda: len(scene.workers()) >= 2, pause=0.0)
+    """A worker is killed before the run's first process group stands."""
+    scene.until(lambda: len(scene.workers()) >= 2)
     time.sleep(scene.draw.uniform(0.0, 3.0))
-    _kill_worker(scene)
+    scene.kill_a_worker()
 
 
 def ray_snapshot(scene: Scene) -> None:
     """The command is killed, and the files that Ray wrote for itself are cut short."""
-    some_moment(scene)
-    scene.driver.kill()
-    scene.driver.wait(PATIENCE)
+    scene.a_moment()
+    scene.strike()
+    scene.kill_command()
     for path in [path for path in (scene.run.path / ".ray").rglob("*") if path.is_file()]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    scene.restart_driver()
+    scene.start_again()
 
 
-def _damage(scene: Scene, spoil: Callable[[bytes], bytes]) -> None:
-    some_moment(scene)
-    scene.driver.kill()
-    scene.driver.wait(PATIENCE)
+def _damage(scene: Scene, spoil: Callable[[Path], None]) -> None:
+    """Kill the command, and do something to the newest checkpoint; there is one before it."""
+    scene.a_moment(checkpoints=2)
+    scene.strike()
+    scene.kill_command()
     _workers_end(scene)
-    newest = max(path for path in scene.run.checkpoints.iterdir() if path.name.isdigit())
-    path = newest / scene.draw.choice(("state.pt", "manifest.json"))
-    path.write_bytes(spoil(path.read_bytes()))
-    scene.restart_driver()
+    spoil(scene.run.checkpoints / f"{scene.saved():012d}")
+    scene.start_again()
 
 
 def _workers_end(scene: Scene) -> None:
-    """Wait until a killed driver's workers are gone, so that none saves any more."""
+    """Wait until a killed command's workers are gone, so that none saves any more."""
     until = time.monotonic() + 60.0
     while scene.workers() and time.monotonic() < until:
         time.sleep(0.1)
     send(scene.workers())
 
 
+def _some_file(scene: Scene, checkpoint: Path) -> Path:
+    return checkpoint / scene.draw.choice(("state.pt", "manifest.json"))
+
+
 def truncated(scene: Scene) -> None:
     """The command is killed, and the newest checkpoint is cut short."""
-    _damage(scene, lambda content: content[: scene.draw.randrange(len(content))])
+
+    def spoil(checkpoint: Path) -> None:
+        path = _some_file(scene, checkpoint)
+        path.write_bytes(path.read_bytes()[: scene.draw.randrange(path.stat().st_size)])
+
+    _damage(scene, spoil)
 
 
 def flipped(scene: Scene) -> None:
     """The command is killed, and a bit of the newest checkpoint flips."""
 
-    def flip(content: bytes) -> bytes:
-        place = scene.draw.randrange(len(content))
-        return content[:place] + bytes([content[place] ^ 1 << scene.draw.randrange(8)]) + content[place + 1 :]
+    def spoil(checkpoint: Path) -> None:
+        path = _some_file(scene, checkpoint)
+        content = bytearray(path.read_bytes())
+        content[scene.draw.randrange(len(content))] ^= 1 << scene.draw.randrange(8)
+        path.write_bytes(content)
 
-    _damage(scene, flip)
+    _damage(scene, spoil)
+
+
+def half_uploaded(scene: Scene) -> None:
+    """The command is killed, and of the newest checkpoint one file is missing; a copy of it was begun."""
+
+    def spoil(checkpoint: Path) -> None:
+        shutil.copytree(checkpoint, checkpoint.with_name(f".writing-{scene.draw.getrandbits(64):x}"))
+        _some_file(scene, checkpoint).unlink()
+
+    _damage(scene, spoil)
+
+
+def old_schema(scene: Scene) -> None:
+    """The command is killed, and the newest checkpoint is a valid one of a schema that is no longer read."""
+
+    def spoil(checkpoint: Path) -> None:
+        path = checkpoint / "manifest.json"
+        manifest = json.loads(path.read_text(encoding="utf-8")) | {"schema": 0}
+        del manifest["checksum"]
+        manifest["checksum"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+
+    _damage(scene, spoil)
+
+
+def _through(scene: Scene, begin: Callable[[], None], seconds: float, end: Callable[[], None]) -> None:
+    """Storage is bad for a while; nothing saved may spoil, saving must work again, and then a worker is killed."""
+    scene.a_moment()
+    saved = scene.saved()
+    begin()
+    try:
+        time.sleep(seconds)
+        _still_good(scene)
+    finally:
+        end()
+    later = max(saved, scene.saved())
+    scene.until(lambda: scene.saved() > later)
+    scene.kill_a_worker()
+
+
+def _still_good(scene: Scene) -> None:
+    """Raises LostError unless the newest checkpoint is valid."""
+    problem = ""
+    for _ in range(20):  # the newest is replaced while this reads it
+        newest = scene.run.checkpoints / f"{scene.saved():012d}"
+        try:
+            verify(newest)
+            return
+        except CheckpointError as error:
+            problem = f"the newest checkpoint is not good: {error}"
+            time.sleep(0.1)
+    raise LostError(problem)
 
 
 def storage_full(scene: Scene) -> None:
-    """The storage has no byte left for a while, then has some again, and a worker is killed."""
-    some_moment(scene)
+    """The storage has no byte left for a while; once it has some again, a worker is killed."""
     ballast = scene.run.path.parent / "ballast"
+
+    def fill() -> None:
+        for block in (1 << 20, 4096, 1):
+            try:
+                with ballast.open("ab", buffering=0) as file:
+                    while True:
+                        file.write(b"x" * block)
+            except OSError:
+                pass
+
+    _through(scene, fill, scene.draw.uniform(0.5, 2.0), lambda: ballast.unlink(missing_ok=True))
+
+
+def storage_read_only(scene: Scene) -> None:
+    """The checkpoints' folder is read-only for a while on all nodes; once it is not, a worker is killed."""
+    folder = str(scene.run.checkpoints)
+
+    def on_all(script: str) -> None:
+        for each in scene.nodes():
+            scene.cluster.run(each.name, ["sh", "-c", script, "sh", folder], capture_output=True, check=True)
+
+    close = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1"'
+    seconds = scene.draw.uniform(0.5, 2.0)
+    _through(scene, lambda: on_all(close), seconds, lambda: on_all('umount --lazy "$1"'))
+
+
+def storage_slow(scene: Scene) -> None:
+    """Each sync takes half a second for a while, and a worker is killed right then."""
+    scene.a_moment()
+    scene.slow.write_text("0.5", encoding="utf-8")
     try:
-        with suppress(OSError), ballast.open("ab", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
-        time.sleep(scene.draw.uniform(5.0, 20.0))
+        time.sleep(scene.draw.uniform(2.0, 6.0))
+        scene.kill_a_worker()
     finally:
-        ballast.unlink(missing_ok=True)
-    _kill_worker(scene)
+        scene.slow.unlink()
 
 
 def terminated(scene: Scene) -> None:
     """The command gets SIGTERM, saves and leaves; it is given again."""
-    some_moment(scene)
-    scene.driver.terminate()
-    scene.restart_driver()
+    scene.a_moment()
+    scene.strike()
+    send(scene.command_pids()[:1], signal.SIGTERM)
+    scene.start_again()
+
+
+def drained(scene: Scene) -> None:
+    """A node is about to be taken back; the workers save, leave it, and it goes."""
+    scene.a_moment()
+    name, log = scene.busy_node(), scene.run.log
+    left = log.read_text(encoding="utf-8").count("leaving at")
+    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a fault", "--deadline-remaining-seconds"]
+    words = ["ray", "drain-node", "--node-id", scene.cluster.id_of(name), *reason, "60"]
+    with scene.unhurried():
+        told = scene.cluster.run(name, words, capture_output=True, text=True)
+    if told.returncode:
+        raise MissedError(f"ray drain-node: {told.stderr[-300:]}")
+    scene.strike()
+    scene.leaving.append(name)
+    scene.until(lambda: log.read_text(encoding="utf-8").count("leaving at") > left)
 
 
 def hang(scene: Scene) -> None:
     """A worker stops without a word."""
-    some_moment(scene)
-    send([scene.a_worker()], signal.SIGSTOP)
+    scene.a_moment()
+    victim = scene.a_worker()
+    scene.strike()
+    send([victim], signal.SIGSTOP)
+
+
+def drift(scene: Scene) -> None:
+    """A bit of a worker's generator flips in its memory, and nothing else is seen of it."""
+    scene.a_moment()
+    before = len(read_events(scene.run))
+    victim, moment, lives = scene.a_worker(), time.monotonic(), len(scene.resumed())
+    send([victim], signal.SIGSTOP)
+    try:
+        _, state = load(scene.run.checkpoints / f"{scene.saved():012d}")
+        weights = next(each for each in state["generator"].values() if each.dim() > 1)
+        if not flip(victim, weights.flatten()[:48].numpy(), within=0.05):
+            raise MissedError("the weights were not found in the worker's memory")
+    except (CheckpointError, OSError) as error:
+        raise MissedError(f"no bit could be flipped: {error}") from error
+    finally:
+        send([victim], signal.SIGCONT)
+    scene.until(lambda: len(read_events(scene.run)) > before)
+    event = read_events(scene.run)[before]
+    found = re.search(r"to ([\d,]+) images", event["text"])
+    if event["kind"] != "replica-drift, roll back":
+        raise LostError(f"{event['kind']}: {event['text']}")
+    scene.strikes.append(Strike(moment, event["images"], lives, int(found[1].replace(",", "")) if found else 0))
 
 
 @dataclass(frozen=True)
@@ -302,30 +327,40 @@ class Kind:
     Attributes:
         inject: does it.
         intervals: of checkpoints that may be lost for each fault in it, at most.
-        needs: what the cluster must be able to do.
+        needs: what must be possible here: nodes that are machines, a small file system, writing to other processes.
+        turn: place in a run that has several; the smallest first.
+        same_life: whether the run may go on without having started again from a checkpoint.
     """
 
     inject: Callable[[Scene], None]
     intervals: int = 1
-    needs: Literal["", "network", "small storage"] = ""
+    needs: Literal["", "machines", "small storage", "memory"] = ""
+    turn: int = 2
+    same_life: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "worker": Kind(worker),
     "node": Kind(node),
-    "cut": Kind(cut, needs="network"),
+    "cut": Kind(cut, needs="machines", same_life=True),
     "driver": Kind(driver),
     "head": Kind(head),
     "everything": Kind(everything),
     "two-in-a-row": Kind(two_in_a_row),
     "while-saving": Kind(while_saving),
     "while-restarting": Kind(while_restarting),
-    "while-forming": Kind(while_forming),
+    "while-forming": Kind(while_forming, turn=0, same_life=True),
     "ray-snapshot": Kind(ray_snapshot),
-    "storage-full": Kind(storage_full, intervals=2, needs="small storage"),
+    "storage-full": Kind(storage_full, needs="small storage"),
+    "storage-read-only": Kind(storage_read_only, needs="machines"),
+    "storage-slow": Kind(storage_slow),
     "truncated": Kind(truncated, intervals=2),
     "flipped": Kind(flipped, intervals=2),
+    "half-uploaded": Kind(half_uploaded, intervals=2),
+    "old-schema": Kind(old_schema, intervals=2),
     "sigterm": Kind(terminated),
+    "drained": Kind(drained, needs="machines", turn=1),
     "hang": Kind(hang),
+    "drift": Kind(drift, needs="memory", same_life=True),
 }
 """By name. Where the newest checkpoint itself is lost, the one before is an interval further back."""

@@ -210,6 +210,12 @@ def processes(pid: int) -> list[int]:
     return found
 
 
+def _runs(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
 def power_off(pid: int) -> None:
     """End a machine and all that runs in it at once; nothing says goodbye."""
     victims = processes(pid)
@@ -218,3 +224,6 @@ def power_off(pid: int) -> None:
             os.kill(victim, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+    until = time.monotonic() + 10.0
+    while any(_runs(victim) for victim in victims) and time.monotonic() < until:  # a busy computer takes a moment
+        time.sleep(0.02)

@@ -209,6 +209,15 @@ class LocalCluster:
 
     def alive(self) -> set[str]:
         """Ray's ids of the nodes that the cluster counts as alive; none when it does not answer."""
+        return set(self.addresses())
+
+    def id_of(self, name: str) -> str:
+        """Ray's id of a node that is a machine of its own; empty when it is not counted as alive."""
+        own = self._node(name).address
+        return next((key for key, address in self.addresses().items() if address == own), "")
+
+    def addresses(self) -> dict[str, str]:
+        """The address of each node that the cluster counts as alive, by Ray's id; none when it does not answer."""
         state = self._there()
         token = (self.folder / "token").read_text(encoding="utf-8")
         question = urllib.request.Request(
@@ -218,8 +227,8 @@ class LocalCluster:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(question, timeout=10) as reply:
                 nodes = json.load(reply)["data"]["result"]["result"]
         except (OSError, ValueError, KeyError):
-            return set()
-        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
+            return {}
+        return {node["node_id"]: node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
 
     def pids(self, name: str) -> list[int]:
         """Process ids of all that runs on a node."""

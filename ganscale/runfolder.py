@@ -21,7 +21,9 @@ import fcntl
 import json
 import math
 import os
+import socket
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -213,6 +215,14 @@ def _exists(path: Path) -> bool:
     return True
 
 
+class BusyError(ConfigError):
+    """Somebody else writes to a run's folder."""
+
+
+class TakenOverError(RuntimeError):
+    """Another process writes to the run's folder now, so this one must not."""
+
+
 class WriterLock:
     """Holds a run's folder for one writing process; the system frees it when the process dies.
 
@@ -222,11 +232,13 @@ class WriterLock:
         say: takes a sentence for the user when there is something to wait for.
 
     Raises:
-        ConfigError: somebody else writes there.
+        BusyError: somebody else writes there.
     """
 
     def __init__(self, folder: RunFolder, *, patience: float, say: Callable[[str], None] = lambda _: None) -> None:
-        self._file: TextIO = (folder.path / ".lock").open("w")
+        self._path = folder.path / ".lock"
+        self._file: TextIO = self._path.open("a+", encoding="utf-8")  # what another writer noted there stays
+        self._own = ""
         until = time.monotonic() + patience
         told = time.monotonic() + 1.0
         while not self._try():
@@ -235,7 +247,7 @@ class WriterLock:
                 told = math.inf
             if time.monotonic() >= until:
                 self._file.close()
-                raise ConfigError(
+                raise BusyError(
                     f"another process is writing to {folder.path}",
                     key="run.name",
                     value=folder.path.name,
@@ -251,6 +263,30 @@ class WriterLock:
         except OSError:  # storage without locks: go on unguarded, as any other tool does
             return True
         return True
+
+    def claim(self) -> None:
+        """Note who writes from now on, for a writer before that lost the lock without knowing (`check`)."""
+        own = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}\n"
+        with suppress(OSError):  # full storage: the lock alone has to do
+            self._file.truncate(0)
+            self._file.write(own)
+            self._file.flush()
+            self._own = own
+
+    def check(self) -> None:
+        """Make sure, before writing, that nobody has taken the folder over.
+
+        The lock holds wherever the storage knows locks. Where it does not, or gave the lock of a machine that it did
+        not hear of for a while to another one, this still keeps two processes from writing.
+
+        Raises:
+            TakenOverError: somebody has.
+        """
+        noted = self._own
+        with suppress(OSError):
+            noted = self._path.read_text(encoding="utf-8", errors="replace")
+        if self._own and noted != self._own:
+            raise TakenOverError(f"another process has taken over {self._path.parent}: {noted.strip() or 'unknown'}")
 
     def release(self) -> None:
         """Let others write."""

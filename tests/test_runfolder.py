@@ -13,7 +13,7 @@ import pytest
 
 from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, ConfigError, load
-from ganscale.runfolder import RunFolder, WriterLock, check_free, inspect, locate, prepare
+from ganscale.runfolder import BusyError, RunFolder, TakenOverError, WriterLock, check_free, inspect, locate, prepare
 
 
 def config(path: Path, *overrides: str) -> Config:
@@ -198,6 +198,38 @@ def test_one_process_writes_at_a_time_and_its_death_frees_the_folder(tmp_path: P
     lock.release()
     check_free(folder, patience=0, say=said.append)
     assert len(said) == 1
+
+
+def test_a_writer_that_lost_the_folder_without_knowing_writes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on storage without locks, or that gave the lock of a machine cut off from it to another one."""
+    folder = RunFolder(tmp_path)
+    old = WriterLock(folder, patience=0)
+    old.claim()
+    old.check()
+    with pytest.raises(BusyError):
+        WriterLock(folder, patience=0)
+    forget_locks(monkeypatch)
+    new = WriterLock(folder, patience=0)
+    old.check()
+    new.claim()
+    new.check()
+    with pytest.raises(TakenOverError, match="another process has taken over"):
+        old.check()
+    (tmp_path / ".lock").unlink()
+    new.check()
+    new.release()
+    old.release()
+
+
+def forget_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the storage knows no locks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
 
 
 def test_patience_outlasts_a_writer_that_ends(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(
 ) -> None:
     assert main([*LOCAL, "train.images=16"]) == 0
     before = snapshot(folder.path)
-    with (folder.path / ".lock").open("w") as lock:
+    with (folder.path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = refused(capsys, *TINY, *SAVING, "--launcher", launcher)
     assert f"run.name = try1: another process is writing to {folder.path}" in message

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,6 +106,18 @@ def nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] not in leaving
     ]
+
+
+def silent() -> list[str]:
+    """Addresses of nodes that count as alive but take no connection: dead without a word, or cut off."""
+    found = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            try:
+                socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=2.0).close()
+            except OSError:
+                found.append(node["NodeManagerAddress"])
+    return found
 
 
 def draining() -> set[str]:

@@ -56,6 +56,7 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
     config, placement = group.config, group.placement
     kind = "GPU" if placement.use_gpu else "CPU"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the driver itself looks for nodes that go
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it is also how late ends and deaths are seen
     print(f"starting {placement.num_workers} workers on {kind} (this takes a moment)", flush=True)
     resources: dict[str, float] = {"CPU": config.cluster.cpus_per_worker}
     if placement.use_gpu:

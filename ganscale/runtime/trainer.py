@@ -10,10 +10,11 @@ from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.faults import Budget, history, read_faults
-from ganscale.runfolder import RunFolder, check_free
-from ganscale.runtime.cluster import connected, nodes
+from ganscale.runfolder import BusyError, RunFolder, check_free
+from ganscale.runtime.cluster import connected, nodes, silent
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
+from ganscale.runtime.heartbeat import SILENT, read_beats
 from ganscale.runtime.lookout import Lookout
 from ganscale.runtime.notice import Reason, StopFile, terminated
 from ganscale.runtime.resources import Placement, place
@@ -30,7 +31,7 @@ def train_on_ray(config: Config, folder: RunFolder) -> Outcome:
         ConfigError: the cluster cannot give what the config asks for, or another process writes to the folder.
         TrainingError: the workers failed more often than `cluster.max_restarts` without getting any further.
     """
-    check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=_say)
+    _wait_until_free(config, folder)
     stop = StopFile(folder.stop)
     stop.clear()
     with connected(config), _Following(folder.log), terminated(lambda: stop.write(Reason.STOP)):
@@ -85,6 +86,19 @@ class _Supervisor:
         after = f" in {seconds:.0f} s" if seconds else ""
         _say(f"the workers failed ({cause}); starting them again{after} ({count})")
         time.sleep(seconds)
+        self._outwait_the_silent()
+
+    def _outwait_the_silent(self) -> None:
+        """Ray would place workers on a node that is gone until it is counted out: wait until it is, or is back."""
+        until, told = time.monotonic() + self._patience, False
+        while time.monotonic() < until and self._stop.read() != Reason.STOP:
+            gone = silent()
+            if not gone:
+                return
+            if not told:
+                _say(f"{', '.join(gone)} does not answer; waiting until the cluster has counted it out, or it is back")
+                told = True
+            time.sleep(1.0)
 
     def _place(self) -> Placement:
         """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
@@ -106,18 +120,44 @@ class _Supervisor:
         return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
 
 
+def _wait_until_free(config: Config, folder: RunFolder) -> None:
+    """Wait for another writer to end; longer where it does not get on, as its own watchdog then ends it.
+
+    Raises:
+        BusyError: it trains, or does not end.
+    """
+    before = _iterations(folder)
+    try:
+        check_free(folder, patience=min(30.0, config.cluster.timeout / 2), say=_say)
+    except BusyError:
+        if not before or _iterations(folder) != before:
+            raise
+        check_free(folder, patience=config.cluster.timeout + SILENT, say=_say)
+
+
+def _iterations(folder: RunFolder) -> dict[int, int]:
+    """How far each worker of the folder's writer is, by its last sign of life."""
+    return {beat.rank: beat.iteration for beat in read_beats(folder.alive)}
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
 def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
-    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried."""
+    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried.
+
+    After a fault a folder that is in use is no such error: a worker of the life before may be cut off from the others
+    but not from the storage. It ends when its iteration has lasted `cluster.timeout`; until then starts fail.
+    """
     try:
         config, device = prepare_worker(settings)
         path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
         ask = StopFile(RunFolder(path).stop).read
         return run_worker(config, path, device=device, echo=False, trackers=[gauges], ask=ask, again=settings["again"])
     except ConfigError as error:
+        if isinstance(error, BusyError) and settings["again"] is not None:
+            raise
         return error
 
 

@@ -26,7 +26,7 @@ from ganscale.faults import Fault, note
 from ganscale.loop import Tick, train
 from ganscale.metrics.result import Evaluation
 from ganscale.response import Decision
-from ganscale.runfolder import RunFolder, WriterLock, checkpoint_store, inspect, prepare
+from ganscale.runfolder import BusyError, RunFolder, WriterLock, checkpoint_store, inspect, prepare
 from ganscale.runtime.heartbeat import EVERY, Heartbeat, read_beats
 from ganscale.runtime.judge import make_evaluator
 from ganscale.runtime.notice import Notice, Reason
@@ -92,8 +92,9 @@ def run_worker(
         again: where the same command starts the run again after a fault: what is known of that.
 
     Raises:
-        ConfigError: another process writes to the run's folder, or its checkpoint is of other networks.
-        RuntimeError: the replicas do not share the run's folder.
+        BusyError: another process writes to the run's folder.
+        ConfigError: its checkpoint is of other networks.
+        RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
         OSError: the last checkpoint could not be saved.
     """
     replica = Replica.current()
@@ -107,7 +108,7 @@ def run_worker(
     try:
         _check_shared(folder, replica)
         console = Console(folder.log, echo=echo) if replica.is_first else None
-        return _run(config, folder, Notice(device, ask), device, console, trackers, again)
+        return _run(config, folder, lock, Notice(device, ask), device, console, trackers, again)
     finally:
         if lock:
             lock.release()
@@ -116,6 +117,7 @@ def run_worker(
 def _run(
     config: Config,
     folder: RunFolder,
+    lock: WriterLock | None,
     notice: Notice,
     device: torch.device,
     console: Console | None,
@@ -136,8 +138,8 @@ def _run(
     say = console.say if console else lambda _: None
     try:
         with Heartbeat(folder.alive, experiment.state, timeout=config.cluster.timeout, say=say):
-            if console:
-                diagnosis = _train_and_save(experiment, folder, judge, watch, notice, console, trackers)
+            if console and lock:
+                diagnosis = _train_and_save(experiment, folder, lock, judge, watch, notice, console, trackers)
             else:
                 diagnosis = _train(experiment, judge, watch, notice)
     except KeyboardInterrupt:
@@ -205,12 +207,15 @@ def _take(config: Config, folder: RunFolder, replica: Replica, *, patience: floa
             lock = WriterLock(folder, patience=patience, say=say)
             inspect(config, folder)  # again: another driver may have been faster
             prepare(config, folder)
+            lock.claim()
         except ConfigError as error:
             refusal = error
             if lock:
                 lock.release()
+    busy = _count(isinstance(refusal, BusyError), replica)
     if _count(refusal is not None, replica):
-        raise refusal or ConfigError("another process writes to it", key="run.name", value=config.run.name)
+        kind, problem = (BusyError, "another process writes to it") if busy else (ConfigError, "worker 0 refuses it")
+        raise refusal or kind(problem, key="run.name", value=config.run.name)
     return lock
 
 
@@ -241,6 +246,7 @@ def _ticks(experiment: Experiment, notice: Notice) -> Iterator[Tick]:
 def _train_and_save(
     experiment: Experiment,
     folder: RunFolder,
+    lock: WriterLock,
     judge: "Judge",
     watch: Watch,
     notice: Notice,
@@ -263,6 +269,7 @@ def _train_and_save(
             _show(trackers, 0, painter, console, details=config.log.details)
         console.starts(state.images, config.train.images)
         for tick in _ticks(experiment, notice):
+            lock.check()
             metrics = tick.metrics | _facts(experiment)
             if tick.due == {"notice"}:
                 _leave(save, metrics, notice.agreed, tick.images, console)
