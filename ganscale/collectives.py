@@ -172,8 +172,9 @@ def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
 
 def _reduce_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
     """The mean of a bucket's gradients, as DDP makes it."""
-    gradients = bucket.buffer()
-    reduce_(gradients.div_(num_replicas()))
+    gradients, memory = bucket.buffer(), _neighbours.find()
+    assert memory, "found before the hook was registered"
+    memory.all_reduce(gradients, divisor=num_replicas())
     future: torch.futures.Future[Tensor] = torch.futures.Future()
     future.set_result(gradients)
     return future

@@ -58,8 +58,12 @@ class SharedMemory:
         for peer in peers.values():
             peer.setblocking(False)
 
-    def all_reduce(self, x: Tensor) -> None:
+    def all_reduce(self, x: Tensor, *, divisor: int = 1) -> None:
         """Replace `x`, contiguous and on the CPU, by its sum over all processes, which all call this alike.
+
+        Args:
+            x: of any shape.
+            divisor: by which each process' numbers are divided before; floating point only.
 
         Raises:
             RuntimeError: a process is gone, does not come in time, or sums something else.
@@ -67,12 +71,15 @@ class SharedMemory:
         flat = x.detach().view(-1)
         step = CHUNK // flat.element_size()
         for start in range(0, flat.numel(), step):
-            self._reduce(flat[start : start + step])
+            self._reduce(flat[start : start + step], divisor)
 
-    def _reduce(self, x: Tensor) -> None:
+    def _reduce(self, x: Tensor, divisor: int) -> None:
         """One chunk. The two halves of the memory take turns: who writes one has heard that all have read it."""
         parts = [view[: x.numel()] for view in self._halves(x.dtype)]
-        parts[self._rank].copy_(x)
+        if divisor == 1:
+            parts[self._rank].copy_(x)
+        else:
+            torch.div(x, divisor, out=parts[self._rank])
         self._meet(x.numel() * x.element_size())
         torch.add(parts[0], parts[1], out=x)
         for part in parts[2:]:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ganscale.bench.measure import Ganscale
 from ganscale.build import Experiment, build
-from ganscale.collectives import Replica
+from ganscale.collectives import Replica, reduce_
 from ganscale.config import Config, parse
 
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 21)
@@ -93,7 +93,7 @@ def _silence(experiment: Experiment) -> Iterator[None]:
 
 
 def _link_times(replica: Replica, device: torch.device, repetitions: int = 10) -> list[tuple[float, float]]:
-    """Bytes and median seconds of all-reduces."""
+    """Bytes and median seconds of all-reduces, as training makes them here."""
     if replica.world_size == 1:
         return []
     found = []
@@ -103,7 +103,7 @@ def _link_times(replica: Replica, device: torch.device, repetitions: int = 10) -
         for _ in range(repetitions + 2):
             dist.barrier()
             started = time.perf_counter()
-            dist.all_reduce(buffer)
+            reduce_(buffer)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds.append(time.perf_counter() - started)
