@@ -96,5 +96,8 @@ def _conv2d(
 ) -> Any:
     if isinstance(padding, str) or x.dim() != 4:
         return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if torch.is_autocast_enabled(x.device.type):  # which knows torch's functions only
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     pairs = tuple([n, n] if isinstance(n, int) else list(n) for n in (stride, padding, dilation))
     return _Convolution.apply(x, weight, bias, (*pairs, groups))

@@ -72,3 +72,19 @@ def test_at_zero_it_is_torchs(slope: float) -> None:
     assert torch.equal(y, expected)
     ((one,), (other,)) = (torch.autograd.grad(v.sum(), x) for v in (y, expected))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("build", [fully_connected, convolutional])
+def test_mixed_precision_stays_mixed(build) -> None:
+    network, x = made(build, nn.LeakyReLU(0.2))
+    network, x = network.float(), x.detach().float().requires_grad_()
+    kinds = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _, __, y: kinds.append(y.dtype))
+    with torch.autocast("cpu", torch.bfloat16), WithoutZeros():
+        logits = network(x)
+    assert set(kinds) == {torch.bfloat16}
+    (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float32}
