@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.bit_flip import flip
-from cluster.fault_scene import LostError, MissedError, Scene, Strike, send, title
+from cluster.fault_scene import LostError, MissedError, Scene, Strike, send
 from cluster.machines import ClusterError
 from cluster.nodes import HEAD
+from cluster.state import title
 from ganscale.checkpoint import CheckpointError, load, verify
 from ganscale.tracking.local import read_events
 

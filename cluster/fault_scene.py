@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.nodes import HEAD, LocalCluster
-from cluster.state import Node
+from cluster.state import Node, title
 from ganscale.runfolder import RunFolder
 from ganscale.tracking.local import read_metrics
 
@@ -197,13 +197,6 @@ class Scene:
         for timer in self.later:
             timer.join()
         self.later.clear()
-
-
-def title(pid: int) -> str:
-    """A process's command line; empty when it is gone."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return ""
 
 
 def _children(pid: int) -> list[int]:

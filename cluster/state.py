@@ -59,6 +59,13 @@ class State:
         aside.replace(folder / FILE)
 
 
+def title(pid: int) -> str:
+    """A process's command line, which Ray's workers rewrite to say what they are; empty when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
 def born(pid: int) -> str:
     """When a process started, in clock ticks since boot; empty when it is gone."""
     with suppress(OSError, IndexError):

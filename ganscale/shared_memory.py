@@ -123,7 +123,7 @@ class SharedMemory:
             if waited < SPIN:
                 os.sched_yield()
             elif waited < self._timeout:
-                select.select([peer], [], [], min(1.0, self._timeout))
+                _until_heard(peer, min(1.0, self._timeout))
             else:
                 raise RuntimeError(f"worker {rank} did not come to a sum over the workers for {waited:.0f} s")
 
@@ -131,6 +131,13 @@ class SharedMemory:
         """Let go; the others hear that this process is gone."""
         for peer in self._peers.values():
             peer.close()
+
+
+def _until_heard(peer: socket.socket, seconds: float) -> None:
+    """Sleep until there is a message, for so many seconds at most; `select` would refuse a process with many files."""
+    waiting = select.poll()
+    waiting.register(peer, select.POLLIN)
+    waiting.poll(1000.0 * seconds)
 
 
 def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -> SharedMemory | None:
@@ -154,7 +161,7 @@ def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -
                 undo.callback(shutil.rmtree, place, ignore_errors=True)
         places = exchange((own, place))
         folder = Path(places[0][1])
-        if not place_for_all(places):
+        if not _one_machine(places):
             return None
         try:
             listening = _offer(folder, rank, world_size)
@@ -177,7 +184,7 @@ def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -
         return SharedMemory(rank, parts, peers, timeout=timeout)
 
 
-def place_for_all(places: Sequence[tuple[str, str]]) -> bool:
+def _one_machine(places: Sequence[tuple[str, str]]) -> bool:
     """Whether all processes are the same machine's, and the first has made a folder."""
     return bool(places[0][1]) and bool(places[0][0]) and len({own for own, _ in places}) == 1
 

@@ -121,13 +121,6 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def title(pid: int) -> str:
-    """A process's command line, which Ray's workers rewrite to say what they are; empty when it is gone."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    return ""
-
-
 def snapshot(folder: Path) -> dict[str, str]:
     """Every file below a folder with its SHA-256, every folder and link with an empty text."""
     return {

@@ -35,7 +35,18 @@ R3GAN = (
     *(f"model.discriminator.{s}" for s in ("name=r3gan", "width=4", "max_width=4", "depth=1", "group_size=4")),
 )
 BATCH_NORM = ("model.generator.norm=batch", "model.discriminator.norm=batch")
+QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false")
 EXACT = ("train.precision=float64", "train.batch_size=12", "ema.half_life=100", "optim.lr_g=1e-3", "optim.lr_d=1e-3")
+FIFTY = (
+    *EXACT,
+    *MLP,
+    "train.images=600",
+    "log.every=60",
+    "checkpoint.every=120",
+    "log.samples_every=600",
+    "eval.every=0",
+)
+"""50 iterations of 12 images."""
 
 
 def tiny(*overrides: str) -> Config:

@@ -59,6 +59,18 @@ def make_parser(command: str, description: str, *, presets: str = ",".join(PRESE
     return parser
 
 
+def add_blocks(parser: argparse.ArgumentParser, *, iterations: int, rounds: int) -> None:
+    """Options of a command that measures in blocks that take turns.
+
+    Args:
+        parser: the command's.
+        iterations: of a block unless told.
+        rounds: of blocks unless told.
+    """
+    parser.add_argument("--iterations", type=positive, default=iterations, help="per block (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=rounds, help="of one block each (default: %(default)s)")
+
+
 def _epilog() -> str:
     width = max(map(len, COMMANDS))
     return "commands, each with a --help of its own:\n" + "\n".join(

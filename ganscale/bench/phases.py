@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ganscale.bench.command import configs_of, device_of, make_parser, markdown, positive, write_json
+from ganscale.bench.command import add_blocks, configs_of, device_of, make_parser, markdown, write_json
 from ganscale.bench.counting import FlopCounter
 from ganscale.bench.measure import Spread, machine
 from ganscale.bench.timeline import Timeline, replaced, watched
@@ -50,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         "Show what an iteration's time goes into: discriminator and generator (forward and backward), penalties,\n"
         "optimizers, data, moving average, numbers for the log. Communication is in `scaling`.",
     )
-    parser.add_argument("--iterations", type=positive, default=10, help="per block (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=10, help="of one block of each kind (default: %(default)s)")
+    add_blocks(parser, iterations=10, rounds=10)
     options = parser.parse_intermixed_args(arguments)
     torch.set_num_threads(options.threads)
     found: dict[str, Phases] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ganscale.bench.command import changed, configs_of, device_of, make_parser, markdown, positive, write_json
+from ganscale.bench.command import add_blocks, changed, configs_of, device_of, make_parser, markdown, write_json
 from ganscale.bench.counting import count
 from ganscale.bench.launching import on_ray, on_torchrun
 from ganscale.bench.measure import Spread, machine
@@ -160,8 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--predict", default="2,4,8,64", metavar="8,64", help="and to predict (default: %(default)s)")
     parser.add_argument("--latency", type=float, metavar="US", help="of the link to predict for, in microseconds")
     parser.add_argument("--bandwidth", type=float, metavar="GBIT", help="of that link, in Gbit/s")
-    parser.add_argument("--iterations", type=positive, default=5, help="per block (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=10, help="of one block each (default: %(default)s)")
+    add_blocks(parser, iterations=5, rounds=10)
     parser.add_argument("--ray", action="store_true", help="also compare Ray Train with torchrun, on 2 workers")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the efficiencies; the run's name is added")
     return parser

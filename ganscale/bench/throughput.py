@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ganscale.bench.baselines import BASELINES, check
-from ganscale.bench.command import configs_of, device_of, make_parser, markdown, names_of, positive, write_json
+from ganscale.bench.command import add_blocks, configs_of, device_of, make_parser, markdown, names_of, write_json
 from ganscale.bench.measure import CLOCKS, Contender, Ganscale, Result, machine, measure
 from ganscale.bench.tracking import cost_table, tracking_cost
 from ganscale.bench.with_lightning import Lightning
@@ -79,8 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "and in turn. A ratio above 1 means that ganscale is faster.",
     )
     parser.add_argument("--baselines", default=",".join(_installed()), help="or none (default: %(default)s)")
-    parser.add_argument("--iterations", type=positive, default=25, help="per block (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=30, help="of one block each (default: %(default)s)")
+    add_blocks(parser, iterations=25, rounds=30)
     parser.add_argument(
         "--clock",
         choices=list(CLOCKS),

@@ -6,7 +6,16 @@ from typing import Any
 
 import torch
 
-from ganscale.bench.command import changed, configs_of, device_of, make_parser, markdown, names_of, positive, write_json
+from ganscale.bench.command import (
+    add_blocks,
+    changed,
+    configs_of,
+    device_of,
+    make_parser,
+    markdown,
+    names_of,
+    write_json,
+)
 from ganscale.bench.counting import FlopCounter
 from ganscale.bench.measure import Ganscale, Result, machine, measure
 from ganscale.bench.utilisation import peak_flops
@@ -60,8 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         presets="dcgan32",
     )
     parser.add_argument("--variants", default=",".join(VARIANTS), help="first: the base (default: %(default)s)")
-    parser.add_argument("--iterations", type=positive, default=5, help="per block (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=10, help="of one block each (default: %(default)s)")
+    add_blocks(parser, iterations=5, rounds=10)
     options = parser.parse_intermixed_args(arguments)
     names = names_of(options.variants, list(VARIANTS), key="--variants")
     torch.set_num_threads(options.threads)

@@ -8,7 +8,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.processes import Command, descendants, free_port, title
+from cluster.state import title
+from tests.processes import Command, descendants, free_port
 
 HOST = "127.0.0.1"
 RAY = ("ray", "start", "--block", "--disable-usage-stats", "--object-store-memory=100000000")

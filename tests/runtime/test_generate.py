@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from cluster.state import title
 from ganscale.config import ConfigError
 from ganscale.generator import load_generator
 from ganscale.loaded import LoadedGenerator
 from ganscale.sample import main
 from ganscale.shards import Plan, make_plan, prepare
-from tests.processes import Command, descendants, snapshot, title
+from tests.processes import Command, descendants, snapshot
 from tests.runs import MLP, saved
 
 SAMPLE = (sys.executable, "-m", "ganscale.sample")

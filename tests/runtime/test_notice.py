@@ -20,23 +20,10 @@ from ganscale.tracking.local import read_metrics
 from ganscale.train import LEFT
 from tests.fleet import Fleet
 from tests.processes import TRAIN, Command, final_state, free_port
-from tests.runs import EXACT, MLP
+from tests.runs import FIFTY, QUIET
 
 CPU = torch.device("cpu")
-RUN = (
-    *EXACT,
-    *MLP,
-    "train.images=600",
-    "log.every=60",
-    "checkpoint.every=120",
-    "log.samples_every=600",
-    "eval.every=0",
-    "wandb.mode=disabled",
-    "log.num_samples=4",
-    "log.details=false",
-    "train.device=cpu",
-)
-"""50 iterations of 12 images."""
+RUN = (*FIFTY, *QUIET)
 
 
 @pytest.mark.parametrize(

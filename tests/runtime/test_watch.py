@@ -21,18 +21,8 @@ from ganscale.runtime.worker import Outcome, run_worker
 from ganscale.tracking.local import LocalTracker, read_events, read_metrics
 from ganscale.train import main
 from tests.fleet import Fleet
-from tests.runs import EXACT, MLP
+from tests.runs import FIFTY, QUIET
 
-RUN = (
-    *EXACT,
-    *MLP,
-    "train.images=600",
-    "log.every=60",
-    "checkpoint.every=120",
-    "log.samples_every=600",
-    "eval.every=0",
-)
-QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false")
 BACK = ("health.response=rollback", "health.rate_factor=0.5", "health.penalty_factor=2", "penalty.r1=1")
 CPU = torch.device("cpu")
 
@@ -50,7 +40,7 @@ def at(images: int, since: int, *, times: int = 1) -> Judge:
 
 
 def config(folder: Path, name: str, *overrides: str) -> Config:
-    return load_config(overrides=(*RUN, *QUIET, f"run.dir={folder}", f"run.name={name}", *overrides))
+    return load_config(overrides=(*FIFTY, *QUIET, f"run.dir={folder}", f"run.name={name}", *overrides))
 
 
 def run(folder: Path, name: str, *overrides: str) -> Outcome:
@@ -161,7 +151,7 @@ def test_a_stop_is_told_by_the_exit_code_and_leaves_the_last_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(health, "judge", at(420, since=3))
-    command = ["--launcher", "local", *RUN, *QUIET, f"run.dir={tmp_path}", "run.name=ill"]
+    command = ["--launcher", "local", *FIFTY, *QUIET, f"run.dir={tmp_path}", "run.name=ill"]
     assert main([*command, "health.response=stop"]) == 3
     error = capsys.readouterr().err
     assert "run ill was stopped: divergence at 420 images: as the test wants it" in error
