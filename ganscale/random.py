@@ -47,6 +47,11 @@ def _mix(x: Tensor, whitening: int) -> Tensor:
     return x
 
 
+def _scaled(words: Tensor, high: int) -> Tensor:
+    """The upper half of each word as a number in [0, high)."""
+    return (((words >> 32) & 0xFFFFFFFF) * high) >> 32
+
+
 class Stream:
     """One named sequence of random rows.
 
@@ -90,8 +95,15 @@ class Stream:
 
     def integers(self, start: int, stop: int, high: int, shape: Sequence[int] = ()) -> Tensor:
         """Whole numbers in [0, high), high <= 2^31: int64 `[stop - start, *shape]`; bias below high / 2^32."""
-        words = self.bits(start, stop, math.prod(shape))
-        return ((((words >> 32) & 0xFFFFFFFF) * high) >> 32).view(stop - start, *shape)
+        return _scaled(self.bits(start, stop, math.prod(shape)), high).view(stop - start, *shape)
+
+    def integers_at(self, places: Tensor, high: int) -> Tensor:
+        """Whole numbers in [0, high), high <= 2^31, at any places of the sequence: int64 like `places`.
+
+        Place p has what `integers(p, p + 1, high, (1,))` gives.
+        """
+        words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
+        return _scaled(words, high)
 
     def _halves(self, start: int, stop: int, words: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Two independent 24-bit numbers of each word, as floats: `[stop - start, words]` each."""

@@ -159,6 +159,16 @@ def test_columns_are_uncorrelated() -> None:
         assert matrix.fill_diagonal_(0.0).abs().max() < 4.0
 
 
+@pytest.mark.parametrize("high", [1, 10, 2**31])
+def test_numbers_at_places_are_those_of_the_ranges(high: int) -> None:
+    stream, far = Stream(3, "test"), 10**12
+    whole = torch.cat((stream.integers(0, 50, high, (1,)), stream.integers(far, far + 50, high, (1,)))).flatten()
+    places = torch.cat((torch.arange(50), torch.arange(far, far + 50)))
+    shuffled = torch.tensor([99, 3, 50, 3, 0])
+    assert torch.equal(stream.integers_at(places, high), whole)
+    assert torch.equal(stream.integers_at(places[shuffled], high), whole[shuffled])
+
+
 @pytest.mark.parametrize("size", [1, 2, 13, 60_000])
 def test_permutation_is_one_and_stays_the_same(size: int) -> None:
     order = permutation(5, "data/order/0", size)

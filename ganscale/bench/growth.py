@@ -1,5 +1,6 @@
 """`python -m ganscale.bench growth`: what random streams, sampler and log cost a replica as the world grows."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +14,11 @@ from ganscale.bench.command import configs_of, make_parser, markdown, positive, 
 from ganscale.bench.counting import alone_among
 from ganscale.bench.measure import machine
 from ganscale.bench.scaling import resized
-from ganscale.build import Experiment, build
+from ganscale.build import build
 from ganscale.collectives import Replica
 from ganscale.config import Config
-from ganscale.loop import _Window
+from ganscale.data.order import AHEAD
+from ganscale.loop import Feed, _Window
 from ganscale.step import Statistics
 
 WORLDS = (1, 16, 256, 1024)
@@ -45,10 +47,9 @@ class Cost:
     Attributes:
         world_size: replicas.
         rows: of this one.
-        batch: microseconds per row for examples and z, in an epoch that has begun.
-        epochs: microseconds per row for the orders of new epochs, which come more often the larger the world is.
+        batch: microseconds per row for examples, their order and z.
         log: microseconds of one row of the log, without the time on the wire.
-        operators: torch's operators for a batch.
+        operators: torch's operators for a batch, in the mean over iterations.
         numbers: that these return.
         log_operators: torch's operators for a row of the log.
     """
@@ -56,10 +57,9 @@ class Cost:
     world_size: int
     rows: int
     batch: float
-    epochs: float
     log: float
-    operators: int
-    numbers: int
+    operators: float
+    numbers: float
     log_operators: int
 
 
@@ -92,23 +92,34 @@ def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
         feed = experiment.feed
         rows = sum(stop - start for start, stop in feed.rows) * feed.d_steps
         tick = _tick(statistics, feed.images_per_iteration)
-        feed.batches(0)
+        iterations = -(-AHEAD // rows)
+        batches = _some_batches(feed, iterations)
+        batches()
         tick()
         with OperationCounter() as data:
-            feed.batches(0)
+            batches()
         with OperationCounter() as log:
             tick()
-        batch = _seconds(lambda: feed.batches(0), repetitions)
         return Cost(
             world_size=world_size,
             rows=rows,
-            batch=1e6 * batch / rows,
-            epochs=1e6 * _epoch_seconds(experiment, repetitions) / rows,
+            batch=1e6 * _seconds(batches, repetitions) / (rows * iterations),
             log=1e6 * _seconds(tick, repetitions),
-            operators=data.operators,
-            numbers=data.numbers,
+            operators=data.operators / iterations,
+            numbers=data.numbers / iterations,
             log_operators=log.operators,
         )
+
+
+def _some_batches(feed: Feed, iterations: int) -> Callable[[], None]:
+    """What prepares the batches of so many iterations, each time those that follow the last."""
+    images = itertools.count(0, feed.images_per_iteration)
+
+    def some() -> None:
+        for _ in range(iterations):
+            feed.batches(next(images))
+
+    return some
 
 
 def _seconds(action: Callable[[], Any], repetitions: int) -> float:
@@ -118,17 +129,6 @@ def _seconds(action: Callable[[], Any], repetitions: int) -> float:
         action()
         times.append(time.perf_counter() - started)
     return median(times)
-
-
-def _epoch_seconds(experiment: Experiment, repetitions: int) -> float:
-    """Seconds per iteration in which this replica makes the orders of new epochs; 0 where data have no epochs."""
-    order = getattr(experiment.feed.source, "order", None)
-    if order is None:
-        return 0.0
-    epochs = iter(range(repetitions))
-    one = _seconds(lambda: order._epoch(next(epochs) + 1_000_000), repetitions)
-    # A replica needs an epoch's order if a row of its own lies in it: at most one new order per iteration and D step.
-    return one * min(experiment.feed.d_steps, experiment.feed.images_per_iteration / order.size)
 
 
 def _statistics(config: Config) -> Statistics:
@@ -150,8 +150,8 @@ def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any
 
 def table(costs: Sequence[Cost]) -> str:
     """The costs as a Markdown table."""
-    rows = [("world", "batch, us/row", "new epochs, us/row", "log row, us", "operators", "numbers", "log's operators")]
+    rows = [("world", "batch, us/row", "log row, us", "operators", "numbers", "log's operators")]
     for c in costs:
-        times = (f"{c.batch:.3f}", f"{c.epochs:.3f}", f"{c.log:.0f}")
-        rows.append((f"{c.world_size:,}", *times, str(c.operators), f"{c.numbers:,}", str(c.log_operators)))
+        counts = (f"{c.operators:.2f}", f"{c.numbers:,.0f}", str(c.log_operators))
+        rows.append((f"{c.world_size:,}", f"{c.batch:.3f}", f"{c.log:.0f}", *counts))
     return markdown(rows)

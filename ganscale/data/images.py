@@ -1,6 +1,7 @@
 """Image sets that fit on the device: kept there as bytes, gathered and normalised there, no per-image Python."""
 
 import hashlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -41,6 +42,10 @@ class ImageSource:
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self.images = images.to(device)
         self.labels = labels.to(device)
+
+    def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
+        """Compute the order ahead: `requests` gives the reads to come as (start, stop), in order and without end."""
+        self.order.expect(requests)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]`."""
