@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ganscale.search.plan import load_plan
 from ganscale.tune import main
 
 ROOT = Path(__file__).parents[1]
@@ -42,13 +43,28 @@ def test_overrides_reach_the_sweep_and_the_runs(sweep: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
+    ("arguments", "computed"),
+    [
+        ([], ()),
+        (["sweep.metrics=[modes, frechet]"], ("modes", "frechet")),
+        (["sweep.metrics=frechet", "eval.metrics=[kid, frechet]"], ("kid", "frechet")),
+        (["eval.metrics=[kid, frechet]"], ("kid", "frechet")),
+    ],
+)
+def test_runs_compute_no_metric_in_vain(sweep: Path, arguments: list[str], computed: tuple[str, ...]) -> None:
+    plan = load_plan(sweep, arguments)
+    assert plan.config.eval.metrics == computed
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["sweep.seeds=2"], "sweep.seeds = 2"),
         (["sweep.sedes=3"], "did you mean 'seeds'"),
         (["train.image=3"], "did you mean 'images'"),
         (["eval.every=0"], "never evaluated"),
-        (["sweep.metrics=coverage"], "sweep.metrics = coverage"),
+        (["sweep.metrics=coverage", "eval.metrics=[frechet]"], "sweep.metrics = coverage"),
+        (["sweep.metrics=high_quality"], "mnist does not give high_quality"),
         (["sweep.score=success_rate"], "sweep.threshold"),
         (["sweep.search=grid"], "a range has no grid"),
         (["sweep.scheduler=pbt"], "space.loss.name"),

@@ -46,8 +46,8 @@ class SweepSettings(Section):
     )
     metrics: Annotated[tuple[MetricName, ...], BeforeValidator(listed)] = Field(
         default=(),
-        description="What is optimised: a metric of eval.metrics, or several: the first leads, the results show the "
-        "Pareto front. Empty: the first that the base run evaluates.",
+        description="What is optimised: a metric, or several: the first leads, the results show the Pareto front. "
+        "Unless eval.metrics is given, the runs compute these alone. Empty: the first that the base run evaluates.",
     )
     score: Literal["lower_bound", "success_rate"] = Field(
         default="lower_bound",
@@ -180,7 +180,16 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
         raise _translate(error) from None
-    return sweep, read(_base(path, sweep.base)) if sweep.base else {}
+    base = read(_base(path, sweep.base)) if sweep.base else {}
+    return sweep, _with_metrics(sweep, base)
+
+
+def _with_metrics(sweep: Sweep, base: dict[str, Any]) -> dict[str, Any]:
+    """The base run, which computes no more metrics than the sweep asks for, unless a file says otherwise."""
+    evaluation = base.get("eval") or {}
+    if not sweep.sweep.metrics or "eval.metrics" in sweep.set or not isinstance(evaluation, Mapping):
+        return base
+    return {**base, "eval": {"metrics": list(sweep.sweep.metrics), **evaluation}}
 
 
 def _base(path: Path, base: str) -> Path:
