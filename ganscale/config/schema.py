@@ -244,6 +244,12 @@ class Cluster(Section):
         description="Ray cluster: auto joins RAY_ADDRESS or a running cluster or else starts one here; "
         "local always starts one here; or HOST:PORT.",
     )
+    node_wait: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="Seconds that a start waits for nodes where the workers do not fit, asking the cluster's "
+        "autoscaler for them; with [least, most] it also asks for what the run can grow by. 0: neither.",
+    )
     max_restarts: Count = Field(
         default=3,
         ge=0,

@@ -11,7 +11,7 @@ import ray
 
 from ganscale.config import Config, ConfigError
 from ganscale.runtime.address import reach
-from ganscale.runtime.resources import Node
+from ganscale.runtime.resources import Node, most_workers
 
 _SLOW = (
     "the Ray cluster at {address} does not answer yet; if it is no longer there, stop this (Ctrl-C), then run "
@@ -81,13 +81,6 @@ def _connect(config: Config, dashboard: bool = False) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-
-
-def most_workers(wanted: int | tuple[int, int] | str) -> int:
-    """How many workers `cluster.num_workers` means at most on one machine without GPUs."""
-    if isinstance(wanted, tuple):
-        return wanted[1]
-    return wanted if isinstance(wanted, int) else 2
 
 
 def _running_cluster() -> str | None:

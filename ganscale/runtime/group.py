@@ -15,7 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.extension import ADDED, extend
-from ganscale.runtime.resources import Placement
+from ganscale.runtime.resources import Placement, worker_resources
 from ganscale.runtime.worker import group_timeout
 
 
@@ -58,9 +58,6 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the driver itself looks for nodes that go
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it is also how late ends and deaths are seen
     print(f"starting {placement.num_workers} workers on {kind} (this takes a moment)", flush=True)
-    resources: dict[str, float] = {"CPU": config.cluster.cpus_per_worker}
-    if placement.use_gpu:
-        resources["GPU"] = 1
     trainer = TorchTrainer(
         loop,
         train_loop_config={
@@ -72,7 +69,7 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
             use_gpu=placement.use_gpu,
-            resources_per_worker=resources,
+            resources_per_worker=worker_resources(config, use_gpu=placement.use_gpu),
             placement_strategy=placement.strategy,
         ),
         run_config=RunConfig(

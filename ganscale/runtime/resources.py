@@ -62,6 +62,19 @@ def place(config: Config, nodes: Sequence[Node]) -> Placement:
     return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
 
 
+def worker_resources(config: Config, *, use_gpu: bool) -> dict[str, float]:
+    """What one worker takes, by Ray's names."""
+    cpus: dict[str, float] = {"CPU": config.cluster.cpus_per_worker}
+    return cpus | ({"GPU": 1.0} if use_gpu else {})
+
+
+def most_workers(wanted: int | tuple[int, int] | str, *, use_gpu: bool = False) -> int:
+    """How many workers `cluster.num_workers` means at most where their number does not follow from the nodes."""
+    if isinstance(wanted, tuple):
+        return wanted[1]
+    return wanted if isinstance(wanted, int) else 1 if use_gpu else 2
+
+
 def _too_small(config: Config, nodes: Sequence[Node], room: int, use_gpu: bool) -> ConfigError:
     cpus = config.cluster.cpus_per_worker
     per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
@@ -88,8 +101,14 @@ def _room(node: Node, cpus: int, use_gpu: bool) -> int:
     return min(room, int(node.gpus)) if use_gpu else room
 
 
-def concurrent_trials(sweep: SweepSettings, nodes: Sequence[Node], *, use_gpu: bool) -> int:
+def concurrent_trials(sweep: SweepSettings, nodes: Sequence[Node], *, use_gpu: bool, grows: bool = False) -> int:
     """How many trials the cluster holds at a time, with all workers of each; at most `sweep.max_concurrent`.
+
+    Args:
+        sweep: the sweep's settings.
+        nodes: that are there.
+        use_gpu: whether trials take GPUs.
+        grows: whether an autoscaler adds nodes for trials that wait: then as many as `sweep.max_concurrent` says.
 
     Raises:
         ConfigError: not even one fits.
@@ -108,4 +127,6 @@ def concurrent_trials(sweep: SweepSettings, nodes: Sequence[Node], *, use_gpu: b
             value=sweep.workers,
             remedy=f"use sweep.workers <= {sum(rooms)}" if sum(rooms) else "use a smaller sweep.cpus_per_worker",
         )
-    return fit if sweep.max_concurrent == "auto" else min(fit, sweep.max_concurrent)
+    if sweep.max_concurrent == "auto":
+        return fit
+    return sweep.max_concurrent if grows else min(fit, sweep.max_concurrent)

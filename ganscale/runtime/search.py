@@ -24,6 +24,7 @@ from ganscale.extension import ADDED
 from ganscale.runfolder import RunFolder, WriterLock, locate
 from ganscale.runtime.board import Board, Notes
 from ganscale.runtime.cluster import connected, nodes
+from ganscale.runtime.demand import Demand, when_placed
 from ganscale.runtime.proposals import Proposals
 from ganscale.runtime.publish import publish
 from ganscale.runtime.resources import Node, concurrent_trials
@@ -84,7 +85,12 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
     try:
         prepare(folder, plan.sweep, plan.base)
         with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1):
-            search = _Search(plan, folder, nodes(), show)
+            wait = plan.config.cluster.node_wait
+            search = when_placed(
+                lambda: _Search(plan, folder, nodes(), show),
+                seconds=wait,
+                ask=(lambda error: _ask(plan, error, show)) if wait else None,
+            )
             search.run()
             best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
             if best and plan.sweep.sweep.confirm_seeds and not search.open_trials():
@@ -113,7 +119,8 @@ class _Search:
         self._plan, self._folder, self._show = plan, folder, show
         settings = plan.sweep.sweep
         self.use_gpu = _use_gpu(plan.config, machines)
-        self._at_once = concurrent_trials(settings, machines, use_gpu=self.use_gpu)
+        grows = plan.config.cluster.node_wait > 0
+        self._at_once = concurrent_trials(settings, machines, use_gpu=self.use_gpu, grows=grows)
         hours = settings.budget_hours
         self._until = time.monotonic() + hours * 3600 if hours else math.inf
 
@@ -230,6 +237,16 @@ class _Search:
                 verbose=0,
             ),
         ).fit()
+
+
+def _ask(plan: Plan, error: ConfigError, show: Callable[[str], None]) -> Demand:
+    """Ask for room for as many trials as may run at a time."""
+    settings = plan.sweep.sweep
+    seconds = plan.config.cluster.node_wait
+    show(f"{str(error).partition(chr(10))[0]}; asking for nodes and waiting up to {seconds:.0f} s for them")
+    gpu = {"GPU": settings.gpus_per_worker} if plan.config.train.device == "cuda" else {}
+    at_once = 1 if settings.max_concurrent == "auto" else settings.max_concurrent
+    return Demand({"CPU": settings.cpus_per_worker} | gpu, settings.workers * at_once)
 
 
 def _use_gpu(config: Config, machines: Sequence[Node]) -> bool:

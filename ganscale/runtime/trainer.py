@@ -12,12 +12,13 @@ from ganscale.config.checks import check_workers
 from ganscale.faults import Budget, history, read_faults
 from ganscale.runfolder import BusyError, RunFolder, check_free
 from ganscale.runtime.cluster import connected, nodes, silent
+from ganscale.runtime.demand import Demand, when_placed
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
 from ganscale.runtime.heartbeat import SILENT, read_beats
 from ganscale.runtime.lookout import Lookout
 from ganscale.runtime.notice import Reason, StopFile, terminated
-from ganscale.runtime.resources import Placement, place
+from ganscale.runtime.resources import Placement, most_workers, place, worker_resources
 from ganscale.runtime.worker import Outcome, forget, run_worker
 from ganscale.tracking.console import LogFollower
 
@@ -63,7 +64,7 @@ class _Supervisor:
             self._patience = max(60.0, self._config.cluster.timeout)
             settings = {"path": str(self._folder.path), "again": again}
             try:
-                with Lookout(self._config, group.placement.num_workers, self._stop):
+                with Lookout(self._config, group.placement, self._stop, lambda: read_beats(self._folder.alive)):
                     outcome = run_group(_train_loop, settings, group)
             except TrainingError as error:
                 again = str(error).partition("\n")[0][:300]
@@ -102,18 +103,31 @@ class _Supervisor:
 
     def _place(self) -> Placement:
         """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
-        until = time.monotonic() + self._patience
-        while True:
-            try:
-                placement = place(self._config, nodes())
-                check_workers(self._config, placement.num_workers)
-                return placement
-            except ConfigError as error:
-                if time.monotonic() >= until or self._stop.read() == Reason.STOP:
-                    if not self._patience:
-                        raise
-                    raise TrainingError(str(error)) from error
-            time.sleep(1.0)
+        seconds = self._config.cluster.node_wait
+        try:
+            return when_placed(
+                self._fitting,
+                seconds=max(self._patience, seconds),
+                ask=self._ask if seconds else None,
+                given_up=lambda: self._stop.read() == Reason.STOP,
+            )
+        except ConfigError as error:
+            if not self._patience:
+                raise
+            raise TrainingError(str(error)) from error
+
+    def _fitting(self) -> Placement:
+        placement = place(self._config, nodes())
+        check_workers(self._config, placement.num_workers)
+        return placement
+
+    def _ask(self, error: ConfigError) -> Demand:
+        cluster, use_gpu = self._config.cluster, self._config.train.device == "cuda"
+        workers = most_workers(cluster.num_workers, use_gpu=use_gpu)
+        _say(
+            f"{str(error).partition(chr(10))[0]}; asking for nodes and waiting up to {cluster.node_wait:.0f} s for them"
+        )
+        return Demand(worker_resources(self._config, use_gpu=use_gpu), workers)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""

@@ -1,0 +1,80 @@
+"""Nodes that are not there yet: the cluster's autoscaler is asked for them, and the run waits.
+
+An autoscaler (KubeRay's, Ray's own on clouds) adds nodes for what waits in the cluster's queue. So room for workers is
+asked for as placement groups, one per worker: they need no right over the cluster, other jobs' demands stand beside
+them, and they are gone with this process, however it ends.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
+
+from ray.exceptions import RayError
+from ray.util import placement_group, placement_group_table, remove_placement_group
+
+from ganscale.config import ConfigError
+
+Placed = TypeVar("Placed")
+
+AGAIN = 1.0
+"""Seconds between two tries."""
+
+
+class Demand:
+    """Room for workers, asked for and held until it is withdrawn.
+
+    Args:
+        each: resources of a worker by Ray's names, e.g. `{"CPU": 1, "GPU": 1}`.
+        workers: number of them.
+    """
+
+    def __init__(self, each: Mapping[str, float], workers: int) -> None:
+        self.each = dict(each)
+        self._groups = [placement_group([dict(each)]) for _ in range(workers)]
+
+    def held(self) -> int:
+        """Workers for which there is room by now."""
+        return sum(placement_group_table(group)["state"] == "CREATED" for group in self._groups)
+
+    def withdraw(self) -> None:
+        """Give back what is held and ask for no more."""
+        groups, self._groups = self._groups, []
+        for group in groups:
+            with suppress(RayError):
+                remove_placement_group(group)
+
+
+def when_placed(
+    place: Callable[[], Placed],
+    *,
+    seconds: float,
+    ask: Callable[[ConfigError], Demand] | None = None,
+    given_up: Callable[[], bool] = lambda: False,
+) -> Placed:
+    """What `place` gives as soon as it refuses no longer.
+
+    Args:
+        place: looks at the cluster's nodes; raises ConfigError where there is no room.
+        seconds: that it is tried for.
+        ask: called once with the first refusal; the demand stands while this waits.
+        given_up: whether to wait no longer.
+
+    Raises:
+        ConfigError: the last refusal.
+    """
+    until = time.monotonic() + seconds
+    demand: Demand | None = None
+    try:
+        while True:
+            try:
+                return place()
+            except ConfigError as error:
+                if time.monotonic() >= until or given_up():
+                    raise
+                if demand is None and ask is not None:
+                    demand = ask(error)
+            time.sleep(min(AGAIN, max(0.0, until - time.monotonic())))
+    finally:
+        if demand is not None:
+            demand.withdraw()
