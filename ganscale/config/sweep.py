@@ -68,6 +68,13 @@ class SweepSettings(Section):
         default=0, ge=0, description="Images before asha or median may stop a trial; 0: the first evaluation."
     )
     reduction: float = Field(default=3.0, gt=1.0, le=16.0, description="asha goes on with one in so many trials.")
+    brackets: Count = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="1: asha as it is; more: Hyperband, a bandit that hedges against rungs too early: the trials are "
+        "divided, and each further bracket stops none before the second, third, ... rung.",
+    )
     perturb_every: Count = Field(
         default=0, ge=0, description="Images between two exchanges of pbt; 0: every evaluation."
     )

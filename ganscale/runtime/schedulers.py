@@ -3,8 +3,12 @@
 import itertools
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -15,8 +19,42 @@ from ray.tune.schedulers import (
 
 from ganscale.config.space import Space
 from ganscale.config.sweep import SweepSettings
+from ganscale.random import derive_seed
 from ganscale.runtime.trainable import IMAGES
 from ganscale.search.perturb import perturbed
+
+
+class _Halving(AsyncHyperBandScheduler):
+    """Asynchronous successive halving (Li et al. 2020), in several brackets Hyperband (Li et al. 2018).
+
+    A trial's bracket follows from its number, so that a sweep that goes on after a kill gives it the same one.
+    """
+
+    def __init__(self, settings: SweepSettings, grace: int, images: int) -> None:
+        super().__init__(
+            time_attr=IMAGES,
+            max_t=images,
+            grace_period=grace,
+            reduction_factor=settings.reduction,
+            brackets=settings.brackets,
+        )
+        self._seed = settings.seed
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Ray draws the bracket from numpy's own generator."""
+        with drawn_from(derive_seed(self._seed, f"sweep/bracket/{trial.config['index']}")):
+            super().on_trial_add(tune_controller, trial)
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Have numpy's global generator draw from this seed in the block, and from where it was after it."""
+    before = numpy.random.get_state()
+    numpy.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        numpy.random.set_state(before)
 
 
 def make_scheduler(settings: SweepSettings, space: Space, *, images: int, every: int) -> TrialScheduler:
@@ -30,8 +68,7 @@ def make_scheduler(settings: SweepSettings, space: Space, *, images: int, every:
     """
     grace = settings.grace or every
     if settings.scheduler == "asha":
-        reduction = settings.reduction
-        return AsyncHyperBandScheduler(time_attr=IMAGES, max_t=images, grace_period=grace, reduction_factor=reduction)
+        return _Halving(settings, grace, images)
     if settings.scheduler == "median":
         return MedianStoppingRule(time_attr=IMAGES, grace_period=grace, min_samples_required=3)
     if settings.scheduler == "pbt":

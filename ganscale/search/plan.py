@@ -1,6 +1,7 @@
 """A sweep that was checked and is ready to start."""
 
 import importlib.util
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from ganscale.config import Config, ConfigError
 from ganscale.config.evaluation import EVALUATED
 from ganscale.config.space import Space
-from ganscale.config.sweep import Sweep, load_sweep
+from ganscale.config.sweep import Sweep, SweepSettings, load_sweep
 from ganscale.search.perturb import check_perturbable
 from ganscale.search.sampling import Sampler
 
@@ -93,9 +94,30 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> Plan:
                 value=name,
                 remedy="add it to eval.metrics below set:",
             )
+    if sweep.sweep.scheduler == "asha":
+        _check_rungs(sweep.sweep, config)
     if sweep.sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:
         remedy = "install ganscale[optuna], or use random"
         raise ConfigError("Optuna is not installed", key="sweep.search", value="optuna", remedy=remedy)
     if sweep.sweep.scheduler == "pbt":
         check_perturbable(space)
     return Plan(sweep, base, space, sampler, config, metrics)
+
+
+def _check_rungs(settings: SweepSettings, config: Config) -> None:
+    first, images = settings.grace or config.eval.every, config.train.images
+    if first > images:
+        raise ConfigError(
+            f"the first rung lies behind the end of the runs (train.images = {images})",
+            key="sweep.grace",
+            value=settings.grace,
+            remedy=f"use less than {images}",
+        )
+    rungs = 1 + int(math.log(images / first) / math.log(settings.reduction) + 1e-9)
+    if settings.brackets > rungs:
+        raise ConfigError(
+            f"there are {rungs} rungs from {first} to {images} images, and each bracket leaves out one more",
+            key="sweep.brackets",
+            value=settings.brackets,
+            remedy=f"use at most {rungs}, a smaller sweep.grace or a smaller sweep.reduction",
+        )
