@@ -1,19 +1,22 @@
-"""Evaluation of a checkpoint on any number of replicas. Knows nothing of Ray."""
+"""Evaluation during a run, and of a checkpoint, on any number of replicas. Knows nothing of Ray."""
 
 from pathlib import Path
 
 import torch
 
 from ganscale import checkpoint
-from ganscale.build import build_networks, build_source
+from ganscale.build import Experiment, build_networks, build_source
 from ganscale.checkpoint import CheckpointError
 from ganscale.collectives import Replica
 from ganscale.config import Config, ConfigError
 from ganscale.data import Source
 from ganscale.ema import MovingAverage
 from ganscale.evaluation import Evaluator, extractor_name, missing_extractor
+from ganscale.loop import Tick
 from ganscale.metrics.cache import cache_folder
 from ganscale.metrics.result import Evaluation
+from ganscale.runtime.watch import can_sample
+from ganscale.tracking.console import Console
 
 
 def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.device) -> list[Evaluation]:
@@ -59,3 +62,32 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
     except (ImportError, FileNotFoundError, ValueError) as error:
         remedy = "mend or replace the file"
         raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
+
+
+class Judge:
+    """Evaluates the generator's moving average when it is due, on all replicas together.
+
+    Due are the ends of the interval `eval.every`, and the end of a run that is at least so long.
+    """
+
+    def __init__(self, experiment: Experiment, console: Console | None) -> None:
+        self._experiment = experiment
+        self._evaluator: Evaluator | None = None
+        config = experiment.config
+        self._on = 0 < config.eval.every <= config.train.images
+        missing = missing_extractor(config) if self._on and config.eval.extractor == "auto" else None
+        if missing:
+            self._on = False
+            if console:
+                console.say(f"samples are not evaluated: {missing}")
+
+    def __call__(self, tick: Tick) -> Evaluation | None:
+        """The scores if they are due and there is anything to score: a generator of NaN makes no samples."""
+        if not self._on or not tick.due & {"eval", "end"}:
+            return None
+        experiment = self._experiment
+        if not can_sample(experiment):
+            return None
+        if self._evaluator is None:
+            self._evaluator = make_evaluator(experiment.config, experiment.feed.source, device=experiment.device)
+        return self._evaluator.evaluate(experiment.state.ema.module, tick.images)

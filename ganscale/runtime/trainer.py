@@ -11,6 +11,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.faults import Budget, history, read_faults
 from ganscale.runfolder import BusyError, RunFolder, check_free
+from ganscale.runtime.begin import forget
 from ganscale.runtime.cluster import connected, nodes, silent
 from ganscale.runtime.demand import Demand, when_placed
 from ganscale.runtime.gauges import GaugeTracker
@@ -19,7 +20,7 @@ from ganscale.runtime.heartbeat import SILENT, read_beats
 from ganscale.runtime.lookout import Lookout
 from ganscale.runtime.notice import Reason, StopFile, terminated
 from ganscale.runtime.resources import Placement, most_workers, place, worker_resources
-from ganscale.runtime.worker import Outcome, forget, run_worker
+from ganscale.runtime.worker import Outcome, run_worker
 from ganscale.tracking.console import LogFollower
 
 __all__ = ["TrainingError", "train_on_ray"]
