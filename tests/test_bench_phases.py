@@ -110,6 +110,8 @@ def test_command(tmp_path, capsys) -> None:
 def test_peaks_by_name() -> None:
     assert peak_of("NVIDIA H100 80GB HBM3", "bfloat16") == pytest.approx(989.4e12)
     assert peak_of("NVIDIA H100 PCIe", "bfloat16") == pytest.approx(756e12)
+    assert peak_of("NVIDIA H200 NVL", "bfloat16") == pytest.approx(835.5e12)
+    assert peak_of("NVIDIA H200", "bfloat16") == pytest.approx(989.4e12)
     assert peak_of("NVIDIA A100-SXM4-40GB", "float32") == pytest.approx(19.5e12)
     assert peak_of("Tesla T4", "bfloat16") is None
     assert peak_of("Abacus 9000", "float32") is None

@@ -4,6 +4,8 @@ import torch
 
 PEAKS: dict[str, tuple[float, float]] = {
     # NVIDIA's data sheets: TFLOP/s without sparsity, in bfloat16 on tensor cores and in float32 outside of them.
+    "B200": (2250.0, 75.0),  # HGX B200, 2024
+    "H200 NVL": (835.5, 60.0),  # H200 NVL, 2024
     "H200": (989.4, 66.9),  # H200 (SXM), 2024
     "H100 NVL": (835.0, 60.0),  # H100 NVL: half of the sheet's figures with sparsity
     "H100 PCIe": (756.0, 51.2),  # H100 PCIe, 2022
