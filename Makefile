@@ -4,6 +4,7 @@ UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+BUILDER ?= docker
 IMAGES := cpu gpu
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
@@ -57,9 +58,10 @@ bench: setup ## measure training throughput
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
 
-image: ## build the container images; IMAGES=cpu builds one of them alone
+image: ## build the container images; IMAGES=cpu one of them alone, BUILDER=buildah without docker, BASE=... on another base
 	@for image in $(IMAGES); do \
-		docker build --file cluster/Dockerfile --target $$image --tag ganscale-$$image:$(VERSION) . || exit 1; \
+		$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) --file cluster/Dockerfile --target $$image \
+			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
 k8s-validate: setup ## render all of k8s/ and check it against schemas, KubeRay's rules and our policies
