@@ -58,7 +58,7 @@ bench: setup ## measure training throughput
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
 
-image: ## build the container images; IMAGES=cpu one of them alone, BUILDER=buildah without docker, BASE=... on another base
+image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah without docker, BASE=... from another base
 	@for image in $(IMAGES); do \
 		$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) --file cluster/Dockerfile --target $$image \
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \

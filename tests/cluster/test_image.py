@@ -3,6 +3,7 @@
 import fnmatch
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,17 @@ def stages() -> dict[str, list[str]]:
     for line in instructions():
         if line.startswith("FROM "):
             found[line.split()[-1]] = []
-        list(found.values())[-1].append(line)
+        if found:
+            list(found.values())[-1].append(line)
     return found
+
+
+def below(target: str) -> list[str]:
+    """The stages that a target's own layers are made of, the last one first."""
+    names = [target]
+    while (base := stages()[names[-1]][0].split()[1]) != "$BASE":
+        names.append(base)
+    return names
 
 
 def test_hadolint() -> None:
@@ -44,15 +54,16 @@ def test_hadolint() -> None:
 
 
 def test_every_base_is_pinned() -> None:
+    assert re.fullmatch(r"ARG BASE=python:3\.1\d\.\d+-slim-bookworm", instructions()[0])
     names = set(stages())
     for first, *_ in stages().values():
         base = first.split()[1]
-        assert base in names or re.fullmatch(r"python:3\.1\d\.\d+-slim-bookworm", base), base
+        assert base in names or base == "$BASE", base
 
 
 def test_python_is_one_that_the_package_supports() -> None:
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["classifiers"]
-    (minor,) = set(re.findall(r"FROM python:(3\.\d+)\.", TEXT))
+    (minor,) = set(re.findall(r"^ARG BASE=python:(3\.\d+)\.", TEXT, re.MULTILINE))
     assert f"Programming Language :: Python :: {minor}" in classifiers
 
 
@@ -92,7 +103,88 @@ def test_the_images_run_without_root_and_build_tools() -> None:
         assert lines[-1] == "USER 1000:1000"
         assert not any("uv" in line.split() for line in lines)
     assert "chmod 777" not in TEXT
-    assert not re.search(r"^(ADD|ARG|SHELL) ", TEXT, re.MULTILINE)
+    assert not re.search(r"^(ADD|SHELL) ", TEXT, re.MULTILINE)
+    assert [line for line in instructions() if line.startswith("ARG ")] == instructions()[:1], "only the base is open"
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_program_is_a_small_layer_on_top(target: str) -> None:
+    """A change of the program leaves the layer of the packages, gigabytes, as it is."""
+    copies = [line for line in stages()[target] if line.startswith("COPY ")]
+    assert copies == [
+        f"COPY --from={target}-packages /opt/ganscale/venv /opt/ganscale/venv",
+        "COPY --from=program /program /",
+    ]
+    for stage in below(target)[1:] + below(f"{target}-packages"):
+        for line in stages()[stage]:
+            words = [word for word in line.split()[1:-1] if line.startswith("COPY ")]
+            assert set(words) <= {"cluster/uv.txt", "pyproject.toml", "requirements.lock", "cluster/cpu-excludes.txt"}
+
+
+def test_whoever_builds_it_the_user_can_read_it() -> None:
+    """A checkout made with umask 077 has files for root alone, and COPY keeps modes."""
+    assert stages()["program"][-1] == "RUN chmod -R u=rwX,go=rX /program"
+    for target in ("cpu", "gpu"):
+        for stage in below(target):
+            assert not re.search(r"COPY (?!--from)|chmod|chown", "\n".join(stages()[stage])), stage
+
+
+def test_no_layer_keeps_a_cache() -> None:
+    (environment,) = [line for line in stages()["packages"] if line.startswith("ENV ")]
+    assert "UV_NO_CACHE=1" in environment.split()
+    for line in instructions():
+        assert "/bin/pip install" not in line or "--no-cache-dir" in line
+        if "apt-get" in line:
+            assert "--no-install-recommends" in line
+            assert line.endswith("&& rm -rf /var/lib/apt/lists/*")
+
+
+def test_python_is_compiled() -> None:
+    """PYTHONDONTWRITEBYTECODE and a read-only file system: what is not compiled here is compiled by each process."""
+    assert "UV_COMPILE_BYTECODE=1" in TEXT
+    assert "PYTHONDONTWRITEBYTECODE=1" in TEXT
+    (line,) = [line for line in stages()["runtime"] if "compileall" in line]
+    paths = subprocess.run(
+        ["sh", "-c", f"printf %s {line.rpartition('site-packages ')[2].replace('python', sys.executable)}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(paths.stdout) == Path(os.__file__).parent
+
+
+def test_what_is_left_out_of_cuda_is_not_linked() -> None:
+    """None of the files that the CPU image deletes is one that torch opens; cuDNN's version is asked for in reports."""
+    (line,) = [line for line in stages()["cpu-packages"] if line.startswith("RUN find ")]
+    tests = shlex.split(line.partition("/lib ")[2].partition(" -delete")[0])
+    program = (
+        "import torch, torchvision; torch.backends.cudnn.version();"
+        "print(torch.__file__, *{line.split()[-1] for line in open('/proc/self/maps')}, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    torch, *opened = done.stdout.splitlines()
+    packages = Path(torch).parents[1]
+    if not (packages / "nvidia").exists():
+        pytest.skip("torch is built without CUDA here")
+    found = subprocess.run(["find", packages, *tests], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {Path(name).name.partition(".")[0] for name in found} >= {"libcudnn_adv", "libcusolverMg", "cuda"}
+    assert not set(found) & set(opened)
+
+
+@pytest.mark.parametrize("builder", ["docker", "buildah"])
+def test_make_image(builder: str) -> None:
+    """`make image`, with a builder that prints its arguments."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    words = ["make", "image", f"BUILDER=echo {builder}"] + ["BASE=registry.example/python:3.12"] * (builder != "docker")
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "BASE"}}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    base = "" if builder == "docker" else "--build-arg BASE=registry.example/python:3.12 "
+    assert done.stdout.splitlines() == [
+        f"{builder} build {base}--file cluster/Dockerfile --target {target} --tag ganscale-{target}:{version} ."
+        for target in ("cpu", "gpu")
+    ]
+    release = (ROOT / "k8s" / "components" / "release" / "kustomization.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"newTag: ([^\s}]+)", release)) == {version}
 
 
 def ignored(path: str) -> bool:
@@ -124,7 +216,20 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [".git", ".env", "runs", ".venv", "tests", "wandb", "ganscale/__pycache__", "secret.key"]
+    "path",
+    [
+        ".git",
+        ".env",
+        "runs",
+        ".venv",
+        "tests",
+        "wandb",
+        "secret.key",
+        "ganscale/__pycache__",
+        "ganscale/train.pyc",
+        "ganscale/.ruff_cache",
+        "configs/.env",
+    ],
 )
 def test_the_rest_stays_out(path: str) -> None:
     assert ignored(path)
@@ -132,11 +237,11 @@ def test_the_rest_stays_out(path: str) -> None:
 
 def test_the_manifests_paths_are_in_the_image() -> None:
     (job,) = of_kind(render("overlays/spot/train"), "RayJob")
-    assert "COPY configs /opt/ganscale/configs\n" in TEXT
+    assert "COPY configs /program/opt/ganscale/configs\n" in TEXT
     assert job["spec"]["entrypoint"].split()[3].startswith("/opt/ganscale/configs/")
     worker = ray_spec(job)["workerGroupSpecs"][0]["template"]["spec"]
     hook = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    assert f"COPY --chmod=0755 cluster/drain.sh {hook[0]}\n" in TEXT
+    assert f"COPY --chmod=0755 cluster/drain.sh /program{hook[0]}\n" in TEXT
     assert int(hook[1]) < worker["terminationGracePeriodSeconds"]
     for pod in pods([job]):
         user, group = pod.spec["securityContext"]["runAsUser"], pod.spec["securityContext"]["runAsGroup"]
