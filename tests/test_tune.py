@@ -49,6 +49,8 @@ def test_overrides_reach_the_sweep_and_the_runs(sweep: Path, capsys: pytest.Capt
         (["sweep.metrics=[modes, frechet]"], ("modes", "frechet")),
         (["sweep.metrics=frechet", "eval.metrics=[kid, frechet]"], ("kid", "frechet")),
         (["eval.metrics=[kid, frechet]"], ("kid", "frechet")),
+        (["sweep.metrics=frechet", "checkpoint.best_metric=kid"], ("frechet", "kid")),
+        (["sweep.metrics=frechet", "checkpoint.best_metric=frechet"], ("frechet",)),
     ],
 )
 def test_runs_compute_no_metric_in_vain(sweep: Path, arguments: list[str], computed: tuple[str, ...]) -> None:

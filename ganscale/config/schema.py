@@ -233,7 +233,7 @@ class Cluster(Section):
     num_workers: Annotated[int | tuple[int, int] | Literal["auto"], BeforeValidator(_workers)] = Field(
         default="auto",
         description="Data-parallel workers; auto: one per GPU, or without GPUs two, or one per node if there are more. "
-        "[least, most]: as many as there is room for, more or fewer when nodes come and go.",
+        "[least, most]: as many as there is room for, more or fewer when nodes come and go; auto never changes.",
     )
     cpus_per_worker: Count = Field(
         default=1, ge=1, description="CPUs reserved for each worker; also its number of threads."

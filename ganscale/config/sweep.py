@@ -89,7 +89,9 @@ class SweepSettings(Section):
         default=1.0, gt=0.0, le=1.0, description="GPU of each worker, where there are GPUs; a share only with 1 worker."
     )
     max_concurrent: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
-        default="auto", description="Trials at a time; auto: as many as the cluster holds."
+        default="auto",
+        description="Trials at a time, at most what the cluster holds, with cluster.node_wait as many as given. "
+        "auto: as many as it holds at the start.",
     )
     budget_hours: float = Field(
         default=0.0, ge=0.0, description="No trial starts after so many hours of a command; 0: no limit."
@@ -192,11 +194,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
 
 
 def _with_metrics(sweep: Sweep, base: dict[str, Any]) -> dict[str, Any]:
-    """The base run, which computes no more metrics than the sweep asks for, unless a file says otherwise."""
-    evaluation = base.get("eval") or {}
-    if not sweep.sweep.metrics or "eval.metrics" in sweep.set or not isinstance(evaluation, Mapping):
+    """The base run, which computes no more metrics than the sweep needs, unless a file says otherwise."""
+    evaluation, checkpoint = base.get("eval") or {}, base.get("checkpoint") or {}
+    given = not isinstance(evaluation, Mapping) or not isinstance(checkpoint, Mapping)
+    if given or not sweep.sweep.metrics or "eval.metrics" in sweep.set:
         return base
-    return {**base, "eval": {"metrics": list(sweep.sweep.metrics), **evaluation}}
+    best = sweep.set.get("checkpoint.best_metric", checkpoint.get("best_metric"))
+    needed = [*sweep.sweep.metrics, *([best] if best and best not in sweep.sweep.metrics else [])]
+    return {**base, "eval": {"metrics": needed, **evaluation}}
 
 
 def _base(path: Path, base: str) -> Path:

@@ -124,7 +124,7 @@ class FolderSource:
         self.num_images = len(names)
         self._labels = torch.tensor([classes[folder] for folder in folders])
         self._pictures = _Pictures(path, names, resolution)
-        self._order = Order(seed, len(names))
+        self._seed, self._order = seed, Order(seed, len(names))
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self._device, self._dtype, self._num_workers = device, dtype, num_workers
         self._expected: Iterator[tuple[int, int]] = iter(())
@@ -132,11 +132,12 @@ class FolderSource:
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end."""
+        self._order.expect(requests)
         if self._num_workers:
             self._expected = requests()
             loader = DataLoader(
                 self._pictures,
-                batch_sampler=_Requests(self._order, requests),  # pyright: ignore[reportArgumentType]
+                batch_sampler=_Requests(Order(self._seed, self.num_images), requests),  # pyright: ignore[reportArgumentType]
                 num_workers=self._num_workers,
                 pin_memory=self._device.type == "cuda",
             )
@@ -182,5 +183,6 @@ class _Requests:
         self._order, self._requests = order, requests
 
     def __iter__(self) -> Iterator[list[int]]:
+        self._order.expect(self._requests)
         for start, stop in self._requests():
             yield self._order.rows(start, stop).tolist()

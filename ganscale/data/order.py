@@ -43,7 +43,10 @@ class Order:
         self._ahead: dict[tuple[int, int], Tensor] = {}
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end."""
+        """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
+
+        Whoever leaves out one of them expects anew, or computes each later read by itself.
+        """
         self._expected = requests()
         self._ahead = {}
 

@@ -55,5 +55,5 @@ class Prefetching(Protocol):
     """A source that works ahead when it knows what will be read."""
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Prepare the reads that `requests` lists as (start, stop), in order."""
+        """Prepare the reads that `requests` lists as (start, stop), in order and without end."""
         ...

@@ -20,25 +20,28 @@ _SLOW = (
 
 
 @contextmanager
-def connected(config: Config, *, dashboard: bool = False) -> Iterator[None]:
+def connected(config: Config, *, dashboard: bool = False) -> Iterator[bool]:
     """Be connected while the block runs; a cluster that was started for it ends with it.
 
     Args:
         config: whose section `cluster` says where, and how much a cluster of our own must hold.
         dashboard: whether a cluster of our own has one; Ray frees what a killed nested run held only with it.
 
+    Yields:
+        Whether the cluster was there before: one of our own never gets more nodes.
+
     Raises:
         ConfigError: the cluster cannot be reached, or this machine is too small.
     """
-    _connect(config, dashboard)
+    joined = _connect(config, dashboard)
     try:
-        yield
+        yield joined
     finally:
         ray.shutdown()
 
 
-def _connect(config: Config, dashboard: bool = False) -> None:
-    """Join the cluster of `cluster.address`, or start one on this machine."""
+def _connect(config: Config, dashboard: bool = False) -> bool:
+    """Join the cluster of `cluster.address` (True), or start one on this machine (False)."""
     address = config.cluster.address
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "auto"
@@ -61,7 +64,7 @@ def _connect(config: Config, dashboard: bool = False) -> None:
             ) from None
         finally:
             patience.cancel()
-        return
+        return True
     print("starting Ray on this machine", flush=True)
     workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
     wanted = most_workers(workers) * each
@@ -81,6 +84,7 @@ def _connect(config: Config, dashboard: bool = False) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+    return False
 
 
 def _running_cluster() -> str | None:
@@ -118,6 +122,11 @@ def draining() -> set[str]:
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
+
+
+def hosts(ids: set[str]) -> set[str]:
+    """Names that the machines of these nodes have for themselves."""
+    return {node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in ids}
 
 
 def free() -> Node:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ray.exceptions import RayError
 from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from ganscale.config import ConfigError
 
@@ -30,12 +31,18 @@ class Demand:
     """
 
     def __init__(self, each: Mapping[str, float], workers: int) -> None:
-        self.each = dict(each)
-        self._groups = [placement_group([dict(each)]) for _ in range(workers)]
+        self._groups: list[PlacementGroup] = []
+        try:
+            for _ in range(workers):
+                self._groups.append(placement_group([dict(each)]))
+        except BaseException:
+            self.withdraw()
+            raise
 
-    def held(self) -> int:
-        """Workers for which there is room by now."""
-        return sum(placement_group_table(group)["state"] == "CREATED" for group in self._groups)
+    def held(self) -> int | None:
+        """Workers for which there is room by now; None where the cluster knows nothing of the demand any more."""
+        states = [placement_group_table(group).get("state") for group in self._groups]
+        return None if set(states) - {"PENDING", "CREATED", "RESCHEDULING"} else states.count("CREATED")
 
     def withdraw(self) -> None:
         """Give back what is held and ask for no more."""
@@ -43,6 +50,11 @@ class Demand:
         for group in groups:
             with suppress(RayError):
                 remove_placement_group(group)
+
+
+def waiting(error: ConfigError, seconds: float) -> str:
+    """What is said of a wait."""
+    return f"{str(error).partition(chr(10))[0]}; asking for nodes and waiting up to {seconds:.0f} s for them"
 
 
 def when_placed(

@@ -57,6 +57,8 @@ def run_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], g
     kind = "GPU" if placement.use_gpu else "CPU"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the driver itself looks for nodes that go
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it is also how late ends and deaths are seen
+    # how long Ray waits for the workers' room before it calls the start failed
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, config.cluster.node_wait))
     print(f"starting {placement.num_workers} workers on {kind} (this takes a moment)", flush=True)
     trainer = TorchTrainer(
         loop,

@@ -36,7 +36,7 @@ _FUNCTIONS = {
     "_settle": "D",
     "evaluate": "evaluation",
     "save": "saving",
-    "_show": "sample grid",
+    "show": "sample grid",
     "_each": "tracking",
 }
 """Functions of this package by which a stack tells what is done; the innermost counts."""

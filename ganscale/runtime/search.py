@@ -24,7 +24,7 @@ from ganscale.extension import ADDED
 from ganscale.runfolder import RunFolder, WriterLock, locate
 from ganscale.runtime.board import Board, Notes
 from ganscale.runtime.cluster import connected, nodes
-from ganscale.runtime.demand import Demand, when_placed
+from ganscale.runtime.demand import Demand, waiting, when_placed
 from ganscale.runtime.proposals import Proposals
 from ganscale.runtime.publish import publish
 from ganscale.runtime.resources import Node, concurrent_trials
@@ -84,10 +84,10 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
     lock = WriterLock(RunFolder(folder.path), patience=30.0, say=show)
     try:
         prepare(folder, plan.sweep, plan.base)
-        with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1):
-            wait = plan.config.cluster.node_wait
+        with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1) as joined:
+            wait = plan.config.cluster.node_wait if joined else 0.0
             search = when_placed(
-                lambda: _Search(plan, folder, nodes(), show),
+                lambda: _Search(plan, folder, nodes(), show, grows=wait > 0),
                 seconds=wait,
                 ask=(lambda error: _ask(plan, error, show)) if wait else None,
             )
@@ -115,11 +115,12 @@ def _cluster(plan: Plan) -> Config:
 class _Search:
     """One command's part of a sweep, on a connected cluster."""
 
-    def __init__(self, plan: Plan, folder: SweepFolder, machines: list[Node], show: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, folder: SweepFolder, machines: list[Node], show: Callable[[str], None], *, grows: bool = False
+    ) -> None:
         self._plan, self._folder, self._show = plan, folder, show
         settings = plan.sweep.sweep
         self.use_gpu = _use_gpu(plan.config, machines)
-        grows = plan.config.cluster.node_wait > 0
         self._at_once = concurrent_trials(settings, machines, use_gpu=self.use_gpu, grows=grows)
         hours = settings.budget_hours
         self._until = time.monotonic() + hours * 3600 if hours else math.inf
@@ -242,8 +243,7 @@ class _Search:
 def _ask(plan: Plan, error: ConfigError, show: Callable[[str], None]) -> Demand:
     """Ask for room for as many trials as may run at a time."""
     settings = plan.sweep.sweep
-    seconds = plan.config.cluster.node_wait
-    show(f"{str(error).partition(chr(10))[0]}; asking for nodes and waiting up to {seconds:.0f} s for them")
+    show(waiting(error, plan.config.cluster.node_wait))
     gpu = {"GPU": settings.gpus_per_worker} if plan.config.train.device == "cuda" else {}
     at_once = 1 if settings.max_concurrent == "auto" else settings.max_concurrent
     return Demand({"CPU": settings.cpus_per_worker} | gpu, settings.workers * at_once)

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from ganscale.faults import Budget, history, read_faults
 from ganscale.runfolder import BusyError, RunFolder, check_free
 from ganscale.runtime.begin import forget
 from ganscale.runtime.cluster import connected, nodes, silent
-from ganscale.runtime.demand import Demand, when_placed
+from ganscale.runtime.demand import Demand, waiting, when_placed
 from ganscale.runtime.gauges import GaugeTracker
 from ganscale.runtime.group import Group, TrainingError, prepare_worker, run_group
-from ganscale.runtime.heartbeat import SILENT, read_beats
+from ganscale.runtime.heartbeat import SILENT, Beat, read_beats
 from ganscale.runtime.lookout import Lookout
 from ganscale.runtime.notice import Reason, StopFile, terminated
 from ganscale.runtime.resources import Placement, most_workers, place, worker_resources
@@ -36,9 +37,9 @@ def train_on_ray(config: Config, folder: RunFolder) -> Outcome:
     _wait_until_free(config, folder)
     stop = StopFile(folder.stop)
     stop.clear()
-    with connected(config), _Following(folder.log), terminated(lambda: stop.write(Reason.STOP)):
+    with connected(config) as joined, _Following(folder.log), terminated(lambda: stop.write(Reason.STOP)):
         try:
-            return _Supervisor(config, folder, stop).run()
+            return _Supervisor(config, folder, stop, grows=joined).run()
         except KeyboardInterrupt:
             forget(folder)
             raise
@@ -52,8 +53,8 @@ class _Supervisor:
     Ray itself restarts none: it does not retry what fails while the process group forms, and knows no pause.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, stop: StopFile) -> None:
-        self._config, self._folder, self._stop = config, folder, stop
+    def __init__(self, config: Config, folder: RunFolder, stop: StopFile, *, grows: bool = True) -> None:
+        self._config, self._folder, self._stop, self._grows = config, folder, stop, grows
         self._budget = Budget(config.cluster.max_restarts, config.cluster.restart_pause)
         self._patience = 0.0
 
@@ -61,11 +62,17 @@ class _Supervisor:
         """The run's end; arguments and errors: `train_on_ray`."""
         again: str | None = None
         while True:
-            group = Group(self._config, self._place(), self._folder.path / ".ray", max_restarts=0)
+            try:
+                placement = self._place()
+            except (ConfigError, TrainingError):
+                if self._stop.read() == Reason.STOP:
+                    return Outcome(self._saved(), 0, left=Reason.STOP)
+                raise
+            group = Group(self._config, placement, self._folder.path / ".ray", max_restarts=0)
             self._patience = max(60.0, self._config.cluster.timeout)
             settings = {"path": str(self._folder.path), "again": again}
             try:
-                with Lookout(self._config, group.placement, self._stop, lambda: read_beats(self._folder.alive)):
+                with Lookout(self._config, group.placement, self._stop, self._beats, grows=self._grows):
                     outcome = run_group(_train_loop, settings, group)
             except TrainingError as error:
                 again = str(error).partition("\n")[0][:300]
@@ -104,14 +111,17 @@ class _Supervisor:
 
     def _place(self) -> Placement:
         """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
-        seconds = self._config.cluster.node_wait
+        wait = self._config.cluster.node_wait if self._grows else 0.0
+        seconds = max(self._patience, wait)
         try:
-            return when_placed(
+            placement = when_placed(
                 self._fitting,
-                seconds=max(self._patience, seconds),
-                ask=self._ask if seconds else None,
+                seconds=seconds,
+                ask=partial(self._ask, seconds) if wait else None,
                 given_up=lambda: self._stop.read() == Reason.STOP,
             )
+            check_workers(self._config, placement.num_workers)
+            return placement
         except ConfigError as error:
             if not self._patience:
                 raise
@@ -119,16 +129,18 @@ class _Supervisor:
 
     def _fitting(self) -> Placement:
         placement = place(self._config, nodes())
-        check_workers(self._config, placement.num_workers)
+        if self._patience:  # after a fault another number of nodes may do; before the first start it is for the user
+            check_workers(self._config, placement.num_workers)
         return placement
 
-    def _ask(self, error: ConfigError) -> Demand:
-        cluster, use_gpu = self._config.cluster, self._config.train.device == "cuda"
-        workers = most_workers(cluster.num_workers, use_gpu=use_gpu)
-        _say(
-            f"{str(error).partition(chr(10))[0]}; asking for nodes and waiting up to {cluster.node_wait:.0f} s for them"
-        )
+    def _ask(self, seconds: float, error: ConfigError) -> Demand:
+        use_gpu = self._config.train.device == "cuda"
+        workers = most_workers(self._config.cluster.num_workers, use_gpu=use_gpu)
+        _say(waiting(error, seconds))
         return Demand(worker_resources(self._config, use_gpu=use_gpu), workers)
+
+    def _beats(self) -> list[Beat]:
+        return read_beats(self._folder.alive)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -28,8 +27,6 @@ from ganscale.tracking.console import Console
 from ganscale.tracking.local import LocalTracker
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
-
-T = TypeVar("T", bound=Tracker)
 
 WORDS = {
     Reason.RESIZE: "the number of workers changes",

@@ -19,7 +19,7 @@ import yaml
 from ganscale.checkpoint import write_atomically
 from ganscale.config import ConfigError
 from ganscale.config.load import flat, read
-from ganscale.config.sweep import Sweep
+from ganscale.config.sweep import Sweep, SweepSettings
 from ganscale.config.yaml12 import Dumper
 
 FREE = (
@@ -96,6 +96,11 @@ def prepare(folder: SweepFolder, sweep: Sweep, base: Mapping[str, Any]) -> None:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that change results and differ; one that the old file lacks had its default then."""
+    defaults = {f"sweep.{key}": value for key, value in SweepSettings().model_dump(mode="json").items()}
+    before, after = defaults | flat(old), flat(new)
+    if "base.eval.metrics" not in before:  # of a version whose runs computed more metrics
+        after.pop("base.eval.metrics", None)
+    keys = [key for key in before | after if not key.startswith(("set.cluster.", "base.cluster."))]
     free = {f"sweep.{key}" for key in FREE}
-    before, after = flat(old), flat(new)
-    return [key for key in before | after if key not in free and before.get(key) != after.get(key)]
+    return [key for key in keys if key not in free and before.get(key) != after.get(key)]

@@ -96,6 +96,13 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> Plan:
             )
     if sweep.sweep.scheduler == "asha":
         _check_rungs(sweep.sweep, config)
+    elif sweep.sweep.brackets > 1:
+        raise ConfigError(
+            f"sweep.scheduler = {sweep.sweep.scheduler} has no brackets",
+            key="sweep.brackets",
+            value=sweep.sweep.brackets,
+            remedy="use sweep.scheduler=asha, or leave it out",
+        )
     if sweep.sweep.search == "optuna" and importlib.util.find_spec("optuna") is None:
         remedy = "install ganscale[optuna], or use random"
         raise ConfigError("Optuna is not installed", key="sweep.search", value="optuna", remedy=remedy)
@@ -111,7 +118,7 @@ def _check_rungs(settings: SweepSettings, config: Config) -> None:
             f"the first rung lies behind the end of the runs (train.images = {images})",
             key="sweep.grace",
             value=settings.grace,
-            remedy=f"use less than {images}",
+            remedy=f"use at most {images}",
         )
     rungs = 1 + int(math.log(images / first) / math.log(settings.reduction) + 1e-9)
     if settings.brackets > rungs:

@@ -34,6 +34,18 @@ def test_every_epoch_is_a_permutation(size: int) -> None:
         assert not torch.equal(shown[0], epochs(Order(4, size), 1)[0])
 
 
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        (1000, [96, 725, 486, 356, 200, 704, 502, 923]),
+        (60_000, [43310, 36689, 42938, 25152, 15293, 56725, 40147, 56041]),
+    ],
+)
+def test_the_order_stays_the_same(size: int, rows: list[int]) -> None:
+    """A run goes on with the order that it began with, also under a later version: from the 5th epoch into the 6th."""
+    assert Order(7, size).rows(5 * size - 4, 5 * size + 4).tolist() == rows
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_sides_hold_the_set_and_little_more(size: int) -> None:
     left, right = _sides(size)

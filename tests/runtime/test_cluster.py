@@ -29,7 +29,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def connect(joined: list[str]) -> Callable[[Config], None]:
+def connect(joined: list[str]) -> Callable[[Config], bool]:
     from ganscale.runtime import cluster
 
     assert joined == []

@@ -13,13 +13,16 @@ from ganscale.config import ConfigError
 from ganscale.config import load as load_config
 from ganscale.config.sweep import SweepSettings
 from ganscale.runfolder import RunFolder
-from ganscale.runtime import demand
+from ganscale.runtime import demand, growth, lookout, search, trainer
 from ganscale.runtime.demand import when_placed
-from ganscale.runtime.resources import Node, concurrent_trials, most_workers, worker_resources
+from ganscale.runtime.heartbeat import Beat
+from ganscale.runtime.notice import Reason, StopFile
+from ganscale.runtime.resources import Node, Placement, concurrent_trials, most_workers, worker_resources
 from ganscale.tracking.local import read_metrics
 from tests.processes import TRAIN, Command
 from tests.runtime.cluster import Cluster
 from tests.runtime.test_ray import QUIET
+from tests.search.sweeps import ring_plan
 
 LIMIT = 300.0
 
@@ -104,6 +107,168 @@ def test_trials_wait_for_nodes_where_the_cluster_grows() -> None:
     assert concurrent_trials(sweep, [Node(4)], use_gpu=False) == 2
     with pytest.raises(ConfigError, match="no trial would ever start"):
         concurrent_trials(sweep, [Node(1)], use_gpu=False, grows=True)
+
+
+class Cluster8:
+    """What Growth asks of a cluster: nodes of one CPU, some used by others, and placement groups."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cpus: int, used: int) -> None:
+        self.cpus, self.used, self.demands = cpus, used, []
+        self.known = True
+        outer = self
+
+        class Held:
+            def __init__(self, each: Any, workers: int) -> None:
+                self.each, self.workers = each, workers
+                outer.demands.append(self)
+
+            def held(self) -> int | None:
+                return min(self.workers, outer.cpus - outer.used) if outer.known else None
+
+            def withdraw(self) -> None:
+                outer.demands.remove(self)
+
+        monkeypatch.setattr(growth, "Demand", Held)
+        monkeypatch.setattr(growth, "nodes", lambda: [Node(1)] * self.cpus)
+        monkeypatch.setattr(growth, "free", self.free)
+        monkeypatch.setattr(growth.time, "monotonic", lambda: self.now)
+        self.now = 0.0
+
+    def free(self) -> Node:
+        held = sum(each.held() or 0 for each in self.demands)
+        return Node(self.cpus - self.used - held)
+
+
+def growing(cluster: Cluster8, wanted: str, workers: int, *, asks: bool = True) -> growth.Growth:
+    config = load_config(overrides=[f"cluster.num_workers={wanted}", "cluster.node_wait=60"])
+    return growth.Growth(config, Placement(workers, False, "SPREAD"), asks=asks)
+
+
+def looks(made: growth.Growth, count: int, *, started: bool = True) -> list[bool]:
+    return [made.look(started=started) for _ in range(count)]
+
+
+def test_a_group_asks_once_it_stands_and_grows_when_all_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster8(monkeypatch, cpus=1, used=1)
+    made = growing(cluster, "[1,3]", 1)
+    assert not any(looks(made, 9, started=False))
+    assert cluster.demands == []
+    assert not any(looks(made, 99))
+    (demand,) = cluster.demands
+    assert (demand.each, demand.workers) == ({"CPU": 1}, 2)
+    cluster.cpus = 3
+    assert looks(made, growth.STEADY) == [False] * (growth.STEADY - 1) + [True]
+    made.withdraw()
+    assert cluster.demands == []
+
+
+def test_it_waits_for_the_next_node_before_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster8(monkeypatch, cpus=1, used=1)
+    made = growing(cluster, "[1,8]", 1)
+    for cluster.cpus in (2, 3, 4):
+        assert not any(looks(made, growth.SETTLED - 1)), "another node came in time"
+    assert looks(made, 1) == [True]
+
+
+def test_room_that_is_of_no_use_is_given_back_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have four of eight nodes: there is no room for eight workers, and three nodes would stand idle."""
+    cluster = Cluster8(monkeypatch, cpus=8, used=5)
+    made = growing(cluster, "[1,8]", 1)
+    assert not any(looks(made, growth.IN_VAIN - 1))
+    assert cluster.demands
+    assert not any(looks(made, 9))
+    assert cluster.demands == []
+    cluster.now = growth.PAUSE
+    looks(made, 1)
+    assert cluster.demands
+
+
+def test_a_demand_that_the_head_forgot_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster8(monkeypatch, cpus=1, used=1)
+    made = growing(cluster, "[1,2]", 1)
+    looks(made, 2)
+    (first,) = cluster.demands
+    cluster.known = False
+    looks(made, 1)
+    cluster.known = True
+    looks(made, 1)
+    assert cluster.demands
+    assert cluster.demands != [first]
+
+
+@pytest.mark.parametrize(("wanted", "workers", "asks"), [("[1,2]", 2, True), ("2", 1, True), ("[1,2]", 1, False)])
+def test_nothing_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch, wanted: str, workers: int, asks: bool) -> None:
+    cluster = Cluster8(monkeypatch, cpus=1, used=1)
+    assert not any(looks(growing(cluster, wanted, workers, asks=asks), 9))
+    assert cluster.demands == []
+
+
+class Leaving:
+    """A Lookout's world: nodes that are about to go, and beats."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.going: set[str] = set()
+        self.beats: list[Beat] = [Beat(0, "old", 1, 1, 0.0, 0, 0, "D forward", 0.0)]
+        monkeypatch.setattr(lookout, "draining", lambda: self.going)
+        monkeypatch.setattr(lookout, "hosts", lambda ids: {name.partition("-")[2] for name in ids})
+        config = load_config(overrides=["cluster.num_workers=2"])
+        placement = Placement(2, False, "SPREAD")
+        self.lookout = lookout.Lookout(config, placement, StopFile(tmp_path / "stop"), lambda: self.beats)
+
+
+def test_only_a_node_with_workers_makes_the_group_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An autoscaler drains idle nodes: those of this run are none of them."""
+    world = Leaving(monkeypatch, tmp_path)
+    assert world.lookout._look() == Reason.NONE
+    world.beats += [Beat(rank, f"w{rank}", 2, 2, 0.0, 0, 0, "D forward", 0.0) for rank in range(2)]
+    world.going = {"node-w7"}
+    assert world.lookout._look() == Reason.NONE
+    world.going = {"node-old"}
+    assert world.lookout._look() == Reason.NONE, "there was a worker in another life"
+    world.going = {"node-w7", "node-w1"}
+    assert world.lookout._look() == Reason.DRAIN
+
+
+def test_before_the_workers_are_known_any_node_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    world = Leaving(monkeypatch, tmp_path)
+    world.going = {"node-w7"}
+    assert world.lookout._look() == Reason.DRAIN
+
+
+def test_a_run_that_is_told_to_stop_while_it_waits_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = Asked()
+    stop = StopFile(tmp_path / "stop")
+
+    def ask(_: Any, seconds: float, error: ConfigError) -> Any:
+        assert seconds == 60.0
+        stop.write(Reason.STOP)
+        return asked(error)
+
+    monkeypatch.setattr(trainer, "nodes", lambda: [Node(1)])
+    monkeypatch.setattr(trainer._Supervisor, "_ask", ask)
+    config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
+    outcome = trainer._Supervisor(config, RunFolder(tmp_path), stop).run()
+    assert (outcome.left, outcome.images) == (Reason.STOP, 0)
+    assert asked.withdrawn == 1
+
+
+def test_a_cluster_of_our_own_gets_no_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(trainer, "nodes", lambda: [Node(1)])
+    config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="can hold 1 workers"):
+        trainer._Supervisor(config, RunFolder(tmp_path), StopFile(tmp_path / "stop"), grows=False).run()
+    assert time.monotonic() - started < 5.0
+
+
+def test_what_a_sweep_asks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[Any, int]] = []
+    monkeypatch.setattr(search, "Demand", lambda each, workers: asked.append((each, workers)))
+    said: list[str] = []
+    plan = ring_plan(tmp_path, workers=2, max_concurrent=3, cpus_per_worker=4)
+    search._ask(plan, ConfigError("no room"), said.append)
+    assert asked == [({"CPU": 4}, 6)]
+    assert said == ["no room; asking for nodes and waiting up to 0 s for them"]
 
 
 @pytest.fixture

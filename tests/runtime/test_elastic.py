@@ -9,7 +9,7 @@ import torch
 from ganscale.checkpoint import CheckpointStore, load
 from ganscale.config import Config, ConfigError
 from ganscale.config import load as load_config
-from ganscale.runtime.lookout import may_grow
+from ganscale.runtime.growth import may_grow
 from ganscale.runtime.notice import EVERY
 from ganscale.runtime.resources import Node, place
 from tests.fleet import Fleet

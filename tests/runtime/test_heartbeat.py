@@ -20,11 +20,17 @@ from ganscale.runfolder import RunFolder
 from ganscale.runtime import heartbeat
 from ganscale.runtime.heartbeat import HANGS, Beat, Heartbeat, born, missing, phase, read_beats, sentence, waits
 from ganscale.tracking.local import read_metrics
-from tests.processes import Command, final_state, free_port
+from tests.processes import ROOT, Command, final_state, free_port
 from tests.runs import MLP, tiny
 from tests.runtime.test_notice import RUN
 
 NOW = 1e9
+
+
+def test_phases_are_known_by_functions_that_exist() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ganscale").rglob("*.py")))
+    assert not [name for name in heartbeat._FUNCTIONS if f"def {name}(" not in source]
+    assert set(heartbeat._FUNCTIONS) >= {"show"}, "painting samples is no hang between iterations"
 
 
 def beat(rank: int, iteration: int, phase: str, *, ago: float = 1.0, lasts: float = 60.0) -> Beat:

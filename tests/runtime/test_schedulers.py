@@ -99,13 +99,23 @@ def test_a_trial_keeps_its_bracket_whatever_came_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "key"), [({"grace": 1281}, "sweep.grace"), ({"brackets": 4, "reduction": 2.0}, "sweep.brackets")]
+    ("settings", "key"),
+    [
+        ({"scheduler": "asha", "grace": 1281}, "sweep.grace"),
+        ({"scheduler": "asha", "brackets": 4, "reduction": 2.0}, "sweep.brackets"),
+        ({"scheduler": "median", "brackets": 2}, "sweep.brackets"),
+    ],
 )
 def test_rungs_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        ring_plan(tmp_path, scheduler="asha", **settings)
+        ring_plan(tmp_path, **settings)
     assert caught.value.key == key
-    ring_plan(tmp_path, scheduler="none", **settings)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("settings", [{"grace": 1280}, {"brackets": 3, "reduction": 2.0}])
+def test_the_last_that_can_be_are_taken(tmp_path: Path, settings: dict[str, Any]) -> None:
+    ring_plan(tmp_path, scheduler="asha", **settings)
 
 
 def test_the_median_stops_what_is_below_it(tmp_path: Path) -> None:

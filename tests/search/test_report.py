@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ganscale.config import ConfigError, load
-from ganscale.search.folder import prepare
+from ganscale.search.folder import SweepFolder, prepare
 from ganscale.search.importance import importances
 from ganscale.search.plan import make_plan
 from ganscale.search.report import front, winner, write_report
@@ -210,3 +211,21 @@ def test_a_trials_name_says_what_differs(tmp_path: Path) -> None:
         assert number == f"{entry.index:04d}"
         short = dict(zip(plan.names, short_names(plan.names), strict=True))
         assert [pair.partition("=")[0] for pair in pairs] == [short[name] for name in plan.names if name in entry.drawn]
+
+
+def test_a_sweep_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """Settings that did not exist then had their default; metrics beside the sweep's change nothing."""
+    plan = make_plan(sweep(RATES, run={**RING, "cluster.address": "local"}, name="old", metrics=["modes"]), {})
+    folder = SweepFolder(tmp_path)
+    prepare(folder, plan.sweep, plan.base)
+    old = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+    del old["sweep"]["brackets"]
+    folder.sweep.write_text(yaml.safe_dump(old), encoding="utf-8")
+    prepare(folder, plan.sweep, {"eval": {"metrics": ["modes"]}})
+    elsewhere = sweep(RATES, run={**RING, "cluster.node_wait": 9.0}, name="old", metrics=["modes"])
+    prepare(folder, elsewhere, {"eval": {"metrics": ["modes"]}})
+    with pytest.raises(ConfigError, match=r"base\.eval\.metrics differ"):
+        prepare(folder, plan.sweep, {"eval": {"metrics": ["modes", "frechet"]}})
+    halved = sweep(RATES, run=RING, name="old", metrics=["modes"], scheduler="asha", brackets=2)
+    with pytest.raises(ConfigError, match=r"sweep\.brackets"):
+        prepare(folder, halved, {})
