@@ -178,7 +178,11 @@ def test_the_run_takes_all_workers(overlay: str) -> None:
     group = ray_spec(job)["workerGroupSpecs"][0]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     gpus = int(limits.get("nvidia.com/gpu", 0))
-    nodes = [Node(0, 0), *[Node(float(limits["cpu"]), gpus)] * group["replicas"]]
+    pods = group["maxReplicas"]
+    nodes = [Node(0, 0), *[Node(float(limits["cpu"]), gpus)] * pods]
     placement = place(config, nodes)
-    assert placement.num_workers == group["replicas"] * max(1, gpus)
+    assert placement.num_workers == pods * max(1, gpus)
     assert placement.use_gpu == (gpus > 0)
+    scaled = overlay == "autoscale"
+    assert (group["replicas"], group["minReplicas"]) == ((0, 0) if scaled else (pods, pods))
+    assert (config.cluster.node_wait > 0) == scaled, "who waits for an autoscaler has one"
