@@ -16,7 +16,8 @@ FILES = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 
 
 def test_there_are_sweeps() -> None:
-    expected = {"stability_textbook", "robustness_200", "rates_latent", "gaussians", "pbt_dcgan", "mlp_quick"}
+    expected = {"stability_textbook", "robustness_200", "robustness_small", "rates_latent", "gaussians", "pbt_dcgan"}
+    expected |= {"mlp_quick"}
     assert {path.stem for path in FILES} == expected
 
 
