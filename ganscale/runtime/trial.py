@@ -82,7 +82,10 @@ class Candidate:
     def row(self, number: int) -> TrialRow:
         """Row `number`: the recorded one, or trained now. All replicas ask for the same."""
         if number < len(self.rows):
-            return self.rows[number]
+            row = self.rows[number]
+            if row.last and self._replica.is_first:  # whoever wrote it may have died before it noted the end
+                self.end("complete")
+            return row
         assert not (self.rows and self.rows[-1].last), "nobody asks for more than there is"
         self._resume()
         while len(self.rows) <= number:

@@ -69,6 +69,18 @@ def test_what_is_recorded_is_not_trained_again(tmp_path: Path, monkeypatch: pyte
     assert rows_of(tmp_path) == first
 
 
+def test_a_trial_that_died_before_it_noted_its_end_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever hears of its last row takes it for one that a scheduler stopped."""
+    before = rows_of(tmp_path)
+    (tmp_path / "0000" / "end.json").unlink()
+    monkeypatch.setattr(trial, "build", lambda *_, **__: pytest.fail("nothing is left to be trained"))
+    again = candidate(tmp_path)
+    again.row(2)
+    assert read_end(tmp_path / "0000")[0] == ""
+    assert (again.row(3).images, again.row(3).seeds, again.row(3).last) == before[3]
+    assert read_end(tmp_path / "0000")[0] == "complete"
+
+
 @pytest.mark.parametrize("damage", ["row", "checkpoint", "all checkpoints"])
 def test_damage_costs_rows_but_changes_none(tmp_path: Path, damage: str) -> None:
     undisturbed = rows_of(tmp_path / "a")
