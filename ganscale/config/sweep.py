@@ -196,8 +196,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
 def _with_metrics(sweep: Sweep, base: dict[str, Any]) -> dict[str, Any]:
     """The base run, which computes no more metrics than the sweep needs, unless a file says otherwise."""
     evaluation, checkpoint = base.get("eval") or {}, base.get("checkpoint") or {}
-    given = not isinstance(evaluation, Mapping) or not isinstance(checkpoint, Mapping)
-    if given or not sweep.sweep.metrics or "eval.metrics" in sweep.set:
+    if not isinstance(evaluation, Mapping) or not isinstance(checkpoint, Mapping):
+        return base  # refused where the run is checked
+    if not sweep.sweep.metrics or "eval.metrics" in sweep.set:
         return base
     best = sweep.set.get("checkpoint.best_metric", checkpoint.get("best_metric"))
     needed = [*sweep.sweep.metrics, *([best] if best and best not in sweep.sweep.metrics else [])]

@@ -1,6 +1,7 @@
 """When an elastic group is to have more workers: there is free room, or nodes have come that were asked for."""
 
 import time
+from collections.abc import Callable
 
 from ganscale.config import Config, ConfigError
 from ganscale.runtime.cluster import free, nodes
@@ -56,15 +57,15 @@ class Growth:
         self._asked_again = 0.0
         self._saw, self._looks = (False, 0), 0
 
-    def look(self, *, started: bool) -> bool:
+    def look(self, *, started: Callable[[], bool]) -> bool:
         """Whether it is time to make the group anew; called again and again.
 
         Args:
-            started: whether the group has taken its own room: until then asking would take that away from it.
+            started: tells whether the group has taken its own room: until then asking would take that away from it.
         """
         if self._workers >= self._most:
             return False
-        if self._asks and self._demand is None and started and time.monotonic() >= self._asked_again:
+        if self._asks and self._demand is None and time.monotonic() >= self._asked_again and started():
             self._demand = Demand(self._each, self._most - self._workers)
         held = self._held()
         unused = free()

@@ -59,11 +59,17 @@ class Lookout:
             self._growth.withdraw()
 
     def _look(self) -> Reason:
-        beats = [beat for beat in self._beats() if _process(beat) not in self._before]
         leaving = draining() - self._known
-        if leaving and (not beats or hosts(leaving) & {beat.host for beat in beats}):
-            return Reason.DRAIN
-        return Reason.RESIZE if self._growth.look(started=len(beats) >= self._workers) else Reason.NONE
+        if leaving:
+            beats = self._alive()
+            if not beats or hosts(leaving) & {beat.host for beat in beats}:
+                return Reason.DRAIN
+        grows = self._growth.look(started=lambda: len(self._alive()) >= self._workers)
+        return Reason.RESIZE if grows else Reason.NONE
+
+    def _alive(self) -> list[Beat]:
+        """Signs of life of this group's workers: files on the runs' storage, read only where they decide something."""
+        return [beat for beat in self._beats() if _process(beat) not in self._before]
 
 
 def _process(beat: Beat) -> tuple[int, str, int, int]:

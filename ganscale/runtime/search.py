@@ -20,6 +20,7 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.sweep import SweepSettings
 from ganscale.extension import ADDED
 from ganscale.runfolder import RunFolder, WriterLock, locate
 from ganscale.runtime.board import Board, Notes
@@ -107,8 +108,7 @@ def search_on_ray(plan: Plan, show: Callable[[str], None]) -> str:
 def _cluster(plan: Plan) -> Config:
     """What a cluster of our own must hold."""
     settings = plan.sweep.sweep
-    at_once = 1 if settings.max_concurrent == "auto" else settings.max_concurrent
-    cluster = {"num_workers": settings.workers * at_once, "cpus_per_worker": settings.cpus_per_worker}
+    cluster = {"num_workers": settings.workers * _asked_at_once(settings), "cpus_per_worker": settings.cpus_per_worker}
     return plan.config.model_copy(update={"cluster": plan.config.cluster.model_copy(update=cluster)})
 
 
@@ -204,7 +204,7 @@ class _Search:
         settings = self._plan.sweep.sweep
         resources: dict[str, float] = {"CPU": 0, "memory": 1e6}  # a group's workers reserve theirs (nothing is refused)
         if settings.workers == 1:
-            resources = {"CPU": settings.cpus_per_worker} | ({"GPU": settings.gpus_per_worker} if self.use_gpu else {})
+            resources = _worker_resources(settings, use_gpu=self.use_gpu)
         trainable = tune.with_resources(tune.with_parameters(TrialActor, job=job), resources)
         search: dict[str, Any] = {
             "search_alg": proposals,
@@ -244,9 +244,19 @@ def _ask(plan: Plan, error: ConfigError, show: Callable[[str], None]) -> Demand:
     """Ask for room for as many trials as may run at a time."""
     settings = plan.sweep.sweep
     show(waiting(error, plan.config.cluster.node_wait))
-    gpu = {"GPU": settings.gpus_per_worker} if plan.config.train.device == "cuda" else {}
-    at_once = 1 if settings.max_concurrent == "auto" else settings.max_concurrent
-    return Demand({"CPU": settings.cpus_per_worker} | gpu, settings.workers * at_once)
+    each = _worker_resources(settings, use_gpu=plan.config.train.device == "cuda")
+    return Demand(each, settings.workers * _asked_at_once(settings))
+
+
+def _worker_resources(settings: SweepSettings, *, use_gpu: bool) -> dict[str, float]:
+    """What one worker of a trial takes, by Ray's names."""
+    cpus: dict[str, float] = {"CPU": settings.cpus_per_worker}
+    return cpus | ({"GPU": settings.gpus_per_worker} if use_gpu else {})
+
+
+def _asked_at_once(settings: SweepSettings) -> int:
+    """Trials at a time that there must be room for before anything of the cluster is known."""
+    return 1 if settings.max_concurrent == "auto" else settings.max_concurrent
 
 
 def _use_gpu(config: Config, machines: Sequence[Node]) -> bool:

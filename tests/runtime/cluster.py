@@ -7,6 +7,7 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.state import title
 from tests.processes import Command, descendants, free_port
@@ -56,6 +57,13 @@ class Cluster:
         started = [pid for command in nodes for pid in descendants(command.process.pid)]
         return [pid for pid in started if title(pid).startswith("ray::RayTrainWorker")]
 
+    def listed(self, question: str) -> list[dict[str, Any]]:
+        """What the cluster's state API lists, e.g. for `nodes?limit=100`."""
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/{question}", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return json.load(reply)["data"]["result"]["result"]
+
     def close(self) -> None:
         """End all nodes and remove what they wrote."""
         for node in reversed(self._nodes):
@@ -72,11 +80,8 @@ class Cluster:
 
     def _alive(self) -> int:
         """Nodes that the cluster counts as alive."""
-        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        question = urllib.request.Request(f"{self.dashboard}/api/v0/nodes?limit=100", headers=headers)
         try:
-            with urllib.request.urlopen(question, timeout=10) as reply:
-                nodes = json.load(reply)["data"]["result"]["result"]
+            nodes = self.listed("nodes?limit=100")
         except (OSError, ValueError, KeyError):  # the dashboard is not up yet
             return 0
         return sum(node["state"] == "ALIVE" for node in nodes)

@@ -1,8 +1,6 @@
 """Nodes that are not there yet: asked for as an autoscaler sees it, waited for, and given back."""
 
-import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,7 +143,7 @@ def growing(cluster: Cluster8, wanted: str, workers: int, *, asks: bool = True) 
 
 
 def looks(made: growth.Growth, count: int, *, started: bool = True) -> list[bool]:
-    return [made.look(started=started) for _ in range(count)]
+    return [made.look(started=lambda: started) for _ in range(count)]
 
 
 def test_a_group_asks_once_it_stands_and_grows_when_all_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,10 +279,7 @@ def cluster() -> Iterator[Cluster]:
 
 def waiting(cluster: Cluster) -> list[dict[str, float]]:
     """Resources of what waits in the cluster's queue: what an autoscaler adds nodes for."""
-    headers = {"Authorization": f"Bearer {cluster.environment['RAY_AUTH_TOKEN']}"}
-    address = f"{cluster.dashboard}/api/v0/placement_groups?limit=100&detail=1"
-    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as reply:
-        groups = json.load(reply)["data"]["result"]["result"]
+    groups = cluster.listed("placement_groups?limit=100&detail=1")
     pending = [group for group in groups if group["state"] in ("PENDING", "RESCHEDULING")]
     return [bundle["unit_resources"] for group in pending for bundle in group["bundles"]]
 
