@@ -53,7 +53,7 @@ lock: | $(UV) ## resolve the dependencies of pyproject.toml anew
 		--custom-compile-command "make lock" --python-version 3.11 --extra dev -o requirements.lock pyproject.toml
 
 bench: setup ## measure training throughput
-	@$(BIN)/python -m ganscale.bench
+	@$(BIN)/python -m benchmarks.speed
 
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md

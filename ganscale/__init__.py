@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ganscale.generator import LoadedGenerator as LoadedGenerator
-    from ganscale.generator import load_generator as load_generator
+    from ganscale.inference.load import LoadedGenerator as LoadedGenerator
+    from ganscale.inference.load import load_generator as load_generator
 
 __version__ = "0.1.0"
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         free_gb=options.min_free,
     )
     lines = judge(facts, needs)
-    print(as_json(facts, lines) if options.json else table(lines, colour=sys.stdout.isatty()), flush=True)
+    print(as_json(facts, lines) if options.json else table(lines, color=sys.stdout.isatty()), flush=True)
     return int(any(line.status == "red" for line in lines))
 
 
@@ -82,7 +82,7 @@ def _storage(config: Config, given: str | None) -> Path:
     Raises:
         ConfigError: it has no place.
     """
-    from ganscale.runfolder import locate
+    from ganscale.storage.run_dir import locate
 
     return Path(given).expanduser().absolute() if given else locate(config).path.parent
 
@@ -96,12 +96,12 @@ def _collect(config: Config, storage: Path, patience: float, *, quiet: bool) -> 
         return collect(config, storage, patience=patience)
 
 
-def table(lines: Sequence[Line], *, colour: bool = False) -> str:
+def table(lines: Sequence[Line], *, color: bool = False) -> str:
     """The lines below each other, remedies below those that need one, and a last word."""
     width = max(len(line.check) for line in lines)
     rows = []
     for line in lines:
-        status = f"{COLOURS[line.status]}{line.status:6}\033[0m" if colour else f"{line.status:6}"
+        status = f"{COLOURS[line.status]}{line.status:6}\033[0m" if color else f"{line.status:6}"
         rows.append(f"{status}  {line.check:{width}}  {line.found}")
         if line.status != "green":
             rows.append(f"{'':{10 + width}}remedy: {line.remedy}")

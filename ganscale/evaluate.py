@@ -17,7 +17,7 @@ from ganscale.config.checks import check_files
 from ganscale.config.evaluation import METRICS
 
 if TYPE_CHECKING:
-    from ganscale.metrics.result import Evaluation
+    from ganscale.evaluation.metrics.result import Evaluation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,20 +68,20 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _judge(path: str, options: argparse.Namespace) -> "list[Evaluation]":
     """Judge what one path names, show it, and keep it in the run's folder."""
-    from ganscale.checkpoint import read_manifest
-    from ganscale.comparison import sheet
-    from ganscale.evaluation import store_evaluation
+    from ganscale.evaluation.compare import sheet
+    from ganscale.evaluation.evaluator import store_evaluation
+    from ganscale.storage.checkpoint import read_manifest
 
     folders = _folders(path, options.checkpoint)
     config = _protocol(read_manifest(folders[0]).config, options)
     run = folders[0].parent.parent
     if options.workers:
-        from ganscale.runtime.evaluator import evaluate_on_ray
+        from ganscale.launch.evaluate import evaluate_on_ray
 
         found = evaluate_on_ray(config, folders, run / ".ray")
     else:
-        from ganscale.runtime.judge import evaluate_checkpoints
-        from ganscale.runtime.launch import pick_device
+        from ganscale.evaluation.callback import evaluate_checkpoints
+        from ganscale.launch.local import pick_device
 
         found = evaluate_checkpoints(config, folders, device=pick_device(config))
     for evaluation in found:
@@ -96,8 +96,8 @@ def _judge(path: str, options: argparse.Namespace) -> "list[Evaluation]":
 
 def _folders(path: str, choice: str) -> list[Path]:
     """Absolute folders of the checkpoints that are meant, oldest first."""
-    from ganscale.checkpoint import CheckpointStore
-    from ganscale.generator import choose_checkpoint
+    from ganscale.inference.load import choose_checkpoint
+    from ganscale.storage.checkpoint import CheckpointStore
 
     if choice != "all":
         return [choose_checkpoint(path, choice).resolve()]
@@ -139,7 +139,7 @@ def _protocol(saved: dict[str, Any], options: argparse.Namespace) -> Config:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from ganscale.comparison import read_evaluations, save_plot, tables
+    from ganscale.evaluation.compare import read_evaluations, save_plot, tables
 
     runs = {Path(path).name: read_evaluations(Path(path).expanduser()) for path in options.paths}
     print(tables(runs))

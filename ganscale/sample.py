@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ganscale.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ganscale.loaded import LoadedGenerator
+    from ganscale.inference.generator import LoadedGenerator
 
 
 class SamplingError(RuntimeError):
@@ -116,8 +116,8 @@ class _Request(NamedTuple):
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ganscale.generator import load_generator
-    from ganscale.sampling import parse_labels, parse_seeds
+    from ganscale.inference.grid import parse_labels, parse_seeds
+    from ganscale.inference.load import load_generator
 
     seeds = parse_seeds(options.seeds) if options.seeds is not None else None
     device = "cpu" if options.workers else _device(options.device)
@@ -151,7 +151,7 @@ def _home(path: Path) -> Path:
 
 
 def _grid(request: _Request) -> Iterator[str]:
-    from ganscale.sampling import NUM_POINTS, save_grid
+    from ganscale.inference.grid import NUM_POINTS, save_grid
 
     few = 10 if request.labels else 64 if request.generator.description.is_image else NUM_POINTS
     seeds, text = request.seeds_or(few)
@@ -162,7 +162,7 @@ def _grid(request: _Request) -> Iterator[str]:
 
 
 def _images(request: _Request) -> Iterator[str]:
-    from ganscale.sampling import save_images
+    from ganscale.inference.grid import save_images
 
     options, (seeds, _) = request.options, request.seeds_or(64)
     count = save_images(request.generator, options.images, seeds, request.labels, options.truncation)
@@ -170,7 +170,7 @@ def _images(request: _Request) -> Iterator[str]:
 
 
 def _interpolate(request: _Request) -> Iterator[str]:
-    from ganscale.interpolation import save_interpolation
+    from ganscale.inference.interpolate import save_interpolation
 
     options, (seeds, text) = request.options, request.seeds_or(8)
     files = save_interpolation(
@@ -188,11 +188,11 @@ def _interpolate(request: _Request) -> Iterator[str]:
 
 
 def _nearest(request: _Request) -> Iterator[str]:
-    from ganscale.neighbours import features_of, save_neighbours
+    from ganscale.inference.neighbors import features_of, save_neighbors
 
     options, (seeds, text) = request.options, request.seeds_or(10)
     label = _one_label(request)
-    report = save_neighbours(
+    report = save_neighbors(
         request.generator,
         request.folder,
         seeds,
@@ -216,7 +216,7 @@ def _one_label(request: _Request) -> int | None:
 
 
 def _generate(request: _Request) -> Iterator[str]:
-    from ganscale.shards import GenerationError, make_here, make_plan, missing, prepare, sole_writer
+    from ganscale.inference.shards import GenerationError, make_here, make_plan, missing, prepare, sole_writer
 
     options, generator = request.options, request.generator
     if request.seeds:
@@ -239,7 +239,7 @@ def _generate(request: _Request) -> Iterator[str]:
         if not todo:
             return
         if options.workers:
-            from ganscale.runtime.generate import make_on_ray
+            from ganscale.launch.generate import make_on_ray
 
             address = options.address or "auto"
             shards = make_on_ray(generator, folder, plan, todo, num_workers=options.workers, address=address)
@@ -264,7 +264,7 @@ def _progress(shards: Iterator[int], count: int, samples: int) -> Iterator[str]:
 
 
 def _export(request: _Request) -> Iterator[str]:
-    from ganscale.export import ExportError, export, missing_for_onnx, parse_formats
+    from ganscale.inference.export import ExportError, export, missing_for_onnx, parse_formats
 
     options = request.options
     formats = parse_formats(options.formats)

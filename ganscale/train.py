@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ganscale.cli import show
 from ganscale.config import Config, ConfigError, dump, load
-from ganscale.output import show
 
 if TYPE_CHECKING:
-    from ganscale.runfolder import RunFolder
+    from ganscale.storage.run_dir import RunDir
 
 LEFT = 75
 """Exit code of a run that was asked to leave: EX_TEMPFAIL of sysexits.h, to be tried again later."""
@@ -76,7 +76,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _run(config: Config, launcher: str) -> int:
     from ganscale.config.checks import check_files
-    from ganscale.runfolder import inspect, locate
+    from ganscale.storage.run_dir import inspect, locate
 
     check_files(config)
     if launcher == "auto":
@@ -91,7 +91,7 @@ def _run(config: Config, launcher: str) -> int:
             _deliver(config, folder)
         return 0
     if launcher == "ray":
-        from ganscale.runtime.trainer import TrainingError, train_on_ray
+        from ganscale.launch.ray_train import TrainingError, train_on_ray
 
         try:
             outcome = train_on_ray(config, folder)
@@ -99,7 +99,7 @@ def _run(config: Config, launcher: str) -> int:
             print(f"ganscale: training failed: {error}\n  log: {folder.log}", file=sys.stderr, flush=True)
             return 1
     else:
-        from ganscale.runtime.launch import launch_local, launch_torchrun
+        from ganscale.launch.local import launch_local, launch_torchrun
 
         outcome = (launch_torchrun if launcher == "torchrun" else launch_local)(config, folder.path)
     if outcome.diagnosis:
@@ -117,7 +117,7 @@ def _run(config: Config, launcher: str) -> int:
     return 0
 
 
-def _deliver(config: Config, folder: "RunFolder") -> None:
+def _deliver(config: Config, folder: "RunDir") -> None:
     """Send W&B what it has not taken yet."""
     if config.wandb.mode in ("online", "auto"):
         from ganscale.tracking.wandb import deliver
@@ -125,7 +125,7 @@ def _deliver(config: Config, folder: "RunFolder") -> None:
         deliver(config, folder, lambda line: print(f"  {line}", flush=True))
 
 
-def summary(config: Config, folder: "RunFolder", images: int) -> str:
+def summary(config: Config, folder: "RunDir", images: int) -> str:
     """Where everything of a finished run lies."""
     lines = [
         f"run {config.run.name} is complete at {images:,} images",

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ganscale.cli import show
 from ganscale.config import ConfigError
 from ganscale.config.errors import shown
-from ganscale.output import show
 
 if TYPE_CHECKING:
-    from ganscale.search.plan import Plan
+    from ganscale.sweep.plan import SweepPlan
 
 SAMPLES = 10
 """Configurations that a dry run shows."""
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        from ganscale.search.plan import load_plan
+        from ganscale.sweep.plan import load_plan
 
         plan = load_plan(options.sweep, options.overrides)
         if options.dry_run:
@@ -64,7 +64,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def preview(plan: "Plan") -> str:
+def preview(plan: "SweepPlan") -> str:
     """The space of a sweep and its first configurations."""
     settings, sampler = plan.sweep.sweep, plan.sampler
     lines = [f"sweep {settings.name}: {settings.search}, scheduler {settings.scheduler}, score {settings.score}"]
@@ -80,9 +80,9 @@ def preview(plan: "Plan") -> str:
     return "\n".join(lines)
 
 
-def _run(plan: "Plan") -> int:
+def _run(plan: "SweepPlan") -> int:
     from ganscale.config.checks import check_files
-    from ganscale.runtime.search import SearchError, search_on_ray
+    from ganscale.sweep.tuner import SearchError, search_on_ray
 
     check_files(plan.config)
     try:

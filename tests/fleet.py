@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ganscale.shared_memory import SWITCH
+from ganscale.parallel.shared_memory import SWITCH
 
 MAX_WORLD_SIZE = 5
 SILENCE = 120.0
@@ -44,9 +44,9 @@ def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     if Path("/sys/class/net/lo").exists():
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    import ganscale.build
+    import ganscale.training.build
 
-    ganscale.build.load_mnist = lru_cache(ganscale.build.load_mnist)
+    ganscale.training.build.load_mnist = lru_cache(ganscale.training.build.load_mnist)
     while True:
         try:
             function, arguments, rank, world_size, store, timeout = pickle.loads(pipe.recv_bytes())
@@ -77,7 +77,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "ganscale.build"])
+        self._context.set_forkserver_preload(["torch", "ganscale.training.build"])
         self._workers: list[tuple[BaseProcess, Connection]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="fleet")
         self._runs = 0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ganscale.build import Experiment, build
-from ganscale.checkpoint import CheckpointStore
 from ganscale.config import Config, load
+from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.training.build import Experiment, build
 
 MLP = (
     "data.resolution=8",

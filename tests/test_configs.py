@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ganscale.build import build
 from ganscale.config import Config, load
-from ganscale.loop import train
+from ganscale.training.build import build
+from ganscale.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -44,7 +44,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for what a user brings: a few pictures in a folder, a few images for CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    monkeypatch.setattr("ganscale.build.load_cifar10", lambda _: (images, torch.arange(12) % 10))
+    monkeypatch.setattr("ganscale.training.build.load_cifar10", lambda _: (images, torch.arange(12) % 10))
     for index, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
     return tmp_path
@@ -61,7 +61,7 @@ def test_a_config_trains(path: Path, own_data: Path) -> None:
     experiment = build(config)
     before = [p.detach().clone() for p in experiment.state.generator.parameters()]
     until = batch * config.optim.d_steps * (2 if small else 1)
-    (tick,) = train(experiment.state, experiment.step, experiment.feed, intervals={}, until=until)
+    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=until)
     assert tick.images == until
     after = list(experiment.state.generator.parameters())
     assert all(p.isfinite().all() for p in after)

@@ -73,7 +73,7 @@ def test_what_cannot_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             doctor.main(wrong)
 
 
-def test_colours_are_for_terminals() -> None:
+def test_colors_are_for_terminals() -> None:
     (line,) = doctor.judge(Facts([]), doctor.Needs(nodes=1))
     assert "\033" not in doctor.table([line])
-    assert doctor.table([line], colour=True).startswith("\033[31mred   \033[0m  nodes  0 of 1")
+    assert doctor.table([line], color=True).startswith("\033[31mred   \033[0m  nodes  0 of 1")

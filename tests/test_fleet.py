@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ganscale.collectives import Replica
+from ganscale.parallel.collectives import Replica
 from tests.fleet import Fleet, FleetError
 
 pytestmark = pytest.mark.multiprocess

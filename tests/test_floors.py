@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ganscale"
 
-SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbours", "export", "shards")
+SAMPLING = ("generator", "loaded", "sampling", "interpolation", "neighbors", "export", "shards")
 
 FLOORS = {
     5: ("train", "tune", "sample", "evaluate", "classifier", "report", "dashboard", "bench", "doctor", "healthbench"),
@@ -43,7 +43,7 @@ FLOORS = {
         "models",
         "layers",
         "diversity",
-        "fingerprint",
+        "state_hash",
     ),
     0: ("config", "output", "random", "shared_memory"),
 }
@@ -64,7 +64,7 @@ ARROWS = {
     "generator": {"build", "checkpoint", "loaded"},
     "sampling": {"build", "loaded", "tracking"},
     "interpolation": {"loaded", "sampling", "tracking"},
-    "neighbours": {"build", "checkpoint", "loaded", "sampling", "tracking"},
+    "neighbors": {"build", "checkpoint", "loaded", "sampling", "tracking"},
     "export": {"generator", "loaded"},
     "shards": {"checkpoint", "loaded", "runfolder", "sampling"},
     "response": {"health"},

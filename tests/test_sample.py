@@ -166,7 +166,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["ring", "--interpolate"], "2-D points are no images"),
         (["ring", "--nearest", "3"], "no finite training set"),
         (["plain", "--nearest", "0"], "--nearest = 0: too small"),
-        (["plain", "--nearest", "60"], "too many neighbours"),
+        (["plain", "--nearest", "60"], "too many neighbors"),
         (["conditional", "--interpolate", "--labels", "1,2"], "takes one class"),
         (["plain", "--interpolate", "--steps", "1"], "--steps = 1: too small"),
         (["plain", "--steps", "5"], "add --interpolate, or leave it out"),

@@ -13,9 +13,9 @@ import yaml
 
 from ganscale.config import Config, ConfigError, load
 from ganscale.config.yaml12 import Loader
-from ganscale.runfolder import locate
+from ganscale.storage.run_dir import locate
 from tests.processes import ROOT, TRAIN, Command
-from tests.runtime.test_notice import RUN
+from tests.run.test_stop_signal import RUN
 
 SOURCES = sorted([*(ROOT / "ganscale").rglob("*.py"), *(ROOT / "cluster").glob("*.py")])
 
@@ -172,6 +172,6 @@ def test_importing_the_package_opens_no_connection() -> None:
         "import socket\n"
         "def refuse(*_): raise SystemExit('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "import ganscale.build, ganscale.checkpoint, ganscale.runtime.worker\n"
+        "import ganscale.training.build, ganscale.storage.checkpoint, ganscale.run.session\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240, cwd=ROOT)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ganscale.checkpoint import CheckpointStore
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
+from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from ganscale.train import main
 from tests.config.bad import BAD, Bad
 from tests.processes import ROOT, TRAIN, final_state, snapshot
@@ -31,9 +31,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
+def folder(tmp_path: Path) -> RunDir:
     """Where the runs of this file lie."""
-    return RunFolder(tmp_path / "runs" / "try1")
+    return RunDir(tmp_path / "runs" / "try1")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -106,22 +106,22 @@ def test_torchrun_with_another_number_of_workers_is_refused(
     assert "start at most 2 processes here" in refused(capsys)
 
 
-def other_config(folder: RunFolder) -> str:
+def other_config(folder: RunDir) -> str:
     folder.config.write_text(folder.config.read_text().replace("betas_g", "betas_h"))
     return "the config in this run's folder cannot be read"
 
 
-def damaged_config(folder: RunFolder) -> str:
+def damaged_config(folder: RunDir) -> str:
     folder.config.write_bytes(folder.config.read_bytes()[:100] + b"\xff")
     return "the config in this run's folder cannot be read"
 
 
-def empty_config(folder: RunFolder) -> str:
+def empty_config(folder: RunDir) -> str:
     folder.config.write_bytes(b"")
     return "train.batch_size: 64 -> 16"
 
 
-def config_is_a_folder(folder: RunFolder) -> str:
+def config_is_a_folder(folder: RunDir) -> str:
     folder.config.unlink()
     folder.config.mkdir()
     return "Is a directory"
@@ -130,7 +130,7 @@ def config_is_a_folder(folder: RunFolder) -> str:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("spoil", [other_config, damaged_config, empty_config, config_is_a_folder])
 def test_a_run_with_another_config_is_refused_and_left_alone(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str], launcher: str, spoil: Callable[[RunFolder], str]
+    folder: RunDir, capsys: pytest.CaptureFixture[str], launcher: str, spoil: Callable[[RunDir], str]
 ) -> None:
     assert main(["--launcher", "local", *TINY, *SAVING, "train.images=16"]) == 0
     words = spoil(folder)
@@ -142,7 +142,7 @@ def test_a_run_with_another_config_is_refused_and_left_alone(
 
 @pytest.mark.parametrize("launcher", ["ray", "local"])
 def test_a_run_that_another_process_writes_is_refused_and_left_alone(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str], launcher: str
+    folder: RunDir, capsys: pytest.CaptureFixture[str], launcher: str
 ) -> None:
     assert main([*LOCAL, "train.images=16"]) == 0
     before = snapshot(folder.path)
@@ -153,7 +153,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(
     assert snapshot(folder.path) == before
 
 
-def test_a_run_ends_with_everything_where_it_says(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_everything_where_it_says(folder: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*LOCAL, "wandb.mode=offline"]) == 0
     lines = capsys.readouterr().out.splitlines()
     places = dict(line.split(maxsplit=1) for line in lines[-4:])
@@ -175,7 +175,7 @@ def test_a_run_ends_with_everything_where_it_says(folder: RunFolder, capsys: pyt
 
 
 def test_a_complete_run_says_so_and_is_left_alone_and_goes_on_when_made_longer(
-    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*LOCAL, "train.images=480"]) == 0
     before = snapshot(folder.path)
@@ -217,23 +217,23 @@ def interrupted(at: int, *, saved: bool) -> None:
         assert main(LOCAL) == 130
 
 
-def disturb_nothing(_: RunFolder) -> None:
+def disturb_nothing(_: RunDir) -> None:
     """The run just goes on."""
 
 
-def truncate_newest(folder: RunFolder) -> None:
+def truncate_newest(folder: RunDir) -> None:
     path = CheckpointStore(folder.checkpoints).folders()[0] / "state.pt"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def alter_newest(folder: RunFolder) -> None:
+def alter_newest(folder: RunDir) -> None:
     path = CheckpointStore(folder.checkpoints).folders()[0] / "state.pt"
     content = bytearray(path.read_bytes())
     content[2000:2100] = bytes(100)
     path.write_bytes(content)
 
 
-def half_a_row(folder: RunFolder) -> None:
+def half_a_row(folder: RunDir) -> None:
     with folder.metrics.open("a") as file:
         file.write('{"images": 800, "lo')
 
@@ -241,10 +241,10 @@ def half_a_row(folder: RunFolder) -> None:
 @pytest.mark.parametrize("disturb", [disturb_nothing, truncate_newest, alter_newest, half_a_row])
 @pytest.mark.parametrize("saved", [True, False])
 def test_an_interrupted_run_ends_as_if_nothing_had_happened(
-    folder: RunFolder,
+    folder: RunDir,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    disturb: Callable[[RunFolder], None],
+    disturb: Callable[[RunDir], None],
     saved: bool,
 ) -> None:
     interrupted(3, saved=saved)
@@ -264,7 +264,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     if newest < 960:
         assert f"resuming at {newest} images" in out
     assert main([*LOCAL, "run.name=straight"]) == 0
-    straight = RunFolder(tmp_path / "runs" / "straight")
+    straight = RunDir(tmp_path / "runs" / "straight")
     assert final_state(folder.path) == final_state(straight.path)
     rows, expected = read_metrics(folder), read_metrics(straight)
     assert [row["images"] for row in rows] == [row["images"] for row in expected]
@@ -272,7 +272,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert snapshot(folder.samples) == snapshot(straight.samples)
 
 
-def test_options_may_stand_between_settings(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_may_stand_between_settings(folder: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train.images=5", "--dry-run", "train.batch_size=4", "--launcher", "local", "run.seed=3"]) == 0
     out = capsys.readouterr().out
     assert "images: 5\n" in out
@@ -313,19 +313,19 @@ def test_the_command_as_users_type_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_stop_a_run_before_its_end(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ganscale.checkpoint.torch.save", full)
-        patch.setattr("ganscale.tracking.local.write_png", full)
-        patch.setattr("ganscale.tracking.local.json.dumps", full)
+        patch.setattr("ganscale.storage.checkpoint.torch.save", full)
+        patch.setattr("ganscale.tracking.jsonl.write_png", full)
+        patch.setattr("ganscale.tracking.jsonl.json.dumps", full)
         assert main(LOCAL) == 1
     said = capsys.readouterr()
     assert said.err == "ganscale: training failed: [Errno 28] No space left on device\n"
     assert said.out.count("the checkpoint could not be saved") == 4
-    assert said.out.count("LocalTracker could not write") == 8 + 3 + 1, "rows, grids and the real examples"
+    assert said.out.count("JsonlTracker could not write") == 8 + 3 + 1, "rows, grids and the real examples"
     assert main(LOCAL) == 0
     assert [row["images"] for row in read_metrics(folder)][-1] == 960

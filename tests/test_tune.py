@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ganscale.search.plan import load_plan
+from ganscale.sweep.plan import load_plan
 from ganscale.tune import main
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def test_the_example_of_the_page_is_a_sweep(tmp_path: Path, capsys: pytest.Captu
 def test_the_page_tells_every_draw_search_and_scheduler() -> None:
     from typing import get_args
 
-    from ganscale.config.sweep import KINDS, SweepSettings
+    from ganscale.sweep.config import KINDS, SweepSettings
 
     words = [
         *KINDS,

@@ -5,8 +5,8 @@ import io
 import torch
 from torch import Tensor
 
-from ganscale.build import build
-from ganscale.loop import train
+from ganscale.training.build import build
+from ganscale.training.loop import train
 from tests.fleet import Fleet
 from tests.runs import tiny
 
@@ -21,9 +21,9 @@ def trajectory(overrides: tuple[str, ...]) -> dict[str, Tensor]:
     state = experiment.state
     networks = {"generator": state.generator, "discriminator": state.discriminator, "ema": state.ema.module}
     rows: dict[str, list[Tensor]] = {f"{name}.{key}": [] for name, net in networks.items() for key in net.state_dict()}
-    every = experiment.feed.images_per_iteration
+    every = experiment.sampler.images_per_iteration
     intervals = {"look": LOOK_EVERY * every}
-    for _ in train(state, experiment.step, experiment.feed, intervals=intervals, until=ITERATIONS * every):
+    for _ in train(state, experiment.step, experiment.sampler, intervals=intervals, until=ITERATIONS * every):
         for name, network in networks.items():
             for key, value in network.state_dict().items():
                 rows[f"{name}.{key}"].append(value.flatten().clone())
@@ -58,8 +58,8 @@ def continued(overrides: tuple[str, ...], saved: bytes | None, until: int) -> by
     state = experiment.state
     if saved is not None:
         state.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
-    every = experiment.feed.images_per_iteration
-    for _ in train(state, experiment.step, experiment.feed, intervals={}, until=until * every):
+    every = experiment.sampler.images_per_iteration
+    for _ in train(state, experiment.step, experiment.sampler, intervals={}, until=until * every):
         pass
     file = io.BytesIO()
     torch.save(state.state_dict(), file)

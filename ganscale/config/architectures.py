@@ -11,8 +11,8 @@ Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pi
 ConditioningG = Literal["none", "concat", "norm"]
 ConditioningD = Literal["none", "projection", "acgan"]
 
-_NORM_G = "Normalisation of the hidden layers; batch runs over the images of all workers."
-_NORM_D = "Normalisation of the hidden layers; batch runs over the images of all workers."
+_NORM_G = "Normalization of the hidden layers; batch runs over the images of all workers."
+_NORM_D = "Normalization of the hidden layers; batch runs over the images of all workers."
 _SPECTRAL = "Divide each weight by its largest singular value (Miyato et al. 2018)."
 _STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karras et al. 2018)."
 _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
@@ -76,7 +76,7 @@ class DCGANDiscriminator(Section):
     width: Count = Field(default=64, ge=1, description="Channels after the first layer; each later level doubles them.")
     max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
     activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description="Normalisation of all hidden layers but the first.")
+    norm: Norm = Field(default="batch", description="Normalization of all hidden layers but the first.")
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)

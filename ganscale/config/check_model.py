@@ -87,7 +87,7 @@ def _check_norm(config: Config, settings: Any, key: str) -> None:
         )
     if norm == "instance" and settings.name == "mlp":
         raise ConfigError(
-            "an mlp has one number per channel: instance normalisation would make all of them zero",
+            "an mlp has one number per channel: instance normalization would make all of them zero",
             key=f"{key}.norm",
             value=norm,
             remedy="use layer, group, pixel or batch",

@@ -32,9 +32,9 @@ METRICS: dict[str, MetricFacts] = {
     "modes": MetricFacts(True, "modes", "modes with at least one sample"),
     "reverse_kl": MetricFacts(False, "modes", "reverse KL of the modes' histogram to uniform"),
     "excess_kl": MetricFacts(False, "modes", "reverse KL above that of as many real examples"),
-    "high_quality": MetricFacts(True, "modes", "share of 2-D points within 3 sigma of a centre"),
+    "high_quality": MetricFacts(True, "modes", "share of 2-D points within 3 sigma of a center"),
 }
-"""Every metric of `ganscale.metrics` by name."""
+"""Every metric of `ganscale.evaluation.metrics` by name."""
 
 EVALUATED: dict[str, tuple[str, ...]] = {
     "mnist": ("frechet", "kid", "modes", "reverse_kl"),
@@ -57,7 +57,7 @@ EXTRACTORS: dict[str, tuple[str, ...]] = {
 """Extractors that fit a data set, the default first."""
 
 LEAST_SAMPLES = 6
-"""For precision, recall, density and coverage, which look at the fifth neighbour."""
+"""For precision, recall, density and coverage, which look at the fifth neighbor."""
 
 
 def gives(data: str, extractor: str) -> frozenset[str]:

@@ -40,15 +40,15 @@ class Health(Section):
         "(replica-drift); at rows of metrics and checkpoints. 0: never.",
     )
     max_rollbacks: Count = Field(
-        default=3, ge=1, le=100, description="Roll-backs after which the next verdict stops the run."
+        default=3, ge=1, le=100, description="Rollbacks after which the next verdict stops the run."
     )
     rate_factor: float = Field(
         default=0.1,
         gt=0.0,
         le=1.0,
-        description="Both learning rates are multiplied by this at each roll-back; in a run that was rolled back they "
+        description="Both learning rates are multiplied by this at each rollback; in a run that was rolled back they "
         "also fall by it once more, exponentially, from the run's first image to its last.",
     )
     penalty_factor: float = Field(
-        default=1.0, ge=1.0, le=100.0, description="All penalties' weights are multiplied by this at each roll-back."
+        default=1.0, ge=1.0, le=100.0, description="All penalties' weights are multiplied by this at each rollback."
     )

@@ -1,4 +1,4 @@
-"""Settings of what is optimised: objective, penalties, augmentation, and numbers that follow a schedule."""
+"""Settings of what is optimized: objective, penalties, augmentation, and numbers that follow a schedule."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,6 +1,6 @@
 """The names of architectures and losses that a config may hold, and the schema that follows from them.
 
-`ganscale.extension` adds to the dicts; what a config names is then settings of the new classes as well.
+`ganscale.training.register` adds to the dicts; what a config names is then settings of the new classes as well.
 """
 
 from functools import lru_cache

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ganscale.data.images import mirrored, normalise
+from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
-from ganscale.random import Stream
+from ganscale.parallel.random import Stream
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -79,7 +79,7 @@ class _Pictures(Dataset[Tensor]):
             self._archive = zipfile.ZipFile(self.path)
         return self._archive.read(name)
 
-    def fingerprint(self) -> str:
+    def state_hash(self) -> str:
         """SHA-256 of names and sizes in bytes."""
         if self.path.is_dir():
             sizes = [(self.path / name).stat().st_size for name in self.names]
@@ -100,7 +100,7 @@ class FolderSource:
         resolution: side of the images.
         seed: the run's seed.
         device: where batches go.
-        dtype: of the normalised images.
+        dtype: of the normalized images.
         mirror: whether half of the images, by position, are mirrored.
         num_workers: DataLoader processes; 0 decodes in this process.
     """
@@ -155,7 +155,7 @@ class FolderSource:
         else:  # not what was expected: decode here, and no longer ahead
             self._ahead = None
             images = torch.stack([self._pictures[int(row)] for row in rows])
-        images = normalise(images.to(self._device, non_blocking=True), self._dtype)
+        images = normalize(images.to(self._device, non_blocking=True), self._dtype)
         return mirrored(images, self._mirror, start), self._labels[rows].to(self._device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,15 +165,15 @@ class FolderSource:
             ValueError: as `read`.
         """
         images = torch.stack([self._pictures[int(row)] for row in rows]).to(self._device)
-        return normalise(images, self._dtype), self.classes(rows)
+        return normalize(images, self._dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes of rows of the sorted names."""
         return self._labels[rows.cpu()].to(self._device)
 
-    def fingerprint(self) -> str:
+    def state_hash(self) -> str:
         """SHA-256 of the pictures' names and sizes in bytes."""
-        return self._pictures.fingerprint()
+        return self._pictures.state_hash()
 
 
 class _Requests:

@@ -5,30 +5,30 @@ import math
 import torch
 from torch import Tensor
 
-from ganscale.random import Stream
+from ganscale.parallel.random import Stream
 
 
 def ring(num_modes: int = 8, radius: float = 1.0) -> Tensor:
-    """Centres on a circle: float64 `[num_modes, 2]`. The benchmark's sigma is 0.01."""
+    """Centers on a circle: float64 `[num_modes, 2]`. The benchmark's sigma is 0.01."""
     angle = torch.arange(num_modes, dtype=torch.float64) * (2.0 * math.pi / num_modes)
     return radius * torch.stack((angle.cos(), angle.sin()), dim=1)
 
 
 def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
-    """Centres on a square grid around 0, {-4, -2, 0, 2, 4}^2: float64 `[side^2, 2]`. The benchmark's sigma is 0.05."""
+    """Centers on a square grid around 0, {-4, -2, 0, 2, 4}^2: float64 `[side^2, 2]`. The benchmark's sigma is 0.05."""
     line = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
     return torch.cartesian_prod(line, line)
 
 
 MIXTURES = {"ring": (ring(), 0.01), "grid": (grid(), 0.05)}
-"""Centres and standard deviation of each benchmark."""
+"""Centers and standard deviation of each benchmark."""
 
 
 class PointSource:
     """Fresh points for ever: point p is a function of (seed, p).
 
     Args:
-        centres: of the modes, `[M, 2]`.
+        centers: of the modes, `[M, 2]`.
         sigma: standard deviation of each mode.
         seed: the run's seed.
         device: where the points are made.
@@ -36,17 +36,17 @@ class PointSource:
     """
 
     def __init__(
-        self, centres: Tensor, sigma: float, *, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
+        self, centers: Tensor, sigma: float, *, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self.shape: tuple[int, ...] = (2,)
-        self.num_classes = len(centres)
+        self.num_classes = len(centers)
         self.sigma = sigma
-        self.centres = centres.to(device=device, dtype=dtype)
+        self.centers = centers.to(device=device, dtype=dtype)
         self._modes = Stream(seed, "data/mode", device)
         self._noise = Stream(seed, "data/noise", device)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Points `[stop - start, 2]` and their modes `[stop - start]`."""
         modes = self._modes.integers(start, stop, self.num_classes, (1,)).squeeze(1)
-        noise = self._noise.normal(start, stop, (2,), self.centres.dtype)
-        return self.centres[modes] + self.sigma * noise, modes
+        noise = self._noise.normal(start, stop, (2,), self.centers.dtype)
+        return self.centers[modes] + self.sigma * noise, modes

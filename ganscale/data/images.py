@@ -1,4 +1,4 @@
-"""Image sets that fit on the device: kept there as bytes, gathered and normalised there, no per-image Python."""
+"""Image sets that fit on the device: kept there as bytes, gathered and normalized there, no per-image Python."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data.order import Order
-from ganscale.random import Stream
+from ganscale.parallel.random import Stream
 
 
 class ImageSource:
@@ -18,8 +18,8 @@ class ImageSource:
         labels: int64 `[N]`.
         num_classes: number of classes.
         seed: the run's seed.
-        device: where the images live and are normalised.
-        dtype: of the normalised images.
+        device: where the images live and are normalized.
+        dtype: of the normalized images.
         mirror: whether half of the images, by position, are mirrored.
     """
 
@@ -53,15 +53,15 @@ class ImageSource:
         return mirrored(images, self._mirror, start), labels
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images and classes of rows of the set."""
+        """Normalized images and classes of rows of the set."""
         rows = rows.to(self.images.device)
-        return normalise(self.images.index_select(0, rows), self.dtype), self.classes(rows)
+        return normalize(self.images.index_select(0, rows), self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes of rows of the set."""
         return self.labels.index_select(0, rows.to(self.labels.device))
 
-    def fingerprint(self) -> str:
+    def state_hash(self) -> str:
         """SHA-256 of all images."""
         return hashlib.sha256(self.images.cpu().numpy().data).hexdigest()
 
@@ -75,7 +75,7 @@ class StackedSource(ImageSource):
         num_images: number of triples in the set.
         seed: the run's seed.
         device: where the digits live.
-        dtype: of the normalised images.
+        dtype: of the normalized images.
     """
 
     def __init__(
@@ -98,17 +98,17 @@ class StackedSource(ImageSource):
         """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples."""
         triples = self.triples.index_select(0, rows.to(self.triples.device))
         images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
-        return normalise(images, self.dtype), self.classes(rows)
+        return normalize(images, self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes 100 a + 10 b + c of rows of triples."""
         digits = self.labels[self.triples.index_select(0, rows.to(self.triples.device))]
         return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
 
-    def fingerprint(self) -> str:
+    def state_hash(self) -> str:
         """SHA-256 of all digits and triples."""
         triples = hashlib.sha256(self.triples.cpu().numpy().data).hexdigest()
-        return f"{super().fingerprint()}/{triples}"
+        return f"{super().state_hash()}/{triples}"
 
 
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
@@ -119,6 +119,6 @@ def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 
-def normalise(images: Tensor, dtype: torch.dtype) -> Tensor:
+def normalize(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes 0 to 255 to numbers in [-1, 1]."""
     return images.to(dtype).mul_(2.0 / 255.0).sub_(1.0)

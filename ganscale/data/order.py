@@ -1,7 +1,7 @@
 """The order in which a finite set is shown: epoch after epoch, each a permutation by (seed, epoch).
 
 A row of an epoch's permutation is computed from its place alone, so a replica computes the rows that it shows and no
-others: an epoch's cost is shared among all replicas however many there are. The permutation is a generalised Feistel
+others: an epoch's cost is shared among all replicas however many there are. The permutation is a generalized Feistel
 network (Black and Rogaway 2002, "Ciphers with arbitrary finite domains", section 5): a place is a pair (left, right),
 each round adds a random function of one half to the other, and whatever falls outside the set goes round again (their
 "cycle walking", section 3).
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ganscale.random import Stream
+from ganscale.parallel.random import Stream
 
 _ROUNDS = 6
 _ROUNDS_OF_SMALL = 16
 _SMALL = 1024
-"""Below it, six rounds leave some orders of two neighbours measurably more often than others."""
+"""Below it, six rounds leave some orders of two neighbors measurably more often than others."""
 
 AHEAD = 8192
 """Rows that are computed at once where the reads to come are known: torch's operators cost more than their numbers."""

@@ -45,7 +45,7 @@ class Finite(Protocol):
         """Classes of rows of the set, without reading the examples."""
         ...
 
-    def fingerprint(self) -> str:
+    def state_hash(self) -> str:
         """Changes when the examples change."""
         ...
 

@@ -1,6 +1,6 @@
 """Adversarial objectives as pure functions of logits, one value per sample, computed without overflow.
 
-Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimised. sigma is the logistic
+Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimized. sigma is the logistic
 function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ganscale.collectives import all_reduce_sum
+from ganscale.parallel.collectives import all_reduce_sum
 
 
 class Targets(NamedTuple):

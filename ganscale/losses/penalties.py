@@ -19,12 +19,12 @@ def squared_norm(gradients: Tensor) -> Tensor:
     return gradients.flatten(1).square().sum(1)
 
 
-def zero_centred(gradients: Tensor) -> Tensor:
+def zero_centerd(gradients: Tensor) -> Tensor:
     """|dD/dx|^2 / 2 of each sample: R1 on real and R2 on fake samples (Mescheder et al. 2018, Eqs. 9 and 10)."""
     return 0.5 * squared_norm(gradients)
 
 
-def one_centred(gradients: Tensor, target: float = 1.0) -> Tensor:
+def one_centerd(gradients: Tensor, target: float = 1.0) -> Tensor:
     """(|dD/dx| - target)^2 of each sample (Gulrajani et al. 2017, Eq. 3; Kodali et al. 2017, section 2.3)."""
     # The square root of 0 has no gradient; a tiny constant keeps it finite and changes nothing above 1e-6.
     return ((squared_norm(gradients) + 1e-12).sqrt() - target).square()

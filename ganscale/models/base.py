@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from ganscale.layers import Linear, widen
 from ganscale.models.geometry import Geometry
+from ganscale.models.layers import Linear, upcast
 
 
 def _known_classes(settings: Any, geometry: Geometry) -> int:
@@ -89,14 +89,14 @@ class Head(nn.Module):
         Raises:
             ValueError: a projection got no labels.
         """
-        logits = widen(self.logit(features).squeeze(1))
+        logits = upcast(self.logit(features).squeeze(1))
         if self.conditioning != "projection":
             return logits
-        return logits + (self.embedding(_check_labels(labels)) * widen(features)).sum(1)
+        return logits + (self.embedding(_check_labels(labels)) * upcast(features)).sum(1)
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits `[N, num_classes]`, in float32 or wider."""
-        return widen(self.classifier(features))
+        return upcast(self.classifier(features))
 
 
 class Discriminator(nn.Module):

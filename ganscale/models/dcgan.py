@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
 from ganscale.config.resolution import feature_maps
-from ganscale.layers import (
+from ganscale.models.base import Discriminator, Generator, Head
+from ganscale.models.geometry import Geometry
+from ganscale.models.layers import (
     ACTIVATIONS,
     BatchNorm,
     Chain,
@@ -18,8 +20,6 @@ from ganscale.layers import (
     add_spectral_norm,
     make_norm,
 )
-from ganscale.models.base import Discriminator, Generator, Head
-from ganscale.models.geometry import Geometry
 
 
 def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: int) -> tuple[list[int], list[int]]:

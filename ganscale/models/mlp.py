@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from ganscale.config.architectures import MLPDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import MLPGenerator as GeneratorSettings
-from ganscale.layers import ACTIVATIONS, CENTERING, Chain, Linear, MinibatchStddev, add_spectral_norm, make_norm
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
+from ganscale.models.layers import ACTIVATIONS, CENTERING, Chain, Linear, MinibatchStddev, add_spectral_norm, make_norm
 
 
 def _hidden(

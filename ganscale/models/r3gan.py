@@ -10,9 +10,9 @@ from torch.nn.functional import conv2d, conv_transpose2d
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
 from ganscale.config.resolution import feature_maps
-from ganscale.layers import ACTIVATIONS, Linear, MinibatchStddev, SelfAttention, activation_gain
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
+from ganscale.models.layers import ACTIVATIONS, Linear, MinibatchStddev, SelfAttention, activation_gain
 
 
 def _scale(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:

@@ -9,7 +9,9 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
 from ganscale.config.resolution import feature_maps
-from ganscale.layers import (
+from ganscale.models.base import Discriminator, Generator, Head
+from ganscale.models.geometry import Geometry
+from ganscale.models.layers import (
     ACTIVATIONS,
     CENTERING,
     Chain,
@@ -20,8 +22,6 @@ from ganscale.layers import (
     make_activation,
     make_norm,
 )
-from ganscale.models.base import Discriminator, Generator, Head
-from ganscale.models.geometry import Geometry
 
 
 class ResidualBlock(nn.Module):

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ganscale.comparison import by_protocol
 from ganscale.config.evaluation import METRICS
+from ganscale.evaluation.compare import by_protocol
 from ganscale.reporting.record import RunRecord
 
 MOST_POINTS = 1000

@@ -19,7 +19,7 @@ class Panel:
     """One panel.
 
     Attributes:
-        kind: lines over images (of a histogram: colours), pictures, settings that differ, parallel coordinates or
+        kind: lines over images (of a histogram: colors), pictures, settings that differ, parallel coordinates or
             importance.
         title: what it shows.
         keys: what is logged under: numbers of lines, pictures; of the last two, settings and then the score.

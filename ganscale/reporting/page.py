@@ -11,13 +11,13 @@ from string import Template
 from typing import NamedTuple
 
 import ganscale
-from ganscale.checkpoint import write_atomically
 from ganscale.reporting import sweep_tables, tables
 from ganscale.reporting.charts import GROUPS, Chart, as_data, charts
 from ganscale.reporting.markup import Cell, Markup, element, embedded, join
 from ganscale.reporting.pictures import real_grids, sample_strips
 from ganscale.reporting.record import RunRecord
 from ganscale.reporting.sweep import SweepRecord, trial_runs
+from ganscale.storage.checkpoint import write_atomically
 
 SCRIPTS = ("scale.js", "chart.js", "slider.js", "page.js")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from ganscale.comparison import read_evaluations
 from ganscale.config import ConfigError, parse
 from ganscale.config.errors import did_you_mean
 from ganscale.config.yaml12 import Loader
-from ganscale.metrics.result import Evaluation
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_environment, read_events, read_metrics
+from ganscale.evaluation.compare import read_evaluations
+from ganscale.evaluation.metrics.result import Evaluation
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunRecord:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
-    folder = RunFolder(path)
+    folder = RunDir(path)
     return folder.config.is_file() or folder.metrics.is_file()
 
 
@@ -64,7 +64,7 @@ def read_run(path: Path) -> RunRecord:
         ConfigError: there is no such folder, or it is not a run's.
     """
     check_run(path)
-    folder = RunFolder(path)
+    folder = RunDir(path)
     evaluations: list[Evaluation] = []
     with suppress(ConfigError):  # none there
         evaluations = read_evaluations(path)
@@ -113,7 +113,7 @@ def with_distinct_names(records: Sequence[RunRecord]) -> list[RunRecord]:
     return [replace(record, name=name) for record, name in zip(unique, names, strict=True)]
 
 
-def _read_config(folder: RunFolder) -> dict[str, Any]:
+def _read_config(folder: RunDir) -> dict[str, Any]:
     """Plain mappings, with defaults for what an older version did not know.
 
     A run with networks of its own, or of another version, is still worth showing: then what the file says.
@@ -130,7 +130,7 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         return raw
 
 
-def _read_events(folder: RunFolder) -> list[dict[str, Any]]:
+def _read_events(folder: RunDir) -> list[dict[str, Any]]:
     with suppress(OSError):
         return read_events(folder)
     return []

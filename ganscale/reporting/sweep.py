@@ -22,7 +22,7 @@ class SweepRecord:
     Attributes:
         name: of the sweep.
         path: its folder.
-        metrics: what was optimised, the leading one first.
+        metrics: what was optimized, the leading one first.
         results: all of results.json.
         trials: of it, best first.
     """

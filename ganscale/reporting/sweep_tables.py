@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ganscale.metrics.result import shown
+from ganscale.evaluation.metrics.result import shown
 from ganscale.reporting.markup import Cell, Markup, element, join, table
 from ganscale.reporting.settings import MISSING
 from ganscale.reporting.sweep import SweepRecord, counted, has_threshold, shares, trial_name

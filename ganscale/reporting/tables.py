@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ganscale.comparison import by_protocol
 from ganscale.config.evaluation import METRICS
-from ganscale.metrics.result import Evaluation, Score, shown
+from ganscale.evaluation.compare import by_protocol
+from ganscale.evaluation.metrics.result import Evaluation, Score, shown
 from ganscale.reporting.charts import Chart
 from ganscale.reporting.markup import Cell, Markup, element, join, table
 from ganscale.reporting.record import RunRecord

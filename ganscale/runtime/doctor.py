@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ganscale.config import Config
 from ganscale.diagnosis import AllReduce, Facts, Link, Node, Storage
+from ganscale.launch.cluster import connected
 from ganscale.runtime import probe
-from ganscale.runtime.cluster import connected
 
 logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # of nodes that die meanwhile the table speaks
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ganscale
-from ganscale.checkpoint import sync_folder, write_synced
+from ganscale.storage.checkpoint import sync_folder, write_synced
 
 GB = 1e9
 _BLOCK = bytes(1 << 16)
@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
             "python": platform.python_version(),
             "ray": _version("ray"),
             "torch": _version("torch"),
-            "ganscale": f"{ganscale.__version__} ({fingerprint(Path(ganscale.__path__[0]))})",
+            "ganscale": f"{ganscale.__version__} ({state_hash(Path(ganscale.__path__[0]))})",
         },
         "gpus": _gpus(),
         "memory_gb": total,
@@ -50,7 +50,7 @@ def _has_key() -> bool:
     return has_key()
 
 
-def fingerprint(package: Path) -> str:
+def state_hash(package: Path) -> str:
     """Seven digits that change when a Python file of a package does."""
     content = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

@@ -47,7 +47,7 @@ class Console:
         self._first, self._until = images, until
         self._started = time.perf_counter()
 
-    def say(self, line: str) -> None:
+    def info(self, line: str) -> None:
         """Write one line, stamped with the time in the file."""
         line = " ".join(line.splitlines())
         with suppress(OSError, ValueError):  # a full disk, or W&B's late word after `close`, must not stop training
@@ -60,14 +60,14 @@ class Console:
         """Show a tick; the time left follows from the run's own average speed, pauses included."""
         passed = time.perf_counter() - self._started
         eta = passed * (self._until - images) / max(1, images - self._first)
-        self.say(progress(images, self._until, metrics, eta))
+        self.info(progress(images, self._until, metrics, eta))
 
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Pictures are not for the console."""
 
     def event(self, images: int, kind: str, text: str) -> None:
         """Say what happened."""
-        self.say(f"{kind} at {images:,} images: {text}")
+        self.info(f"{kind} at {images:,} images: {text}")
 
     def close(self, *, completed: bool) -> None:
         """Close the file."""

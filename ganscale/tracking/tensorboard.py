@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ganscale.runfolder import RunFolder
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
 
 EVENTS = "events.out.tfevents.*"
@@ -21,8 +21,8 @@ class TensorBoardTracker:
         images: where the run goes on; events after it are of a life that was lost and are removed.
     """
 
-    def __init__(self, folder: RunFolder, say: Callable[[str], None], *, images: int = 0) -> None:
-        self._say = say
+    def __init__(self, folder: RunDir, info: Callable[[str], None], *, images: int = 0) -> None:
+        self._info = info
         self._writer: Any = None
         self._guard(lambda: self._start(folder.path / "tensorboard", images))
 
@@ -77,7 +77,9 @@ class TensorBoardTracker:
             action()
         except Exception as error:
             self._writer = None
-            self._say(f"TensorBoard failed and is off from here on ({type(error).__name__}: {error}); training goes on")
+            self._info(
+                f"TensorBoard failed and is off from here on ({type(error).__name__}: {error}); training goes on"
+            )
 
 
 def _raw(histogram: Histogram) -> dict[str, Any]:

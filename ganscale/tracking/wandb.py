@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ganscale.checkpoint import write_atomically
 from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
-from ganscale.runfolder import RunFolder
+from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
-from ganscale.tracking.local import read_environment, read_events
-from ganscale.tracking.pictures import write_png
+from ganscale.tracking.images import write_png
+from ganscale.tracking.jsonl import read_environment, read_events
 from ganscale.tracking.wandb_account import PATIENCE, has_key, unreachable
 from ganscale.tracking.wandb_log import DELIVERED, last_step, lives, mend, missing_rows, undelivered
 
@@ -32,7 +32,7 @@ MOST_TITLE = 63
 """Characters of an alert's title."""
 
 
-def run_id(folder: RunFolder) -> str:
+def run_id(folder: RunDir) -> str:
     """The W&B id of a run: drawn once, then kept in its folder, so that a resumed run goes on in the same W&B run."""
     path = folder.path / "wandb_id"
     if not path.exists():
@@ -45,7 +45,7 @@ def asks_online(config: Config) -> bool:
     return config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
 
 
-def deliver(config: Config, folder: RunFolder, say: Callable[[str], None]) -> None:
+def deliver(config: Config, folder: RunDir, info: Callable[[str], None]) -> None:
     """Send what the server lacks of a run that is complete; nothing to do where it has everything or is not asked for.
 
     Args:
@@ -57,9 +57,9 @@ def deliver(config: Config, folder: RunFolder, say: Callable[[str], None]) -> No
         return
     problem = unreachable(min(config.wandb.timeout, PATIENCE))
     if problem:
-        say(f"W&B cannot be reached ({problem}) and still lacks a part of this run")
+        info(f"W&B cannot be reached ({problem}) and still lacks a part of this run")
     else:
-        WandbTracker(config, folder, say, environment=read_environment(folder)).close(completed=True)
+        WandbTracker(config, folder, info, environment=read_environment(folder)).close(completed=True)
 
 
 def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
@@ -91,12 +91,12 @@ class WandbTracker:
     def __init__(
         self,
         config: Config,
-        folder: RunFolder,
-        say: Callable[[str], None],
+        folder: RunDir,
+        info: Callable[[str], None],
         *,
         environment: Mapping[str, Any] | None = None,
     ) -> None:
-        self._say, self._folder = say, folder
+        self._info, self._folder = info, folder
         self._artifacts, self._largest = config.wandb.artifacts, config.wandb.artifact_mib * 2**20
         self._has_best = bool(config.checkpoint.best_metric)
         self._last: tuple[int, Path] | None = None
@@ -123,7 +123,7 @@ class WandbTracker:
                 problem = f"{type(error).__name__}: {error}"
                 self._forget()
         if problem:
-            self._say(f"W&B cannot be reached ({problem}); this life of the run is kept in its folder")
+            self._info(f"W&B cannot be reached ({problem}); this life of the run is kept in its folder")
             self._online = False
         if not self._online:
             earlier = last_step(self._folder)  # the server knows it without reading all files
@@ -131,7 +131,7 @@ class WandbTracker:
         self._reached = int(self._run.starting_step) - 1 if self._online else earlier
         self._define()
         place = self._run.url if self._online else f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
-        self._say(f"W&B run {self._run.id}: {place}")
+        self._info(f"W&B run {self._run.id}: {place}")
         self._catch_up()
 
     def _open(self, config: Config) -> Any:
@@ -286,7 +286,7 @@ class WandbTracker:
     def _upload(self, images: int, folder: Path, *, best: bool) -> None:
         size = sum(path.stat().st_size for path in folder.iterdir())
         if size > self._largest:
-            self._say(
+            self._info(
                 f"the checkpoint at {images:,} images is not uploaded: {size / 2**20:,.0f} MiB is more than "
                 f"wandb.artifact_mib = {self._largest // 2**20}"
             )
@@ -323,7 +323,7 @@ class WandbTracker:
         thread.start()
         thread.join(self._timeout + GRACE)
         if not done.is_set() and not self._off:
-            self._say("W&B has not taken everything yet; the same command again sends the rest")
+            self._info("W&B has not taken everything yet; the same command again sends the rest")
         if done.is_set() and self._online:
             for delivered in (*self._owed, life):
                 with suppress(OSError):
@@ -337,4 +337,4 @@ class WandbTracker:
             action()
         except Exception as error:
             self._off = True
-            self._say(f"W&B failed and is off from here on ({type(error).__name__}: {error}); training goes on")
+            self._info(f"W&B failed and is off from here on ({type(error).__name__}: {error}); training goes on")

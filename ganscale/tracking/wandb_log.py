@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 
 BLOCK, HEADER = 32_768, 7
 WHOLE, FIRST, LAST = 1, 2, 4
@@ -57,7 +57,7 @@ def mend(life: Path) -> None:
             os.truncate(path, whole)
 
 
-def lives(folder: RunFolder) -> list[Path]:
+def lives(folder: RunDir) -> list[Path]:
     """Where the lives of a run have their files, oldest first."""
     found = {path.parent for path in folder.path.glob("wandb/*run-*/*.wandb")}
     return sorted(found, key=lambda path: path.name.removeprefix("offline-"))
@@ -97,7 +97,7 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, dict) and value.get("_type") == "image-file"
 
 
-def last_step(folder: RunFolder) -> int:
+def last_step(folder: RunDir) -> int:
     """The greatest step of a row in the files of earlier lives; -1 where there is none.
 
     Raises:
@@ -106,7 +106,7 @@ def last_step(folder: RunFolder) -> int:
     return max((step for life in lives(folder) for step, _ in history(life)), default=-1)
 
 
-def missing_rows(folder: RunFolder, reached: int) -> dict[int, dict[str, Any]]:
+def missing_rows(folder: RunDir, reached: int) -> dict[int, dict[str, Any]]:
     """The rows of a run after step `reached`, from its folder and from the files of its earlier lives, by step.
 
     Steps that the folder does not have are of a life that was lost and are left out. Pictures are paths of files.
@@ -137,6 +137,6 @@ def _pictures(life: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield int(step), {name: path}
 
 
-def undelivered(folder: RunFolder) -> list[Path]:
+def undelivered(folder: RunDir) -> list[Path]:
     """The lives of which the server may lack something, oldest first; `wandb sync` leaves a mark of its own."""
     return [life for life in lives(folder) if not (life / DELIVERED).exists() and not any(life.glob("*.synced"))]

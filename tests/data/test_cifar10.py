@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from ganscale.build import build_source
 from ganscale.config import load
 from ganscale.data.cifar10 import load_cifar10
+from ganscale.training.build import build_source
 
 
 @pytest.fixture

@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from ganscale.build import build, build_source
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
 from ganscale.data.folder import FolderSource, decode, list_pictures
-from ganscale.loop import train
+from ganscale.training.build import build, build_source
+from ganscale.training.loop import train
 
 CPU = torch.device("cpu")
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (20, 16)) -> bytes:
+def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 16)) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, format="PNG")
+    Image.new("RGB", size, color).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -123,7 +123,7 @@ def test_a_run_on_a_folder(folder: Path) -> None:
         ]
     )
     experiment = build(config)
-    ticks = list(train(experiment.state, experiment.step, experiment.feed, intervals={}, until=24))
+    ticks = list(train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=24))
     assert ticks[-1].images == 24
 
 

@@ -1,4 +1,4 @@
-"""The 2-D benchmarks: centres, spread, and addressing by position."""
+"""The 2-D benchmarks: centers, spread, and addressing by position."""
 
 import math
 
@@ -10,19 +10,19 @@ from ganscale.data.gaussians import MIXTURES, grid, ring
 
 
 def source(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PointSource:
-    centres, sigma = MIXTURES[name]
-    return PointSource(centres, sigma, seed=seed, device=torch.device("cpu"), dtype=dtype)
+    centers, sigma = MIXTURES[name]
+    return PointSource(centers, sigma, seed=seed, device=torch.device("cpu"), dtype=dtype)
 
 
-def test_ring_centres() -> None:
-    centres = ring()
-    torch.testing.assert_close(centres.norm(dim=1), torch.ones(8, dtype=torch.float64))
+def test_ring_centers() -> None:
+    centers = ring()
+    torch.testing.assert_close(centers.norm(dim=1), torch.ones(8, dtype=torch.float64))
     half = math.sqrt(0.5)
     expected = [[1, 0], [half, half], [0, 1], [-half, half], [-1, 0], [-half, -half], [0, -1], [half, -half]]
-    torch.testing.assert_close(centres, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(centers, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_grid_centres() -> None:
+def test_grid_centers() -> None:
     assert {tuple(row) for row in grid().tolist()} == {(x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)}
 
 
@@ -35,7 +35,7 @@ def test_points_are_evenly_on_modes_with_the_right_spread(name: str, modes: int,
     counts = torch.bincount(labels, minlength=modes)
     chi_square = ((counts - 50_000 / modes).square() / (50_000 / modes)).sum().item()
     assert chi_square < modes - 1 + 4 * math.sqrt(2 * (modes - 1))
-    noise = x - points.centres[labels]
+    noise = x - points.centers[labels]
     assert noise.mean(0).abs().max() < 4 * sigma / math.sqrt(50_000)
     torch.testing.assert_close(noise.T.cov() / sigma**2, torch.eye(2).double(), rtol=0.0, atol=0.03)
     assert noise.abs().max() < 6 * sigma

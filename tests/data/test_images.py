@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data import ImageSource, StackedSource
-from ganscale.data.images import normalise
+from ganscale.data.images import normalize
 
 CPU = torch.device("cpu")
 SIZE = 23
@@ -51,7 +51,7 @@ def test_labels_go_with_their_images() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bytes_become_numbers_from_minus_one_to_one(dtype: torch.dtype) -> None:
-    numbers = normalise(torch.arange(256, dtype=torch.uint8), dtype)
+    numbers = normalize(torch.arange(256, dtype=torch.uint8), dtype)
     assert numbers.dtype == dtype
     assert numbers.min() >= -1.0
     assert numbers.max() <= 1.0

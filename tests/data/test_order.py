@@ -70,7 +70,7 @@ def test_two_places_hold_any_two_rows_alike(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1024, 60_000])
-def test_neighbours_do_not_know_of_each_other(size: int) -> None:
+def test_neighbors_do_not_know_of_each_other(size: int) -> None:
     """Differences of rows some places or an epoch apart, in 100 bins, are as even as those of random orders."""
     count = 2_400_000 // size
     shown = epochs(Order(0, size), count)

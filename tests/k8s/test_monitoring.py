@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ganscale.runtime.gauges import gauge_name
+from ganscale.launch.prometheus import gauge_name
 from ganscale.train import main
 from tests.k8s.manifests import OVERLAYS, matches, of_kind, pods, render, the, together
 

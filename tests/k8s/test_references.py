@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ganscale.config import load
-from ganscale.runtime.resources import Node, place
+from ganscale.launch.placement import NodeResources, place
 from tests.k8s.manifests import (
     JOBS,
     K8S,
@@ -179,7 +179,7 @@ def test_the_run_takes_all_workers(overlay: str) -> None:
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     gpus = int(limits.get("nvidia.com/gpu", 0))
     pods = group["maxReplicas"]
-    nodes = [Node(0, 0), *[Node(float(limits["cpu"]), gpus)] * pods]
+    nodes = [NodeResources(0, 0), *[NodeResources(float(limits["cpu"]), gpus)] * pods]
     placement = place(config, nodes)
     assert placement.num_workers == pods * max(1, gpus)
     assert placement.use_gpu == (gpus > 0)

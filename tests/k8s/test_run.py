@@ -22,8 +22,8 @@ import pytest
 
 from cluster.local_cluster import LocalCluster
 from cluster.machines import obstacle
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from tests.k8s import operator_pods
 from tests.k8s.manifests import ROOT, Manifest, ray_spec, render, the
 from tests.k8s.operator_pods import DASHBOARD, SUBMISSION, Process
@@ -153,7 +153,7 @@ def test_the_job_succeeds(pods: Pods) -> None:
     assert status == 200
     assert json.loads(content)["status"] == "SUCCEEDED"
     run = pods.volume / "runs" / "mnist_dcgan"
-    assert read_metrics(RunFolder(run))[-1]["images"] == IMAGES
+    assert read_metrics(RunDir(run))[-1]["images"] == IMAGES
     assert sorted((run / "checkpoints").iterdir())
 
 

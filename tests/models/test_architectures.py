@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ganscale.config.architectures import Activation, Norm
-from ganscale.layers import (
+from ganscale.models.base import Discriminator, Generator
+from ganscale.models.layers import (
     ACTIVATIONS,
     CENTERING,
     NORMS,
@@ -16,7 +17,6 @@ from ganscale.layers import (
     spectral_norms,
     uses_batch_statistics,
 )
-from ganscale.models.base import Discriminator, Generator
 from tests.models.nets import CONVOLUTIONAL, LATENT, SMALL, assert_all_trained, latents, pair
 
 NORMED = ("mlp", "dcgan", "resnet")

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from ganscale.config import load
-from ganscale.layers import BatchNorm
 from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.models.layers import BatchNorm
 
 CHANNELS = {16: (16, 8), 28: (16, 8), 32: (32, 16, 8), 64: (40, 32, 16, 8), 128: (40, 40, 32, 16, 8)}
 

@@ -1,4 +1,4 @@
-"""R3GAN's pair: the paper's number of parameters, its initialisation, and the smooth resampling."""
+"""R3GAN's pair: the paper's number of parameters, its initialization, and the smooth resampling."""
 
 import math
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganscale.build import build
-from ganscale.layers import SpectralNorm, spectral_norms
-from ganscale.loop import train
+from ganscale.models.layers import SpectralNorm, spectral_norms
+from ganscale.training.build import build
+from ganscale.training.loop import train
 from tests.fleet import Fleet
 from tests.models.nets import SMALL
 from tests.runs import BATCH_NORM, tiny
@@ -53,8 +53,8 @@ def trajectory(overrides: tuple[str, ...]) -> dict[str, Tensor]:
     """Parameters and buffers of both networks and the moving average at the end."""
     experiment = build(tiny(*overrides))
     state = experiment.state
-    every = experiment.feed.images_per_iteration
-    for _ in train(state, experiment.step, experiment.feed, intervals={}, until=ITERATIONS * every):
+    every = experiment.sampler.images_per_iteration
+    for _ in train(state, experiment.step, experiment.sampler, intervals={}, until=ITERATIONS * every):
         pass
     networks = {"generator": state.generator, "discriminator": state.discriminator, "ema": state.ema.module}
     return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
@@ -83,8 +83,8 @@ def test_spectral_vectors_take_one_step_per_update(monkeypatch: pytest.MonkeyPat
     experiment = build(tiny(*both("mlp", "spectral_norm=true"), "optim.d_steps=2", "train.accumulation=2"))
     calls: Counter[int] = Counter()
     monkeypatch.setattr(SpectralNorm, "advance", lambda norm, _: calls.update([id(norm)]))
-    every = experiment.feed.images_per_iteration
-    for _ in train(experiment.state, experiment.step, experiment.feed, intervals={}, until=3 * every):
+    every = experiment.sampler.images_per_iteration
+    for _ in train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=3 * every):
         pass
     for network, expected in ((experiment.state.generator, 3), (experiment.state.discriminator, 6)):
         norms = spectral_norms(network)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ganscale.config import dump, load
-from ganscale.evaluation import store_evaluation
-from ganscale.metrics.result import Evaluation, Score
-from ganscale.tracking.pictures import write_png
+from ganscale.evaluation.evaluator import store_evaluation
+from ganscale.evaluation.metrics.result import Evaluation, Score
+from ganscale.tracking.images import write_png
 
 
 def evaluation(images: int, frechet: float, **other: Any) -> Evaluation:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ganscale.report import main
-from ganscale.tracking.pictures import write_png
+from ganscale.tracking.images import write_png
 from tests.reporting import folders
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -157,8 +157,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, large: Path, dark: bo
     opened(browser, large, 360, dark=dark)
     width, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
     assert width <= inner == 360
-    colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert (colour == "rgb(255, 255, 255)") != dark
+    color = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (color == "rgb(255, 255, 255)") != dark
     assert complaints(browser) == []
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ganscale import dashboard
-from ganscale.build import build
 from ganscale.config.objective import Penalty
 from ganscale.reporting.dashboards import PENALTIES, for_runs, for_sweep, outline
 from ganscale.reporting.sweep import read_sweep
-from ganscale.runfolder import RunFolder
-from ganscale.runtime.painter import Painter
-from ganscale.runtime.worker import run_worker
+from ganscale.run.samples import SampleRenderer
+from ganscale.run.session import run_worker
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import wandb_dashboards as module
-from ganscale.tracking.local import read_metrics
+from ganscale.tracking.jsonl import read_metrics
+from ganscale.training.build import build
 from tests.reporting.folders import seed, sweep, trial
 from tests.runs import MLP, tiny
 
@@ -32,11 +32,11 @@ def test_all_that_a_run_logs_has_a_panel(tmp_path: Path) -> None:
     off = ("wandb.mode=disabled", "eval.every=0", "train.images=24", "log.every=12")
     config = tiny(*MLP, *ada, *off, f"run.dir={tmp_path}", "run.name=a")
     run_worker(config, tmp_path / "a", device=CPU, echo=False)
-    logged = set(read_metrics(RunFolder(tmp_path / "a"))[-1]) - {"images", "iteration"}
+    logged = set(read_metrics(RunDir(tmp_path / "a"))[-1]) - {"images", "iteration"}
     assert {"augment_p", "weight_norm_d", "penalty_r1"} <= logged
     assert logged <= keys()
     conditional = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
-    assert set(Painter(build(tiny(*MLP, *conditional), device=CPU)).details(first=True)) <= keys()
+    assert set(SampleRenderer(build(tiny(*MLP, *conditional), device=CPU)).details(first=True)) <= keys()
     assert set(PENALTIES) == {name for name in Penalty.model_fields if "_" not in name}
 
 

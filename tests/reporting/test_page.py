@@ -14,7 +14,7 @@ from ganscale.report import main
 from ganscale.reporting.markup import Markup, element, embedded, table
 from ganscale.reporting.page import render
 from ganscale.reporting.record import read_run
-from ganscale.tracking.pictures import write_png
+from ganscale.tracking.images import write_png
 from tests.reporting import folders
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

@@ -11,7 +11,7 @@ from PIL import Image
 from ganscale.reporting import pictures
 from ganscale.reporting.pictures import choose, sample_strips, shrunk
 from ganscale.reporting.record import RunRecord, read_run
-from ganscale.tracking.pictures import write_png
+from ganscale.tracking.images import write_png
 from tests.reporting import folders
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from tests.processes import Command
 from tests.runs import MLP
 from tests.wandb_server import WandbServer
@@ -113,7 +113,7 @@ def test_a_sync_of_both_lives_completes_one_run(folder: Path) -> None:
         ((name, run),) = server.runs.items()
     assert name == (folder / "runs/try1/wandb_id").read_text().strip()
     assert [row["_step"] for row in run.history] == list(range(0, UNTIL + 1, EVERY))
-    local = {row["images"]: row for row in read_metrics(RunFolder(folder / "runs/try1"))}
+    local = {row["images"]: row for row in read_metrics(RunDir(folder / "runs/try1"))}
     for row in run.history[1:]:
         assert row["loss_d"] == local[row["_step"]]["loss_d"]
     assert {row[name]["path"] for row in run.history for name in PICTURES if name in row} <= set(run.files)

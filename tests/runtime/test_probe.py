@@ -28,11 +28,11 @@ def test_the_fingerprint_is_of_the_code(tmp_path: Path) -> None:
     package = tmp_path / "package"
     (package / "below").mkdir(parents=True)
     (package / "below" / "a.py").write_text("x = 1")
-    first = probe.fingerprint(package)
+    first = probe.state_hash(package)
     (package / "notes.txt").write_text("no code")
-    assert probe.fingerprint(package) == first
+    assert probe.state_hash(package) == first
     (package / "below" / "a.py").write_text("x = 2")
-    assert probe.fingerprint(package) != first
+    assert probe.state_hash(package) != first
 
 
 def test_nodes_see_each_others_files(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_lines_go_to_the_file_and_if_wanted_to_the_screen(
     path = tmp_path / "train.log"
     path.write_text("before\n")
     console = Console(path, echo=echo)
-    console.say("größer\nthan\r\none line\n")
+    console.info("größer\nthan\r\none line\n")
     console.samples(0, np.zeros((1, 1, 3), np.uint8))
     console.close(completed=True)
     before, line = path.read_text(encoding="utf-8").splitlines()
@@ -75,10 +75,10 @@ def test_lines_go_to_the_file_and_if_wanted_to_the_screen(
 
 def test_a_full_disk_and_a_late_word_do_not_stop_anything(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(Path("/dev/full"), echo=True)
-    console.say("one")
-    console.say("two")
+    console.info("one")
+    console.info("two")
     console.close(completed=True)
-    console.say("three")
+    console.info("three")
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
@@ -122,7 +122,7 @@ def test_a_follower_waits_for_its_file_and_notices_a_new_one(
 def test_what_a_console_says_a_follower_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "train.log"
     follower, console = LogFollower(path), Console(path, echo=False)
-    console.say("hello\nyou")
+    console.info("hello\nyou")
     console.log(1, METRICS)
     assert follower.show() == 2
     assert capsys.readouterr().out.startswith("hello you\n           1 / 1 images 100.0%")

@@ -13,7 +13,7 @@ from PIL import Image
 from ganscale.config import ConfigError, load
 from ganscale.config import checks as module
 from ganscale.config.checks import check_files
-from ganscale.runfolder import RunFolder
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import DetailedTracker, Histogram
 from ganscale.tracking.tensorboard import TensorBoardTracker
 
@@ -23,7 +23,7 @@ PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
 def tracker(path: Path, images: int = 0) -> tuple[TensorBoardTracker, list[str]]:
     said: list[str] = []
-    return TensorBoardTracker(RunFolder(path), said.append, images=images), said
+    return TensorBoardTracker(RunDir(path), said.append, images=images), said
 
 
 def events(path: Path) -> Any:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from ganscale.config import load
 from ganscale.config.evaluation import METRICS
-from ganscale.runfolder import RunFolder, locate
+from ganscale.storage.run_dir import RunDir, locate
 from ganscale.tracking import Histogram
 from ganscale.tracking import wandb as module
-from ganscale.tracking.local import LocalTracker
+from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.tracking.wandb import WandbTracker, run_id, trimmed
 from ganscale.tracking.wandb_account import has_key
 from ganscale.tracking.wandb_log import last_step
@@ -35,7 +35,7 @@ def _nobodys_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def tracker(path: Path, *overrides: str) -> tuple[WandbTracker, RunFolder, list[str]]:
+def tracker(path: Path, *overrides: str) -> tuple[WandbTracker, RunDir, list[str]]:
     config = load(overrides=[f"run.dir={path}", "run.name=try1", *overrides])
     folder = locate(config)
     folder.path.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_a_run_and_its_second_life_arrive_in_one_wandb_run(tmp_path: Path, monke
 
     (life, again) = (next(record.run for record in records(log) if record.HasField("run")) for log in logs)
     assert life.run_id == again.run_id == run_id(folder)
-    assert (life.display_name, life.project, life.run_group) == ("try1", "ganscale", "g")
+    assert (life.display_name, life.project, life.run_worker_group) == ("try1", "ganscale", "g")
     assert list(life.tags) == ["one", "two"]
     config = {update.key: json.loads(update.value_json) for update in life.config.update}
     assert config["optim"]["lr_g"] == 2e-4
@@ -113,7 +113,7 @@ def test_events_become_alerts_and_notes_once(tmp_path: Path) -> None:
     first, folder, _ = tracker(tmp_path, "wandb.mode=offline")
     first.event(20, "divergence", "logits are beyond 1e+05")
     first.close(completed=False)
-    LocalTracker(folder).event(20, "divergence", "logits are beyond 1e+05")
+    JsonlTracker(folder).event(20, "divergence", "logits are beyond 1e+05")
     second, _, _ = tracker(tmp_path, "wandb.mode=offline")
     for _ in range(2):
         second.event(30, "collapse", "one mode")
@@ -328,7 +328,7 @@ def test_a_key_is_found_in_netrc(
 
 
 def test_the_id_is_drawn_once(tmp_path: Path) -> None:
-    one, two = RunFolder(tmp_path / "try1"), RunFolder(tmp_path / ("x" * 100))
+    one, two = RunDir(tmp_path / "try1"), RunDir(tmp_path / ("x" * 100))
     for folder in (one, two):
         folder.path.mkdir()
     assert run_id(one) == run_id(one)
@@ -360,7 +360,7 @@ def test_what_an_earlier_life_logged_is_not_logged_again(tmp_path: Path) -> None
 def test_what_a_kill_lost_is_taken_from_the_run_folder(fake: FakeRun, tmp_path: Path) -> None:
     fake.starting_step = 11
     _, folder, _ = tracker(tmp_path, "wandb.mode=disabled")
-    local = LocalTracker(folder)
+    local = JsonlTracker(folder)
     for images in (10, 20, 30):
         local.log(images, {"loss_d": math.nan if images == 30 else float(images)})
         local.samples(images, PICTURE)

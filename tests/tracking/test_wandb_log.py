@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ganscale.config import load
-from ganscale.runfolder import RunFolder, locate
+from ganscale.storage.run_dir import RunDir, locate
 from ganscale.tracking import Histogram
-from ganscale.tracking.local import LocalTracker
+from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.tracking.wandb import WandbTracker
 from ganscale.tracking.wandb_log import DELIVERED, last_step, lives, mend, missing_rows, payloads, undelivered
 from tests.wandb_files import records
@@ -19,13 +19,13 @@ PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     """A run whose one life logged steps 0 to 300, the last three of which its own folder does not have."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     config = load(overrides=[f"run.dir={tmp_path}", "run.name=try1", "wandb.mode=offline"])
     folder = locate(config)
     folder.path.mkdir()
-    wandb, local = WandbTracker(config, folder, lambda _: None), LocalTracker(folder)
+    wandb, local = WandbTracker(config, folder, lambda _: None), JsonlTracker(folder)
     for images in range(0, 301, 10):
         for tracker in (wandb, local) if images <= 270 else (wandb,):
             tracker.log(images, {"loss_d": math.nan if images == 20 else float(images), "lr_d": 0.5})
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
-def test_rows_and_pictures_come_from_both_places(folder: RunFolder) -> None:
+def test_rows_and_pictures_come_from_both_places(folder: RunDir) -> None:
     assert last_step(folder) == 300
     rows = missing_rows(folder, 0)
     assert list(rows) == list(range(10, 271, 10)), "the rest is of a life that was lost"
@@ -52,7 +52,7 @@ def test_rows_and_pictures_come_from_both_places(folder: RunFolder) -> None:
     assert missing_rows(folder, 270) == {}
 
 
-def test_a_torn_end_is_cut_off_and_nothing_else(folder: RunFolder) -> None:
+def test_a_torn_end_is_cut_off_and_nothing_else(folder: RunDir) -> None:
     (life,) = lives(folder)
     (log,) = life.glob("*.wandb")
     whole = log.read_bytes()
@@ -75,7 +75,7 @@ def test_a_torn_end_is_cut_off_and_nothing_else(folder: RunFolder) -> None:
     assert log.stat().st_size == torn
 
 
-def test_a_life_is_owed_until_it_is_marked(folder: RunFolder) -> None:
+def test_a_life_is_owed_until_it_is_marked(folder: RunDir) -> None:
     (life,) = lives(folder)
     assert undelivered(folder) == [life]
     synced = life / "run-x.wandb.synced"

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from ganscale.config import load
-from ganscale.runfolder import RunFolder
-from ganscale.tracking.local import read_metrics
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from tests.processes import TRAIN, Command
 from tests.runs import RING
 from tests.wandb_server import KEY, Run, WandbServer
@@ -66,7 +66,7 @@ def sync(server: WandbServer, folder: Path, text: str) -> str:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return read_metrics(RunFolder(folder / "runs/try1"))
+    return read_metrics(RunDir(folder / "runs/try1"))
 
 
 def check(server: WandbServer, folder: Path, *, killed: bool = False) -> Run:

@@ -1,0 +1,30 @@
+"""Measure ganscale on this machine: `python -m benchmarks.speed [COMMAND] [section.key=value ...]`.
+
+Exit codes: 0 done, 1 a measured process failed, 2 a request makes no sense.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from benchmarks.speed.command import COMMANDS, BenchError
+from ganscale.config import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; without a command, `throughput`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words.pop(0) if words and words[0] in COMMANDS else "throughput"
+    command = import_module(f"benchmarks.speed.{name}")
+    try:
+        return command.main(words)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BenchError as error:
+        print(f"measuring failed: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

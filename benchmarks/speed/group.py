@@ -1,0 +1,132 @@
+"""One replica's part in a measurement of scaling: `torchrun ... -m benchmarks.speed.group REQUEST.json ANSWER.json`.
+
+In each round the same process runs alone while the others wait, together with them, and beside them without reducing
+gradients: the three share the machine's mood, so their ratios mean more than runs one after the other.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.speed.measure import Ganscale
+from ganscale.config import Config, parse
+from ganscale.parallel.collectives import Replica, reduce_
+from ganscale.training.build import Experiment, build
+
+SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 21)
+"""Bytes of the all-reduces that the link is found with."""
+
+
+def measure_group(request: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Measure, on every replica of torch.distributed's default group.
+
+    Args:
+        request: `together` and `alone`, the configs of the group's run and of one worker's; `iterations`, `rounds`.
+        device: of this replica.
+
+    Returns:
+        `alone`, `together`, `silent`: seconds per iteration, one number per round. `link`: bytes and seconds of
+        all-reduces. The same keys on all replicas, this replica's times.
+    """
+    replica, config = Replica.current(), parse(request["together"])
+    torch.set_num_threads(config.cluster.cpus_per_worker)
+    together = build(config, device=device, replica=replica)
+    with _without_group():
+        alone = build(parse(request["alone"]), device=device, replica=Replica()) if replica.is_rank_zero else None
+    times: dict[str, list[float]] = {"alone": [], "together": [], "silent": []}
+    for number in range(request["rounds"] + 1):
+        kinds = list(times) if number % 2 else list(reversed(times))
+        for kind in kinds:
+            seconds = _block(kind, alone if kind == "alone" else together, request["iterations"], device)
+            if number:
+                times[kind].append(seconds)
+    return {**times, "link": _link_times(replica, device), "workers": replica.world_size}
+
+
+def _block(kind: str, experiment: Experiment | None, iterations: int, device: torch.device) -> float:
+    """Seconds per iteration of one block; a replica that takes no part waits."""
+    surroundings: Callable[[], Any] = _without_group if kind == "alone" else nullcontext
+    dist.barrier()
+    started = time.perf_counter()
+    if experiment is not None:
+        with surroundings(), _silence(experiment) if kind == "silent" else nullcontext():
+            Ganscale(experiment).run(iterations)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - started) / iterations
+    dist.barrier()
+    return seconds
+
+
+@contextmanager
+def _without_group() -> Iterator[None]:
+    """Let this process forget for a while that it is not alone: nothing in the block may wait for others."""
+    before = dist.is_initialized
+    dist.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        dist.is_initialized = before
+
+
+@contextmanager
+def _silence(experiment: Experiment) -> Iterator[None]:
+    """Keep gradients to this replica, as DDP's `no_sync`; batch statistics still go round."""
+    step = experiment.step
+    sides = [m for m in (step.g.parallel, step.d.parallel) if isinstance(m, DistributedDataParallel)]
+    for side in sides:
+        side.require_backward_grad_sync = False
+    try:
+        yield
+    finally:
+        for side in sides:
+            side.require_backward_grad_sync = True
+
+
+def _link_times(replica: Replica, device: torch.device, repetitions: int = 10) -> list[tuple[float, float]]:
+    """Bytes and median seconds of all-reduces, as training makes them here."""
+    if replica.world_size == 1:
+        return []
+    found = []
+    for size in SIZES:
+        buffer = torch.zeros(size // 4, device=device)
+        seconds = []
+        for _ in range(repetitions + 2):
+            dist.barrier()
+            started = time.perf_counter()
+            reduce_(buffer)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - started)
+        found.append((float(size), sorted(seconds[2:])[repetitions // 2]))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Measure as a process of torchrun; rank 0 writes the answer."""
+    from ganscale.launch.local import pick_device
+
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    config: Config = parse(request["together"])
+    device = pick_device(config, local_rank=int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        answer = measure_group(request, device)
+        if Replica.current().is_rank_zero:
+            Path(arguments[1]).write_text(json.dumps(answer), encoding="utf-8")
+    finally:
+        dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""`python -m benchmarks.speed growth`: what random streams, sampler and log cost a replica as the world grows."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.speed.command import configs_of, make_parser, markdown, positive, write_json
+from benchmarks.speed.counting import alone_among
+from benchmarks.speed.measure import machine
+from benchmarks.speed.scaling import resized
+from ganscale.config import Config
+from ganscale.data.order import AHEAD
+from ganscale.parallel.collectives import Replica
+from ganscale.training.build import build
+from ganscale.training.loop import BatchSampler, _Window
+from ganscale.training.step import Statistics
+
+WORLDS = (1, 16, 256, 1024)
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts torch's operators in the `with` block, and the numbers that they return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operators += 1
+        for value in out if isinstance(out, tuple | list) else (out,):
+            self.numbers += value.numel() if isinstance(value, torch.Tensor) else 0
+        return out
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one of `world_size` replicas spends beside its networks, at a fixed number of rows of its own.
+
+    Attributes:
+        world_size: replicas.
+        rows: of this one.
+        batch: microseconds per row for examples, their order and z.
+        log: microseconds of one row of the log, without the time on the wire.
+        operators: torch's operators for a batch, in the mean over iterations.
+        numbers: that these return.
+        log_operators: torch's operators for a row of the log.
+    """
+
+    world_size: int
+    rows: int
+    batch: float
+    log: float
+    operators: float
+    numbers: float
+    log_operators: int
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = make_parser(
+        "growth",
+        "Pretend to be one of many replicas, each with train.batch_size rows, and measure what random numbers, the\n"
+        "order of the examples and the log cost it. No other process is started.",
+        presets="mlp",
+    )
+    parser.add_argument("--repetitions", type=positive, default=30, help="the median counts (default: %(default)s)")
+    options = parser.parse_intermixed_args(arguments)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "growth": {}}
+    for title, config in configs_of(options).items():
+        costs = [cost(config, world_size, repetitions=options.repetitions) for world_size in WORLDS]
+        print(f"{title}: {config.train.batch_size} rows per replica\n\n{table(costs)}")
+        report["growth"][title] = [asdict(each) for each in costs]
+    write_json(options.json, report)
+    return 0
+
+
+def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
+    """The last replica's cost in a world; `config.train.batch_size` rows are its own."""
+    statistics = _statistics(config)
+    config = resized(config, config.train.batch_size * world_size, world_size, config.cluster.cpus_per_worker)
+    with alone_among(world_size):
+        experiment = build(config, replica=Replica(world_size - 1, world_size))
+        sampler = experiment.sampler
+        rows = sum(stop - start for start, stop in sampler.rows) * sampler.d_steps
+        tick = _tick(statistics, sampler.images_per_iteration)
+        iterations = -(-AHEAD // rows)
+        batches = _some_batches(sampler, iterations)
+        batches()
+        tick()
+        with OperationCounter() as data:
+            batches()
+        with OperationCounter() as log:
+            tick()
+        return Cost(
+            world_size=world_size,
+            rows=rows,
+            batch=1e6 * _seconds(batches, repetitions) / (rows * iterations),
+            log=1e6 * _seconds(tick, repetitions),
+            operators=data.operators / iterations,
+            numbers=data.numbers / iterations,
+            log_operators=log.operators,
+        )
+
+
+def _some_batches(sampler: BatchSampler, iterations: int) -> Callable[[], None]:
+    """What prepares the batches of so many iterations, each time those that follow the last."""
+    images = itertools.count(0, sampler.images_per_iteration)
+
+    def some() -> None:
+        for _ in range(iterations):
+            sampler.batches(next(images))
+
+    return some
+
+
+def _seconds(action: Callable[[], Any], repetitions: int) -> float:
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _statistics(config: Config) -> Statistics:
+    """What an iteration leaves for the log, on one replica: as large in every world."""
+    experiment = build(config)
+    return experiment.step(*experiment.sampler.batches(0), images=0, details=True)
+
+
+def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any]:
+    """What turns an iteration's tensors into a row of the log."""
+
+    def tick() -> Any:
+        window = _Window()
+        window.add(statistics)
+        return window.close(statistics, images_per_iteration)
+
+    return tick
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """The costs as a Markdown table."""
+    rows = [("world", "batch, us/row", "log row, us", "operators", "numbers", "log's operators")]
+    for c in costs:
+        counts = (f"{c.operators:.2f}", f"{c.numbers:,.0f}", str(c.log_operators))
+        rows.append((f"{c.world_size:,}", f"{c.batch:.3f}", f"{c.log:.0f}", *counts))
+    return markdown(rows)

@@ -1,0 +1,98 @@
+"""`ganscale.train` with marks: the same command, which notes when it comes to certain points of its start.
+
+Every process writes the moments to a folder, workers that Ray starts too, as they import what the driver's function
+names. The training itself is not changed.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+MARKS = ("python", "imports", "group", "build", "first step")
+"""In order: the interpreter is up; the worker's modules are there; so is the process group and the worker begins;
+networks and data are built; the first iteration is over."""
+
+FOLDER = "GANSCALE_MARKS"
+
+
+def mark(name: str) -> None:
+    """Note that this process has come to a point, the first time that it does."""
+    folder = os.environ.get(FOLDER)
+    if folder:
+        path = Path(folder) / f"{os.getpid()} {name}"
+        if not path.exists():
+            path.write_text(repr(time.time()), encoding="utf-8")
+
+
+def read_marks(folder: Path) -> dict[str, float]:
+    """When the slowest process came to each point."""
+    found: dict[str, float] = {}
+    for path in folder.iterdir():
+        name = path.name.partition(" ")[2]
+        found[name] = max(found.get(name, 0.0), float(path.read_text(encoding="utf-8")))
+    return found
+
+
+def after(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function, with a mark when it is over."""
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        mark(name)
+        return result
+
+    return marked
+
+
+def watch_worker() -> None:
+    """Put marks into what one replica does."""
+    from ganscale.run import session
+    from ganscale.training.step import Step
+
+    mark("imports")
+    run, step = session._run, Step.__call__
+
+    def marked_run(*args: Any) -> Any:
+        mark("group")
+        return run(*args)
+
+    session._run = marked_run
+    session.build = after(session.build, "build")
+    Step.__call__ = after(step, "first step")
+
+
+def _in_ray_worker(settings: dict[str, Any]) -> Any:
+    """Ray's worker begins here."""
+    from ganscale.launch import ray_train
+
+    watch_worker()
+    return ray_train._train_loop(settings)
+
+
+def main() -> int:
+    """Train as `ganscale.train` does."""
+    mark("python")
+    from ganscale import train
+
+    if "ray" in sys.argv:
+        from ganscale.launch import ray_train
+
+        # This file runs as __main__, which Ray would pickle whole: workers are to import it by its name.
+        in_worker = import_module("benchmarks.speed.marks")._in_ray_worker
+        train_loop = ray_train.run_worker_group
+
+        def group(loop: Any, *args: Any) -> Any:
+            return train_loop(in_worker, *args)
+
+        ray_train.run_worker_group = group
+    else:
+        watch_worker()
+    return train.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

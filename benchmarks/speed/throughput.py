@@ -1,0 +1,106 @@
+"""Training throughput: ganscale next to a minimal and a textbook loop, in one process, in turn."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from benchmarks.speed.baselines import BASELINES, check
+from benchmarks.speed.command import add_blocks, configs_of, device_of, make_parser, markdown, names_of, write_json
+from benchmarks.speed.measure import CLOCKS, Contender, Ganscale, Result, machine, measure
+from benchmarks.speed.tracking import cost_table, tracking_cost
+from benchmarks.speed.with_lightning import Lightning
+from ganscale.config import Config
+from ganscale.training.build import Experiment, build
+
+LOOPS: dict[str, Callable[[Experiment, bool], Contender]] = {**BASELINES, "lightning": Lightning}
+"""What ganscale can be compared with, by name."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = _parser().parse_intermixed_args(arguments)
+    configs = configs_of(options)
+    if options.tracking:
+        return _tracking(options, configs)
+    baselines = _baselines(options.baselines)
+    if baselines:
+        for config in configs.values():
+            check(config)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {name: getattr(options, name) for name in ("iterations", "rounds", "clock", "same_layers")}
+    report["results"] = {}
+    for title, config in configs.items():
+        device = device_of(config)
+        if "machine" not in report:
+            report["machine"] = machine(device)
+            print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
+        experiment = build(config, device=device)
+        contenders = [Ganscale(experiment), *(LOOPS[name](experiment, options.same_layers) for name in baselines)]
+        results = measure(contenders, iterations=options.iterations, rounds=options.rounds, clock=options.clock)
+        blocks = f"{options.rounds} rounds of {options.iterations} iterations, {options.clock} time"
+        print(f"\n{title}: batch {config.train.batch_size}, {blocks}\n")
+        print(table(results), flush=True)
+        report["results"][title] = [asdict(result) for result in results]
+    write_json(options.json, report)
+    return 0
+
+
+def _tracking(options: argparse.Namespace, configs: dict[str, Config]) -> int:
+    """Print what tracking costs."""
+    costs, device = [], torch.device("cpu")
+    for title, config in configs.items():
+        device = device_of(config)
+        print(f"{title}: {options.rounds} periods of {config.log.samples_every:,} images", flush=True)
+        costs.append(tracking_cost(title, config, periods=options.rounds, device=device))
+    print("\n" + cost_table(costs))
+    write_json(options.json, {"machine": machine(device), "tracking": [asdict(cost) for cost in costs]})
+    return 0
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table."""
+    rows = [("loop", "images/s", "ms/iteration p50 (p10, p90)", "ganscale is faster by, median [min..max]")]
+    for result in results:
+        ms, ratio = result.milliseconds, result.ratio
+        faster = "" if ratio is None else f"{ratio.median:.3f} [{ratio.min:.3f}..{ratio.max:.3f}]"
+        speed = f"{result.images_per_second:,.0f}"
+        rows.append((result.name, speed, f"{ms.median:.2f} ({ms.p10:.2f}, {ms.p90:.2f})", faster))
+    return markdown(rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "throughput",
+        "Measure training throughput next to hand-written loops with the same networks and batch, in one process\n"
+        "and in turn. A ratio above 1 means that ganscale is faster.",
+    )
+    parser.add_argument("--baselines", default=",".join(_installed()), help="or none (default: %(default)s)")
+    add_blocks(parser, iterations=25, rounds=30)
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="cpu: this process's processor time, which other programs on the machine do not disturb (default: wall)",
+    )
+    parser.add_argument(
+        "--same-layers", action="store_true", help="give the baselines our Linear and BatchNorm instead of torch's"
+    )
+    parser.add_argument(
+        "--tracking",
+        action="store_true",
+        help="measure instead what the run folder, W&B and the console cost a run, in --rounds periods of "
+        "log.samples_every images",
+    )
+    return parser
+
+
+def _installed() -> list[str]:
+    return [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
+
+
+def _baselines(text: str) -> list[str]:
+    return [] if text == "none" else names_of(text, list(LOOPS), key="--baselines")

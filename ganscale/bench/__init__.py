@@ -1,1 +1,0 @@
-"""How fast the core trains, next to loops that one would write by hand: `python -m ganscale.bench`."""

@@ -1,0 +1,1 @@
+"""How good a generator is: metrics, the evaluator and comparisons of runs."""

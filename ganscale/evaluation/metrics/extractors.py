@@ -1,0 +1,188 @@
+"""What turns examples into features, classes and modes: the MNIST classifier, Inception-V3, the pixels themselves."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ganscale.data.gaussians import MIXTURES
+from ganscale.evaluation.metrics.mnist_classifier import digits, load_classifier
+from ganscale.evaluation.metrics.modes import gaussian_modes, nearest_modes
+
+MAX_PIXELS = 4096
+"""Most numbers of an image that are taken as features as they are: their covariance has the square of it."""
+
+
+class Observed(NamedTuple):
+    """What an extractor sees in N examples.
+
+    Attributes:
+        features: `[N, D]`.
+        probabilities: of K classes, `[N, K]`, rows sum to 1; None where the extractor knows no classes.
+        modes: int64 `[N]`, the mode nearest to each example; None where there are no modes.
+        high_quality: bool `[N]`, whether it is as near as a real example would be; None where that is not known.
+    """
+
+    features: Tensor
+    probabilities: Tensor | None = None
+    modes: Tensor | None = None
+    high_quality: Tensor | None = None
+
+    def take(self, rows: Tensor) -> "Observed":
+        """Some of the examples."""
+        return Observed(*(None if part is None else part[rows.to(part.device)] for part in self))  # pyright: ignore
+
+
+class Extractor(Protocol):
+    """Examples `[N, *shape]` (images in [-1, 1]) to what is seen in them.
+
+    Attributes:
+        name: as in the config.
+        sha256: of the weights' file; empty where there are no weights.
+        num_modes: number of modes that it tells apart; 0 for none.
+    """
+
+    name: str
+    sha256: str
+    num_modes: int
+
+    def __call__(self, examples: Tensor) -> Observed:
+        """Look at some examples."""
+        ...
+
+
+class DigitExtractor:
+    """The MNIST classifier on one digit, or on the three digits of stacked MNIST (1000 modes).
+
+    Args:
+        channels: 1 or 3.
+        weights: of the classifier; None for the bundled ones.
+        device: where it computes.
+    """
+
+    name = "mnist"
+
+    def __init__(self, channels: int, *, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+        self.classifier, self.sha256 = load_classifier(weights, device=device)
+        self.num_modes = 10**channels
+
+    @torch.no_grad()
+    def __call__(self, examples: Tensor) -> Observed:
+        """Features of all channels side by side `[N, 128 C]`; the joint probabilities of the digits `[N, 10^C]`."""
+        count, channels = examples.shape[:2]
+        single = digits(examples.float().reshape(-1, 1, *examples.shape[2:]))
+        features, logits = self.classifier(single)
+        each = logits.softmax(1).view(count, channels, 10)
+        joint = each[:, 0]
+        modes = each[:, 0].argmax(1)
+        for channel in range(1, channels):
+            joint = (joint.unsqueeze(2) * each[:, channel].unsqueeze(1)).flatten(1)
+            modes = modes * 10 + each[:, channel].argmax(1)
+        return Observed(features.view(count, -1), joint, modes)
+
+
+class PixelExtractor:
+    """Images as they are, flattened.
+
+    Raises:
+        ValueError: an image has more than `MAX_PIXELS` numbers.
+    """
+
+    name = "pixels"
+    sha256 = ""
+    num_modes = 0
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        size = torch.Size(shape).numel()
+        if size > MAX_PIXELS:
+            raise ValueError(f"images of {size} numbers are too large to be their own features (at most {MAX_PIXELS})")
+
+    def __call__(self, examples: Tensor) -> Observed:
+        """Features `[N, C H W]`."""
+        return Observed(examples.flatten(1))
+
+
+class PointExtractor:
+    """2-D points as they are, the center nearest to each, and whether it is within three sigma of it.
+
+    Args:
+        name: "ring" or "grid".
+    """
+
+    name = "pixels"
+    sha256 = ""
+
+    def __init__(self, name: str) -> None:
+        self.centers, self.sigma = MIXTURES[name]
+        self.num_modes = len(self.centers)
+
+    def __call__(self, examples: Tensor) -> Observed:
+        """Features `[N, 2]`, modes and quality by the benchmark's protocol (Lin et al. 2018, section 4.1)."""
+        points = examples.double()
+        centers = self.centers.to(points.device)
+        within, _ = gaussian_modes(points, centers, self.sigma)
+        return Observed(points, None, nearest_modes(points, centers), within >= 0)
+
+
+class InceptionExtractor:
+    """Inception-V3 with the weights of FID (Heusel et al. 2017), as torch-fidelity ports it from the original graph.
+
+    Args:
+        weights: the file `weights-inception-2015-12-05-6726825d.pth`.
+        device: where it computes.
+
+    Raises:
+        ImportError: torch-fidelity is not installed.
+        FileNotFoundError: no weights there.
+    """
+
+    name = "inception"
+    num_modes = 0
+
+    def __init__(self, weights: Path, *, device: torch.device | str = "cpu") -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        wanted = ["2048", "logits_unbiased"]
+        network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, str(weights))
+        self.network = network.to(device).eval()
+
+    @torch.no_grad()
+    def __call__(self, examples: Tensor) -> Observed:
+        """Features `[N, 2048]` and probabilities of its 1008 classes, from images as bytes."""
+        images = ((examples + 1.0) * 127.5).round().clamp(0, 255).byte()
+        if images.shape[1] == 1:
+            images = images.repeat(1, 3, 1, 1)
+        features, logits = self.network(images)
+        return Observed(features, logits.softmax(1))
+
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+
+
+def inception_weights(path: str) -> Path:
+    """The file of Inception's weights: `path`, or where torch-fidelity's download would put it."""
+    if path:
+        return Path(path).expanduser()
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+
+
+def make_extractor(
+    name: str, data: str, shape: tuple[int, ...], *, weights: str = "", device: torch.device | str = "cpu"
+) -> Extractor:
+    """The extractor of this name for a data set's examples.
+
+    Raises:
+        ImportError: torch-fidelity is needed and not installed.
+        FileNotFoundError: the weights are not there.
+        ValueError: the weights are damaged, or the images too large.
+    """
+    makers: dict[str, Callable[[], Extractor]] = {
+        "mnist": lambda: DigitExtractor(shape[0], weights=Path(weights) if weights else None, device=device),
+        "inception": lambda: InceptionExtractor(inception_weights(weights), device=device),
+        "pixels": lambda: PointExtractor(data) if data in MIXTURES else PixelExtractor(shape),
+    }
+    return makers[name]()

@@ -1,0 +1,123 @@
+"""Metrics by name, from what an extractor saw in the reference and in the examples that are judged."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from ganscale.evaluation.metrics.extractors import Observed
+from ganscale.evaluation.metrics.frechet import Moments, frechet_distance, moments
+from ganscale.evaluation.metrics.inception import inception_score
+from ganscale.evaluation.metrics.kernel import kernel_distance
+from ganscale.evaluation.metrics.manifold import manifold_scores
+from ganscale.evaluation.metrics.modes import mode_statistics
+from ganscale.parallel.collectives import Replica
+from ganscale.parallel.random import permutation
+
+SUBSET_SIZE = 1000
+"""Examples in each of the 100 subsets of the kernel distance, as torch-fidelity has it; fewer if there are fewer."""
+
+
+class Value(NamedTuple):
+    """A metric's value and, where it has one, its standard error."""
+
+    value: float
+    error: float | None = None
+
+
+class Setting(NamedTuple):
+    """What the metrics need besides the examples.
+
+    Attributes:
+        seed: of random subsets.
+        num_modes: modes that the extractor tells apart.
+        replica: this process among those that share the work; all must call together, with the same examples.
+    """
+
+    seed: int
+    num_modes: int
+    replica: Replica
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an extractor saw in the reference, and what is worked out of it once for all evaluations."""
+
+    seen: Observed
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the features."""
+        return moments(self.seen.features)
+
+
+Values = dict[str, Value]
+Group = Callable[[Reference, Observed, Setting], Values]
+
+
+def _frechet(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    return {"frechet": Value(frechet_distance(reference.moments, moments(judged.features)))}
+
+
+def _kid(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    real = reference.seen.features
+    size = min(SUBSET_SIZE, len(real), len(judged.features))
+    distance = kernel_distance(real, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica)
+    return {"kid": Value(distance.value, distance.standard_error)}
+
+
+def _inception_score(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    assert judged.probabilities is not None, "the config's check refuses extractors without classes"
+    score = inception_score(judged.probabilities, splits=min(10, len(judged.probabilities)))
+    return {"inception_score": Value(score.mean, score.std)}
+
+
+def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
+    """As many examples of the reference as are judged, if it has them: manifolds of unequal size do not compare."""
+    if len(reference.features) <= len(judged.features):
+        return reference
+    return reference.take(permutation(seed, "evaluation/manifold", len(reference.features))[: len(judged.features)])
+
+
+def _manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    real = _equal(reference.seen, judged, setting.seed)
+    scores = manifold_scores(real.features, judged.features, replica=setting.replica)
+    return {name: Value(value) for name, value in asdict(scores).items()}
+
+
+def _modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    assert judged.modes is not None, "the config's check refuses extractors without modes"
+    statistics = mode_statistics(judged.modes, setting.num_modes)
+    good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality
+    return {
+        "modes": Value(float(judged.modes[good].unique().numel())),
+        "reverse_kl": Value(statistics.kl),
+        "excess_kl": Value(statistics.kl),  # the evaluator takes the floor off
+        "high_quality": Value(good.double().mean().item()),
+    }
+
+
+GROUPS: dict[tuple[str, ...], Group] = {
+    ("frechet",): _frechet,
+    ("kid",): _kid,
+    ("inception_score",): _inception_score,
+    ("precision", "recall", "density", "coverage"): _manifold,
+    ("modes", "reverse_kl", "excess_kl", "high_quality"): _modes,
+}
+"""Metrics that one computation gives together."""
+
+
+def compute(names: Sequence[str], reference: Reference, judged: Observed, setting: Setting) -> Values:
+    """The named metrics of the judged examples, in the order of the names.
+
+    Where any judged feature is not finite there is nothing to measure, and every value is NaN.
+    """
+    if not torch.isfinite(judged.features).all():
+        return {name: Value(float("nan")) for name in names}
+    found: Values = {}
+    for members, group in GROUPS.items():
+        if set(members) & set(names):
+            found |= group(reference, judged, setting)
+    return {name: found[name] for name in names}

@@ -1,0 +1,91 @@
+"""What is done about a verdict, and to where a run goes back: decisions as pure functions, carried out elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ganscale.config.health import Health
+from ganscale.health.detectors import Verdict
+from ganscale.training.schedules import rate_scale
+
+Action = Literal["continue", "warn", "stop", "rollback"]
+
+EARLY = 0.25
+"""Share of a run up to which no saved state is trusted once trouble has come: a new start loses little."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all replicas do after a tick.
+
+    Attributes:
+        action: go on, and after "warn" say so too; "stop"; or "rollback" to `target`.
+        target: images of the state to go back to.
+        kind: of the verdict, if there is one.
+        text: of the verdict and what follows from it, for people.
+    """
+
+    action: Action = "continue"
+    target: int = 0
+    kind: str = ""
+    text: str = ""
+
+
+def healthy_until(images: Sequence[int], since: int) -> int:
+    """Images of the last tick before the trouble began; 0 if there is none.
+
+    Args:
+        images: of all ticks so far, oldest first.
+        since: index of the first tick of the trouble.
+    """
+    return images[since - 1] if since > 0 else 0
+
+
+def rollback_limit(sound: int, now: int, earlier: Sequence[Mapping[str, int]], *, length: int) -> int:
+    """Images up to which a state is trusted, given how rollbacks went so far.
+
+    A run that went wrong early may never have been well: trouble takes a while to be seen, and what was saved before
+    the first bad tick is spoilt as well. It begins anew.
+
+    A rollback has helped if the run then got further beyond the moment of that trouble than it was put back. If not,
+    the state that it went back to was bad already, and only ones before it are trusted.
+
+    Args:
+        sound: images of the last tick before the trouble began.
+        now: images reached.
+        earlier: rollbacks so far: `at` how many images, `to` how many.
+        length: of the run in images.
+    """
+    if earlier:
+        at, to = earlier[-1]["at"], earlier[-1]["to"]
+        sound = sound if now > at + (at - to) else min(sound, max(0, to - 1))
+    return sound if sound >= EARLY * length else 0
+
+
+def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, length: int) -> Decision:
+    """What a verdict leads to.
+
+    Args:
+        settings: the run's.
+        verdict: what is wrong.
+        target: images of the checkpoint to go back to; 0 for the beginning.
+        rollbacks: times that the run was rolled back so far.
+        length: of the run in images.
+    """
+    kind, text = verdict.kind, verdict.reason
+    if settings.response == "warn":
+        return Decision("warn", kind=kind, text=text)
+    if settings.response == "stop":
+        remedy = "to go on from before, give health.response=rollback or warn; or start anew with other settings"
+        return Decision("stop", kind=kind, text=f"{text}; {remedy}")
+    most = settings.max_rollbacks
+    if rollbacks >= most:
+        remedy = "start anew with other settings, or raise health.max_rollbacks"
+        return Decision("stop", kind=kind, text=f"{text}, after {rollbacks} of {most} rollbacks; {remedy}")
+    number = rollbacks + 1
+    now, then = (rate_scale(settings.rate_factor, number, share) for share in (target / length, 1.0))
+    changes = f"rates times {now:.3g}, which falls to {then:.3g}"
+    if settings.penalty_factor != 1.0:
+        changes += f", penalties times {settings.penalty_factor**number:.3g}"
+    where = f"{target:,} images" if target else "the beginning"
+    return Decision("rollback", target, kind, f"{text}; rollback {number} of {most} to {where}, {changes}")

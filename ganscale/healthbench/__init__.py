@@ -1,1 +1,0 @@
-"""How good the verdicts of `ganscale.health` are: short runs, half of them with a fault, and what was said of each."""

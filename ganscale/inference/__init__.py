@@ -1,0 +1,1 @@
+"""Use of trained generators: load, sample, export."""

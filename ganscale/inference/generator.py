@@ -1,0 +1,258 @@
+"""A trained generator, ready to use, and how it is rebuilt from its description and its weights.
+
+The image of a seed is a function of the seed alone. Its z is row `seed` of a random stream, and the network always sees
+blocks of `LANES` rows with the seed at row `seed % LANES`: matrix products of other sizes round differently, so this
+way not even a last bit depends on which other images are asked for with it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from ganscale.config import Config, ConfigError
+from ganscale.config.registry import GENERATORS as SETTINGS
+from ganscale.models import GENERATORS, Geometry
+from ganscale.parallel.random import Stream
+from ganscale.training.loop import latents
+
+LANES = 32
+"""Rows of every batch that the network sees."""
+
+MAX_SEED = 2**48
+"""Seeds lie below it, so that no two of them share random words at any latent_dim."""
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything but the weights that a generator is rebuilt from.
+
+    Attributes:
+        generator: the architecture's settings as in `model.generator`, with its name.
+        latent_dim: length of z.
+        latent: "normal" (standard normal) or "uniform" (on [-1, 1]).
+        shape: of one example: `(C, H, W)` for images, `(2,)` for points.
+        num_classes: classes of the labels; 0 if the generator takes none.
+        dtype: of weights and results, "float32" or "float64".
+        data: name of the data set that it was trained on.
+        run: name of the run that it comes from.
+        images: real examples that the run had seen.
+        sha256: of the checkpoint's state, or empty.
+    """
+
+    generator: dict[str, Any]
+    latent_dim: int
+    latent: str
+    shape: tuple[int, ...]
+    num_classes: int
+    dtype: str
+    data: str
+    run: str
+    images: int
+    sha256: str
+
+    @property
+    def is_image(self) -> bool:
+        """Images lie in [-1, 1]; points are unbounded."""
+        return len(self.shape) == 3
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain mappings, lists, texts and numbers."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+
+class LoadedGenerator(nn.Module):
+    """The moving average of a trained generator, in eval mode and without gradients.
+
+    Args:
+        network: maps z `[N, latent_dim]` and labels to examples `[N, *shape]`.
+        description: what it is.
+        config: of the run that it comes from; None when it was loaded from an export.
+
+    Attributes:
+        latent_dim: length of z.
+        latent: "normal" or "uniform".
+        num_classes: classes of the labels, 0 if it takes none.
+        shape: of one example: `(C, H, W)` for images, `(2,)` for points.
+    """
+
+    def __init__(self, network: nn.Module, description: Description, config: Config | None = None) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.description = description
+        self.config = config
+        self.latent_dim = description.latent_dim
+        self.latent = description.latent
+        self.num_classes = description.num_classes
+        self.shape = description.shape
+        self.dtype = DTYPES[description.dtype]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network itself: z `[N, latent_dim]` and classes int64 `[N]` to examples `[N, *shape]`, not clipped."""
+        return self.network(z, labels) if self.num_classes else self.network(z)
+
+    def latents(self, seeds: Iterable[int]) -> Tensor:
+        """z of each seed on the CPU: `[N, latent_dim]`, standard normal or uniform on [-1, 1]."""
+        stream = Stream(0, "generate/latent")
+        rows = [
+            latents(stream, self.latent, self.latent_dim, start, stop, self.dtype) for start, stop in _ranges(seeds)
+        ]
+        return torch.cat(rows) if rows else torch.empty(0, self.latent_dim, dtype=self.dtype)
+
+    def sample(
+        self, seeds: int | Iterable[int], labels: int | Sequence[int] | Tensor | None = None, truncation: float = 1.0
+    ) -> Tensor:
+        """Examples of seeds; each depends on its seed, its label and `truncation` alone.
+
+        Args:
+            seeds: of the examples, each from 0 to 2^48 - 1; a number N stands for the seeds 0 to N - 1.
+            labels: a class for all, or one per seed; by default `seed % num_classes`. Only for conditional generators.
+            truncation: psi in [0, 1]: z is drawn towards its mean 0, z' = psi z (Karras et al. 2019, appendix B, there
+                in w): less variety for more typical examples. 1 leaves z as in training.
+
+        Returns:
+            Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]` as they are, on the generator's device.
+
+        Raises:
+            ValueError: a seed, a label or `truncation` lies outside its range, or the lengths differ.
+        """
+        chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+        for seed in chosen:
+            if not 0 <= seed < MAX_SEED:
+                raise ValueError(f"seed {seed} is not in 0 to 2^48 - 1")
+        if not 0.0 <= truncation <= 1.0:
+            raise ValueError(f"truncation {truncation} is not in [0, 1]")
+        z = self.latents(chosen).mul_(truncation)
+        return self.decode(z, self.classes(chosen, labels), lanes=[seed % LANES for seed in chosen])
+
+    def classes(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None = None) -> Tensor | None:
+        """The class of each seed: int64 `[N]`, or None without classes. Arguments and errors: `sample`."""
+        if not self.num_classes:
+            if labels is not None:
+                raise ValueError("labels are given, but this generator takes none")
+            return None
+        if labels is None:
+            chosen = [seed % self.num_classes for seed in seeds]
+        elif isinstance(labels, int):
+            chosen = [labels] * len(seeds)
+        else:
+            chosen = [int(label) for label in labels]
+        if len(chosen) != len(seeds):
+            raise ValueError(f"{len(chosen)} labels for {len(seeds)} seeds")
+        for label in chosen:
+            if not 0 <= label < self.num_classes:
+                raise ValueError(f"label {label} is not in 0 to {self.num_classes - 1}")
+        return torch.tensor(chosen, dtype=torch.int64)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, labels: Tensor | None = None, *, lanes: Sequence[int] | None = None) -> Tensor:
+        """Examples of latents, worked off in blocks of `LANES` rows.
+
+        Args:
+            z: `[N, latent_dim]`.
+            labels: classes int64 `[N]`; None for a generator without classes.
+            lanes: row of its block at which each example is computed; by default in turn.
+
+        Returns:
+            Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]`.
+        """
+        places = list(_places(lanes if lanes is not None else [row % LANES for row in range(len(z))]))
+        at = torch.tensor(places, dtype=torch.int64)
+        size = -(-(max(places) + 1) // LANES) * LANES if places else 0
+        padded = torch.zeros(size, self.latent_dim, dtype=self.dtype)
+        padded[at] = z.to(device="cpu", dtype=self.dtype)
+        padded = padded.to(self.device)
+        classes = None
+        if labels is not None:
+            classes = torch.zeros(size, dtype=torch.int64)
+            classes[at] = labels.cpu()
+            classes = classes.to(self.device)
+        blocks = [
+            self(padded[start : start + LANES], None if classes is None else classes[start : start + LANES])
+            for start in range(0, size, LANES)
+        ]
+        made = torch.cat(blocks) if blocks else torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
+        made = made.index_select(0, at.to(self.device))
+        return made.clamp(-1.0, 1.0) if self.description.is_image else made
+
+
+def rebuild(
+    description: Description,
+    weights: dict[str, Tensor],
+    config: Config | None = None,
+    device: torch.device | str = "cpu",
+) -> LoadedGenerator:
+    """Build the network that a description stands for and give it its weights.
+
+    Raises:
+        ConfigError: the architecture is unknown here, or the weights do not fit it.
+    """
+    network = build_network(description)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2].strip().partition("\n")[0]
+        raise ConfigError(
+            f"the weights do not fit the architecture: {reason}",
+            key="model.generator.name",
+            value=description.generator.get("name"),
+            remedy="load it with the code that trained it",
+        ) from None
+    return LoadedGenerator(network.to(device), description, config)
+
+
+def build_network(description: Description) -> nn.Module:
+    """The generator with some initial weights.
+
+    Raises:
+        ConfigError: the architecture or one of its settings is unknown here.
+    """
+    name = description.generator.get("name")
+    remedy = f"add it with ganscale.training.register.extend first; known here: {', '.join(SETTINGS)}"
+    if name not in SETTINGS:
+        raise ConfigError("unknown architecture", key="model.generator.name", value=name, remedy=remedy)
+    try:
+        settings = SETTINGS[name].model_validate_json(json.dumps(description.generator))
+        geometry = Geometry(description.shape, description.latent_dim, description.num_classes)
+        with torch.random.fork_rng(devices=[]):
+            network = GENERATORS[name](settings, geometry)
+    except (ValidationError, ValueError) as error:
+        reason = str(error).replace("\n", " ")[:200]
+        remedy = "load it with the version of ganscale that wrote it"
+        raise ConfigError(
+            f"cannot be built ({reason})", key="model.generator.name", value=name, remedy=remedy
+        ) from None
+    return network.to(DTYPES[description.dtype])
+
+
+def _ranges(seeds: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Seeds as ranges (start, stop) of successive ones, in order."""
+    start = stop = None
+    for seed in seeds:
+        if start is None or seed != stop:
+            if start is not None and stop is not None:
+                yield start, stop
+            start = seed
+        stop = seed + 1
+    if start is not None and stop is not None:
+        yield start, stop
+
+
+def _places(lanes: Iterable[int]) -> Iterator[int]:
+    """A row of its own for each example: in the first block whose row `lane` is free."""
+    taken: Counter[int] = Counter()
+    for lane in lanes:
+        yield taken[lane] * LANES + lane
+        taken[lane] += 1

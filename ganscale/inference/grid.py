@@ -1,0 +1,175 @@
+"""Pictures of what a generator makes: grids, single images, scatter plots. PNGs carry their settings as text."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganscale import __version__
+from ganscale.config import ConfigError
+from ganscale.inference.generator import MAX_SEED, LoadedGenerator
+from ganscale.tracking.images import image_grid, scatter, write_png
+from ganscale.training.build import build_source
+
+MOST_TILES = 4096
+"""Images that a grid may have."""
+
+NUM_POINTS = 2500
+"""Points in a picture of 2-D samples unless seeds are named, as in training's pictures."""
+
+_PART = 1024
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds such as `0-63,100`, in the order given.
+
+    Raises:
+        ConfigError: it has another form, or a seed is too large.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(first) > int(last):
+            remedy = "write whole numbers and ranges, e.g. 0-63,100"
+            raise ConfigError(f"{part.strip()!r} is no range of seeds", key="--seeds", value=text, remedy=remedy)
+        if int(last) >= MAX_SEED or int(last) - int(first) >= 10_000_000:
+            remedy = "use seeds below 2^48, at most 10 million; --num-samples makes more"
+            raise ConfigError("too large", key="--seeds", value=text, remedy=remedy)
+        seeds += range(int(first), int(last) + 1)
+    return seeds
+
+
+def parse_labels(text: str, num_classes: int) -> list[int]:
+    """Classes such as `3,4`, or `all`.
+
+    Raises:
+        ConfigError: the generator takes no labels, or has no such class.
+    """
+    if not num_classes:
+        remedy = "leave it out; a conditional run has model.generator.conditioning"
+        raise ConfigError("this generator takes no labels", key="--labels", value=text, remedy=remedy)
+    if text == "all":
+        return list(range(num_classes))
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) < num_classes for word in words):
+        remedy = f"write all, or classes from 0 to {num_classes - 1}, e.g. 0,1"
+        raise ConfigError("not all of these are classes", key="--labels", value=text, remedy=remedy)
+    return [int(word) for word in words]
+
+
+def settings_text(generator: LoadedGenerator, **settings: object) -> dict[str, str]:
+    """What a picture's metadata say: run, checkpoint, and `settings` such as seeds and truncation."""
+    description = generator.description
+    facts = {
+        "ganscale": __version__,
+        "run": description.run,
+        "checkpoint": f"{description.images}",
+        "checkpoint_sha256": description.sha256,
+        **settings,
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}
+
+
+def to_array(examples: Tensor) -> np.ndarray:
+    """Examples as float64 numbers on the CPU."""
+    return examples.double().cpu().numpy()
+
+
+def to_bytes(images: Tensor) -> np.ndarray:
+    """Images `[N, C, H, W]` in [-1, 1] as uint8 `[N, H, W, C]`: -1 is 0 and 1 is 255, rounded to the nearest."""
+    scaled = images.mul(127.5).add_(127.5).round_().nan_to_num_(0.0).clamp_(0.0, 255.0)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def draw(
+    generator: LoadedGenerator, seeds: Sequence[int], labels: Sequence[int] | None = None, truncation: float = 1.0
+) -> np.ndarray:
+    """A grid of images, or a scatter plot of 2-D points over real ones.
+
+    Args:
+        generator: what makes them.
+        seeds: of the images.
+        labels: one row of the grid per class, of the same seeds each; None for a grid as square as it goes, in which
+            the classes of a conditional generator take turns.
+        truncation: as in `LoadedGenerator.sample`.
+
+    Returns:
+        The picture: uint8 `[H, W, 3]`.
+
+    Raises:
+        ConfigError: too many images for a grid.
+    """
+    rows = list(seeds) * len(labels) if labels else list(seeds)
+    classes = [label for label in labels for _ in seeds] if labels else None
+    if not generator.description.is_image:
+        made = to_array(generator.sample(rows, classes, truncation))
+        return scatter(made, _real_points(generator, made))
+    if len(rows) > MOST_TILES:
+        remedy = f"name at most {MOST_TILES}, or write single images with --images FOLDER"
+        raise ConfigError("too many for a grid", key="--seeds", value=f"{len(rows):,} images", remedy=remedy)
+    made = to_array(generator.sample(rows, classes, truncation))
+    return image_grid(made, columns=len(seeds) if labels else None)
+
+
+def _real_points(generator: LoadedGenerator, made: np.ndarray) -> np.ndarray:
+    """Real points to draw below the made ones; the made ones themselves where the run is not known."""
+    if generator.config is None:
+        return made
+    return to_array(build_source(generator.config, torch.device("cpu")).read(0, NUM_POINTS)[0])
+
+
+def save_grid(
+    generator: LoadedGenerator,
+    path: Path,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    truncation: float = 1.0,
+    settings: Mapping[str, object] | None = None,
+) -> None:
+    """Write `draw` as a PNG, with `settings` in its metadata. Raises as `draw`, and OSError."""
+    picture = draw(generator, seeds, labels, truncation)
+    write_png(path, picture, settings_text(generator, truncation=truncation, **(settings or {})))
+
+
+def save_images(
+    generator: LoadedGenerator,
+    folder: Path,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    truncation: float = 1.0,
+) -> int:
+    """Write one PNG per image: `seed000012.png`, with `labels` `seed000012-class3.png` for each seed and class.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        ConfigError: the examples are no images.
+        OSError: the folder cannot be written.
+    """
+    if not generator.description.is_image:
+        remedy = "leave it out for a scatter plot, or write numbers with --num-samples"
+        raise ConfigError("2-D points are no images", key="--images", value=str(folder), remedy=remedy)
+    count = 0
+    for seed, label, pixels in _singles(generator, seeds, labels, truncation):
+        name = f"seed{seed:06d}" + (f"-class{label}" if labels else "")
+        text = settings_text(generator, seed=seed, label=label, truncation=truncation)
+        write_png(folder / f"{name}.png", pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, text)
+        count += 1
+    return count
+
+
+def _singles(
+    generator: LoadedGenerator, seeds: Sequence[int], labels: Sequence[int] | None, truncation: float
+) -> Iterator[tuple[int, int | None, np.ndarray]]:
+    """Seed, class and bytes `[H, W, C]` of each image."""
+    for label in labels or [None]:
+        for start in range(0, len(seeds), _PART):
+            part = seeds[start : start + _PART]
+            images = to_bytes(generator.sample(part, label, truncation))
+            classes = generator.classes(part, label)
+            for row, seed in enumerate(part):
+                yield seed, None if classes is None else int(classes[row]), images[row]

@@ -1,0 +1,189 @@
+"""`load_generator`: a trained generator from a run's folder, from one checkpoint or from an export.
+
+    generator = ganscale.load_generator("runs/mnist_mlp")
+    images = generator.sample(16)  # [16, 1, 28, 28] in [-1, 1]: the images of seeds 0 to 15
+
+An export is a folder with `config.json` (`Description`, and the checksum of the weights) and `generator.safetensors`.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from ganscale.config import Config, ConfigError, parse
+from ganscale.config.evaluation import METRICS
+from ganscale.config.section import is_conditional
+from ganscale.data.gaussians import MIXTURES
+from ganscale.inference.generator import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
+from ganscale.storage import checkpoint as checkpoints
+from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest
+from ganscale.training.build import DTYPES
+
+__all__ = ["LANES", "MAX_SEED", "Description", "LoadedGenerator", "choose_checkpoint", "load_generator"]
+
+CONFIG = "config.json"
+WEIGHTS = "generator.safetensors"
+EXPORT_FORMAT = 1
+NUM_CLASSES = {"mnist": 10, "stacked_mnist": 1000, "cifar10": 10} | {
+    name: len(centers) for name, (centers, _) in MIXTURES.items()
+}
+"""Of the data sets that have a fixed number."""
+
+
+def load_generator(
+    path: str | Path, *, device: torch.device | str = "cpu", checkpoint: str | int = "newest"
+) -> LoadedGenerator:
+    """Load the moving average of a run's generator.
+
+    Neither the data set nor ray is needed. An architecture of your own must have been added
+    (`ganscale.training.register.extend`) before.
+
+    Args:
+        path: a run's folder, its folder of checkpoints or one checkpoint in it, or an export (its folder or its
+            `generator.safetensors`).
+        device: where it computes.
+        checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
+
+    Returns:
+        The generator in eval mode; `sample` makes images `[N, C, H, W]` in [-1, 1] or points `[N, 2]`.
+
+    Raises:
+        ConfigError: there is nothing of the kind, it was altered, or it does not fit this version.
+    """
+    path = Path(path).expanduser()
+    if path.name == WEIGHTS or (path / WEIGHTS).exists():
+        if checkpoint != "newest":
+            raise ConfigError(
+                "an export has no checkpoints", key="--checkpoint", value=checkpoint, remedy="leave it out"
+            )
+        return _load_export(path.parent if path.name == WEIGHTS else path, device)
+    return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
+
+
+def choose_checkpoint(path: str | Path, choice: str | int = "newest") -> Path:
+    """The folder of one checkpoint. Arguments and errors: `load_generator`, without exports."""
+    path = Path(path).expanduser()
+    if (path / "manifest.json").exists():
+        if choice != "newest":
+            remedy = "leave it out, or name the run's folder"
+            raise ConfigError(f"{path} is one checkpoint already", key="--checkpoint", value=choice, remedy=remedy)
+        return path
+    store = CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    if not store.folders():
+        problem = "no checkpoint lies there" if path.exists() else "no such folder"
+        remedy = "name a run's folder (runs/NAME), one of its checkpoints, or an exported generator"
+        raise ConfigError(problem, key="path", value=str(path), remedy=remedy)
+    if choice == "newest":
+        warnings: list[str] = []
+        manifest = store.newest(warnings.append)
+        if manifest is None:
+            raise ConfigError("; ".join(warnings), key="path", value=str(path), remedy="name another run")
+        return manifest.path
+    return _best(store) if choice == "best" else _numbered(store, choice)
+
+
+def _numbered(store: CheckpointStore, choice: str | int) -> Path:
+    known = {str(int(folder.name)): folder for folder in store.folders()}
+    text = str(choice).replace("_", "").replace(",", "")
+    if text not in known:
+        remedy = f"use newest, best, or one of: {', '.join(reversed(known))}"
+        raise ConfigError("no such checkpoint", key="--checkpoint", value=choice, remedy=remedy)
+    return known[text]
+
+
+def _best(store: CheckpointStore) -> Path:
+    """The checkpoint with the best finite `checkpoint.best_metric`, the later one of equal ones."""
+    newest = store.newest(lambda _: None)
+    metric = parse(newest.config).checkpoint.best_metric if newest else ""
+    higher = metric in METRICS and METRICS[metric].higher_is_better
+    found = CheckpointStore(store.folder, best_metric=metric, higher_is_better=higher).best()
+    if found is None:
+        problem = f"no checkpoint has the metric {metric}" if metric else "this run marked none"
+        remedy = "use newest or a number of images; runs with checkpoint.best_metric=NAME keep their best"
+        raise ConfigError(problem, key="--checkpoint", value="best", remedy=remedy)
+    return found.path
+
+
+def _load_checkpoint(folder: Path, device: torch.device | str) -> LoadedGenerator:
+    try:
+        manifest, state = checkpoints.load(folder)
+    except CheckpointError as error:
+        remedy = "choose another one with --checkpoint"
+        raise ConfigError(
+            f"this checkpoint is not used: {error}", key="path", value=str(folder), remedy=remedy
+        ) from None
+    config = parse(manifest.config)
+    weights = state["ema"]
+    return rebuild(describe(config, manifest, weights), weights, config, device)
+
+
+def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> Description:
+    """What a checkpoint's generator is, without its data set at hand.
+
+    Args:
+        config: the run's.
+        manifest: the checkpoint's.
+        weights: the state of the generator's moving average.
+    """
+    model, dtype = config.model, DTYPES[config.train.precision]
+    description = Description(
+        generator=model.generator.model_dump(mode="json"),
+        latent_dim=model.latent_dim,
+        latent=model.latent,
+        shape=_shape(config),
+        num_classes=0,
+        dtype=str(dtype).removeprefix("torch."),
+        data=config.data.name,
+        run=config.run.name,
+        images=manifest.images,
+        sha256=manifest.sha256,
+    )
+    if not is_conditional(model.generator):
+        return description
+    return _replace(description, num_classes=_num_classes(config, description, weights))
+
+
+def _replace(description: Description, **changes: Any) -> Description:
+    return Description(**(vars(description) | changes))
+
+
+def _shape(config: Config) -> tuple[int, ...]:
+    name, side = config.data.name, config.data.resolution
+    if name in MIXTURES:
+        return (2,)
+    return (1 if name == "mnist" else 3, side, side)
+
+
+def _num_classes(config: Config, description: Description, weights: dict[str, Tensor]) -> int:
+    """By the data set's name, or else by the weights: their first dimension differs from that for one class."""
+    if config.data.name in NUM_CLASSES:
+        return NUM_CLASSES[config.data.name]
+    for name, built in build_network(_replace(description, num_classes=1)).state_dict().items():
+        if name in weights and built.shape != weights[name].shape:
+            return weights[name].shape[0]
+    return 1
+
+
+def _load_export(folder: Path, device: torch.device | str) -> LoadedGenerator:
+    try:
+        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        content = (folder / WEIGHTS).read_bytes()
+        if raw.pop("format") != EXPORT_FORMAT:
+            raise ValueError(f"its format is not {EXPORT_FORMAT}")
+        if hashlib.sha256(content).hexdigest() != raw.pop("weights_sha256"):
+            raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} was written for")
+        raw.pop("ganscale")
+        description = Description(**{**raw, "shape": tuple(raw["shape"])})
+        weights = load_safetensors(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"the export cannot be read ({reason})", key="path", value=str(folder), remedy="export it again"
+        ) from None
+    return rebuild(description, weights, device=device)

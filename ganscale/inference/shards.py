@@ -1,0 +1,279 @@
+"""Any number of samples as files of many: planned, written whole with a checksum, and only the missing ones made again.
+
+<folder>/
+    generation.json      what is made: checkpoint, number, truncation, format (`Plan`)
+    shard-000000.npz     or .zip: the samples of successive seeds
+    shard-000000.json    its seeds, size and SHA-256; written last, so a shard without it does not count
+
+`npz` holds `arr_0`, uint8 `[N, H, W, C]` (points: floats `[N, 2]`), and with classes `arr_1`, int64 `[N]`, as the
+evaluator of Dhariwal and Nichol 2021 takes them. `zip` holds a PNG per image named by its seed, which unpacked is the
+folder of images that pytorch-fid, torch-fidelity and clean-fid take.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ganscale.config import ConfigError
+from ganscale.config.errors import shown
+from ganscale.inference.generator import MAX_SEED, LoadedGenerator
+from ganscale.inference.grid import to_bytes
+from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.run_dir import RunDir, WriterLock
+
+FORMATS = ("npz", "zip")
+PLAN = "generation.json"
+_ASIDE = ".writing-"
+
+
+class GenerationError(RuntimeError):
+    """A shard could not be made; the finished ones stay."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What a folder of shards holds.
+
+    Attributes:
+        num_samples: N; seeds are 0 to N - 1.
+        shard_size: samples per shard; the last one may have fewer.
+        format: "npz" or "zip".
+        truncation: as in `LoadedGenerator.sample`.
+        labels: classes that take turns, seed by seed; None for all of them, or for a generator without classes.
+        device: "cpu" or "cuda": the two round differently.
+        generator: the generator's `Description` as plain mappings.
+    """
+
+    num_samples: int
+    shard_size: int
+    format: str
+    truncation: float
+    labels: list[int] | None
+    device: str
+    generator: dict[str, Any]
+
+    @property
+    def num_shards(self) -> int:
+        """Files that there will be."""
+        return -(-self.num_samples // self.shard_size)
+
+    def seeds(self, shard: int) -> range:
+        """Seeds of a shard."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.num_samples))
+
+    def name(self, shard: int) -> str:
+        """File of a shard."""
+        return f"shard-{shard:06d}.{self.format}"
+
+
+def make_plan(
+    generator: LoadedGenerator,
+    num_samples: int,
+    *,
+    shard_size: int | None,
+    format: str,
+    truncation: float,
+    labels: Sequence[int] | None,
+    device: str,
+) -> ShardPlan:
+    """A plan for this generator. Arguments: `Plan`; without a shard size, one that keeps shards below 256 MiB.
+
+    Raises:
+        ConfigError: a number is out of range, or pictures are asked for where there are points.
+    """
+    if shard_size is None:
+        shard_size = max(1, min(10_000, 2**28 // math.prod(generator.shape)))
+    if not 1 <= num_samples <= MAX_SEED:
+        raise ConfigError("out of range", key="--num-samples", value=num_samples, remedy="use 1 or more")
+    if not 1 <= shard_size <= 10_000_000:
+        raise ConfigError("out of range", key="--shard-size", value=shard_size, remedy="use 1 to 10 million")
+    if format == "zip" and not generator.description.is_image:
+        raise ConfigError("2-D points are no pictures", key="--format", value=format, remedy="use npz")
+    chosen = list(labels) if labels is not None else None
+    return ShardPlan(num_samples, shard_size, format, truncation, chosen, device, generator.description.to_json())
+
+
+def prepare(folder: Path, plan: ShardPlan) -> None:
+    """Make the folder and write its plan; the folder may hold another number of samples of the same kind already.
+
+    Raises:
+        ConfigError: it holds something else.
+        OSError: it cannot be written.
+    """
+    path = folder / PLAN
+    wanted = _plain(plan)
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in wanted if key != "num_samples" and old[key] != wanted[key]]
+            fewer = old["num_samples"] > plan.num_samples
+        except (ValueError, KeyError, TypeError):
+            changed, old, fewer = ["generation.json"], {"generation.json": "unreadable"}, False
+        if changed or fewer:
+            _refuse(folder, old, wanted, changed or ["num_samples"])
+    elif folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
+        remedy = "name a new or empty folder, or one that this command began"
+        raise ConfigError("holds other files", key="--out", value=str(folder), remedy=remedy)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+
+
+def _refuse(folder: Path, old: dict[str, Any], wanted: dict[str, Any], keys: list[str]) -> None:
+    rows = ""
+    for key in keys:
+        before, after = old[key], wanted.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):  # the description: name what differs in it
+            rows += "".join(
+                f"\n    {name}: {shown(before.get(name))} -> {shown(after[name])}"
+                for name in after
+                if before.get(name) != after[name]
+            )
+        else:
+            rows += f"\n    {key}: {shown(before)} -> {shown(after)}"
+    remedy = "name another folder, or ask for what it holds"
+    raise ConfigError(f"holds other samples:{rows}", key="--out", value=str(folder), remedy=remedy)
+
+
+def check_visible(folder: Path, plan: ShardPlan) -> None:
+    """Whether this machine sees the folder that the command prepared.
+
+    Raises:
+        ConfigError: it does not; the nodes share no storage there.
+    """
+    try:
+        seen = json.loads((folder / PLAN).read_text(encoding="utf-8"))["generator"] == _plain(plan)["generator"]
+    except (OSError, ValueError, KeyError, TypeError):
+        seen = False
+    if not seen:
+        remedy = "name a folder on storage that every node mounts at the same path"
+        raise ConfigError("a worker does not see it", key="--out", value=str(folder), remedy=remedy)
+
+
+def _plain(plan: ShardPlan) -> dict[str, Any]:
+    """As it is after a trip through JSON."""
+    return json.loads(json.dumps(asdict(plan)))
+
+
+def missing(folder: Path, plan: ShardPlan) -> list[int]:
+    """Shards that are not there whole, by their records and checksums."""
+    return [shard for shard in range(plan.num_shards) if not _is_whole(folder, plan, shard)]
+
+
+def _is_whole(folder: Path, plan: ShardPlan, shard: int) -> bool:
+    path = folder / plan.name(shard)
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record == _record(plan, shard, path.stat().st_size, digest)
+
+
+def _record(plan: ShardPlan, shard: int, size: int, digest: str) -> dict[str, Any]:
+    seeds = plan.seeds(shard)
+    facts = {"file": plan.name(shard), "first_seed": seeds.start, "last_seed": seeds.stop - 1}
+    return {**facts, "samples": len(seeds), "bytes": size, "sha256": digest}
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other commands out of the folder, and remove what interrupted ones left behind.
+
+    Raises:
+        ConfigError: another command writes there.
+    """
+    try:
+        lock = WriterLock(RunDir(folder), patience=2.0)
+    except ConfigError:
+        remedy = "wait for it or stop it, or name another folder"
+        problem = "another process is writing there"
+        raise ConfigError(problem, key="--out", value=str(folder), remedy=remedy) from None
+    try:
+        for path in (*folder.glob(f"{_ASIDE}*"), *folder.glob("*.json.*")):
+            path.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def make_shard(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shard: int) -> None:
+    """Make one shard and put it in place. Raises OSError if the storage refuses."""
+    content = shard_bytes(generator, plan, shard)
+    path = folder / plan.name(shard)
+    aside = folder / f"{_ASIDE}{uuid.uuid4().hex}"
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    record = _record(plan, shard, len(content), hashlib.sha256(content).hexdigest())
+    write_atomically(path.with_suffix(".json"), json.dumps(record) + "\n")
+
+
+def shard_bytes(generator: LoadedGenerator, plan: ShardPlan, shard: int) -> bytes:
+    """A shard's file: a function of the plan and the shard's number, whoever makes it."""
+    seeds = plan.seeds(shard)
+    labels = None if plan.labels is None else [plan.labels[seed % len(plan.labels)] for seed in seeds]
+    arrays = [
+        _numbers(generator, seeds[start : start + 1024], labels and labels[start : start + 1024], plan.truncation)
+        for start in range(0, len(seeds), 1024)
+    ]
+    samples = np.concatenate(arrays)
+    if plan.format == "zip":
+        return _zip(samples, seeds)
+    classes = generator.classes(seeds, labels)
+    buffer = io.BytesIO()
+    np.savez(buffer, samples) if classes is None else np.savez(buffer, samples, classes.numpy())
+    return buffer.getvalue()
+
+
+def _numbers(generator: LoadedGenerator, seeds: range, labels: list[int] | None, truncation: float) -> np.ndarray:
+    made = generator.sample(seeds, labels, truncation)
+    return to_bytes(made) if generator.description.is_image else made.cpu().numpy()
+
+
+def _zip(samples: np.ndarray, seeds: range) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for seed, image in zip(seeds, samples, strict=True):
+            picture = io.BytesIO()
+            Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(picture, format="PNG")
+            archive.writestr(zipfile.ZipInfo(f"{seed:012d}.png"), picture.getvalue())
+    return buffer.getvalue()
+
+
+def make_here(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shards: Sequence[int]) -> Iterator[int]:
+    """Make shards in this process, one after another; yields each when it is done."""
+    for shard in shards:
+        with one_thread():
+            make_shard(generator, folder, plan, shard)
+        yield shard
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, as every maker of shards does: on more, sums may be rounded in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

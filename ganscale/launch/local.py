@@ -1,0 +1,106 @@
+"""Launchers without Ray: one process, or the processes that torchrun started."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ganscale.config import Config, ConfigError
+from ganscale.config.checks import check_workers
+from ganscale.run.session import Outcome, collective_timeout, run_worker
+from ganscale.run.stop_signal import SigtermFlag, on_sigterm
+
+
+def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none for this process.
+    """
+    if config.train.device == "cpu":
+        return torch.device("cpu")
+    available = torch.cuda.device_count()
+    if local_rank < available:
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+    if config.train.device == "cuda":
+        raise ConfigError(
+            f"this machine has {available} GPU(s), process {local_rank} needs one of its own",
+            key="train.device",
+            value="cuda",
+            remedy="use train.device=auto or cpu, or start fewer processes",
+        )
+    return torch.device("cpu")
+
+
+def _fits(config: Config, num_workers: int) -> bool:
+    """Whether the config may run on so many workers."""
+    wanted = config.cluster.num_workers
+    if isinstance(wanted, tuple):
+        return wanted[0] <= num_workers <= wanted[1]
+    return wanted in ("auto", num_workers)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
+
+
+def launch_local(config: Config, path: Path) -> Outcome:
+    """Train in this process alone.
+
+    Raises:
+        ConfigError: the config asks for several workers or a missing GPU.
+    """
+    if not _fits(config, 1):
+        raise ConfigError(
+            "the local launcher runs one worker",
+            key="cluster.num_workers",
+            value=config.cluster.num_workers,
+            remedy="use --launcher ray or torchrun, or cluster.num_workers=1",
+        )
+    flag = SigtermFlag()
+    with on_sigterm(flag.set):
+        return run_worker(config, path, device=pick_device(config), echo=True, ask=flag)
+
+
+def launch_torchrun(config: Config, path: Path) -> Outcome:
+    """Train as one of the processes that torchrun started; their number is the number of workers.
+
+    Raises:
+        ConfigError: not under torchrun, or the config names another number of workers, or a GPU is missing.
+    """
+    if not under_torchrun():
+        raise ConfigError(
+            "this process was not started by torchrun",
+            key="--launcher",
+            value="torchrun",
+            remedy="start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ...",
+        )
+    world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    if not _fits(config, world_size):
+        raise ConfigError(
+            f"torchrun started {world_size} processes",
+            key="cluster.num_workers",
+            value=config.cluster.num_workers,
+            remedy=f"use cluster.num_workers=auto or {world_size}, or start as many processes",
+        )
+    check_workers(config, world_size)
+    device = pick_device(config, local_rank=local_rank)
+    if device.type == "cpu" and config.train.device == "auto" and torch.cuda.is_available():
+        raise ConfigError(
+            "some processes of this machine would compute on a GPU and others on the CPU",
+            key="train.device",
+            value="auto",
+            remedy=f"start at most {torch.cuda.device_count()} processes here, or use train.device=cpu",
+        )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=collective_timeout(config)))
+    flag = SigtermFlag()
+    try:
+        with on_sigterm(flag.set):
+            return run_worker(config, path, device=device, echo=True, ask=flag)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""The replicas of a run: who they are, their collectives, their random numbers."""

@@ -1,0 +1,94 @@
+"""Pictures of a run: what the generator's moving average makes of the same latents each time."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganscale.data.source import Finite
+from ganscale.evaluation.metrics.reals import draw
+from ganscale.inference.interpolate import slerp
+from ganscale.parallel.random import Stream
+from ganscale.tracking.images import image_grid, scatter
+from ganscale.training.build import Experiment
+
+NUM_POINTS = 2500
+"""Points in a picture of 2-D samples, as in the benchmark's protocol."""
+CHUNK = 256
+"""Examples that go through the generator together."""
+WALKS, STEPS = 4, 8
+"""Rows of the interpolation, and images of each."""
+MOST_CLASSES, PER_CLASS = 10, 8
+"""Rows of the samples by class, and images of each."""
+
+
+class SampleRenderer:
+    """Pictures of samples, class by class where the networks are conditional.
+
+    Args:
+        experiment: the run's objects on this replica.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        config, sampler = experiment.config, experiment.sampler
+        self._generator, self._seed = experiment.state.ema.module, config.run.seed
+        self._source, self._device, self._uniform = sampler.source, experiment.device, config.model.latent == "uniform"
+        self._is_image = len(sampler.source.shape) == 3
+        self._count = config.log.num_samples if self._is_image else NUM_POINTS
+        self._z = sampler.latents(Stream(config.run.seed, "samples", experiment.device), 0, self._count)
+        stream = Stream(config.run.seed, "samples/details", experiment.device)
+        self._more = sampler.latents(stream, 0, max(2 * WALKS, PER_CLASS))
+        self._num_classes = sampler.source.num_classes if sampler.conditional else 0
+        self._reference = None if self._is_image else sampler.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
+
+    def render(self) -> np.ndarray:
+        """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
+        labels = self._labels(torch.arange(self._count, device=self._device))
+        made = self._make(self._z, labels)
+        return image_grid(made) if self._reference is None else scatter(made, self._reference)
+
+    def details(self, *, first: bool) -> dict[str, np.ndarray]:
+        """Further pictures by name, of images only: `interpolation`, `classes` and, at first, `real`."""
+        if not self._is_image:
+            return {}
+        pictures = {"interpolation": self._interpolation()}
+        if self._num_classes:
+            pictures["classes"] = self._classes()
+        if first:
+            pictures["real"] = self._real()
+        return pictures
+
+    def _interpolation(self) -> np.ndarray:
+        """A row per pair of latents, by slerp for normal z, straight for uniform z."""
+        starts, ends = (z.unsqueeze(1) for z in self._more[: 2 * WALKS].split(WALKS))
+        share = torch.linspace(0.0, 1.0, STEPS, dtype=starts.dtype, device=self._device).view(1, -1, 1)
+        shape = (WALKS, STEPS, starts.shape[2])
+        between = torch.lerp if self._uniform else slerp
+        z = between(starts.expand(shape), ends.expand(shape), share.expand(WALKS, STEPS, 1))
+        labels = self._labels(torch.arange(WALKS, device=self._device).repeat_interleave(STEPS))
+        return image_grid(self._make(z.reshape(WALKS * STEPS, -1), labels), columns=STEPS)
+
+    def _classes(self) -> np.ndarray:
+        """A row per class, the same latents in each."""
+        rows = min(self._num_classes, MOST_CLASSES)
+        labels = torch.arange(rows, device=self._device).repeat_interleave(PER_CLASS)
+        return image_grid(self._make(self._more[:PER_CLASS].repeat(rows, 1), labels), columns=PER_CLASS)
+
+    def _real(self) -> np.ndarray:
+        """As many real examples as samples."""
+        source = self._source
+        if isinstance(source, Finite):
+            rows = draw(source.num_images, min(self._count, source.num_images), seed=self._seed, stream="samples/real")
+            images = source.gather(rows)[0]
+        else:
+            images = source.read(0, self._count)[0]
+        return image_grid(images.double().cpu().numpy())
+
+    def _labels(self, numbers: Tensor) -> Tensor | None:
+        """Classes in turn; None where the networks are shown none."""
+        return numbers % self._num_classes if self._num_classes else None
+
+    @torch.no_grad()
+    def _make(self, z: Tensor, labels: Tensor | None) -> np.ndarray:
+        parts = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
+        made = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
+        return torch.cat(made).double().cpu().numpy()

@@ -1,0 +1,72 @@
+"""Samples as pictures: grids of images, scatter plots of points. Arrays uint8 `[H, W, 3]`."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+QUICK = 1
+"""How hard PNG compresses: half the time of the usual 6 for files a fifth larger."""
+
+
+def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2, minimum: int = 56) -> np.ndarray:
+    """Tile images in rows on white, each enlarged by a whole factor to at least `minimum` pixels.
+
+    Args:
+        images: floats `[N, C, H, W]` in [-1, 1], C = 1 or 3; values outside are clipped, non-finite ones drawn black.
+        columns: per row; by default the grid is as square as it goes.
+        padding: pixels between images.
+        minimum: least height of an image in the picture.
+    """
+    count, channels, height, _ = images.shape
+    pixels = np.nan_to_num((images + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
+    pixels = pixels.astype(np.uint8).transpose(0, 2, 3, 1)
+    if channels == 1:
+        pixels = pixels.repeat(3, axis=3)
+    factor = max(1, math.ceil(minimum / height))
+    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    h, w = pixels.shape[1:3]
+    canvas = np.full((rows * (h + padding) + padding, columns * (w + padding) + padding, 3), 255, np.uint8)
+    for index, tile in enumerate(pixels):
+        top, left = padding + index // columns * (h + padding), padding + index % columns * (w + padding)
+        canvas[top : top + h, left : left + w] = tile
+    return canvas
+
+
+def scatter(points: np.ndarray, reference: np.ndarray, *, size: int = 512, margin: float = 0.25) -> np.ndarray:
+    """Draw generated points (blue) over real ones (gray), on axes that the real ones span plus a margin.
+
+    Args:
+        points: floats `[N, 2]`.
+        reference: real points `[M, 2]`.
+        size: of the picture in pixels.
+        margin: on each side, as a share of the real points' extent.
+    """
+    low, high = reference.min(0), reference.max(0)
+    extent = (high - low).max()
+    origin = (low + high) / 2 - extent * (0.5 + margin)
+    scale = (size - 1) / (extent * (1 + 2 * margin))
+    canvas = np.full((size, size, 3), 255, np.uint8)
+    for cloud, color in ((reference, (200, 200, 200)), (points, (31, 90, 180))):
+        finite = cloud[np.isfinite(cloud).all(1)]
+        at = np.rint((finite - origin) * scale)
+        at = at[((at >= 1) & (at < size - 1)).all(1)].astype(int)
+        for dx, dy in ((0, 0), (1, 0), (0, 1), (-1, 0), (0, -1)):
+            canvas[size - 1 - at[:, 1] + dy, at[:, 0] + dx] = color
+    return canvas
+
+
+def write_png(path: Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> None:
+    """Save a picture uint8 `[H, W, 3]` or `[H, W]`, with `text` as metadata of the PNG; the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    information = PngInfo()
+    for key, value in (text or {}).items():
+        information.add_text(key, value)
+    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information, compress_level=QUICK)
+    aside.replace(path)

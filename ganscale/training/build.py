@@ -1,0 +1,234 @@
+"""From a `Config` to objects: the only place where names become networks, losses, optimizers and data."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from ganscale.config import Config, ConfigError
+from ganscale.config.section import is_conditional
+from ganscale.data import FolderSource, ImageSource, PointSource, Source, StackedSource
+from ganscale.data.cifar10 import load_cifar10
+from ganscale.data.gaussians import MIXTURES
+from ganscale.data.mnist import load_mnist
+from ganscale.losses import LOSSES, Targets
+from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.models.base import Discriminator
+from ganscale.parallel.collectives import Replica
+from ganscale.parallel.random import derive_seed
+from ganscale.training.augment import AdaptiveRule, Augmentation
+from ganscale.training.ema import MovingAverage
+from ganscale.training.loop import BatchSampler
+from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
+from ganscale.training.schedules import Schedule
+from ganscale.training.state import TrainState
+from ganscale.training.step import Step
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+"""Of weights, latents and real examples; bfloat16 is an autocast around float32."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run's objects on one replica."""
+
+    config: Config
+    state: TrainState
+    step: Step
+    sampler: BatchSampler
+    device: torch.device
+
+
+def build_source(config: Config, device: torch.device) -> Source:
+    """The run's real examples, on `device`.
+
+    Raises:
+        ConfigError: `data.path` does not hold what it should.
+    """
+    try:
+        return _source(config, device)
+    except (FileNotFoundError, ValueError) as error:
+        remedy = "name a folder or zip that holds the data; every node must see it"
+        raise ConfigError(str(error), key="data.path", value=config.data.path, remedy=remedy) from None
+
+
+def _source(config: Config, device: torch.device) -> Source:
+    data, seed, dtype = config.data, config.run.seed, DTYPES[config.train.precision]
+    if data.name in MIXTURES:
+        centers, sigma = MIXTURES[data.name]
+        return PointSource(centers, sigma, seed=seed, device=device, dtype=dtype)
+    if data.name == "folder":
+        path, workers = Path(data.path).expanduser(), data.num_workers
+        return FolderSource(
+            path, data.resolution, seed=seed, device=device, dtype=dtype, mirror=data.mirror, num_workers=workers
+        )
+    if data.name == "cifar10":
+        images, labels = load_cifar10(Path(data.path).expanduser())
+        return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype, mirror=data.mirror)
+    images, labels = _digits(data.resolution)
+    if data.name == "stacked_mnist":
+        return StackedSource(images, labels, data.num_images, seed=seed, device=device, dtype=dtype)
+    return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=1)
+def _digits(resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """MNIST's training set, shared by runs that follow each other in one process; nobody writes to it."""
+    return load_mnist("train", resolution)
+
+
+def build_networks(
+    config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0
+) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator with the initial weights of the run's seed: the same on every device and replica.
+
+    Args:
+        config: the run.
+        shape: of one example.
+        device: where they live.
+        num_classes: of the data's labels.
+    """
+    seen = (config.model.packing * shape[0], *shape[1:])
+    dtype = DTYPES[config.train.precision]
+    layout = torch.channels_last if config.train.channels_last else torch.preserve_format
+    networks = []
+    for side, builders, fits in (("generator", GENERATORS, shape), ("discriminator", DISCRIMINATORS, seen)):
+        geometry = Geometry(fits, config.model.latent_dim, num_classes)
+        settings = getattr(config.model, side)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
+            network = builders[settings.name](settings, geometry)
+        _check_network(network, f"model.{side}.name", settings.name)
+        networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
+    generator, discriminator = networks
+    only_differences = LOSSES[config.loss.name].boundary is None and config.penalty.drift == 0.0
+    if only_differences and isinstance(discriminator, Discriminator):
+        discriminator.drop_logit_bias()
+    return generator, discriminator
+
+
+_INEXACT = {
+    nn.modules.batchnorm._BatchNorm: "ganscale.models.layers.BatchNorm, whose statistics run over all workers",
+    nn.modules.dropout._DropoutNd: "z for random numbers: they are functions of the seed and the image",
+}
+
+
+def _check_network(network: nn.Module, key: str, name: str) -> None:
+    """Refuse modules of a user's network whose results would depend on the number of workers."""
+    for module in network.modules():
+        for kind, instead in _INEXACT.items():
+            if isinstance(module, kind):
+                problem = f"its {type(module).__name__} makes the result depend on the number of workers"
+                raise ConfigError(problem, key=key, value=name, remedy=f"use {instead}")
+
+
+def build(config: Config, *, device: torch.device | str = "cpu", replica: Replica | None = None) -> Experiment:
+    """All objects of a run on this replica, at image 0."""
+    device = torch.device(device)
+    replica = replica or Replica.current()
+    source = build_source(config, device)
+    state = initial_state(config, source.shape, device, num_classes=source.num_classes)
+    if config.train.compile:
+        state.generator.compile()
+        state.discriminator.compile()
+    step = build_step(
+        config,
+        state.generator,
+        state.discriminator,
+        state.optimizer_g,
+        state.optimizer_d,
+        device=device,
+        replica=replica,
+    )
+    settings = config.model
+    sampler = BatchSampler(
+        source,
+        seed=config.run.seed,
+        latent_dim=settings.latent_dim,
+        latent=settings.latent,
+        batch_size=config.train.batch_size,
+        d_steps=config.optim.d_steps,
+        accumulation=config.train.accumulation,
+        packing=settings.packing,
+        reuse_fakes=config.train.reuse_fakes,
+        conditional=is_conditional(settings.generator) or is_conditional(settings.discriminator),
+        replica=replica,
+        device=device,
+        dtype=DTYPES[config.train.precision],
+    )
+    return Experiment(config, state, step, sampler, device)
+
+
+def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0) -> TrainState:
+    """The state of a run at image 0. Arguments: `build_networks`."""
+    generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
+    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
+    ema = MovingAverage(generator, 0.0)
+    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
+
+
+def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
+    """Fused Adam for each network; rates and betas are set again before every update, by the run's plan."""
+    start = Schedule(config).controls(0)
+    eps = config.optim.eps
+    optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)
+    optimizer_d = Adam(discriminator.parameters(), lr=start.lr_d, betas=start.betas_d, eps=eps, fused=True)
+    return optimizer_g, optimizer_d
+
+
+def build_step(
+    config: Config,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    optimizer_g: Optimizer,
+    optimizer_d: Optimizer,
+    *,
+    device: torch.device,
+    replica: Replica,
+) -> Step:
+    """The update with its objectives."""
+    loss, augment = config.loss, config.augment
+    packing = config.model.packing
+    view = View(
+        Draws(config.run.seed, device),
+        channels_last=config.train.channels_last,
+        augmentation=Augmentation(augment.transforms) if augment.transforms else None,
+        packing=packing,
+    )
+    objective_d = DiscriminatorObjective(
+        discriminator,
+        LOSSES[loss.name],
+        view,
+        targets=Targets(1.0 - loss.label_smoothing, loss.fake_label_smoothing),
+        class_weight=loss.class_weight,
+        gp_target=config.penalty.gp_target,
+    )
+    objective_g = GeneratorObjective(
+        discriminator,
+        LOSSES[loss.name],
+        view,
+        class_weight=loss.class_weight,
+        feature_matching=loss.feature_matching,
+        batch_rows=config.train.batch_size // packing,
+    )
+    return Step(
+        generator,
+        objective_d,
+        objective_g,
+        optimizer_g,
+        optimizer_d,
+        schedule=Schedule(config),
+        batch_size=config.train.batch_size,
+        clip_grad_norm_g=config.optim.clip_grad_norm_g,
+        clip_grad_norm_d=config.optim.clip_grad_norm_d,
+        clip_weights=loss.clip_weights,
+        adaptive=AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None,
+        autocast=partial(torch.autocast, device.type, torch.bfloat16)
+        if config.train.precision == "bfloat16"
+        else nullcontext,
+        replica=replica,
+    )

@@ -1,0 +1,295 @@
+"""What D is trained on: the adversarial loss and the penalties, as one module with one forward."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ganscale.losses import AdversarialLoss, Targets, penalties
+from ganscale.models.layers import WithoutZeros, upcast, uses_batch_statistics
+from ganscale.parallel.collectives import all_reduce_sum
+from ganscale.parallel.random import Stream
+from ganscale.training.augment import Augmentation
+from ganscale.training.schedules import PenaltyWeights
+
+
+class Batch(NamedTuple):
+    """This replica's rows of one micro-batch.
+
+    Attributes:
+        reals: images `[N, C, H, W]` or points `[N, 2]`.
+        z: latents `[N, latent_dim]`.
+        labels: classes `[N]`, or None.
+        position: global index of the first row, from which all its random numbers follow.
+    """
+
+    reals: Tensor
+    z: Tensor
+    labels: Tensor | None = None
+    position: int = 0
+
+
+class Draws:
+    """Random numbers for rows of a batch, by purpose: functions of (seed, purpose, global index)."""
+
+    def __init__(self, seed: int, device: torch.device | str) -> None:
+        self._seed = seed
+        self._device = device
+        self._streams: dict[str, Stream] = {}
+
+    def uniform(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Uniform numbers in [0, 1) for rows from `position`: `shape`, whose first entry counts the rows."""
+        return self._stream(purpose).uniform(position, position + shape[0], shape[1:], dtype)
+
+    def normal(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Standard normal numbers for rows from `position`: `shape`."""
+        return self._stream(purpose).normal(position, position + shape[0], shape[1:], dtype)
+
+    def _stream(self, purpose: str) -> Stream:
+        if purpose not in self._streams:
+            self._streams[purpose] = Stream(self._seed, purpose, self._device)
+        return self._streams[purpose]
+
+
+@dataclass(frozen=True)
+class View:
+    """How D sees examples: with noise, transformed, packed.
+
+    Attributes:
+        draws: random numbers.
+        augmentation: transforms, or None.
+        packing: examples judged together.
+        channels_last: whether D is given NHWC memory.
+    """
+
+    draws: Draws
+    augmentation: Augmentation | None = None
+    packing: int = 1
+    channels_last: bool = False
+
+    def __call__(self, x: Tensor, purpose: str, position: int, *, noise: float, p: float) -> Tensor:
+        """What D is shown of examples `[N, C, ...]`: `[N / packing, packing * C, ...]`."""
+        if self.augmentation and p > 0.0:
+            u = self.draws.uniform(f"augment/{purpose}", position, (x.shape[0], self.augmentation.num_numbers), x.dtype)
+            x = self.augmentation(x, u, p)
+        if noise > 0.0:
+            x = x + noise * self.draws.normal(f"noise/{purpose}", position, x.shape, x.dtype)
+        x = pack(x, self.packing)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+
+
+def pack(x: Tensor, packing: int) -> Tensor:
+    """Join `packing` consecutive examples along the channels: `[N, C, ...]` to `[N / packing, packing * C, ...]`."""
+    return x if packing == 1 else x.reshape(x.shape[0] // packing, packing * x.shape[1], *x.shape[2:])
+
+
+def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """D's logits `[N]`, and if it classifies (AC-GAN) its cross-entropy on `labels`: `[N]`."""
+    if not getattr(discriminator, "classifies", False):
+        return discriminator(x, labels), None
+    logits, class_logits = discriminator.forward_with_classes(x, labels)  # pyright: ignore[reportCallIssue]
+    assert labels is not None, "a network that classifies gets labels"
+    return logits, cross_entropy(class_logits, labels, reduction="none")
+
+
+class DiscriminatorOutput(NamedTuple):
+    """The outcome of D's forward.
+
+    Attributes:
+        loss: this replica's share of the objective, times the scale.
+        real_logits: `[N]`, without gradient.
+        fake_logits: `[N]`, without gradient.
+        penalties: detached sums over rows, unweighted, of those that were due.
+    """
+
+    loss: Tensor
+    real_logits: Tensor
+    fake_logits: Tensor
+    penalties: dict[str, Tensor]
+
+
+class DiscriminatorObjective(nn.Module):
+    """D on real and fake rows, the loss of both and the penalties: the module that DDP wraps.
+
+    DDP sees a single forward and backward however often D runs inside. Real and fake rows go through D in one pass
+    unless D's output for a row depends on the other rows (batch norm, minibatch stddev).
+
+    Args:
+        discriminator: the network.
+        loss: the adversarial objective.
+        view: how D sees examples.
+        targets: labels of the classification.
+        class_weight: weight of the class loss if D classifies (AC-GAN).
+        gp_target: norm that one-centerd penalties pull towards.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        view: View,
+        *,
+        targets: Targets,
+        class_weight: float,
+        gp_target: float,
+    ) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.loss = loss
+        self.view = view
+        self.targets = targets
+        self.class_weight = class_weight
+        self.one_centerd = partial(penalties.one_centerd, target=gp_target)
+        self.fused = not uses_batch_statistics(discriminator)
+
+    def forward(
+        self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: float, p: float
+    ) -> DiscriminatorOutput:
+        """Judge `batch.reals` and `fakes`; every row's loss and penalties are summed and multiplied by `scale`."""
+        reals = batch.reals
+        if weights.r1:
+            reals = reals.detach().requires_grad_(True)
+        if weights.r2:
+            fakes = fakes.detach().requires_grad_(True)
+        seen_reals = self.view(reals, "real", batch.position, noise=noise, p=p)
+        seen_fakes = self.view(fakes, "fake", batch.position, noise=noise, p=p)
+        # One pass for both is cheapest, unless only one side's gradient is wanted: that would run through both.
+        fused = self.fused and bool(weights.r1) == bool(weights.r2)
+        real_logits, fake_logits, class_loss = self._logits(seen_reals, seen_fakes, batch.labels, fused=fused)
+        rows = self.loss.discriminator(real_logits, fake_logits, self.targets)
+        if class_loss is not None:
+            rows = rows + self.class_weight * class_loss
+        values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights)
+        total = rows.sum()
+        for name, value in values.items():
+            total = total + getattr(weights, name) * value.sum()
+        sums = {name: value.detach().sum() for name, value in values.items()}
+        return DiscriminatorOutput(total * scale, real_logits.detach(), fake_logits.detach(), sums)
+
+    def _logits(
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, *, fused: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits of both, and each row's class loss on real and fake (Odena et al. 2017, Eq. 2) if D classifies."""
+        if fused:
+            both = None if labels is None else torch.cat((labels, labels))
+            logits, class_loss = discriminate(self.discriminator, torch.cat((reals, fakes)), both)
+            real_logits, fake_logits = logits.chunk(2)
+            return real_logits, fake_logits, None if class_loss is None else class_loss.view(2, -1).sum(0)
+        real_logits, real_loss = discriminate(self.discriminator, reals, labels)
+        fake_logits, fake_loss = discriminate(self.discriminator, fakes, labels)
+        if real_loss is None or fake_loss is None:
+            return real_logits, fake_logits, None
+        return real_logits, fake_logits, real_loss + fake_loss
+
+    def _penalties(
+        self,
+        batch: Batch,
+        reals: Tensor,
+        fakes: Tensor,
+        real_logits: Tensor,
+        fake_logits: Tensor,
+        weights: PenaltyWeights,
+    ) -> dict[str, Tensor]:
+        """Values of the penalties that are due, one per packed row."""
+        values = {}
+        packing = self.view.packing
+        if weights.r1 and weights.r2:
+            real_gradients, fake_gradients = penalties.input_gradients(
+                real_logits.sum() + fake_logits.sum(), reals, fakes
+            )
+            values["r1"] = penalties.zero_centerd(pack(real_gradients, packing))
+            values["r2"] = penalties.zero_centerd(pack(fake_gradients, packing))
+        elif weights.r1:
+            values["r1"] = penalties.zero_centerd(pack(penalties.input_gradients(real_logits, reals)[0], packing))
+        elif weights.r2:
+            values["r2"] = penalties.zero_centerd(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
+        if weights.gp:
+            share = self._share("penalty/gp", batch)
+            points = penalties.interpolate(pack(batch.reals, packing), pack(fakes.detach(), packing), share)
+            values["gp"] = self.one_centerd(self._gradients_at(points, batch.labels))
+        if weights.dragan:
+            share = self._share("penalty/dragan", batch)
+            noise = self.view.draws.uniform("penalty/dragan/noise", batch.position, reals.shape, reals.dtype)
+            points = penalties.perturb(pack(batch.reals, packing), pack(noise, packing), share)
+            values["dragan"] = self.one_centerd(self._gradients_at(points, batch.labels))
+        if weights.drift:
+            values["drift"] = penalties.drift(real_logits)
+        return values
+
+    def _share(self, purpose: str, batch: Batch) -> Tensor:
+        """One uniform number per packed row."""
+        rows = (batch.reals.shape[0], 1)
+        return self.view.draws.uniform(purpose, batch.position, rows, batch.reals.dtype)[:: self.view.packing, 0]
+
+    def _gradients_at(self, points: Tensor, labels: Tensor | None) -> Tensor:
+        points = points.detach().requires_grad_(True)
+        with WithoutZeros():
+            logits = self.discriminator(points, labels)
+        return penalties.input_gradients(logits, points)[0]
+
+
+class GeneratorObjective:
+    """What G is trained on: D's judgement of its fakes, and on request the match of D's features.
+
+    Args:
+        discriminator: the network, its parameters frozen by the caller.
+        loss: the adversarial objective.
+        view: how D sees examples.
+        class_weight: weight of the class loss if D classifies (AC-GAN).
+        feature_matching: weight of the distance between mean features.
+        batch_rows: rows of the global batch as D counts them (packed).
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        view: View,
+        *,
+        class_weight: float,
+        feature_matching: float,
+        batch_rows: int,
+    ) -> None:
+        self.discriminator = discriminator
+        self.loss = loss
+        self.view = view
+        self.class_weight = class_weight
+        self.feature_matching = feature_matching
+        self.batch_rows = batch_rows
+
+    def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: float, p: float) -> Tensor:
+        """This replica's share of G's objective on `fakes`, times the scale: `[]`."""
+        seen = self.view(fakes, "generator", batch.position, noise=noise, p=p)
+        logits, class_loss = discriminate(self.discriminator, seen, batch.labels)
+        reals = None
+        if self.loss.compares or self.feature_matching:
+            reals = self.view(batch.reals, "generator/real", batch.position, noise=noise, p=p)
+        real_logits = None
+        if self.loss.compares:
+            with torch.no_grad():
+                real_logits = self.discriminator(reals, batch.labels)
+        total = self.loss.generator(logits, real_logits).sum()
+        if class_loss is not None:
+            total = total + self.class_weight * class_loss.sum()
+        total = total * scale
+        if self.feature_matching:
+            total = total + self.feature_matching * self._feature_distance(reals, seen, batch.labels)
+        return total
+
+    def _feature_distance(self, reals: Tensor | None, fakes: Tensor, labels: Tensor | None) -> Tensor:
+        """|mean f(x) - mean f(G(z))|^2 of the micro-batch of all replicas, weighted by its share of the batch.
+
+        Every replica returns the same value; the differentiable sum and DDP's mean make its gradient the right one.
+        """
+        features: Callable[..., Tensor] = self.discriminator.features  # pyright: ignore[reportAssignmentType]
+        with torch.no_grad():
+            real_sum = upcast(features(reals, labels)).sum(0)
+        fake_sum = upcast(features(fakes, labels)).sum(0)
+        rows = fake_sum.new_full((1,), float(fakes.shape[0]))
+        total = all_reduce_sum(torch.cat((fake_sum - real_sum, rows)))
+        count = total[-1].detach()
+        return (total[:-1] / count).square().sum() * (count / self.batch_rows)

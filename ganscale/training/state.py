@@ -1,0 +1,66 @@
+"""Everything that is saved, listed once. Random numbers need no place here: they are functions of seed and position."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ganscale.training.ema import MovingAverage
+
+
+@dataclass
+class TrainState:
+    """A run between two iterations.
+
+    Attributes:
+        generator: the trained generator.
+        discriminator: the trained discriminator.
+        ema: the generator's moving average.
+        optimizer_g: the generator's optimizer.
+        optimizer_d: the discriminator's optimizer.
+        images: real examples shown to the discriminator so far, over all replicas.
+        iteration: generator updates so far.
+        augment_p: probability of each transform of D's inputs, which ADA moves.
+        rollbacks: times that the run was put back to an earlier state, each with lower rates.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: MovingAverage
+    optimizer_g: Optimizer
+    optimizer_d: Optimizer
+    images: int = 0
+    iteration: int = 0
+    augment_p: float = 0.0
+    rollbacks: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer_g": self.optimizer_g.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict(),
+            "images": self.images,
+            "iteration": self.iteration,
+            "augment_p": self.augment_p,
+            "rollbacks": self.rollbacks,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over all of it, in place.
+
+        Raises:
+            KeyError, RuntimeError: it comes from other networks or an incomplete state.
+        """
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer_g.load_state_dict(state["optimizer_g"])
+        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        self.images = int(state["images"])
+        self.iteration = int(state["iteration"])
+        self.augment_p = float(state["augment_p"])
+        self.rollbacks = int(state.get("rollbacks", 0))  # states of earlier versions have none

@@ -1,0 +1,101 @@
+"""Runs of the benchmark: faults are in them, records come back, no setting of the product is there for tests only."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.health.faults import BAD_FROM, FAULTS, Fault
+from benchmarks.health.plan import HALVES, half_of, plan
+from benchmarks.health.record import read, run, write
+from benchmarks.health.rescue import Rescue
+from benchmarks.health.rescue import report as rescue_report
+from benchmarks.health.setups import ROWS, SETUPS, Setup, overrides
+from ganscale.config import load
+from ganscale.training.build import build
+
+RING = SETUPS["ring-mlp-hinge"]
+SHORT = ("train.images=1024", "log.every=256", "eval.every=512", "eval.num_samples=50", "train.batch_size=32")
+PAIRS = [(fault, setup) for fault in FAULTS.values() for setup in SETUPS.values() if fault.fits(setup)]
+
+
+@pytest.mark.parametrize(("fault", "setup"), PAIRS, ids=[f"{fault.name}-{setup.name}" for fault, setup in PAIRS])
+def test_every_fault_is_a_valid_config_where_it_fits(fault: Fault, setup: Setup) -> None:
+    sound = load(overrides=overrides(setup, 3))
+    spoilt = load(overrides=(*overrides(setup, 3), *fault.settings(setup)))
+    assert sound.run.seed == 3
+    assert sound.train.images // sound.log.every == ROWS
+    assert (spoilt != sound) == bool(fault.settings(setup))
+
+
+def objects(fault: str):
+    experiment = build(load(overrides=(*overrides(RING, 0), *SHORT)))
+    FAULTS[fault].wrap(experiment)
+    return experiment
+
+
+def test_one_class_is_one_class() -> None:
+    experiment = objects("one-class")
+    points, labels = experiment.sampler.source.read(32, 64)
+    assert points.shape == (32, 2)
+    assert labels is not None
+    assert set(labels.tolist()) == {0}
+    assert points.std(0).max() < 0.1
+
+
+def test_batches_by_class_go_through_the_classes() -> None:
+    source = objects("batch-norm-leak").sampler.source
+    seen = []
+    for start in range(0, 16 * 32, 32):
+        labels = source.read(start, start + 32)[1]
+        assert labels is not None
+        seen.append(set(labels.tolist()))
+    assert seen == [{index % 8} for index in range(16)]
+
+
+def test_damage_begins_late() -> None:
+    source = objects("damaged-data").sampler.source
+    begin = int(BAD_FROM * 1024)
+    assert source.read(begin - 32, begin)[0].isfinite().all()
+    assert source.read(begin, begin + 32)[0].isnan().sum() == 2
+
+
+def test_without_noise_all_samples_are_alike() -> None:
+    state = objects("no-noise").state
+    z = torch.randn(5, 2)
+    for network in (state.generator, state.ema.module):
+        made = network(z, None)
+        torch.testing.assert_close(made, made[:1].expand(5, 2))
+
+
+def test_halves_share_no_seed() -> None:
+    seeds = {half: {job.seed for job in plan(half)} for half in HALVES}
+    assert not seeds["chosen"] & seeds["scored"]
+    assert {half_of(seed) for seed in seeds["scored"]} == {"scored"}
+    assert [*plan("chosen"), *plan("scored")] == plan()
+    assert {job.fault for job in plan("scored")} == {"", *FAULTS}
+
+
+def test_a_record_comes_back_from_the_file(tmp_path: Path) -> None:
+    made = run("ring-mlp-hinge", "damaged-data", 5, extra=SHORT)
+    assert [row["images"] for row in made.rows] == [256, 512, 768, 1024]
+    assert [row["images"] for row in made.evaluations] == [0, 512, 1024]
+    assert made.loss == "hinge"
+    for name in ("runs.json", "runs.json.gz"):
+        write(tmp_path / name, [made])
+        (back,) = read(tmp_path / name)
+        assert (back.setup, back.fault, back.seed) == ("ring-mlp-hinge", "damaged-data", 5)
+        for rows, others in ((back.rows, made.rows), (back.evaluations, made.evaluations)):
+            assert [list(row) for row in rows] == [list(row) for row in others]
+            for row, other in zip(rows, others, strict=True):
+                assert row == pytest.approx(other, rel=1e-4, nan_ok=True)
+
+
+def test_a_rescue_counts_what_was_lost_without_it() -> None:
+    def each(lost: bool, saved: bool) -> Rescue:
+        return Rescue("s", "f", 1, lost, saved, (0, 5), {"frechet": 1.0, "modes": 8.0})
+
+    text, passed = rescue_report([each(True, True)] * 4 + [each(True, False), each(False, False)])
+    assert "saved 4 of 5" in text
+    assert passed
+    assert not rescue_report([each(True, True), each(True, False), each(False, True)])[1]

@@ -1,0 +1,44 @@
+"""Variants: what they set, that they compute the same, and the command."""
+
+import json
+
+import pytest
+
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.measure import Result, Spread
+from benchmarks.speed.variants import VARIANTS, Variant, compare, table, variant
+from ganscale.config import load
+from tests.runs import DCGAN
+
+SMALL = ["train.batch_size=6", "train.device=cpu", *DCGAN]
+
+
+def test_variants_set_what_they_say() -> None:
+    train = variant(load(None, SMALL), "bf16+channels_last").train
+    assert (train.precision, train.channels_last, train.compile) == ("bfloat16", True, False)
+    assert len({tuple(settings.values()) for settings in VARIANTS.values()}) == len(VARIANTS)
+
+
+def test_variants_compute_the_same_but_for_rounding() -> None:
+    base, layout, half = compare(load(None, SMALL), ["float32", "channels_last", "bf16"], iterations=1, rounds=1)
+    assert layout.loss_d == pytest.approx(base.loss_d, rel=1e-4)
+    assert half.loss_d == pytest.approx(base.loss_d, rel=2e-2)
+    assert half.loss_g != base.loss_g
+    assert base.result.ratio is None
+    assert base.utilization is None
+
+
+def test_ratios_are_turned_round() -> None:
+    """A variant that the base is half as fast as is faster by 2."""
+    times = Spread(1.0, 1.0, 1.0, 1.0, 1.0)
+    text = table([Variant(Result("x", 10.0, times, Spread(0.5, 0.4, 0.8, 0.4, 0.8)), 1.0, 2.0, 0.25)])
+    assert "2.000 [1.250..2.500]" in text
+    assert "25.0 %" in text
+
+
+def test_command(tmp_path, capsys) -> None:
+    file = tmp_path / "figures.json"
+    chosen = ["--variants", "float32,bf16", "--iterations", "1", "--rounds", "1", "--json", str(file)]
+    assert main(["variants", "--presets", "mlp", *chosen, *SMALL]) == 0
+    assert "| bf16 " in capsys.readouterr().out
+    assert [row["result"]["name"] for row in json.loads(file.read_text())["variants"]["mlp"]] == ["float32", "bf16"]

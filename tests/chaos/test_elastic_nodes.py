@@ -1,0 +1,154 @@
+"""Nodes that go and come while a run trains on them: it shrinks, grows and leaves drained ones, and ends the same."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cluster.machines import obstacle
+from cluster.nodes import HEAD, LocalCluster
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
+from tests.chaos.runs import make_cluster
+from tests.integration.test_elastic import TOLERANCE, states, worst
+from tests.runs import EXACT
+
+NO_MACHINES = obstacle()
+LIMIT = 600.0
+"""Seconds that a run may take on a busy machine."""
+IMAGES, EVERY = 9600, 480
+RUN = (
+    *EXACT,
+    "data.resolution=16",
+    "model.latent_dim=8",
+    *(f"model.generator.{setting}" for setting in ("name=dcgan", "width=32", "norm=none")),
+    *(f"model.discriminator.{setting}" for setting in ("name=dcgan", "width=32", "norm=none")),
+    f"train.images={IMAGES}",
+    f"checkpoint.every={EVERY}",
+    "checkpoint.keep=99",
+    "log.every=48",
+    "log.samples_every=999999",
+    "log.details=false",
+    "eval.every=0",
+    "wandb.mode=disabled",
+    "train.device=cpu",
+    "train.batch_size=48",
+    "cluster.timeout=20",
+    "cluster.restart_pause=1",
+)
+"""200 iterations, each slow enough that nodes can go and come between them, few enough for rounding to stay small."""
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(NO_MACHINES is not None, reason=f"nodes as machines of their own: {NO_MACHINES}"),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A head and three nodes with room for a worker each."""
+    with make_cluster(tmp_path, nodes=4, cpus=1) as made:
+        yield made
+
+
+class Run:
+    """A run's command on the head node."""
+
+    def __init__(self, cluster: LocalCluster, folder: Path, name: str, *overrides: str) -> None:
+        self.folder = RunDir(folder / name)
+        self._out = folder / f"{name}.out"
+        words = [sys.executable, "-m", "ganscale.train", *RUN, f"run.dir={folder}", f"run.name={name}", *overrides]
+        with self._out.open("wb") as log:
+            self.process = subprocess.Popen(
+                cluster.command(HEAD, words, cwd=folder), env=cluster.environment(HEAD), stdout=log, stderr=log
+            )
+
+    def reached(self) -> int:
+        return max((row["images"] for row in read_metrics(self.folder)), default=0)
+
+    def said(self) -> str:
+        return self.folder.log.read_text(encoding="utf-8") if self.folder.log.exists() else ""
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LIMIT
+        while not ready():
+            assert self.process.poll() is None, self._out.read_text()
+            assert time.monotonic() < deadline, self._out.read_text()
+            time.sleep(0.1)
+
+    def ends(self) -> str:
+        assert self.process.wait(LIMIT) == 0, self._out.read_text()
+        return self._out.read_text()
+
+
+@contextmanager
+def run(cluster: LocalCluster, folder: Path, name: str, *overrides: str) -> Iterator[Run]:
+    made = Run(cluster, folder, name, *overrides)
+    try:
+        yield made
+    finally:
+        made.process.kill()
+
+
+def check_same(folder: Path, name: str) -> None:
+    """All checkpoints that both runs saved agree; so do the images of their rows."""
+    changed, straight = states(folder / name), states(folder / "straight")
+    common = sorted(set(changed) & set(straight))
+    assert common == list(range(EVERY, IMAGES + 1, EVERY))
+    errors = {images: worst(changed[images], straight[images]) for images in common}
+    print(f"{name}: largest relative difference by images {errors}")
+    assert max(errors.values()) <= TOLERANCE, errors
+    rows = [[row["images"] for row in read_metrics(RunDir(folder / each))] for each in (name, "straight")]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_follows_its_nodes(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Three workers; a node loses its power: two; a node comes: three again."""
+    wanted, slow = "cluster.num_workers=[2,3]", tmp_path / "slow"
+    with run(cluster, tmp_path, "straight", wanted) as straight:
+        straight.ends()
+    assert straight.said().count("on mnist for 3 workers") == 1
+    with run(cluster, tmp_path, "elastic", wanted) as elastic:
+        elastic.until(lambda: elastic.reached() >= 1.2 * EVERY)
+        cluster.kill("w2")
+        elastic.until(lambda: elastic.said().count("on mnist for 2 workers") == 1)
+        elastic.until(lambda: elastic.said().count("resuming at") == 1)
+        slow.write_text("2")  # each save takes seconds: there is work left when the node has come
+        cluster.add()
+        elastic.until(lambda: elastic.said().count("on mnist for 3 workers") == 2)
+        slow.unlink()
+        output = elastic.ends()
+    assert "the number of workers changes" in elastic.said()
+    assert output.count("the workers failed") >= 1, "the node that went"
+    check_same(tmp_path, "elastic")
+
+
+def test_a_drained_node_is_left_and_costs_no_work(cluster: LocalCluster, tmp_path: Path) -> None:
+    """No restart is allowed: what a notice leads to is none."""
+    with run(cluster, tmp_path, "straight", "cluster.num_workers=2") as straight:
+        straight.ends()
+    with run(cluster, tmp_path, "drained", "cluster.num_workers=2", "cluster.max_restarts=0") as drained:
+        drained.until(lambda: drained.reached() >= 1.2 * EVERY)
+        busy = [
+            name
+            for name in ("w1", "w2", "w3")
+            if any("RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_text() for pid in cluster.pids(name))
+        ]
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        words = ["ray", "drain-node", "--node-id", cluster.id_of(busy[0]), *reason, "--deadline-remaining-seconds=60"]
+        cluster.run(busy[0], words, check=True, capture_output=True)
+        told, at = time.monotonic(), drained.reached()
+        drained.until(lambda: "the node of a worker is about to go" in drained.said())
+        print(f"left {time.monotonic() - told:.1f} s after the notice")
+        drained.until(lambda: "resuming at" in drained.said())
+        back = int(drained.said().partition("resuming at ")[2].partition(" images")[0].replace(",", ""))
+        assert back >= at, "nothing that was trained is trained again"
+        cluster.kill(busy[0])
+        output = drained.ends()
+    assert "the workers failed" not in output
+    check_same(tmp_path, "drained")

@@ -1,0 +1,111 @@
+"""What the extractors see."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from ganscale.data.gaussians import MIXTURES
+from ganscale.data.images import normalize
+from ganscale.data.mnist import load_mnist
+from ganscale.evaluation.metrics.extractors import (
+    DigitExtractor,
+    Observed,
+    PixelExtractor,
+    PointExtractor,
+    inception_weights,
+    make_extractor,
+)
+
+
+def test_three_digits_are_one_of_a_thousand_modes() -> None:
+    images, labels = load_mnist("test")
+    triples = normalize(images[:60], torch.float32).view(20, 3, 28, 28)
+    digits = labels[:60].view(20, 3)
+    seen = DigitExtractor(3)(triples)
+    single = DigitExtractor(1)(triples.reshape(60, 1, 28, 28))
+    assert seen.features.shape == (20, 384)
+    assert_close(seen.features.view(60, 128), single.features)
+    assert seen.probabilities is not None
+    assert seen.modes is not None
+    assert single.modes is not None
+    assert (single.modes == labels[:60]).double().mean() > 0.95
+    expected = digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
+    assert (seen.modes == expected).double().mean() > 0.9
+    assert_close(seen.probabilities.sum(1), torch.ones(20))
+    assert torch.equal(seen.probabilities.argmax(1), seen.modes)
+
+
+def test_points_have_the_nearest_mode_and_quality_within_three_sigma() -> None:
+    centers, sigma = MIXTURES["grid"]
+    offsets = torch.tensor([[2.9, 0.0], [0.0, 3.1]], dtype=torch.float64) * sigma
+    seen = PointExtractor("grid")((centers[7] + offsets).float())
+    assert seen.modes is not None
+    assert seen.modes.tolist() == [7, 7]
+    assert seen.high_quality is not None
+    assert seen.high_quality.tolist() == [True, False]
+    assert seen.features.dtype == torch.float64
+    assert PointExtractor("grid").num_modes == 25
+
+
+def test_pixels_are_features_unless_there_are_too_many() -> None:
+    images = torch.randn(5, 3, 8, 8)
+    assert_close(PixelExtractor((3, 8, 8))(images).features, images.view(5, 192))
+    with pytest.raises(ValueError, match="too large"):
+        PixelExtractor((3, 64, 64))
+
+
+def test_rows_are_taken_from_every_part() -> None:
+    seen = Observed(torch.arange(6.0).view(3, 2), None, torch.arange(3)).take(torch.tensor([2, 0]))
+    assert seen.probabilities is None
+    assert seen.modes is not None
+    assert seen.modes.tolist() == [2, 0]
+    assert seen.features.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize(("name", "data", "shape"), [("mnist", "mnist", (1, 28, 28)), ("pixels", "ring", (2,))])
+def test_extractors_by_name(name: str, data: str, shape: tuple[int, ...]) -> None:
+    extractor = make_extractor(name, data, shape)
+    assert extractor.name == name
+    assert bool(extractor.sha256) == (name == "mnist")
+
+
+class _Network(nn.Module):
+    """Stands in for Inception: what it is given, as bytes."""
+
+    def __init__(self, name: str, wanted: list[str], weights: str) -> None:
+        super().__init__()
+        assert wanted == ["2048", "logits_unbiased"]
+        assert Path(weights).read_bytes() == b"weights"
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.seen.append(images)
+        return images.double().flatten(1)[:, :4], torch.zeros(len(images), 5)
+
+
+def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = _Network  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    extractor = make_extractor("inception", "cifar10", (3, 32, 32), weights=str(weights))
+    images = torch.tensor([-1.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    seen = extractor(images)
+    given = extractor.network.seen[0]  # pyright: ignore[reportAttributeAccessIssue]
+    assert given.dtype == torch.uint8
+    assert given.shape == (3, 3, 4, 4)
+    assert given[:, 0, 0, 0].tolist() == [0, 255, 128]
+    assert seen.probabilities is not None
+    assert_close(seen.probabilities, torch.full((3, 5), 0.2))
+
+
+def test_inception_weights_lie_where_they_are_said_to() -> None:
+    assert inception_weights("~/w.pth") == Path.home() / "w.pth"
+    assert inception_weights("").name == "weights-inception-2015-12-05-6726825d.pth"

@@ -1,0 +1,183 @@
+"""Sweeps through Ray Tune: what was drawn is what trained, early stops and exchanges, and going on after a kill."""
+
+import csv
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from ganscale.sweep import tuner
+from ganscale.sweep.plan import SweepPlan
+from ganscale.sweep.table import Entry, read_entries
+from ganscale.sweep.trial import MultiSeedTrial
+from ganscale.sweep.tuner import search_on_ray, sweep_folder
+from tests.processes import ROOT, Command
+from tests.sweep.sweeps import RATES, RING, ring_plan
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One cluster for all sweeps of this file."""
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": environment},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def joined(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuner, "connected", lambda config, dashboard: nullcontext())
+
+
+def run(plan: SweepPlan) -> tuple[list[Entry], list[str]]:
+    said: list[str] = []
+    said.append(search_on_ray(plan, said.append))
+    return read_entries(sweep_folder(plan).trials, plan.metrics, plan.sweep.sweep), said
+
+
+def results(entries: list[Entry]) -> list[tuple[Any, ...]]:
+    return [(e.index, dict(e.drawn), e.status, [(row.images, row.seeds) for row in e.rows]) for e in entries]
+
+
+def live_rates(plan: SweepPlan, entry: Entry, seed: int) -> list[tuple[int, float, float]]:
+    """What the optimizers of a seed had at each tick: images, rate of G, rate of D."""
+    path = sweep_folder(plan).trials / f"{entry.index:04d}" / f"seed-{seed}" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["images"], row["lr_g"], row["lr_d"]) for row in rows]
+
+
+def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path / "sweep", confirm_seeds=2)
+    entries, said = run(plan)
+    assert [entry.status for entry in entries] == ["complete"] * 3
+    assert len({entry.drawn["optim.lr_g"] for entry in entries}) == 3
+    for entry in entries:
+        for seed in plan.seeds:
+            ticks = live_rates(plan, entry, seed)
+            assert {(g, d) for _, g, d in ticks} == {(entry.drawn["optim.lr_g"], entry.drawn["optim.lr_d"])}
+    alone = MultiSeedTrial(
+        plan.space.config(entries[1].drawn),
+        entries[1].drawn,
+        plan.seeds,
+        plan.metrics,
+        tmp_path / "alone",
+        device=torch.device("cpu"),
+    )
+    assert [alone.row(n).seeds for n in range(4)] == [row.seeds for row in entries[1].rows]
+    found = json.loads((sweep_folder(plan).path / "results.json").read_text(encoding="utf-8"))
+    assert [seed["seed"] for seed in found["confirmed"]["seeds"]] == list(plan.fresh_seeds)
+    assert not set(plan.fresh_seeds) & set(plan.seeds)
+    assert "on 2 fresh seeds (this is its quality)" in said[-1]
+    again, said = run(plan)
+    assert results(again) == results(entries)
+    assert "3 done" in said[0]
+    assert not any(line.startswith("[") for line in said)
+
+
+def test_asha_stops_what_lags(joined: None, tmp_path: Path) -> None:
+    draws = {"optim.lr_g, optim.lr_d": {"grid": [2e-3, 1e-6, 1e-7, 1e-7, 1e-7, 1e-6]}}
+    plan = ring_plan(tmp_path, draws, scheduler="asha", reduction=2.0, max_concurrent=1, metrics=["frechet"])
+    entries, _ = run(plan)
+    status = [entry.status for entry in entries]
+    assert set(status) == {"complete", "stopped"}
+    assert all(entry.rows[-1].images < 1280 for entry in entries if entry.status == "stopped")
+    assert entries[0].status == "complete"
+    assert sum(entry.spent for entry in entries) < plan.images
+
+
+def test_a_population_exchanges_states_and_keeps_its_own_rates(joined: None, tmp_path: Path) -> None:
+    draws = {"optim.lr_g, optim.lr_d": {"loguniform": [1e-7, 1e-1]}, "optim.betas_g.0": {"uniform": [0.0, 0.9]}}
+    plan = ring_plan(tmp_path, draws, scheduler="pbt", quantile=0.5, num_configs=4, metrics=["frechet"])
+    entries, _ = run(plan)
+    changed = 0
+    for entry in entries:
+        rows = [row.drawn for row in entry.rows]
+        changed += sum(before != after for before, after in pairwise(rows))
+        for seed in plan.seeds:
+            last = {images: (g, d) for images, g, d in live_rates(plan, entry, seed)}
+            for row in entry.rows:
+                rate = row.drawn["optim.lr_g, optim.lr_d"]
+                assert last[row.images] == (rate, rate)
+    assert changed, "nobody was replaced"
+    assert [entry.status for entry in entries] == ["complete"] * 4
+
+
+def test_a_trial_whose_process_is_killed_goes_on(joined: None, tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path / "a", num_configs=2, max_concurrent=1)
+    expected = results(run(plan)[0])
+    other = ring_plan(tmp_path / "b", num_configs=2, max_concurrent=1)
+    killed: list[int] = []
+
+    class Killer(tuner.ProgressCallback):
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+            if not killed and result["images"] >= 640:
+                killed.append(result["pid"])
+                os.kill(result["pid"], signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "ProgressCallback", Killer)
+        entries, _ = run(other)
+    assert killed
+    assert results(entries) == expected
+
+
+def test_workers_of_a_group_find_what_one_finds(joined: None, tmp_path: Path) -> None:
+    one = run(ring_plan(tmp_path / "one", num_configs=2))[0]
+    two = run(ring_plan(tmp_path / "two", num_configs=2, workers=2))[0]
+    assert [e.status for e in two] == ["complete"] * 2
+    for a, b in zip(one, two, strict=True):
+        for seed in (0, 1, 2):
+            assert live_rates(ring_plan(tmp_path / "two"), b, seed) == live_rates(ring_plan(tmp_path / "one"), a, seed)
+        assert [row.images for row in a.rows] == [row.images for row in b.rows]
+
+
+def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path: Path) -> None:
+    text = {
+        "sweep": {"name": "try", "num_configs": 4, "confirm_seeds": 0, "metrics": ["modes"]},
+        "set": RING,
+        "space": RATES,
+    }
+    text["set"] = {**RING, "train.images": 6400, "eval.every": 640}
+    (tmp_path / "try.yaml").write_text(json.dumps(text), encoding="utf-8")
+    environment = {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": None, "WANDB_MODE": "disabled"}
+
+    def start(folder: str) -> Command:
+        command = (sys.executable, "-m", "ganscale.tune", "try.yaml", f"sweep.dir={tmp_path / folder}")
+        return Command(command, tmp_path / f"{folder}-{time.time_ns()}.out", environment=environment, cwd=tmp_path)
+
+    def table(folder: str) -> list[list[str]]:
+        with (tmp_path / folder / "try" / "results.csv").open(encoding="utf-8") as file:
+            return list(csv.reader(file))
+
+    with start("whole") as command:
+        command.succeed(240)
+    trials = tmp_path / "killed" / "try" / "trials"
+    with start("killed") as command:
+        command.until(lambda: bool(list(trials.glob("*/end.json"))), 240)
+        command.kill()
+    done = {path.parent: (path.parent / "rows.jsonl").stat().st_mtime_ns for path in trials.glob("*/end.json")}
+    assert 0 < len(done) < 4
+    with start("killed") as command:
+        command.succeed(240)
+    assert table("killed") == table("whole")
+    assert done == {folder: (folder / "rows.jsonl").stat().st_mtime_ns for folder in done}

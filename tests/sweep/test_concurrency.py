@@ -1,0 +1,37 @@
+"""As many trials at a time as fit with all of their workers, so that none waits for another for ever."""
+
+import pytest
+
+from ganscale.config import ConfigError
+from ganscale.launch.placement import NodeResources, concurrent_trials
+from ganscale.sweep.config import SweepSettings
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "gpu", "expected"),
+    [
+        ({}, [NodeResources(8)], False, 8),
+        ({"workers": 2}, [NodeResources(8)], False, 4),
+        ({"workers": 3}, [NodeResources(8)], False, 2),
+        ({"workers": 2, "cpus_per_worker": 3}, [NodeResources(8)], False, 1),
+        ({"workers": 2, "cpus_per_worker": 3}, [NodeResources(8), NodeResources(4)], False, 1),
+        ({"workers": 4}, [NodeResources(3), NodeResources(3), NodeResources(3)], False, 2),
+        ({"max_concurrent": 3}, [NodeResources(8)], False, 3),
+        ({"max_concurrent": 30}, [NodeResources(8)], False, 8),
+        ({}, [NodeResources(8, 2)], True, 2),
+        ({"gpus_per_worker": 0.25}, [NodeResources(16, 1)], True, 4),
+        ({"gpus_per_worker": 0.25}, [NodeResources(3, 1)], True, 3),
+        ({"gpus_per_worker": 0.3}, [NodeResources(16, 1)], True, 3),
+        ({"workers": 2}, [NodeResources(8, 4), NodeResources(8)], True, 2),
+    ],
+)
+def test_what_fits(settings: dict, nodes: list[NodeResources], gpu: bool, expected: int) -> None:
+    assert concurrent_trials(SweepSettings(**settings), nodes, use_gpu=gpu) == expected
+
+
+def test_what_never_fits_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sweep\.workers <= 4") as caught:
+        concurrent_trials(SweepSettings(workers=5), [NodeResources(2), NodeResources(2)], use_gpu=False)
+    assert caught.value.key == "sweep.workers"
+    with pytest.raises(ConfigError, match="smaller"):
+        concurrent_trials(SweepSettings(cpus_per_worker=4), [NodeResources(2), NodeResources(2)], use_gpu=False)

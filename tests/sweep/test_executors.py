@@ -1,0 +1,93 @@
+"""Messages to a worker group: answered once, sent again to workers that were restarted, their end told."""
+
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganscale.config import load
+from ganscale.launch.placement import Placement
+from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
+from ganscale.sweep import executors
+from ganscale.sweep.executors import RESTARTED, TrialSpec, WorkerGroupExecutor
+
+WORK = TrialSpec({}, {}, (0,), ("modes",), "folder", True, 0)
+
+
+class Line(queue.Queue):
+    """Stands in for Ray's queue."""
+
+    def __init__(self, actor_options: dict[str, Any]) -> None:
+        assert actor_options == {"num_cpus": 0}
+        super().__init__()
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> WorkerGroupExecutor:
+    monkeypatch.setattr(executors, "Queue", Line)
+    monkeypatch.setattr(executors, "Empty", queue.Empty)
+    return WorkerGroupExecutor(load(), Placement(2, False, "PACK"), tmp_path)
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, worker: Any) -> None:
+    """Let a function of (messages, answers) be the workers."""
+
+    def run(loop: Any, settings: dict[str, Any], group: WorkerGroupSpec) -> None:
+        assert group.placement.num_workers == 2
+        worker(settings["messages"], settings["answers"])
+
+    monkeypatch.setattr(executors, "run_worker_group", run)
+
+
+def test_messages_are_answered_in_turn(group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def worker(messages: Line, answers: Line) -> None:
+        answers.put((RESTARTED, None))
+        while (message := messages.get())[2] != "stop":
+            seen.append(message)
+            answers.put((message[0], f"row {message[3]}"))
+
+    serve(monkeypatch, worker)
+    assert [group.row(WORK, number) for number in range(3)] == ["row 0", "row 1", "row 2"]
+    group.save(WORK, Path("/tmp/x"))
+    assert [(verb, argument) for _, work, verb, argument in seen if work == WORK] == [
+        ("row", 0),
+        ("row", 1),
+        ("row", 2),
+        ("save", "/tmp/x"),
+    ]
+    threads = threading.active_count()
+    group.close()
+    assert threading.active_count() == threads - 1
+
+
+def test_restarted_workers_are_told_again(group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worker(messages: Line, answers: Line) -> None:
+        answers.put((RESTARTED, None))
+        messages.get()  # and dies with it
+        answers.put((RESTARTED, None))
+        while (message := messages.get())[2] != "stop":
+            answers.put((message[0], message[3]))
+
+    serve(monkeypatch, worker)
+    assert group.row(WORK, 5) == 5
+    assert group.row(WORK, 6) == 6
+    group.close()
+
+
+@pytest.mark.parametrize("error", [None, TrainingError("the disk is full")])
+def test_the_end_of_the_workers_is_told(
+    group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def worker(messages: Line, answers: Line) -> None:
+        answers.put((RESTARTED, None))
+        messages.get()
+        if error:
+            raise error
+
+    serve(monkeypatch, worker)
+    with pytest.raises(TrainingError, match="the disk is full" if error else "the workers ended"):
+        group.row(WORK, 0)

@@ -1,0 +1,126 @@
+"""What a sweep's scheduler decides, told scores as Tune would tell them."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from ganscale.config import ConfigError
+from ganscale.sweep.plan import SweepPlan
+from ganscale.sweep.schedulers import make_scheduler
+from ganscale.sweep.trainable import IMAGES, SCORE
+from tests.sweep.sweeps import ring_plan
+
+ENDS = (320, 640, 960, 1280)
+"""Images at which the trials are evaluated."""
+
+
+def scheduler(plan: SweepPlan) -> TrialScheduler:
+    made = make_scheduler(plan.sweep.sweep, plan.space, images=ENDS[-1], every=ENDS[0])
+    made.set_search_properties(SCORE, "max")
+    return made
+
+
+ALONE: Any = SimpleNamespace(get_live_trials=list)
+"""A controller with no other trial."""
+
+
+class Told:
+    """What schedulers read of a trial."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"{number:04d}", {"index": number}
+
+
+def trial(number: int) -> Any:
+    return Told(number)
+
+
+def lives(made: TrialScheduler, scores: list[float], first: int = 0) -> dict[int, int]:
+    """Images that each trial gets, one after another; a trial has the same score all the time."""
+    reached, told = {}, {}
+    for number, score in enumerate(scores, first):
+        one = trial(number)
+        made.on_trial_add(ALONE, one)
+        for images in ENDS:
+            reached[number] = images
+            told = {SCORE: score, IMAGES: images, "training_iteration": 1}
+            if made.on_trial_result(ALONE, one, told) == TrialScheduler.STOP:
+                break
+        else:
+            made.on_trial_complete(ALONE, one, told)
+    return reached
+
+
+def test_none_stops_nobody(tmp_path: Path) -> None:
+    assert set(lives(scheduler(ring_plan(tmp_path)), [3.0, 1.0, 2.0, 0.0]).values()) == {1280}
+
+
+def test_halving_stops_what_is_in_the_worse_half_at_a_rung(tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0)
+    assert lives(scheduler(plan), [5.0, 1.0, 4.0, 6.0]) == {0: 1280, 1: 320, 2: 640, 3: 1280}
+
+
+def test_grace_is_the_first_rung(tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0, grace=640)
+    assert lives(scheduler(plan), [5.0, 1.0, 4.0, 2.0]) == {0: 1280, 1: 640, 2: 1280, 3: 640}
+
+
+def brackets(plan: SweepPlan, numbers: list[int]) -> dict[int, int]:
+    """The first rung of each trial, as a poor one shows it."""
+    made = scheduler(plan)
+    for image in ENDS:  # a good trial in each bracket
+        made._brackets[min(2, ENDS.index(image))].on_result(trial(9999), image, 1e9)  # pyright: ignore
+    return {number: lives(made, [-float(place)], number)[number] for place, number in enumerate(numbers)}
+
+
+def test_brackets_differ_in_when_they_begin_to_stop(tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0, brackets=3)
+    first = brackets(plan, list(range(200)))
+    counts = Counter(first.values())
+    assert set(counts) == {320, 640, 1280}
+    assert counts[320] > counts[640] > counts[1280] > 5, "most trials are in the cheapest bracket"
+
+
+def test_a_trial_keeps_its_bracket_whatever_came_before(tmp_path: Path) -> None:
+    """A sweep that goes on after a kill tells the scheduler of the same trials again."""
+    plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0, brackets=3)
+    whole = brackets(plan, list(range(30)))
+    numpy.random.seed(3)
+    state = numpy.random.get_state()[1].copy()  # pyright: ignore
+    assert brackets(plan, list(range(29, -1, -1))) == whole
+    assert (numpy.random.get_state()[1] == state).all(), "nobody else's draws change"  # pyright: ignore
+    other = ring_plan(tmp_path, scheduler="asha", reduction=2.0, brackets=3, seed=1)
+    assert brackets(other, list(range(30))) != whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"scheduler": "asha", "grace": 1281}, "sweep.grace"),
+        ({"scheduler": "asha", "brackets": 4, "reduction": 2.0}, "sweep.brackets"),
+        ({"scheduler": "median", "brackets": 2}, "sweep.brackets"),
+    ],
+)
+def test_rungs_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ring_plan(tmp_path, **settings)
+    assert caught.value.key == key
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("settings", [{"grace": 1280}, {"brackets": 3, "reduction": 2.0}])
+def test_the_last_that_can_be_are_taken(tmp_path: Path, settings: dict[str, Any]) -> None:
+    ring_plan(tmp_path, scheduler="asha", **settings)
+
+
+def test_the_median_stops_what_is_below_it(tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path, scheduler="median")
+    made = scheduler(plan)
+    reached = lives(made, [1.0, 2.0, 3.0, 0.5, 9.0])
+    assert reached[3] < 1280
+    assert reached[4] == 1280

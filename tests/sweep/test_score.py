@@ -1,0 +1,87 @@
+"""A configuration is judged by all of its seeds: failures count, luck does not."""
+
+import math
+
+import pytest
+
+from ganscale.sweep.config import SweepSettings
+from ganscale.sweep.score import SeedResult, is_success, objectives, pareto_front, seed_from_json, standing
+from ganscale.sweep.statistics import mean_bound, wilson
+
+
+def seeds(*values: float, metric: str = "frechet", failed: int = 0) -> list[SeedResult]:
+    sound = [SeedResult(i, 100, {metric: value}) for i, value in enumerate(values)]
+    return sound + [SeedResult(90 + i, 50, {metric: 1.0}, "collapse: gone") for i in range(failed)]
+
+
+LOWER = SweepSettings()
+RATE = SweepSettings(score="success_rate", threshold=50.0)
+
+
+def score(results: list[SeedResult], settings: SweepSettings = LOWER, metric: str = "frechet") -> float:
+    return standing(results, (metric,), settings).score
+
+
+def test_the_bound_is_on_the_pessimistic_side() -> None:
+    assert score(seeds(10, 12, 11)) == pytest.approx(-mean_bound([10, 12, 11], 0.95, upper=True))
+    rising = score(seeds(10, 12, 11, metric="modes"), metric="modes")
+    assert rising == pytest.approx(mean_bound([10, 12, 11], 0.95, upper=False))
+
+
+def test_steady_beats_lucky() -> None:
+    assert score(seeds(20, 21, 22)) > score(seeds(5, 30, 28))
+
+
+def test_a_failure_costs_more_than_any_metric() -> None:
+    assert (
+        score(seeds(900, 950, 999)) > score(seeds(1, 1, failed=1)) > score(seeds(1, failed=2)) > score(seeds(failed=3))
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_is_always_finite(value: float) -> None:
+    for settings in (LOWER, RATE):
+        for metric in ("frechet", "modes"):
+            assert math.isfinite(score(seeds(value, 2, 3, metric=metric), settings, metric))
+            assert math.isfinite(standing([], (metric,), settings).score)
+
+
+def test_a_number_that_is_none_is_a_failure() -> None:
+    assert standing(seeds(math.nan, 2, 3), ("frechet",), LOWER).failures == 1
+    assert score(seeds(math.nan, 2, 2)) < score(seeds(90, 90, 90))
+
+
+def test_success_rate() -> None:
+    judged = standing(seeds(40, 50, 60, failed=1), ("frechet",), RATE)
+    assert judged.successes == 2
+    assert judged.rate_interval == wilson(2, 4, 0.95)
+    assert judged.score == pytest.approx(wilson(2, 4, 0.95)[0], abs=1e-5)
+    assert score(seeds(40, 41, 60), RATE) > score(seeds(1, 60, 60), RATE)
+    assert score(seeds(30, 31, 32), RATE) > score(seeds(40, 41, 42), RATE)  # equal rates: the bound decides
+
+
+def test_success_follows_the_metrics_direction() -> None:
+    assert is_success(SeedResult(0, 1, {"modes": 8.0}), "modes", 8.0)
+    assert not is_success(SeedResult(0, 1, {"modes": 7.0}), "modes", 8.0)
+    assert not is_success(SeedResult(0, 1, {"modes": 8.0}, "diverged"), "modes", 8.0)
+    assert is_success(SeedResult(0, 1, {"frechet": 3.0}), "frechet", 4.0)
+
+
+def test_pareto_front() -> None:
+    assert pareto_front([(1, 1), (2, 0), (0, 2), (0, 0), (1, 1)]) == [0, 1, 2, 4]
+    assert pareto_front([]) == []
+
+
+def test_objectives_point_up() -> None:
+    judged = standing(
+        [SeedResult(i, 1, {"frechet": 10.0 + i, "modes": 5.0 + i}) for i in range(3)], ("frechet", "modes"), LOWER
+    )
+    first, second = objectives(judged, ("frechet", "modes"))
+    assert first < -10 < 0 < second < 7
+
+
+def test_json_and_back() -> None:
+    result = SeedResult(3, 100, {"frechet": math.nan, "modes": 4.0}, "collapse: x")
+    back = seed_from_json(result.as_json())
+    assert math.isnan(back.values["frechet"])
+    assert (back.seed, back.images, back.values["modes"], back.failure) == (3, 100, 4.0, "collapse: x")

@@ -1,0 +1,178 @@
+"""A configuration with its seeds: advanced together, and going on as if nothing had happened."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganscale.config import parse
+from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.sweep import trial
+from ganscale.sweep.record import read_end, read_rows
+from ganscale.sweep.trial import MultiSeedTrial
+from ganscale.training.build import build
+from ganscale.training.loop import train
+from tests.sweep.sweeps import ring_plan
+
+METRICS = ("modes", "high_quality")
+DRAWN = {"optim.lr_g": 2e-3, "optim.lr_d": 3e-3}
+
+
+def candidate(
+    folder: Path, drawn: dict[str, float] | None = None, seeds: tuple[int, ...] = (0, 1, 2)
+) -> MultiSeedTrial:
+    drawn = drawn or DRAWN
+    config = ring_plan(folder).space.config(drawn)
+    return MultiSeedTrial(config, drawn, seeds, METRICS, folder / "0000", device=torch.device("cpu"))
+
+
+def rows_of(folder: Path, count: int = 4) -> list[tuple]:
+    made = candidate(folder)
+    return [(row.images, row.seeds, row.last) for row in map(made.row, range(count))]
+
+
+def test_rows_are_told_from_evaluation_to_evaluation(tmp_path: Path) -> None:
+    found = rows_of(tmp_path)
+    assert [images for images, _, _ in found] == [320, 640, 960, 1280]
+    assert [last for _, _, last in found] == [False, False, False, True]
+    assert [[seed.seed for seed in seeds] for _, seeds, _ in found] == [[0, 1, 2]] * 4
+    assert all(set(seed.values) == set(METRICS) and seed.images == images for images, row, _ in found for seed in row)
+    assert read_end(tmp_path / "0000")[0] == "complete"
+    assert [row.images for row in read_rows(tmp_path / "0000")] == [320, 640, 960, 1280]
+
+
+def test_a_seed_trains_as_a_run_of_its_own(tmp_path: Path) -> None:
+    made = candidate(tmp_path)
+    made.row(1)
+    raw = ring_plan(tmp_path).space.config(DRAWN).model_dump(mode="json")
+    raw["run"]["seed"] = 1
+    alone = build(parse(raw))
+    list(train(alone.state, alone.step, alone.sampler, intervals={}, until=640))
+    for mine, other in zip(
+        made.experiments[1].state.generator.parameters(), alone.state.generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 3])
+def test_a_trial_that_died_goes_on_alike(tmp_path: Path, done: int) -> None:
+    undisturbed = rows_of(tmp_path / "a")
+    first = candidate(tmp_path / "b")
+    for number in range(done):
+        first.row(number)
+    assert rows_of(tmp_path / "b") == undisturbed
+
+
+def test_what_is_recorded_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = rows_of(tmp_path)
+    monkeypatch.setattr(trial, "build", lambda *a, **k: pytest.fail("trained again"))
+    assert rows_of(tmp_path) == first
+
+
+def test_a_trial_that_died_before_it_noted_its_end_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever hears of its last row takes it for one that a scheduler stopped."""
+    before = rows_of(tmp_path)
+    (tmp_path / "0000" / "end.json").unlink()
+    monkeypatch.setattr(trial, "build", lambda *_, **__: pytest.fail("nothing is left to be trained"))
+    again = candidate(tmp_path)
+    again.row(2)
+    assert read_end(tmp_path / "0000")[0] == ""
+    assert (again.row(3).images, again.row(3).seeds, again.row(3).last) == before[3]
+    assert read_end(tmp_path / "0000")[0] == "complete"
+
+
+@pytest.mark.parametrize("damage", ["row", "checkpoint", "all checkpoints"])
+def test_damage_costs_rows_but_changes_none(tmp_path: Path, damage: str) -> None:
+    undisturbed = rows_of(tmp_path / "a")
+    candidate(tmp_path / "b").row(2)
+    folder = tmp_path / "b" / "0000"
+    if damage == "row":
+        text = (folder / "rows.jsonl").read_text(encoding="utf-8")
+        (folder / "rows.jsonl").write_text(text[:-40], encoding="utf-8")
+    else:
+        checkpoints = CheckpointStore(folder / "seed-1" / "checkpoints").folders()
+        for path in checkpoints if damage == "all checkpoints" else checkpoints[:1]:
+            (path / "state.pt").write_bytes(b"")
+    assert rows_of(tmp_path / "b") == undisturbed
+
+
+def test_a_failed_seed_stops_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = trial.detectors.diagnose
+
+    def diagnose(ticks, evaluations, **kinds):
+        bad = len(ticks) == 3 and ticks[0]["loss_d"] == first_loss
+        return (
+            trial.detectors.Verdict("divergence", "as the test wants it") if bad else real(ticks, evaluations, **kinds)
+        )
+
+    probe = candidate(tmp_path / "probe")
+    probe.row(0)
+    line = (tmp_path / "probe/0000/seed-1/metrics.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    first_loss = json.loads(line)["loss_d"]
+    monkeypatch.setattr(trial.detectors, "diagnose", diagnose)
+    made = candidate(tmp_path / "b")
+    rows = [made.row(number) for number in range(4)]
+    assert [seed.failure for seed in rows[0].seeds] == ["", "", ""]
+    assert [bool(seed.failure) for seed in rows[1].seeds] == [False, True, False]
+    assert [seed.images for seed in rows[3].seeds] == [1280, 480, 1280]
+    assert rows[3].last
+    assert rows[3].spent == 3040
+
+
+def test_a_trial_ends_when_all_seeds_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        trial.detectors, "diagnose", lambda *a, **k: trial.detectors.Verdict("mode-collapse", "all of them")
+    )
+    row = candidate(tmp_path).row(0)
+    assert row.last
+    assert [seed.failure for seed in row.seeds] == ["mode-collapse: all of them"] * 3
+    assert row.spent == 3 * 160
+
+
+def test_a_finished_trial_keeps_no_checkpoints_but_shows_samples(tmp_path: Path) -> None:
+    rows_of(tmp_path)
+    for seed in range(3):
+        run = tmp_path / "0000" / f"seed-{seed}"
+        assert not CheckpointStore(run / "checkpoints").folders()
+        assert [path.name for path in (run / "samples").iterdir()] == ["00001280.png"]
+        assert len(list((run / "evaluations").iterdir())) == 4
+
+
+def test_the_drawn_rate_is_the_live_optimizers(tmp_path: Path) -> None:
+    made = candidate(tmp_path, {"optim.lr_g": 1.5e-3, "optim.lr_d": 7e-4})
+    made.row(0)
+    for experiment in made.experiments:
+        assert experiment.state.optimizer_g.param_groups[0]["lr"] == 1.5e-3
+        assert experiment.state.optimizer_d.param_groups[0]["lr"] == 7e-4
+
+
+def test_adopting_a_state_keeps_ones_own_rates(tmp_path: Path) -> None:
+    donor = candidate(tmp_path / "donor", {"optim.lr_g": 1e-3, "optim.lr_d": 1e-3})
+    donor.row(1)
+    heir = candidate(tmp_path / "heir", {"optim.lr_g": 5e-3, "optim.lr_d": 6e-3})
+    heir.row(0)
+    states = donor.states()
+    heir.adopt(states)
+    for mine, state in zip(heir.experiments, states, strict=True):
+        assert mine.state.images == 640
+        for part in ("generator", "discriminator"):
+            for name, value in getattr(mine.state, part).state_dict().items():
+                torch.testing.assert_close(value, state[part][name], rtol=0, atol=0)
+        for name, value in mine.state.ema.module.state_dict().items():
+            torch.testing.assert_close(value, state["ema"][name], rtol=0, atol=0)
+        moments = mine.state.optimizer_g.state_dict()["state"]
+        torch.testing.assert_close(moments[0]["exp_avg"], state["optimizer_g"]["state"][0]["exp_avg"], rtol=0, atol=0)
+    row = heir.row(1)
+    assert row.images == 960
+    for experiment in heir.experiments:
+        assert experiment.state.optimizer_g.param_groups[0]["lr"] == 5e-3
+        assert experiment.state.optimizer_d.param_groups[0]["lr"] == 6e-3
+
+
+def test_a_folder_of_an_unfinished_trial_can_be_removed(tmp_path: Path) -> None:
+    undisturbed = rows_of(tmp_path / "a")
+    candidate(tmp_path / "b").row(1)
+    shutil.rmtree(tmp_path / "b" / "0000" / "seed-0")
+    assert rows_of(tmp_path / "b") == undisturbed

@@ -1,0 +1,217 @@
+"""When the loop pauses, what a tick says, and what the feed hands to the step."""
+
+import math
+
+import pytest
+import torch
+
+from ganscale.health.diversity import diversity, mean_gap, spread_sums
+from ganscale.parallel.collectives import Replica
+from ganscale.parallel.random import Stream
+from ganscale.training.build import Experiment, build
+from ganscale.training.loop import Tick, due, train
+from ganscale.training.step import LOGIT_EDGES
+from tests.fleet import Fleet
+from tests.runs import DCGAN, MLP, RING, tiny
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (0, 12, set()),
+        (12, 30, {"row"}),
+        (29, 30, {"row"}),
+        (30, 31, set()),
+        (59, 61, {"row"}),
+        (31, 200, {"row", "save"}),
+        (99, 100, {"save"}),
+        (991, 1000, {"save", "end"}),
+        (1000, 1012, {"end"}),
+        (0, 5000, {"row", "save", "end"}),
+    ],
+)
+def test_due_names_the_intervals_that_end(before: int, after: int, expected: set[str]) -> None:
+    assert due({"row": 30, "save": 100}, before, after, 1000) == expected
+
+
+def test_nothing_is_due_twice_or_never() -> None:
+    for step in (1, 7, 12, 30, 45):
+        names = [due({"row": 30}, images, images + step, 10_000) for images in range(0, 3000, step)]
+        assert sum("row" in found for found in names) == min(len(names), math.ceil(3000 / step) * step // 30)
+
+
+def run(*overrides: str, until: int, intervals: dict[str, int]) -> tuple[Experiment, list[Tick]]:
+    experiment = build(tiny(*overrides))
+    ticks = train(experiment.state, experiment.step, experiment.sampler, intervals=intervals, until=until)
+    return experiment, list(ticks)
+
+
+@pytest.mark.parametrize("d_steps", [1, 3])
+def test_ticks_come_at_crossings_and_count_images_of_all_d_steps(d_steps: int) -> None:
+    step = 12 * d_steps
+    experiment, ticks = run(*MLP, f"optim.d_steps={d_steps}", until=300, intervals={"row": 50, "save": 130})
+    end = math.ceil(300 / step) * step
+    positions = [n * step for n in range(1, end // step + 1)]
+    rows = {p for p in positions if p // 50 > (p - step) // 50}
+    saves = {p for p in positions if p // 130 > (p - step) // 130}
+    assert [tick.images for tick in ticks] == sorted(rows | saves | {end})
+    for tick in ticks:
+        assert tick.iteration * step == tick.images
+        wanted = {name for name, at in (("row", rows), ("save", saves), ("end", {end})) if tick.images in at}
+        assert tick.due == wanted
+    assert (experiment.state.images, experiment.state.iteration) == (end, end // step)
+
+
+def test_a_finished_run_does_nothing() -> None:
+    experiment, _ = run(*MLP, until=24, intervals={})
+    again = train(experiment.state, experiment.step, experiment.sampler, intervals={"row": 1}, until=24)
+    assert list(again) == []
+
+
+METRICS = {
+    "loss_d",
+    "loss_g",
+    "real_logit_mean",
+    "real_logit_std",
+    "d_accuracy_real",
+    "fake_logit_mean",
+    "fake_logit_std",
+    "d_accuracy_fake",
+    "diversity_real",
+    "diversity_fake",
+    "mean_gap",
+    "grad_norm_d",
+    "grad_norm_g",
+    "seconds_per_iteration",
+    "images_per_second",
+}
+TIMES = {"seconds_per_iteration", "images_per_second"}
+
+
+def metrics(overrides: tuple[str, ...]) -> list[dict[str, float]]:
+    return [tick.metrics for tick in run(*overrides, until=240, intervals={"row": 60})[1]]
+
+
+def test_metrics_are_plausible() -> None:
+    every = metrics((*MLP, "optim.lr_g=1e-5", "optim.lr_d=1e-5"))
+    assert len(every) == 4
+    for row in every:
+        assert row.keys() == METRICS
+        assert all(type(value) is float and math.isfinite(value) for value in row.values())
+        assert row["loss_d"] == pytest.approx(2 * math.log(2), abs=0.4), "D has learned nothing yet"
+        assert row["loss_g"] == pytest.approx(math.log(2), abs=0.4)
+        assert row["images_per_second"] == pytest.approx(12 / row["seconds_per_iteration"])
+        for side in ("real", "fake"):
+            assert 0.0 <= row[f"d_accuracy_{side}"] <= 1.0
+            assert row[f"d_accuracy_{side}"] * 12 == pytest.approx(round(row[f"d_accuracy_{side}"] * 12))
+        assert row["grad_norm_d"] > 0.0
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.accumulation=3",), ("optim.d_steps=2",)])
+def test_histograms_count_every_logit_of_the_last_update(overrides: tuple[str, ...]) -> None:
+    for tick in run(*MLP, *overrides, until=72, intervals={"row": 24})[1]:
+        assert tick.histograms.keys() == {"real", "fake"}
+        for side, counts in tick.histograms.items():
+            assert sum(counts) == 12
+            places = [
+                (LOGIT_EDGES[i] + LOGIT_EDGES[i + 1]) / 2 for i, count in enumerate(counts) for _ in range(int(count))
+            ]
+            assert sum(places) / 12 == pytest.approx(tick.metrics[f"{side}_logit_mean"], abs=0.03)
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.accumulation=3",), ("optim.d_steps=2",), ("model.packing=2",)])
+def test_diversity_is_that_of_the_last_d_update(overrides: tuple[str, ...]) -> None:
+    experiment, other = (build(tiny(*MLP, *overrides)) for _ in range(2))
+    step = experiment.sampler.images_per_iteration
+    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=step)
+    reals = torch.cat([batch.reals for batch in other.sampler.batches(0)[0][-1]])
+    fakes = torch.cat([other.state.generator(batch.z) for batch in other.sampler.batches(0)[0][-1]])
+    assert len(reals) == 12
+    sums = {"real": spread_sums(reals).tolist(), "fake": spread_sums(fakes).tolist()}
+    assert tick.metrics["diversity_real"] == pytest.approx(diversity(sums["real"]), rel=1e-9)
+    assert tick.metrics["diversity_fake"] == pytest.approx(diversity(sums["fake"]), rel=1e-9)
+    assert tick.metrics["mean_gap"] == pytest.approx(mean_gap(sums["real"], sums["fake"]), rel=1e-9)
+
+
+def test_losses_are_means_since_the_tick_before() -> None:
+    every = [tick.metrics for tick in run(*MLP, until=120, intervals={"row": 12})[1]]
+    window = [tick.metrics for tick in run(*MLP, until=120, intervals={"row": 60})[1]]
+    for name in ("loss_d", "loss_g"):
+        for half in (0, 1):
+            mean = sum(row[name] for row in every[half * 5 : half * 5 + 5]) / 5
+            assert window[half][name] == pytest.approx(mean, rel=1e-12)
+    last = {name: value for name, value in every[-1].items() if name not in TIMES | {"loss_d", "loss_g"}}
+    assert {name: window[-1][name] for name in last} == last
+
+
+def test_details_are_those_of_the_last_d_update() -> None:
+    """Logit statistics against D and G as they were before the update."""
+    experiment = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
+    other = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
+    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=24)
+    updates, _ = other.sampler.batches(0)
+    schedule = other.step.schedule
+    other.step._update_discriminator(updates[0], None, schedule.controls(0), schedule.penalties(0), 0.0, details=False)
+    with torch.no_grad():
+        reals = other.state.discriminator(torch.cat([batch.reals for batch in updates[1]]))
+        fakes = other.state.discriminator(other.state.generator(torch.cat([batch.z for batch in updates[1]])))
+    expected = {"real_logit_mean": reals.mean(), "real_logit_std": reals.std(correction=0)}
+    expected |= {"fake_logit_mean": fakes.mean(), "fake_logit_std": fakes.std(correction=0)}
+    expected |= {"d_accuracy_real": (reals > 0).double().mean(), "d_accuracy_fake": (fakes < 0).double().mean()}
+    for name, value in expected.items():
+        assert tick.metrics[name] == pytest.approx(value.item(), rel=1e-7), name
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize(
+    "overrides", [(*MLP, "optim.d_steps=2", "train.accumulation=2"), DCGAN, RING], ids=["mlp", "dcgan", "ring"]
+)
+def test_metrics_are_equal_on_all_ranks_and_worlds(fleet: Fleet, overrides, world_size: int) -> None:
+    expected = metrics(overrides)
+    ranks = fleet.run(metrics, world_size, overrides)
+    for rows in ranks:
+        for row, first, alone in zip(rows, ranks[0], expected, strict=True):
+            for name in METRICS - TIMES:
+                assert row[name] == first[name], f"ranks disagree on {name}"
+                assert row[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-12), name
+
+
+def sampler(*overrides: str, replica: Replica | None = None):
+    return build(tiny(*overrides), replica=replica or Replica()).sampler
+
+
+@pytest.mark.parametrize("reuse", ["true", "false"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_feed_cuts_one_global_stream(accumulation: int, reuse: str) -> None:
+    """Micro-batches and D updates in order, then the same stream goes on in the next iteration."""
+    settings = (*MLP, "optim.d_steps=2", f"train.accumulation={accumulation}", f"train.reuse_fakes={reuse}")
+    whole = sampler(*settings)
+    reals, zs = [], []
+    for images in (0, 24):
+        updates, fresh = whole.batches(images)
+        assert len(updates) == 2
+        assert all(len(micros) == accumulation for micros in updates)
+        assert (fresh is None) == (reuse == "true")
+        reals += [batch.reals for micros in updates for batch in micros]
+        zs += [batch.z for micros in updates for batch in micros]
+        if fresh is not None:
+            assert not torch.equal(fresh[0].z, updates[-1][0].z), "the G update draws its own"
+            assert len(fresh) == accumulation
+    assert torch.equal(torch.cat(reals), whole.source.read(0, 48)[0])
+    assert torch.equal(torch.cat(zs), Stream(0, "latent").normal(0, 48, (8,), torch.float64))
+
+
+def test_uniform_latents_fill_minus_one_to_one() -> None:
+    uniform = sampler(*MLP, "model.latent=uniform")
+    z = torch.cat([uniform.batches(images)[0][0][0].z for images in range(0, 1200, 12)])
+    assert -1.0 <= z.min() < -0.98
+    assert 0.98 < z.max() < 1.0
+    assert abs(z.mean().item()) < 0.05
+
+
+def test_labels_are_shown_only_to_conditional_networks() -> None:
+    plain = sampler(*MLP)
+    assert plain.batches(0)[0][0][0].labels is None
+    plain.conditional = True
+    torch.testing.assert_close(plain.batches(0)[0][0][0].labels, plain.source.read(0, 12)[1])
