@@ -1,1 +1,1 @@
-"""How good the verdicts of `ganscale.health.detectors` are: short runs, half of them with a fault, and what was said of each."""
+"""How good the verdicts of `ganscale.health.detectors` are: short runs, half of them with a fault."""

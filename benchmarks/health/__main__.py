@@ -1,7 +1,7 @@
 """Benchmark of the verdicts: `python -m benchmarks.health [--out FILE]`; `--score FILE` for runs recorded before.
 
-Trains a few hundred runs of seconds each, half of them with a fault, and prints how often `ganscale.health.detectors` was right
-on those that its thresholds were not chosen on. One core, about half an hour. `--score FILE --rescue 2` trains runs
+Trains a few hundred runs of seconds each, half of them with a fault, and prints how often the verdicts were right on
+those that its thresholds were not chosen on. One core, about half an hour. `--score FILE --rescue 2` trains runs
 with rates far too high, two seeds of every setup, with and without rollbacks, and prints how many these save.
 """
 

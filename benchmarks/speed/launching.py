@@ -62,11 +62,11 @@ def on_ray(request: dict[str, Any]) -> dict[str, Any]:
     from ganscale.config import parse
     from ganscale.launch.cluster import connected, nodes
     from ganscale.launch.placement import place
-    from ganscale.launch.worker_group import Group, TrainingError, run_worker_group
+    from ganscale.launch.worker_group import WorkerGroupSpec, TrainingError, run_worker_group
 
     config = parse(request["together"])
     with tempfile.TemporaryDirectory() as folder, connected(config):
-        group = Group(config, place(config, nodes()), Path(folder), 0)
+        group = WorkerGroupSpec(config, place(config, nodes()), Path(folder), 0)
         try:
             return run_worker_group(_in_ray_worker, {"request": request}, group)
         except TrainingError as error:
