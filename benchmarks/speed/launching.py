@@ -62,7 +62,7 @@ def on_ray(request: dict[str, Any]) -> dict[str, Any]:
     from ganscale.config import parse
     from ganscale.launch.cluster import connected, nodes
     from ganscale.launch.placement import place
-    from ganscale.launch.worker_group import WorkerGroupSpec, TrainingError, run_worker_group
+    from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, run_worker_group
 
     config = parse(request["together"])
     with tempfile.TemporaryDirectory() as folder, connected(config):

@@ -123,13 +123,9 @@ def sentence(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> st
     """Who hangs where, for people."""
     behind, unheard = missing(heartbeats, now, world_size)
     said = [
-        f"worker {heartbeat.rank} on {heartbeat.host} hangs in iteration {heartbeat.iteration + 1:,} ({heartbeat.phase}), "
-        + (
-            f"silent for {now - heartbeat.time:.0f} s"
-            if now - heartbeat.time > HEARTBEAT_TIMEOUT
-            else f"for {heartbeat.lasts:.0f} s"
-        )
-        for heartbeat in behind
+        f"worker {each.rank} on {each.host} hangs in iteration {each.iteration + 1:,} ({each.phase}), "
+        + (f"silent for {now - each.time:.0f} s" if now - each.time > HEARTBEAT_TIMEOUT else f"for {each.lasts:.0f} s")
+        for each in behind
     ]
     said += [f"worker {rank} gave no sign of life" for rank in unheard]
     return "; ".join(said) or "all workers wait for each other: the network between them is broken"

@@ -13,7 +13,7 @@ ATTEMPTS = 200
 
 
 def uniform(seed: int, stream: str, index: int) -> float:
-    """A number in [0, 1) with 53 random bits, a function of its arguments (Blake2b, as `parallel.random` needs torch)."""
+    """A number in [0, 1) with 53 random bits, a function of its arguments (Blake2b, without torch)."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
