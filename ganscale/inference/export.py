@@ -30,14 +30,14 @@ PROGRAM = "generator.pt2"
 ONNX = "generator.onnx"
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 BATCHES = (1, 3, LANES)
-"""Batch sizes that are compared: the files take any."""
+"""Batch sizes that are compared; the files accept any."""
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
-"""Largest difference that is let pass, times the largest output where that is above 1. Safetensors must be exact."""
+"""Largest accepted difference, times the largest output if that is above 1. Safetensors must be exact."""
 
 
 class ExportError(RuntimeError):
-    """A file could not be made, or does not give the eager network's outputs; nothing was put in place."""
+    """A file could not be made, or its outputs differ from the eager network's; nothing was put in place."""
 
 
 class Exported(NamedTuple):
@@ -56,7 +56,10 @@ def missing_for_onnx() -> list[str]:
 
 
 def parse_formats(text: str | None) -> list[str]:
-    """Formats such as `safetensors,pt2`; None for all that can be written here.
+    """Formats such as `safetensors,pt2`.
+
+    Args:
+        text: names separated by commas; None for all formats whose packages are installed.
 
     Raises:
         ConfigError: an unknown format, or ONNX without its packages.
@@ -81,12 +84,12 @@ def export(generator: LoadedGenerator, folder: Path, formats: list[str] | None =
     in ONNX inputs and output are called z, labels and examples. They are computed on the CPU.
 
     Args:
-        generator: what is exported.
-        folder: where to; files of an earlier export there are replaced.
-        formats: some of `WRITERS`; None for all that can be written here.
+        generator: to export.
+        folder: where the files go; files of an earlier export are replaced.
+        formats: some of `WRITERS`; None for all whose packages are installed.
 
     Returns:
-        The files, each with the largest difference that was found.
+        The files, each with its largest difference.
 
     Raises:
         ExportError: a format cannot be written, or its outputs differ by more than its tolerance.
@@ -103,10 +106,10 @@ def export(generator: LoadedGenerator, folder: Path, formats: list[str] | None =
                 with _quiet():
                     run = write(generator, network, aside / file)
                     difference = compare(generator, network, run)
-            except Exception as error:  # the exporters raise whatever they meet
+            except Exception as error:  # exporters raise many kinds of errors
                 reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 raise ExportError(f"{name} cannot be written: {reason}") from error
-            _judge(generator, name, difference)
+            _check_difference(generator, name, difference)
             done.append(Exported(folder / file, difference))
         _put_in_place(aside, folder)
     finally:
@@ -133,11 +136,11 @@ def compare(generator: LoadedGenerator, network: nn.Module, run: Run) -> float:
     return worst
 
 
-def _judge(generator: LoadedGenerator, name: str, difference: float) -> None:
+def _check_difference(generator: LoadedGenerator, name: str, difference: float) -> None:
     scale = max(1.0, float(generator.sample(LANES).abs().max()))
     tolerance = 0.0 if name == "safetensors" else TOLERANCES[generator.description.dtype] * scale
     if not difference <= tolerance:
-        raise ExportError(f"{name} differs from the network by {difference:.3g}; at most {tolerance:.3g} is let pass")
+        raise ExportError(f"{name} differs from the network by {difference:.3g}; at most {tolerance:.3g} is accepted")
 
 
 def _put_in_place(aside: Path, folder: Path) -> None:
@@ -150,7 +153,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
 
 
 def _plain(generator: LoadedGenerator) -> nn.Module:
-    """A copy of the network on the CPU with its parametrizations (spectral norm) worked into the weights."""
+    """A copy of the network on the CPU with its parametrizations (spectral norm) folded into the weights."""
     network = build_network(generator.description)  # not a deep copy: that would share classes with parametrized layers
     network.load_state_dict(generator.network.state_dict())
     for module in network.modules():
@@ -162,7 +165,7 @@ def _plain(generator: LoadedGenerator) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters' progress and advice to programmers is not for users."""
+    """Hide the exporters' progress and warnings, which are for programmers."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -189,7 +192,7 @@ def _write_safetensors(generator: LoadedGenerator, _: nn.Module, path: Path) -> 
 
 
 def _arguments(generator: LoadedGenerator) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    """Example inputs of an exporter, and which of their dimensions may change."""
+    """Example inputs of an exporter, and their dynamic dimensions."""
     z, labels = generator.latents(range(2)), generator.classes(range(2))
     batch = torch.export.Dim("batch", min=1)
     if labels is None:
@@ -198,7 +201,7 @@ def _arguments(generator: LoadedGenerator) -> tuple[tuple[Tensor, ...], dict[str
 
 
 class _Signature(nn.Module):
-    """Names the inputs z and labels, whatever a user's network calls them."""
+    """Gives the inputs the names z and labels."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

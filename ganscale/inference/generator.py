@@ -1,8 +1,8 @@
 """A trained generator, ready to use, and how it is rebuilt from its description and its weights.
 
-The image of a seed is a function of the seed alone. Its z is row `seed` of a random stream, and the network always sees
-blocks of `LANES` rows with the seed at row `seed % LANES`: matrix products of other sizes round differently, so this
-way not even a last bit depends on which other images are asked for with it.
+The image of a seed is a function of the seed alone. Its z is row `seed` of a random stream, and the network always
+processes blocks of `LANES` rows with the seed at row `seed % LANES`: matrix products of other sizes round differently,
+so without fixed blocks the last bits would depend on which other images are requested together with it.
 """
 
 import json
@@ -22,7 +22,7 @@ from ganscale.parallel.random import Stream
 from ganscale.training.loop import latents
 
 LANES = 32
-"""Rows of every batch that the network sees."""
+"""Rows of every batch that the network processes."""
 
 MAX_SEED = 2**48
 """Seeds lie below it, so that no two of them share random words at any latent_dim."""
@@ -32,7 +32,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class Description:
-    """Everything but the weights that a generator is rebuilt from.
+    """Everything except the weights that is needed to rebuild a generator.
 
     Attributes:
         generator: the architecture's settings as in `model.generator`, with its name.
@@ -43,7 +43,7 @@ class Description:
         dtype: of weights and results, "float32" or "float64".
         data: name of the data set that it was trained on.
         run: name of the run that it comes from.
-        images: real examples that the run had seen.
+        images: images seen by the run so far.
         sha256: of the checkpoint's state, or empty.
     """
 
@@ -73,7 +73,7 @@ class LoadedGenerator(nn.Module):
 
     Args:
         network: maps z `[N, latent_dim]` and labels to examples `[N, *shape]`.
-        description: what it is.
+        description: its architecture, data and origin.
         config: of the run that it comes from; None when it was loaded from an export.
 
     Attributes:
@@ -119,8 +119,8 @@ class LoadedGenerator(nn.Module):
         Args:
             seeds: of the examples, each from 0 to 2^48 - 1; a number N stands for the seeds 0 to N - 1.
             labels: a class for all, or one per seed; by default `seed % num_classes`. Only for conditional generators.
-            truncation: psi in [0, 1]: z is drawn towards its mean 0, z' = psi z (Karras et al. 2019, appendix B, there
-                in w): less variety for more typical examples. 1 leaves z as in training.
+            truncation: psi in [0, 1] of the truncation trick, z' = psi z (Karras et al. 2019, appendix B, there in w):
+                less variety for more typical examples. 1 leaves z as in training.
 
         Returns:
             Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]` as they are, on the generator's device.
@@ -158,12 +158,12 @@ class LoadedGenerator(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor, labels: Tensor | None = None, *, lanes: Sequence[int] | None = None) -> Tensor:
-        """Examples of latents, worked off in blocks of `LANES` rows.
+        """Examples of latents, computed in blocks of `LANES` rows.
 
         Args:
             z: `[N, latent_dim]`.
             labels: classes int64 `[N]`; None for a generator without classes.
-            lanes: row of its block at which each example is computed; by default in turn.
+            lanes: row of its block at which each example is computed, in [0, LANES); by default consecutive rows.
 
         Returns:
             Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]`.
@@ -194,7 +194,13 @@ def rebuild(
     config: Config | None = None,
     device: torch.device | str = "cpu",
 ) -> LoadedGenerator:
-    """Build the network that a description stands for and give it its weights.
+    """Build the described network and load its weights.
+
+    Args:
+        description: of the generator.
+        weights: its state dict.
+        config: of the run that it comes from; None if unknown.
+        device: where it computes.
 
     Raises:
         ConfigError: the architecture is unknown here, or the weights do not fit it.
@@ -214,7 +220,10 @@ def rebuild(
 
 
 def build_network(description: Description) -> nn.Module:
-    """The generator with some initial weights.
+    """The described generator with initial weights.
+
+    Args:
+        description: of the generator; its weights are not part of it.
 
     Raises:
         ConfigError: the architecture or one of its settings is unknown here.
@@ -251,7 +260,7 @@ def _ranges(seeds: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _places(lanes: Iterable[int]) -> Iterator[int]:
-    """A row of its own for each example: in the first block whose row `lane` is free."""
+    """A distinct row for each example: in the first block whose row `lane` is free."""
     taken: Counter[int] = Counter()
     for lane in lanes:
         yield taken[lane] * LANES + lane

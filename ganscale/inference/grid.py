@@ -1,4 +1,4 @@
-"""Pictures of what a generator makes: grids, single images, scatter plots. PNGs carry their settings as text."""
+"""Pictures of samples: grids, single images, scatter plots. PNGs carry their settings as text chunks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from ganscale.inference.generator import MAX_SEED, LoadedGenerator
 from ganscale.tracking.images import image_grid, scatter, write_png
 from ganscale.training.build import build_source
 
-MOST_TILES = 4096
-"""Images that a grid may have."""
+MAX_TILES = 4096
+"""Most images in a grid."""
 
 NUM_POINTS = 2500
 """Points in a picture of 2-D samples unless seeds are named, as in training's pictures."""
@@ -25,8 +25,11 @@ _PART = 1024
 def parse_seeds(text: str) -> list[int]:
     """Seeds such as `0-63,100`, in the order given.
 
+    Args:
+        text: whole numbers and ranges, separated by commas.
+
     Raises:
-        ConfigError: it has another form, or a seed is too large.
+        ConfigError: the syntax is wrong, or a seed is too large.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -45,6 +48,10 @@ def parse_seeds(text: str) -> list[int]:
 def parse_labels(text: str, num_classes: int) -> list[int]:
     """Classes such as `3,4`, or `all`.
 
+    Args:
+        text: class numbers separated by commas, or `all`.
+        num_classes: of the generator; 0 if it takes none.
+
     Raises:
         ConfigError: the generator takes no labels, or has no such class.
     """
@@ -61,7 +68,12 @@ def parse_labels(text: str, num_classes: int) -> list[int]:
 
 
 def settings_text(generator: LoadedGenerator, **settings: object) -> dict[str, str]:
-    """What a picture's metadata say: run, checkpoint, and `settings` such as seeds and truncation."""
+    """Text chunks for a picture: run, checkpoint, and `settings` such as seeds and truncation.
+
+    Args:
+        generator: that made the picture.
+        settings: further facts; empty ones are left out.
+    """
     description = generator.description
     facts = {
         "ganscale": __version__,
@@ -90,10 +102,10 @@ def draw(
     """A grid of images, or a scatter plot of 2-D points over real ones.
 
     Args:
-        generator: what makes them.
+        generator: that makes the samples.
         seeds: of the images.
-        labels: one row of the grid per class, of the same seeds each; None for a grid as square as it goes, in which
-            the classes of a conditional generator take turns.
+        labels: one row of the grid per class, each with the same seeds; None for a grid close to square, in which the
+            classes of a conditional generator alternate.
         truncation: as in `LoadedGenerator.sample`.
 
     Returns:
@@ -107,8 +119,8 @@ def draw(
     if not generator.description.is_image:
         made = to_array(generator.sample(rows, classes, truncation))
         return scatter(made, _real_points(generator, made))
-    if len(rows) > MOST_TILES:
-        remedy = f"name at most {MOST_TILES}, or write single images with --images FOLDER"
+    if len(rows) > MAX_TILES:
+        remedy = f"name at most {MAX_TILES}, or write single images with --images FOLDER"
         raise ConfigError("too many for a grid", key="--seeds", value=f"{len(rows):,} images", remedy=remedy)
     made = to_array(generator.sample(rows, classes, truncation))
     return image_grid(made, columns=len(seeds) if labels else None)
@@ -129,7 +141,20 @@ def save_grid(
     truncation: float = 1.0,
     settings: Mapping[str, object] | None = None,
 ) -> None:
-    """Write `draw` as a PNG, with `settings` in its metadata. Raises as `draw`, and OSError."""
+    """Write the picture of `draw` as a PNG, with `settings` as text chunks.
+
+    Args:
+        generator: that makes the samples.
+        path: of the PNG.
+        seeds: of the images.
+        labels: as in `draw`.
+        truncation: as in `LoadedGenerator.sample`.
+        settings: further facts for the metadata.
+
+    Raises:
+        ConfigError: too many images for a grid.
+        OSError: the file cannot be written.
+    """
     picture = draw(generator, seeds, labels, truncation)
     write_png(path, picture, settings_text(generator, truncation=truncation, **(settings or {})))
 
@@ -143,11 +168,18 @@ def save_images(
 ) -> int:
     """Write one PNG per image: `seed000012.png`, with `labels` `seed000012-class3.png` for each seed and class.
 
+    Args:
+        generator: that makes the images.
+        folder: where the PNGs go.
+        seeds: of the images.
+        labels: classes; None for the default class of each seed.
+        truncation: as in `LoadedGenerator.sample`.
+
     Returns:
         The number of files.
 
     Raises:
-        ConfigError: the examples are no images.
+        ConfigError: the examples are 2-D points.
         OSError: the folder cannot be written.
     """
     if not generator.description.is_image:

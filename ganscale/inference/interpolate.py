@@ -1,4 +1,4 @@
-"""Walks through the latent space: from seed to seed, as a grid, an animated GIF and an MP4."""
+"""Interpolation in the latent space from seed to seed, as a grid, an animated GIF and an MP4."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganscale.config import ConfigError
 from ganscale.inference.generator import LoadedGenerator
-from ganscale.inference.grid import MOST_TILES, settings_text, to_array, to_bytes
+from ganscale.inference.grid import MAX_TILES, settings_text, to_array, to_bytes
 from ganscale.tracking.images import image_grid, write_png
 
 FRAMES = 25
@@ -22,7 +22,7 @@ SIDE = 256
 
 
 def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Spherical interpolation (Shoemake 1985, section 3.3; for GANs White 2016): keeps the length that normal z have.
+    """Spherical interpolation (Shoemake 1985, section 3.3; for GANs White 2016), which keeps the norm of normal z.
 
     Args:
         start: `[..., D]`, not 0.
@@ -40,17 +40,17 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
 
 
 def walk(generator: LoadedGenerator, seeds: Sequence[int], steps: int, *, closed: bool, truncation: float) -> Tensor:
-    """Latents on the way from seed to seed, by slerp for normal z and in a straight line for uniform z.
+    """Latents between successive seeds, by slerp for normal z and linear for uniform z.
 
     Args:
         generator: whose latent space it is.
         seeds: at least two.
         steps: latents per pair of successive seeds.
-        closed: True for a loop, without the end of each way (the next one begins there); False for ways with both ends.
+        closed: True for a loop, where each segment excludes its end; False for segments with both ends.
         truncation: as in `LoadedGenerator.sample`.
 
     Returns:
-        z `[ways, steps, latent_dim]`.
+        z `[segments, steps, latent_dim]`.
     """
     z = generator.latents(seeds).mul_(truncation)
     ends = z.roll(-1, 0) if closed else z[1:]
@@ -74,8 +74,8 @@ def save_interpolation(
     """Write `interpolation.png` (a row per pair of seeds), `.gif` (a loop through all) and, with an encoder, `.mp4`.
 
     Args:
-        generator: what makes the images.
-        folder: where to.
+        generator: that makes the images.
+        folder: where the files go.
         seeds: at least two.
         steps: images per row of the grid, both ends included.
         label: class of all images of a conditional generator; by default that of the first seed.
@@ -83,7 +83,7 @@ def save_interpolation(
         settings: further facts for the PNG's metadata.
 
     Returns:
-        The files. The MP4 is left out where the package imageio-ffmpeg is not installed.
+        The files; without an MP4 if the package imageio-ffmpeg is not installed.
 
     Raises:
         ConfigError: fewer than two seeds, no images, or too many for a grid.
@@ -91,9 +91,11 @@ def save_interpolation(
     """
     if not generator.description.is_image:
         raise ConfigError("2-D points are no images", key="--interpolate", value="", remedy="name a run of images")
-    if len(seeds) < 2 or (len(seeds) - 1) * steps > MOST_TILES:
-        remedy = f"name two or more; the grid has at most {MOST_TILES} images"
-        raise ConfigError("not the ends of a walk", key="--seeds", value=f"{len(seeds)} seeds", remedy=remedy)
+    if len(seeds) < 2 or (len(seeds) - 1) * steps > MAX_TILES:
+        remedy = f"name two or more; the grid has at most {MAX_TILES} images"
+        raise ConfigError(
+            "an interpolation needs at least two seeds", key="--seeds", value=f"{len(seeds)} seeds", remedy=remedy
+        )
     classes = generator.classes(seeds[:1], label)
     rows = walk(generator, seeds, steps, closed=False, truncation=truncation)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`load_generator`: a trained generator from a run's folder, from one checkpoint or from an export.
+"""`load_generator`: a trained generator from a run directory, a checkpoint or an export.
 
     generator = ganscale.load_generator("runs/mnist_mlp")
     images = generator.sample(16)  # [16, 1, 28, 28] in [-1, 1]: the images of seeds 0 to 15
@@ -45,7 +45,7 @@ def load_generator(
     (`ganscale.training.register.extend`) before.
 
     Args:
-        path: a run's folder, its folder of checkpoints or one checkpoint in it, or an export (its folder or its
+        path: a run directory, its `checkpoints/` or one checkpoint in it, or an export (its folder or its
             `generator.safetensors`).
         device: where it computes.
         checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
@@ -54,7 +54,7 @@ def load_generator(
         The generator in eval mode; `sample` makes images `[N, C, H, W]` in [-1, 1] or points `[N, 2]`.
 
     Raises:
-        ConfigError: there is nothing of the kind, it was altered, or it does not fit this version.
+        ConfigError: there is no generator, it was altered, or this version cannot read it.
     """
     path = Path(path).expanduser()
     if path.name == WEIGHTS or (path / WEIGHTS).exists():
@@ -67,7 +67,15 @@ def load_generator(
 
 
 def choose_checkpoint(path: str | Path, choice: str | int = "newest") -> Path:
-    """The folder of one checkpoint. Arguments and errors: `load_generator`, without exports."""
+    """The folder of one checkpoint.
+
+    Args:
+        path: a run directory, its `checkpoints/` or one checkpoint in it.
+        choice: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
+
+    Raises:
+        ConfigError: there is no such checkpoint.
+    """
     path = Path(path).expanduser()
     if (path / "manifest.json").exists():
         if choice != "newest":
@@ -76,7 +84,7 @@ def choose_checkpoint(path: str | Path, choice: str | int = "newest") -> Path:
         return path
     store = CheckpointStore(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
     if not store.folders():
-        problem = "no checkpoint lies there" if path.exists() else "no such folder"
+        problem = "no checkpoint found" if path.exists() else "no such folder"
         remedy = "name a run's folder (runs/NAME), one of its checkpoints, or an exported generator"
         raise ConfigError(problem, key="path", value=str(path), remedy=remedy)
     if choice == "newest":
@@ -104,7 +112,7 @@ def _best(store: CheckpointStore) -> Path:
     higher = metric in METRICS and METRICS[metric].higher_is_better
     found = CheckpointStore(store.folder, best_metric=metric, higher_is_better=higher).best()
     if found is None:
-        problem = f"no checkpoint has the metric {metric}" if metric else "this run marked none"
+        problem = f"no checkpoint has the metric {metric}" if metric else "this run has no checkpoint.best_metric"
         remedy = "use newest or a number of images; runs with checkpoint.best_metric=NAME keep their best"
         raise ConfigError(problem, key="--checkpoint", value="best", remedy=remedy)
     return found.path
@@ -115,16 +123,14 @@ def _load_checkpoint(folder: Path, device: torch.device | str) -> LoadedGenerato
         manifest, state = checkpoints.load(folder)
     except CheckpointError as error:
         remedy = "choose another one with --checkpoint"
-        raise ConfigError(
-            f"this checkpoint is not used: {error}", key="path", value=str(folder), remedy=remedy
-        ) from None
+        raise ConfigError(f"invalid checkpoint: {error}", key="path", value=str(folder), remedy=remedy) from None
     config = parse(manifest.config)
     weights = state["ema"]
     return rebuild(describe(config, manifest, weights), weights, config, device)
 
 
 def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> Description:
-    """What a checkpoint's generator is, without its data set at hand.
+    """The description of a checkpoint's generator, without reading its data set.
 
     Args:
         config: the run's.
@@ -161,7 +167,7 @@ def _shape(config: Config) -> tuple[int, ...]:
 
 
 def _num_classes(config: Config, description: Description, weights: dict[str, Tensor]) -> int:
-    """By the data set's name, or else by the weights: their first dimension differs from that for one class."""
+    """From the data set's name, or else from the weights: their first dimension is the number of classes."""
     if config.data.name in NUM_CLASSES:
         return NUM_CLASSES[config.data.name]
     for name, built in build_network(_replace(description, num_classes=1)).state_dict().items():

@@ -1,7 +1,7 @@
-"""Nearest training images of samples: has the generator learned the training set by heart?
+"""Nearest training images of samples: does the generator memorize the training set?
 
-The distances of samples mean something only beside those of real images to *their* nearest other real image: samples
-that lie much nearer to the training set than its own images to each other were memorised.
+The distances of samples are compared with the distances of real images to *their* nearest other real image: samples
+much nearer to the training set than its images are to each other were memorized.
 """
 
 import json
@@ -19,7 +19,7 @@ from ganscale.config.evaluation import EXTRACTORS
 from ganscale.data.source import Finite
 from ganscale.evaluation.metrics.extractors import make_extractor
 from ganscale.inference.generator import LoadedGenerator
-from ganscale.inference.grid import MOST_TILES, settings_text, to_array
+from ganscale.inference.grid import MAX_TILES, settings_text, to_array
 from ganscale.storage.checkpoint import write_atomically
 from ganscale.tracking.images import image_grid, write_png
 from ganscale.training.build import build_source
@@ -28,7 +28,7 @@ Features = Callable[[Tensor], Tensor]
 """Maps images `[n, C, H, W]` in [-1, 1] to features `[n, F]`."""
 
 BLOCK = 1024
-"""Training images that are in memory at once."""
+"""Training images that are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,23 @@ class Neighbors:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images `[n, C, H, W]` as features: divided by the root of C H W, so that distances are root mean squares."""
+    """Images `[n, C, H, W]` as features: divided by the root of C H W, so that distances are root mean squares.
+
+    Args:
+        images: in [-1, 1].
+    """
     return images.flatten(1) / images[0].numel() ** 0.5
 
 
 def features_of(name: str, generator: LoadedGenerator) -> Features:
-    """What to compare, by name: "pixels", or the metrics' extractor "mnist" or "inception".
+    """The features to compare.
+
+    Args:
+        name: "pixels", or the metrics' extractor "mnist" or "inception".
+        generator: whose run determines which extractors fit.
 
     Raises:
-        ConfigError: the extractor does not fit the run's data, or its weights are not there.
+        ConfigError: the extractor does not fit the run's data, or its weights are missing.
     """
     if name == "pixels":
         return pixels
@@ -87,7 +95,7 @@ def nearest(
         count: K, neighbors per image; less than the size of the set.
         features: what is compared; by default pixels.
         mirror: also compare with mirrored training images (for runs with `data.mirror`).
-        without: a row of the set for each image that is not to be its neighbor, int64 `[N]`: itself.
+        without: for each image a row of the set that is excluded (itself), int64 `[N]`.
 
     Returns:
         The K nearest of each image; with `mirror` each training image counts with the nearer of its two sides.
@@ -109,13 +117,13 @@ def nearest(
 
 
 def _distances(wanted: Tensor, reals: Tensor) -> Tensor:
-    """Euclidean distances as they are defined; by matrix products, small ones would lose their digits."""
+    """Euclidean distances without matrix products, which lose the digits of small ones."""
     return torch.cdist(wanted, reals.double().cpu(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the comparison lies, and its figures.
+    """Files and figures of a comparison.
 
     Attributes:
         files: the picture and the distances.
@@ -145,7 +153,7 @@ def save_neighbors(
 
     Args:
         generator: what makes the samples; from a run, so that its training set is known.
-        folder: where to.
+        folder: where the files go.
         seeds: of the samples.
         count: K, neighbors per sample.
         labels: one per seed; None for `seed % num_classes`.
@@ -154,7 +162,7 @@ def save_neighbors(
         settings: further facts for the PNG's metadata.
 
     Raises:
-        ConfigError: the training set is not known, not finite or smaller than asked for, or the grid is too large.
+        ConfigError: the training set is unknown, infinite or smaller than `count`, or the grid is too large.
         OSError: the folder cannot be written.
     """
     source, mirror = _training_set(generator, count, len(seeds))
@@ -183,19 +191,19 @@ def save_neighbors(
 
 
 def _training_set(generator: LoadedGenerator, count: int, num_samples: int) -> tuple[Finite, bool]:
-    """The run's training set, and whether mirrored images were shown."""
+    """The run's training set, and whether it was mirrored."""
     config, key = generator.config, "--nearest"
     if config is None:
         remedy = "name the run's folder or one of its checkpoints"
-        raise ConfigError("an export does not know its training set", key=key, value=count, remedy=remedy)
+        raise ConfigError("an export has no training set", key=key, value=count, remedy=remedy)
     source = build_source(config, torch.device("cpu"))
     if not isinstance(source, Finite):
         raise ConfigError("2-D points have no finite training set", key=key, value=count, remedy="leave it out")
     if count >= source.num_images:
         remedy = f"use less than {source.num_images}, the size of the training set"
         raise ConfigError("too many neighbors", key=key, value=count, remedy=remedy)
-    if num_samples * (count + 1) > MOST_TILES:
-        remedy = f"use fewer --seeds or neighbors: at most {MOST_TILES} images"
+    if num_samples * (count + 1) > MAX_TILES:
+        remedy = f"use fewer --seeds or neighbors: at most {MAX_TILES} images"
         raise ConfigError("too many images for one picture", key=key, value=count, remedy=remedy)
     return source, config.data.mirror
 

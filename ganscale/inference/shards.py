@@ -1,13 +1,13 @@
-"""Any number of samples as files of many: planned, written whole with a checksum, and only the missing ones made again.
+"""Any number of samples in shards, each written atomically with a checksum; only missing shards are made again.
 
 <folder>/
-    generation.json      what is made: checkpoint, number, truncation, format (`Plan`)
+    generation.json      checkpoint, number, truncation, format (`ShardPlan`)
     shard-000000.npz     or .zip: the samples of successive seeds
-    shard-000000.json    its seeds, size and SHA-256; written last, so a shard without it does not count
+    shard-000000.json    its seeds, size and SHA-256; written last, so a shard without it is incomplete
 
-`npz` holds `arr_0`, uint8 `[N, H, W, C]` (points: floats `[N, 2]`), and with classes `arr_1`, int64 `[N]`, as the
-evaluator of Dhariwal and Nichol 2021 takes them. `zip` holds a PNG per image named by its seed, which unpacked is the
-folder of images that pytorch-fid, torch-fidelity and clean-fid take.
+`npz` holds `arr_0`, uint8 `[N, H, W, C]` (points: floats `[N, 2]`), and with classes `arr_1`, int64 `[N]`, the
+format of the evaluator of Dhariwal and Nichol 2021. `zip` holds a PNG per image named by its seed; unpacked it is an
+image folder for pytorch-fid, torch-fidelity and clean-fid.
 """
 
 import hashlib
@@ -40,19 +40,19 @@ _ASIDE = ".writing-"
 
 
 class GenerationError(RuntimeError):
-    """A shard could not be made; the finished ones stay."""
+    """A shard could not be made; finished shards stay."""
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What a folder of shards holds.
+    """The content of a folder of shards.
 
     Attributes:
         num_samples: N; seeds are 0 to N - 1.
         shard_size: samples per shard; the last one may have fewer.
         format: "npz" or "zip".
         truncation: as in `LoadedGenerator.sample`.
-        labels: classes that take turns, seed by seed; None for all of them, or for a generator without classes.
+        labels: classes that alternate seed by seed; None for all classes, or for a generator without classes.
         device: "cpu" or "cuda": the two round differently.
         generator: the generator's `Description` as plain mappings.
     """
@@ -67,7 +67,7 @@ class ShardPlan:
 
     @property
     def num_shards(self) -> int:
-        """Files that there will be."""
+        """Number of files."""
         return -(-self.num_samples // self.shard_size)
 
     def seeds(self, shard: int) -> range:
@@ -90,10 +90,19 @@ def make_plan(
     labels: Sequence[int] | None,
     device: str,
 ) -> ShardPlan:
-    """A plan for this generator. Arguments: `Plan`; without a shard size, one that keeps shards below 256 MiB.
+    """A plan for this generator.
+
+    Args:
+        generator: that makes the samples.
+        num_samples: at least 1.
+        shard_size: samples per shard; None for shards below 256 MiB.
+        format: "npz" or "zip".
+        truncation: as in `LoadedGenerator.sample`.
+        labels: classes that alternate; None for all.
+        device: "cpu" or "cuda".
 
     Raises:
-        ConfigError: a number is out of range, or pictures are asked for where there are points.
+        ConfigError: a number is out of range, or zip is requested for 2-D points.
     """
     if shard_size is None:
         shard_size = max(1, min(10_000, 2**28 // math.prod(generator.shape)))
@@ -108,10 +117,14 @@ def make_plan(
 
 
 def prepare(folder: Path, plan: ShardPlan) -> None:
-    """Make the folder and write its plan; the folder may hold another number of samples of the same kind already.
+    """Make the folder and write its plan; it may hold fewer samples of the same plan.
+
+    Args:
+        folder: of the shards.
+        plan: their content.
 
     Raises:
-        ConfigError: it holds something else.
+        ConfigError: it holds other files or other samples.
         OSError: it cannot be written.
     """
     path = folder / PLAN
@@ -126,7 +139,7 @@ def prepare(folder: Path, plan: ShardPlan) -> None:
         if changed or fewer:
             _refuse(folder, old, wanted, changed or ["num_samples"])
     elif folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        remedy = "name a new or empty folder, or one that this command began"
+        remedy = "name a new or empty folder, or one that this command started"
         raise ConfigError("holds other files", key="--out", value=str(folder), remedy=remedy)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(wanted, indent=1) + "\n")
@@ -144,15 +157,19 @@ def _refuse(folder: Path, old: dict[str, Any], wanted: dict[str, Any], keys: lis
             )
         else:
             rows += f"\n    {key}: {shown(before)} -> {shown(after)}"
-    remedy = "name another folder, or ask for what it holds"
+    remedy = "name another folder, or request what it holds"
     raise ConfigError(f"holds other samples:{rows}", key="--out", value=str(folder), remedy=remedy)
 
 
 def check_visible(folder: Path, plan: ShardPlan) -> None:
-    """Whether this machine sees the folder that the command prepared.
+    """Check that this machine sees the folder that the command prepared.
+
+    Args:
+        folder: of the shards.
+        plan: their content.
 
     Raises:
-        ConfigError: it does not; the nodes share no storage there.
+        ConfigError: it does not, as the nodes share no storage there.
     """
     try:
         seen = json.loads((folder / PLAN).read_text(encoding="utf-8"))["generator"] == _plain(plan)["generator"]
@@ -164,12 +181,17 @@ def check_visible(folder: Path, plan: ShardPlan) -> None:
 
 
 def _plain(plan: ShardPlan) -> dict[str, Any]:
-    """As it is after a trip through JSON."""
+    """The plan as JSON represents it."""
     return json.loads(json.dumps(asdict(plan)))
 
 
 def missing(folder: Path, plan: ShardPlan) -> list[int]:
-    """Shards that are not there whole, by their records and checksums."""
+    """Shards that are missing or incomplete, by their records and checksums.
+
+    Args:
+        folder: of the shards.
+        plan: their content.
+    """
     return [shard for shard in range(plan.num_shards) if not _is_whole(folder, plan, shard)]
 
 
@@ -192,7 +214,10 @@ def _record(plan: ShardPlan, shard: int, size: int, digest: str) -> dict[str, An
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other commands out of the folder, and remove what interrupted ones left behind.
+    """Lock the folder against other commands, and remove temporary files of interrupted ones.
+
+    Args:
+        folder: of the shards.
 
     Raises:
         ConfigError: another command writes there.
@@ -201,7 +226,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock = WriterLock(RunDir(folder), patience=2.0)
     except ConfigError:
         remedy = "wait for it or stop it, or name another folder"
-        problem = "another process is writing there"
+        problem = "another process is writing to it"
         raise ConfigError(problem, key="--out", value=str(folder), remedy=remedy) from None
     try:
         for path in (*folder.glob(f"{_ASIDE}*"), *folder.glob("*.json.*")):
@@ -212,7 +237,17 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def make_shard(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shard: int) -> None:
-    """Make one shard and put it in place. Raises OSError if the storage refuses."""
+    """Make one shard and put it in place.
+
+    Args:
+        generator: that makes the samples.
+        folder: of the shards.
+        plan: their content.
+        shard: its number.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     content = shard_bytes(generator, plan, shard)
     path = folder / plan.name(shard)
     aside = folder / f"{_ASIDE}{uuid.uuid4().hex}"
@@ -229,7 +264,13 @@ def make_shard(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shard:
 
 
 def shard_bytes(generator: LoadedGenerator, plan: ShardPlan, shard: int) -> bytes:
-    """A shard's file: a function of the plan and the shard's number, whoever makes it."""
+    """A shard's file content, a function of the plan and the shard's number alone.
+
+    Args:
+        generator: that makes the samples.
+        plan: the content of the folder.
+        shard: its number.
+    """
     seeds = plan.seeds(shard)
     labels = None if plan.labels is None else [plan.labels[seed % len(plan.labels)] for seed in seeds]
     arrays = [
@@ -261,7 +302,14 @@ def _zip(samples: np.ndarray, seeds: range) -> bytes:
 
 
 def make_here(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shards: Sequence[int]) -> Iterator[int]:
-    """Make shards in this process, one after another; yields each when it is done."""
+    """Make shards in this process one after another, yielding each when it is done.
+
+    Args:
+        generator: that makes the samples.
+        folder: of the shards.
+        plan: their content.
+        shards: numbers of the shards.
+    """
     for shard in shards:
         with one_thread():
             make_shard(generator, folder, plan, shard)
@@ -270,7 +318,7 @@ def make_here(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shards:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, as every maker of shards does: on more, sums may be rounded in another order."""
+    """Run torch on one thread: with more threads, sums may be rounded in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
