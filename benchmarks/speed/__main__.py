@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from benchmarks.speed.command import COMMANDS, BenchError
+from benchmarks.speed.parsers import COMMANDS, parse
 from ganscale.config import ConfigError
 
 
@@ -15,13 +15,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; without a command, `throughput`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and words[0] in COMMANDS else "throughput"
+    options = parse(name, words)
     command = import_module(f"benchmarks.speed.{name}")
     try:
-        return command.main(words)
+        return command.main(options)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BenchError as error:
+    except RuntimeError as error:
         print(f"measuring failed: {error}", file=sys.stderr)
         return 1
 

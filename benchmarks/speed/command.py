@@ -8,82 +8,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.parsers import PRESETS
 from ganscale.config import Config, ConfigError, load, parse
-
-PRESETS: dict[str, list[str]] = {
-    "mlp": ["train.batch_size=128", "loss.label_smoothing=0"],
-    "dcgan32": [
-        "data.resolution=32",
-        "model.generator.name=dcgan",
-        "model.discriminator.name=dcgan",
-        "train.batch_size=64",
-        "loss.label_smoothing=0",
-    ],
-}
-
-COMMANDS: dict[str, str] = {
-    "throughput": "images/s next to hand-written loops (without a command: this one)",
-    "flops": "operations and gradient bytes of an iteration over the least possible",
-    "phases": "what an iteration's time goes into, percentiles, model FLOP utilization",
-    "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
-    "growth": "what random numbers, sampler and log cost a replica in worlds of up to 1,024",
-    "startup": "seconds from the command to the first training step, broken down",
-    "variants": "bf16, channels_last and torch.compile beside float32 eager, in turn",
-}
-"""What can be measured; each is a module of this package with a `main`."""
 
 
 class BenchError(RuntimeError):
     """A process that was measured failed; the message has its last words."""
-
-
-def make_parser(command: str, description: str, *, presets: str = ",".join(PRESETS)) -> argparse.ArgumentParser:
-    """A parser with the options that all commands have.
-
-    Args:
-        command: its name.
-        description: what it measures.
-        presets: what it measures unless told.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.speed {command}",
-        description=description,
-        epilog=_epilog() if command == "throughput" else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, help="YAML file of the run to measure; without it, --presets")
-    parser.add_argument("--presets", default=presets, help="which runs to measure (default: %(default)s)")
-    parser.add_argument("--threads", type=positive, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of every run measured")
-    return parser
-
-
-def add_blocks(parser: argparse.ArgumentParser, *, iterations: int, rounds: int) -> None:
-    """Options of a command that measures in blocks that take turns.
-
-    Args:
-        parser: the command's.
-        iterations: of a block unless told.
-        rounds: of blocks unless told.
-    """
-    parser.add_argument("--iterations", type=positive, default=iterations, help="per block (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=rounds, help="of one block each (default: %(default)s)")
-
-
-def _epilog() -> str:
-    width = max(map(len, COMMANDS))
-    return "commands, each with a --help of its own:\n" + "\n".join(
-        f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()
-    )
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def configs_of(options: argparse.Namespace) -> dict[str, Config]:

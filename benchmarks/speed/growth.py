@@ -1,5 +1,6 @@
 """`python -m benchmarks.speed growth`: what random streams, sampler and log cost a replica as the world grows."""
 
+import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.speed.command import configs_of, make_parser, markdown, positive, write_json
+from benchmarks.speed.command import configs_of, markdown, write_json
 from benchmarks.speed.counting import alone_among
 from benchmarks.speed.measure import machine
 from benchmarks.speed.scaling import resized
@@ -63,16 +64,8 @@ class Cost:
     log_operators: int
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    parser = make_parser(
-        "growth",
-        "Pretend to be one of many replicas, each with train.batch_size rows, and measure what random numbers, the\n"
-        "order of the examples and the log cost it. No other process is started.",
-        presets="mlp",
-    )
-    parser.add_argument("--repetitions", type=positive, default=30, help="the median counts (default: %(default)s)")
-    options = parser.parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "growth": {}}
     for title, config in configs_of(options).items():

@@ -1,5 +1,6 @@
 """`python -m benchmarks.speed phases`: what an iteration's time goes into, its percentiles, model FLOP utilization."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.command import add_blocks, configs_of, device_of, make_parser, markdown, write_json
+from benchmarks.speed.command import configs_of, device_of, markdown, write_json
 from benchmarks.speed.counting import FlopCounter
 from benchmarks.speed.measure import Spread, machine
 from benchmarks.speed.timeline import Timeline, replaced, watched
@@ -43,15 +44,8 @@ class Phases:
     utilization: float | None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    parser = make_parser(
-        "phases",
-        "Show what an iteration's time goes into: discriminator and generator (forward and backward), penalties,\n"
-        "optimizers, data, moving average, numbers for the log. Communication is in `scaling`.",
-    )
-    add_blocks(parser, iterations=10, rounds=10)
-    options = parser.parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     torch.set_num_threads(options.threads)
     found: dict[str, Phases] = {}
     report: dict[str, Any] = {}

@@ -4,11 +4,10 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.speed.command import add_blocks, changed, configs_of, device_of, make_parser, markdown, write_json
+from benchmarks.speed.command import changed, configs_of, device_of, markdown, write_json
 from benchmarks.speed.counting import count
 from benchmarks.speed.launching import on_ray, on_torchrun
 from benchmarks.speed.measure import Spread, machine
@@ -20,9 +19,8 @@ from ganscale.config import Config, ConfigError
 MODES = ("weak", "strong")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    options = _parser().parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     workers = _numbers(options.workers, "--workers", at_least=2)
     report: dict[str, Any] = {"scaling": {}}
     for title, config in configs_of(options).items():
@@ -147,23 +145,6 @@ def prediction_table(predictions: Sequence[Prediction], images: int) -> str:
         times = f"{1e3 * p.seconds:.2f} ({1e3 * p.at_best:.2f})"
         rows.append((str(p.workers), times, "{:,.0f} ({:,.0f})".format(*speeds), "{:.3f} ({:.3f})".format(*shares)))
     return markdown(rows)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "scaling",
-        "Measure weak and strong scaling with torchrun on this machine, check the prediction from one worker and the\n"
-        "link against it, and predict more workers. Alone and together take turns within each group of processes.",
-        presets="dcgan32",
-    )
-    parser.add_argument("--workers", default="2", metavar="2,4", help="numbers to measure (default: %(default)s)")
-    parser.add_argument("--predict", default="2,4,8,64", metavar="8,64", help="and to predict (default: %(default)s)")
-    parser.add_argument("--latency", type=float, metavar="US", help="of the link to predict for, in microseconds")
-    parser.add_argument("--bandwidth", type=float, metavar="GBIT", help="of that link, in Gbit/s")
-    add_blocks(parser, iterations=5, rounds=10)
-    parser.add_argument("--ray", action="store_true", help="also compare Ray Train with torchrun, on 2 workers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the efficiencies; the run's name is added")
-    return parser
 
 
 def _numbers(text: str, key: str, *, at_least: int) -> list[int]:

@@ -1,5 +1,6 @@
 """`python -m benchmarks.speed startup`: from the command to the first training step, broken down by what happens."""
 
+import argparse
 import os
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.command import changed, configs_of, make_parser, markdown, names_of, positive, write_json
+from benchmarks.speed.command import changed, configs_of, markdown, names_of, write_json
 from benchmarks.speed.launching import run_command
 from benchmarks.speed.marks import MARKS, read_marks
 from ganscale.config import Config, dump
@@ -56,17 +57,8 @@ class Start:
     parts: dict[str, float]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    parser = make_parser(
-        "startup",
-        "Time real commands from their start to the end of the first iteration: each one runs in a folder of its own\n"
-        "and ends there. The first of --rounds warms the file cache and does not count.",
-        presets="mlp",
-    )
-    parser.add_argument("--ways", default=",".join(WAYS), help="to start (default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of each, and one more (default: %(default)s)")
-    options = parser.parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     ways = names_of(options.ways, list(WAYS), key="--ways")
     report: dict[str, Any] = {}
     for title, config in configs_of(options).items():

@@ -3,14 +3,13 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from benchmarks.speed.baselines import BASELINES, check
-from benchmarks.speed.command import add_blocks, configs_of, device_of, make_parser, markdown, names_of, write_json
-from benchmarks.speed.measure import CLOCKS, Contender, Ganscale, Result, machine, measure
+from benchmarks.speed.command import configs_of, device_of, markdown, names_of, write_json
+from benchmarks.speed.measure import Contender, Ganscale, Result, machine, measure
 from benchmarks.speed.tracking import cost_table, tracking_cost
 from benchmarks.speed.with_lightning import Lightning
 from ganscale.config import Config
@@ -20,9 +19,8 @@ LOOPS: dict[str, Callable[[Experiment, bool], Contender]] = {**BASELINES, "light
 """What ganscale can be compared with, by name."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    options = _parser().parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     configs = configs_of(options)
     if options.tracking:
         return _tracking(options, configs)
@@ -70,36 +68,6 @@ def table(results: Sequence[Result]) -> str:
         speed = f"{result.images_per_second:,.0f}"
         rows.append((result.name, speed, f"{ms.median:.2f} ({ms.p10:.2f}, {ms.p90:.2f})", faster))
     return markdown(rows)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "throughput",
-        "Measure training throughput next to hand-written loops with the same networks and batch, in one process\n"
-        "and in turn. A ratio above 1 means that ganscale is faster.",
-    )
-    parser.add_argument("--baselines", default=",".join(_installed()), help="or none (default: %(default)s)")
-    add_blocks(parser, iterations=25, rounds=30)
-    parser.add_argument(
-        "--clock",
-        choices=list(CLOCKS),
-        default="wall",
-        help="cpu: this process's processor time, which other programs on the machine do not disturb (default: wall)",
-    )
-    parser.add_argument(
-        "--same-layers", action="store_true", help="give the baselines our Linear and BatchNorm instead of torch's"
-    )
-    parser.add_argument(
-        "--tracking",
-        action="store_true",
-        help="measure instead what the run folder, W&B and the console cost a run, in --rounds periods of "
-        "log.samples_every images",
-    )
-    return parser
-
-
-def _installed() -> list[str]:
-    return [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
 
 
 def _baselines(text: str) -> list[str]:

@@ -1,17 +1,17 @@
 """`python -m benchmarks.speed variants`: one run in other precisions, memory layouts and compiled, in turn."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from benchmarks.speed import parsers
 from benchmarks.speed.command import (
-    add_blocks,
     changed,
     configs_of,
     device_of,
-    make_parser,
     markdown,
     names_of,
     write_json,
@@ -23,12 +23,12 @@ from ganscale.config import Config
 from ganscale.training.build import Experiment, build
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "float32": {"precision": "float32", "channels_last": False, "compile": False},
-    "channels_last": {"precision": "float32", "channels_last": True, "compile": False},
-    "bf16": {"precision": "bfloat16", "channels_last": False, "compile": False},
-    "bf16+channels_last": {"precision": "bfloat16", "channels_last": True, "compile": False},
-    "compile": {"precision": "float32", "channels_last": False, "compile": True},
-    "compile+bf16+channels_last": {"precision": "bfloat16", "channels_last": True, "compile": True},
+    name: {
+        "precision": "bfloat16" if "bf16" in name else "float32",
+        "channels_last": "channels_last" in name,
+        "compile": name.startswith("compile"),
+    }
+    for name in parsers.VARIANTS
 }
 """By name, what they set in section `train`."""
 
@@ -60,17 +60,8 @@ class Named(Ganscale):
         self.loss_d, self.loss_g = float(statistics.loss_d), float(statistics.loss_g)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    parser = make_parser(
-        "variants",
-        "Measure one run in several precisions and memory layouts, eager and compiled. All variants start from the\n"
-        "same weights and images and take turns in one process; a ratio above 1 means faster than the first one.",
-        presets="dcgan32",
-    )
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="first: the base (default: %(default)s)")
-    add_blocks(parser, iterations=5, rounds=10)
-    options = parser.parse_intermixed_args(arguments)
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its options (`parsers`)."""
     names = names_of(options.variants, list(VARIANTS), key="--variants")
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"variants": {}}

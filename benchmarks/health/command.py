@@ -1,0 +1,55 @@
+"""What `python -m benchmarks.health` does with its options."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.health import rescue
+from benchmarks.health.plan import Job, plan
+from benchmarks.health.record import Record, read, run, write
+from benchmarks.health.score import report
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Train or read the runs and score them; 0, or 1 if the bars are missed."""
+    if options.score:
+        records = read(options.score)
+        if options.rescue:
+            return _rescue(records, options.rescue, options.only)
+    else:
+        jobs = [job for job in plan(options.half) if options.only in job.name]
+        records = _train(jobs, options.out)
+    text, passed = report(records)
+    print(text)
+    return 0 if passed else 1
+
+
+def _rescue(records: Sequence[Record], seeds: int, only: str) -> int:
+    """Train setups with rates that are too high, with and without rollbacks."""
+    rescues = []
+    print(rescue.HEADING, flush=True)
+    for each in rescue.rescue_all(records, seeds=seeds, only=only):
+        rescues.append(each)
+        print(rescue.line(each), flush=True)
+    text, passed = rescue.report(rescues)
+    print(text)
+    return 0 if passed else 1
+
+
+def _train(jobs: Sequence[Job], out: Path) -> list[Record]:
+    """Train the runs that the file lacks; it is updated after every run."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records = read(out) if out.exists() else []
+    known = {(record.setup, record.fault, record.seed) for record in records}
+    started = time.perf_counter()
+    for number, job in enumerate(jobs, 1):
+        if (job.setup, job.fault, job.seed) in known:
+            continue
+        record = run(job.setup, job.fault, job.seed)
+        records.append(record)
+        write(out, records)
+        passed = time.perf_counter() - started
+        last = ", ".join(f"{name} {record.evaluations[-1][name]:.3g}" for name in ("frechet", "modes"))
+        print(f"{number:>4} of {len(jobs)}  {passed:6.0f} s  {job.name} {job.seed}: {last}", flush=True)
+    return records
