@@ -57,7 +57,7 @@ class Baseline(Contender):
 
     Args:
         experiment: the run to be compared with.
-        same_layers: keep our linear layers and batch norm.
+        same_layers: keep our batch norm.
         fused: Adam in one kernel; None for what torch chooses.
     """
 

@@ -24,11 +24,6 @@ from ganscale.training.build import Experiment, build
 _aten = torch.ops.aten
 
 
-def _linear_flops(x: Sequence[int], weight: Sequence[int]) -> int:
-    """Of `x @ weight.T`: `[N, I]` and `[O, I]`."""
-    return 2 * x[0] * x[1] * weight[0]
-
-
 def _convolution_flops(image: Sequence[int], weight: Sequence[int]) -> int:
     """Of one of the three products of a convolution: forward, gradient of its input, gradient of its weights.
 
@@ -42,8 +37,8 @@ def _convolution_flops(image: Sequence[int], weight: Sequence[int]) -> int:
 class FlopCounter(TorchDispatchMode):
     """Adds up the FLOPs of all products and convolutions in its `with` block, forward, backward and double backward.
 
-    `torch.utils.flop_counter.FlopCounterMode`, from which the other formulas are, fails on `autograd.grad`, does not
-    know oneDNN's linear layer and counts the weights' gradient of a grouped convolution as if it had one group.
+    `torch.utils.flop_counter.FlopCounterMode`, from which the other formulas are, fails on `autograd.grad`
+    and counts the weights' gradient of a grouped convolution as if it had one group.
 
     Attributes:
         flops: by operator.
@@ -71,8 +66,6 @@ class FlopCounter(TorchDispatchMode):
 
 
 def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
-    if operator == torch.ops.mkldnn._linear_pointwise:
-        return _linear_flops(args[0].shape, args[1].shape)
     if operator == _aten.convolution:
         return _convolution_flops((args[0] if args[6] else out).shape, args[1].shape)
     if operator == _aten.convolution_backward:

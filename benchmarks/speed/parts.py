@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from ganscale.data import ImageSource, StackedSource
-from ganscale.models.layers import BatchNorm, Linear, uses_batch_statistics
+from ganscale.models.layers import BatchNorm, uses_batch_statistics
 from ganscale.training.build import Experiment
 
 
@@ -51,7 +51,7 @@ def images_of(experiment: Experiment) -> ImageSource:
 
 
 def networks(experiment: Experiment, same_layers: bool) -> tuple[nn.Module, nn.Module]:
-    """Copies of the run's networks, with torch's linear layers and batch norm in place of ours unless `same_layers`."""
+    """Copies of the run's networks, with torch's batch norm instead of ours unless `same_layers`."""
     pair = copy.deepcopy(experiment.state.generator), copy.deepcopy(experiment.state.discriminator)
     if not same_layers:
         for network in pair:
@@ -77,8 +77,6 @@ def _take_torch_layers(module: nn.Module) -> None:
         if type(ours) is BatchNorm:
             features, affine = ours.running_mean.numel(), ours.weight is not None
             theirs = _TorchBatchNorm(features, eps=ours.eps, momentum=ours.momentum, affine=affine)
-        elif type(ours) is Linear:
-            theirs = nn.Linear(ours.in_features, ours.out_features, bias=ours.bias is not None)
         else:
             _take_torch_layers(ours)
             continue

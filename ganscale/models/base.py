@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import Linear, upcast
+from ganscale.models.layers import upcast
 
 
 def _known_classes(settings: Any, geometry: Geometry) -> int:
@@ -74,13 +74,13 @@ class Head(nn.Module):
 
     def __init__(self, num_features: int, conditioning: str, num_classes: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.logit = Linear(num_features, 1, bias=bias)
+        self.logit = nn.Linear(num_features, 1, bias=bias)
         if conditioning == "projection":
             self.embedding = nn.Embedding(num_classes, num_features)
             bound = num_features**-0.5
             nn.init.uniform_(self.embedding.weight, -bound, bound)
         if conditioning == "acgan":
-            self.classifier = Linear(num_features, num_classes)
+            self.classifier = nn.Linear(num_features, num_classes)
         self.conditioning = conditioning
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:

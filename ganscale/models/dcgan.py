@@ -14,7 +14,6 @@ from ganscale.models.layers import (
     BatchNorm,
     Chain,
     ConditionalNorm,
-    Linear,
     MinibatchStddev,
     SelfAttention,
     add_spectral_norm,
@@ -65,7 +64,7 @@ class DCGANGenerator(Generator):
         sides, channels = _levels(settings, geometry.shape[1])
         self.first = (channels[0], sides[0], sides[0])
         bias = _has_bias(settings)
-        self.project = Linear(self.input_dim, channels[0] * sides[0] ** 2, bias=bias)
+        self.project = nn.Linear(self.input_dim, channels[0] * sides[0] ** 2, bias=bias)
         layers = _after(settings, sides[0], channels[0], self.norm_classes)
         for (below, above), side in zip(pairwise(channels), sides[1:], strict=True):
             layers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=bias))

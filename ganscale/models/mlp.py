@@ -6,14 +6,14 @@ from ganscale.config.architectures import MLPDiscriminator as DiscriminatorSetti
 from ganscale.config.architectures import MLPGenerator as GeneratorSettings
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import ACTIVATIONS, CENTERING, Chain, Linear, MinibatchStddev, add_spectral_norm, make_norm
+from ganscale.models.layers import ACTIVATIONS, CENTERING, Chain, MinibatchStddev, add_spectral_norm, make_norm
 
 
 def _hidden(
     settings: GeneratorSettings | DiscriminatorSettings, size: int, units: int, classes: int = 0
 ) -> list[nn.Module]:
     """One hidden layer that takes `size` numbers to `units`."""
-    layers: list[nn.Module] = [Linear(size, units, bias=settings.norm not in CENTERING)]
+    layers: list[nn.Module] = [nn.Linear(size, units, bias=settings.norm not in CENTERING)]
     if settings.norm != "none":
         layers.append(make_norm(settings.norm, units, classes))
     return [*layers, ACTIVATIONS[settings.activation]()]
@@ -34,7 +34,7 @@ class MLPGenerator(Generator):
         for units in _sizes(settings):
             layers += _hidden(settings, size, units, self.norm_classes)
             size = units
-        layers.append(Linear(size, geometry.size))
+        layers.append(nn.Linear(size, geometry.size))
         if geometry.is_image:
             layers.append(nn.Tanh())
         self.layers = Chain(*layers)

@@ -12,7 +12,7 @@ from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
 from ganscale.config.resolution import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import ACTIVATIONS, Linear, MinibatchStddev, SelfAttention, activation_gain
+from ganscale.models.layers import ACTIVATIONS, MinibatchStddev, SelfAttention, activation_gain
 
 
 def _scale(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
@@ -103,7 +103,7 @@ class R3GANGenerator(Generator):
         levels = _levels(settings, geometry.shape[1])
         side, width = levels[0]
         self.basis = nn.Parameter(torch.randn(width, side, side))
-        self.project = _scale(Linear(self.input_dim, width, bias=False))
+        self.project = _scale(nn.Linear(self.input_dim, width, bias=False))
         layers = _stage(settings, side, width, len(levels))
         for side, above in levels[1:]:
             layers += [_point(width, above)] if width != above else []

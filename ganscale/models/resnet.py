@@ -15,7 +15,6 @@ from ganscale.models.layers import (
     ACTIVATIONS,
     CENTERING,
     Chain,
-    Linear,
     MinibatchStddev,
     SelfAttention,
     add_spectral_norm,
@@ -104,7 +103,7 @@ class ResNetGenerator(Generator):
         top = len(sides) - 1
         channels = [min(settings.max_width, settings.width * 2 ** (top - level)) for level in range(top + 1)]
         self.first = (channels[0], sides[0], sides[0])
-        self.project = Linear(self.input_dim, channels[0] * sides[0] ** 2)
+        self.project = nn.Linear(self.input_dim, channels[0] * sides[0] ** 2)
         options = {"bias": settings.norm not in CENTERING, "num_classes": self.norm_classes}
         layers: list[nn.Module] = [SelfAttention(channels[0])] if settings.attention == sides[0] else []
         for level in range(1, top + 1):

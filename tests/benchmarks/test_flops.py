@@ -12,13 +12,10 @@ from benchmarks.speed.counting import FlopCounter, count
 from benchmarks.speed.ideal import discriminator_layers, least_flops
 from ganscale.config import Config, load
 from ganscale.losses import LOSSES
-from ganscale.models.layers import Linear
-from ganscale.models.layers.linear import _OneDNNLinear
 from ganscale.training.build import build
 from tests.runs import DCGAN, R3GAN, RESNET
 
 WIDE = ("data.resolution=16", "model.latent_dim=64", "model.generator.width=128", "model.discriminator.width=128")
-"""So wide that layers go to oneDNN where it is there."""
 NETWORKS = {"mlp": WIDE, "dcgan": (*DCGAN, "model.discriminator.norm=batch")}
 R1, R2, GP = "penalty.r1=1", "penalty.r2=1", "penalty.gp=10"
 
@@ -113,32 +110,11 @@ def test_counts_agree_with_torch_where_torch_can() -> None:
     assert ours.total == theirs.get_total_flops() > 0
 
 
-def test_our_linear_layer_is_counted() -> None:
-    layer, x = Linear(128, 256), torch.randn(3, 128)
-    with FlopCounter() as counter:
-        layer(x).sum().backward()
-    assert counter.total == 2 * 2 * 3 * 128 * 256
-
-
 def test_a_grouped_convolution_counts_each_group_once() -> None:
     layer = nn.Conv2d(8, 8, 3, padding=1, groups=4)
     with FlopCounter() as counter:
         layer(torch.randn(1, 8, 5, 5, requires_grad=True)).sum().backward()
     assert counter.total == 3 * 2 * 25 * 8 * 2 * 9
-
-
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN")
-def test_onednns_layer_leaves_out_gradients_that_nobody_wants() -> None:
-    x, weight = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
-    one = 2 * 3 * 4 * 5
-    with FlopCounter() as counter:
-        y = _OneDNNLinear.apply(x, weight, None)
-        torch.autograd.grad(y.sum(), x, retain_graph=True)  # pyright: ignore[reportAttributeAccessIssue]
-    assert counter.total == 2 * one
-    with FlopCounter() as counter:
-        y.sum().backward(inputs=[weight])  # pyright: ignore[reportAttributeAccessIssue]
-    assert counter.total == one
-    assert x.grad is None
 
 
 def test_other_collectives_are_counted() -> None:

@@ -3,7 +3,6 @@
 from ganscale.models.layers.activations import ACTIVATIONS, activation_gain, make_activation
 from ganscale.models.layers.attention import SelfAttention
 from ganscale.models.layers.chain import Chain
-from ganscale.models.layers.linear import Linear
 from ganscale.models.layers.minibatch import MinibatchStddev
 from ganscale.models.layers.norms import (
     CENTERING,
@@ -29,7 +28,6 @@ __all__ = [
     "Chain",
     "ConditionalNorm",
     "LayerNorm",
-    "Linear",
     "MinibatchStddev",
     "PixelNorm",
     "SelfAttention",
