@@ -21,7 +21,7 @@ from tests.processes import TRAIN, Command
 from tests.runs import RING
 from tests.wandb_server import KEY, Run, WandbServer
 
-EVERY, SAMPLES_EVERY, UNTIL = 1_600, 32_000, 192_000
+EVERY, SAMPLES_EVERY, UNTIL = 1_600, 16_000, 96_000
 RUN = (
     *RING,
     *("train.batch_size=16", f"train.images={UNTIL}", "train.device=cpu", "run.dir=runs", "run.name=try1"),
