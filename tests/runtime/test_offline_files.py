@@ -44,10 +44,10 @@ def test_a_killed_and_resumed_run_is_synced_without_gaps_or_repeats(tmp_path: Pa
     path = tmp_path / "runs/try1"
     train = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ganscale.train", *RUN)
     with run(tmp_path, "first", *train) as command:
-        command.until((path / "checkpoints" / f"{KILLED:012d}").exists, 180)
+        command.until((path / "checkpoints" / f"{KILLED:012d}").exists, 400)
         command.kill()
     with run(tmp_path, "second", *train) as command:
-        command.succeed(180)
+        command.succeed(400)
 
     # The attempt that finished has every row, and the details of what it trained itself.
     (attempt,) = path.glob("wandb/offline-run-*")
