@@ -61,7 +61,7 @@ def test_a_killed_and_resumed_run_is_synced_without_gaps_or_repeats(tmp_path: Pa
     trained = [row for row in rows if row["_step"] > KILLED + 2 * SAMPLES_EVERY]
     for name in ("real_logits", "fake_logits"):
         assert all(len(row[f"{name}.bins"]) > 1 for row in trained)
-    pictures = {name: {row["_step"]: row.get(f"{name}.path") for row in rows} for name in ("samples", "real")}
+    pictures = {name: {row["_step"]: row.get(f"{name}.path", "") for row in rows} for name in ("samples", "real")}
     assert [step for step, file in pictures["real"].items() if file] == [0]
     for step in range(0, UNTIL + 1, SAMPLES_EVERY):
         copy, local = (attempt / "files" / pictures["samples"][step], path / f"samples/{step:08d}.png")
