@@ -88,7 +88,7 @@ def _run(config: Config, launcher: str) -> int:
         if speaks:
             print(f"run {config.run.name} is complete at {newest.images:,} images: {folder.path}")
             print("  to go on, raise train.images; to start anew, give another run.name", flush=True)
-            _deliver(config, folder)
+            _upload(config, folder)
         return 0
     if launcher == "ray":
         from ganscale.launch.ray_train import TrainingError, train_on_ray
@@ -117,12 +117,12 @@ def _run(config: Config, launcher: str) -> int:
     return 0
 
 
-def _deliver(config: Config, folder: "RunDir") -> None:
-    """Send W&B what it has not taken yet."""
+def _upload(config: Config, folder: "RunDir") -> None:
+    """Log to W&B what the server lacks."""
     if config.wandb.mode in ("online", "auto"):
-        from ganscale.tracking.wandb import deliver
+        from ganscale.tracking.wandb import upload
 
-        deliver(config, folder, lambda line: print(f"  {line}", flush=True))
+        upload(config, folder, lambda line: print(f"  {line}", flush=True))
 
 
 def summary(config: Config, folder: "RunDir", images: int) -> str:

@@ -1,20 +1,31 @@
-"""Reads what W&B wrote offline: its transaction log, in LevelDB's log format, holds one protocol buffer per record."""
+"""Reads W&B's offline files by W&B's own program."""
 
+import json
+import subprocess
+import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ganscale.tracking.wandb_log import payloads
 
+def read_records(directory: Path, kind: str, *, timeout: float = 60.0) -> list[dict[str, Any]]:
+    """Return the records of one kind of a finished attempt; its end is on disk a moment after `finish`.
 
-def records(path: Path, *, timeout: float = 60.0) -> list[Any]:
-    """The records of a finished run as W&B's protocol buffers; its last ones arrive a moment after `finish`."""
-    protocol = import_module("wandb.proto.wandb_internal_pb2")
+    Args:
+        directory: W&B's directory of the attempt.
+        kind: "run", "metric", "history", "alert" or "exit".
+        timeout: seconds to wait for the end.
+    """
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *map(str, directory.glob("*.wandb"))]
     until = time.monotonic() + timeout
     while True:
-        found = [protocol.Record.FromString(payload) for payload in payloads(path)]
-        if any(record.HasField("exit") for record in found):
-            return found
-        assert time.monotonic() < until, f"no end in {path}"
-        time.sleep(0.1)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=True)
+        records = [json.loads(line) for line in done.stdout.splitlines()]
+        if records[-1]["type"] == "exit":
+            return [record[kind] for record in records if record["type"] == kind]
+        assert time.monotonic() < until, f"no end in {directory}"
+
+
+def read_history(directory: Path) -> list[dict[str, Any]]:
+    """Return the rows of a finished attempt; nested keys are dotted."""
+    return [record["item"] for record in read_records(directory, "history")]

@@ -35,7 +35,7 @@ class Run:
         rewritten: offsets of rows that arrived again with another content.
         files: uploaded files by name.
         alerts: title and text of each.
-        exit_code: None while the run goes on.
+        exit_code: None while the run is in progress.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -77,12 +77,12 @@ class Run:
 
 
 class WandbServer:
-    """The server, at one port over all its lives; what it has taken outlives it.
+    """The server, at one port across restarts; what it has received outlives them.
 
     Attributes:
         runs: by id.
-        unknown: operations that it was asked for and does not know.
-        requests: number of requests in all lives.
+        unknown: operations that were requested and that it does not know.
+        requests: number of requests across restarts.
         delay: seconds before each answer.
         refuses: whether it refuses the key.
     """
@@ -187,7 +187,7 @@ class WandbServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """One life of the server."""
+    """The server between a start and a kill."""
 
     daemon_threads, block_on_close, request_queue_size = True, False, 64
 
@@ -207,7 +207,7 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that was cut is no news."""
+        """Print nothing of a connection that was cut."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -216,11 +216,11 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         assert isinstance(self.server, _Server)
-        self.life, self.owner = self.server, self.server.owner
-        self.life.connections.add(self.connection)
+        self.listener, self.owner = self.server, self.server.owner
+        self.listener.connections.add(self.connection)
 
     def finish(self) -> None:
-        self.life.connections.discard(self.connection)
+        self.listener.connections.discard(self.connection)
         with suppress(OSError):
             super().finish()
 
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """GraphQL and streams of lines."""
         content = self._body()
-        if self.path.startswith("/sdk/otel/"):  # what W&B measures of itself
+        if self.path.startswith("/sdk/otel/"):  # W&B's telemetry of itself
             return self._reply(404, {})
         body = json.loads(content)
         stream = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.owner.requests += 1
         time.sleep(self.owner.delay)
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.life.dead:
+        if self.listener.dead:
             raise ConnectionAbortedError
         return gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
 

@@ -45,7 +45,7 @@ def describe() -> dict[str, Any]:
 
 
 def _has_key() -> bool:
-    from ganscale.tracking.wandb_account import has_key
+    from ganscale.tracking.wandb import has_key
 
     return has_key()
 
@@ -151,7 +151,7 @@ def clean(folder: Path) -> None:
 
 def reach_wandb() -> str:
     """Why W&B cannot be reached from here; empty when it answers, whatever it says."""
-    from ganscale.tracking.wandb_account import unreachable
+    from ganscale.tracking.wandb import unreachable
 
     return unreachable()
 

@@ -1,65 +1,159 @@
-"""Weights & Biases. The only file that imports wandb; nothing that goes wrong here stops training."""
+"""Weights & Biases: one W&B run per run folder, across all attempts. No failure of W&B stops training.
 
+The run folder is the source of truth. A resumed attempt logs again, from `metrics.jsonl` and `samples/`, the rows that
+W&B lacks: online those after the step that the server reports (`run.starting_step`), offline those that no earlier
+attempt completed, as noted in `wandb/attempt.json`. W&B's own files are never read.
+"""
+
+import json
 import logging
-import tempfile
+import math
+import netrc
+import os
 import threading
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
+from PIL import Image
 
 from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.storage.checkpoint import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
-from ganscale.tracking.images import write_png
-from ganscale.tracking.jsonl import read_environment, read_events
-from ganscale.tracking.wandb_account import PATIENCE, has_key, unreachable
-from ganscale.tracking.wandb_log import DELIVERED, last_step, lives, mend, missing_rows, undelivered
+from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 
+CONNECT_TIMEOUT = 10.0
+"""Seconds in which a server must answer."""
 RETRIES = 10_000
-"""How often W&B repeats a request that failed, at most a minute apart: about a week, for outages of any length."""
+"""How often W&B repeats a failed request, at most a minute apart: about a week."""
 GRACE = 10.0
-"""Seconds beyond `wandb.timeout` that W&B's own processes get to keep their word."""
-
-KEPT = 16
-"""Pictures whose files are kept for a while; W&B copies them when they are logged."""
-MOST_TITLE = 63
+"""Seconds beyond `wandb.timeout` that W&B's own processes get to stop."""
+MAX_TITLE = 63
 """Characters of an alert's title."""
 
 
+def base_url() -> str:
+    """The server's address: `WANDB_BASE_URL`, or W&B's own."""
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def has_key() -> bool:
+    """Whether an API key is set up, in the environment or in the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+        entry = netrc.netrc(path).authenticators(urlparse(base_url()).hostname or "")
+        return entry is not None and bool(entry[2])
+    except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
+        return False
+
+
+def unreachable(timeout: float = CONNECT_TIMEOUT) -> str:
+    """Return why the server cannot be reached from here; empty when it answers, with any status.
+
+    Args:
+        timeout: seconds that each step of the request may take.
+    """
+    try:
+        urllib.request.urlopen(base_url(), timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"{base_url()}: {getattr(error, 'reason', None) or error}"
+    return ""
+
+
+def wants_online(config: Config) -> bool:
+    """Whether a run logs to the server."""
+    return config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
+
+
 def run_id(folder: RunDir) -> str:
-    """The W&B id of a run: drawn once, then kept in its folder, so that a resumed run goes on in the same W&B run."""
+    """The W&B id of a run: drawn once, then kept in its folder, so that every attempt continues the same W&B run."""
     path = folder.path / "wandb_id"
     if not path.exists():
         write_atomically(path, f"{folder.path.name[:100]}-{uuid.uuid4().hex[:8]}\n")
     return path.read_text(encoding="utf-8").strip()
 
 
-def asks_online(config: Config) -> bool:
-    """Whether a run reports to the server."""
-    return config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
+@dataclass(frozen=True)
+class Attempt:
+    """How far the newest attempt of a run got in W&B, kept in `wandb/attempt.json`.
+
+    Attributes:
+        directory: name of W&B's directory of the attempt, below `wandb/`.
+        online: whether it logs to the server.
+        first: step after which it logs; earlier attempts completed the rows up to there.
+        images: step of its newest row.
+        finished: whether all its rows are on the server (online) or in its directory (offline).
+    """
+
+    directory: str
+    online: bool
+    first: int
+    images: int
+    finished: bool = False
+
+    def completed(self, folder: RunDir) -> int:
+        """Return up to which step rows are complete, on the server or in directories that can be synced."""
+        synced = not self.online and folder.path / "wandb" / self.directory not in _unsynced(folder)
+        return self.images if self.finished or synced else self.first
 
 
-def deliver(config: Config, folder: RunDir, info: Callable[[str], None]) -> None:
-    """Send what the server lacks of a run that is complete; nothing to do where it has everything or is not asked for.
+def read_attempt(folder: RunDir) -> Attempt | None:
+    """Return the note of the newest attempt; None where it is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError):
+        return Attempt(**json.loads((folder.path / "wandb/attempt.json").read_bytes()))
+    return None
+
+
+def _unsynced(folder: RunDir) -> list[Path]:
+    """Directories of offline attempts without the marker that `wandb sync` leaves."""
+    return [path for path in folder.path.glob("wandb/offline-run-*") if not any(path.glob("*.synced"))]
+
+
+def upload(config: Config, folder: RunDir, notify: Callable[[str], None]) -> None:
+    """Log what the server lacks of a complete run, if it is to be online.
 
     Args:
         config: the whole run.
         folder: the run's folder.
-        say: takes a sentence for the user.
+        notify: takes a message for the user.
     """
-    if not asks_online(config) or not undelivered(folder):
+    if not wants_online(config):
         return
-    problem = unreachable(min(config.wandb.timeout, PATIENCE))
+    attempt, newest = read_attempt(folder), max((row["images"] for row in read_metrics(folder)), default=-1)
+    if attempt and attempt.completed(folder) >= newest and (attempt.online or not _unsynced(folder)):
+        return
+    problem = unreachable(min(config.wandb.timeout, CONNECT_TIMEOUT))
     if problem:
-        info(f"W&B cannot be reached ({problem}) and still lacks a part of this run")
+        notify(f"W&B cannot be reached ({problem}) and lacks a part of this run; run the same command again later")
     else:
-        WandbTracker(config, folder, info, environment=read_environment(folder)).close(completed=True)
+        WandbTracker(config, folder, notify, environment=read_environment(folder)).close(completed=True)
+
+
+def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
+    """The rows of a run's folder after step `after`, by step: numbers, and paths of pictures."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in read_metrics(folder):
+        numbers = {name: math.nan if value is None else value for name, value in row.items()}
+        rows.setdefault(row["images"], {}).update(numbers)
+    for path in folder.samples.glob("*.png"):
+        if path.stem.isdigit():
+            rows.setdefault(int(path.stem), {})["samples"] = path
+    if 0 in rows and folder.real.exists():
+        rows[0]["real"] = folder.real
+    return {images: rows[images] for images in sorted(rows) if images > after}
 
 
 def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
@@ -70,83 +164,97 @@ def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
     return counts[first : last + 1], edges[first : last + 2]
 
 
+def _image(picture: np.ndarray) -> Any:
+    import wandb
+
+    return wandb.Image(Image.fromarray(picture))
+
+
 def _line(event: Mapping[str, Any]) -> str:
     """A health event as a line of the run's notes."""
     return f"at {event.get('images')} images: {event.get('kind')}: {event.get('text')}"
 
 
 class WandbTracker:
-    """Numbers, sample grids and health events in a W&B run, online or offline.
+    """Logs numbers, sample grids, health events and checkpoints to a W&B run, online or offline.
 
-    A server that does not answer at the start makes this life of the run an offline one; one that goes away later is
-    tried again until it is back, or until the end.
+    A server that does not answer at the start makes this attempt an offline one; W&B itself retries one that goes away
+    later. The first failure of a call turns W&B off for the rest of the attempt, with a warning.
 
     Args:
         config: the whole run.
         folder: the run's folder; W&B's files go below it.
-        say: takes a sentence for the user.
-        environment: what the run runs on, to stand beside its config.
+        notify: takes a message for the user.
+        environment: versions and devices, logged as a section of the W&B config.
     """
 
     def __init__(
         self,
         config: Config,
         folder: RunDir,
-        info: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         environment: Mapping[str, Any] | None = None,
     ) -> None:
-        self._info, self._folder = info, folder
-        self._artifacts, self._largest = config.wandb.artifacts, config.wandb.artifact_mib * 2**20
-        self._has_best = bool(config.checkpoint.best_metric)
-        self._last: tuple[int, Path] | None = None
-        self._reached, self._pending = -1, -1
+        self._config, self._folder, self._notify = config, folder, notify
         self._environment = dict(environment or {})
-        self._run: Any = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._drawn = 0
-        self._owed: list[Path] = []
-        self._timeout = config.wandb.timeout
-        self._online = asks_online(config)
+        self._online = wants_online(config)
         self._off = config.wandb.mode == "disabled"
-        self._guard(lambda: self._start(config))
+        self._run: Any = None
+        self._attempt = Attempt("", self._online, first=-1, images=-1)
+        self._reached = -1  # W&B has the rows up to this step
+        self._last_checkpoint: tuple[int, Path] | None = None
+        self._guard(self._start)
 
-    def _start(self, config: Config) -> None:
-        for life in lives(self._folder):
-            mend(life)
-        earlier, self._owed = -1, undelivered(self._folder)
-        problem = unreachable(min(self._timeout, PATIENCE)) if self._online else ""
-        if self._online and not problem:
-            try:
-                self._run = self._open(config)
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-                self._forget()
-        if problem:
-            self._info(f"W&B cannot be reached ({problem}); this life of the run is kept in its folder")
-            self._online = False
-        if not self._online:
-            earlier = last_step(self._folder)  # the server knows it without reading all files
-            self._run = self._open(config)
-        self._reached = int(self._run.starting_step) - 1 if self._online else earlier
-        self._define()
-        place = self._run.url if self._online else f"offline; upload with: wandb sync {Path(self._run.dir).parent}"
-        self._info(f"W&B run {self._run.id}: {place}")
-        self._catch_up()
-
-    def _open(self, config: Config) -> Any:
-        """Begin the run, or go on in it where the server knows it."""
+    def _start(self) -> None:
         import wandb
 
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # W&B's figures of itself are no news
+        # Open the run, offline if the server does not take it.
+        earlier = read_attempt(self._folder)
+        timeout = min(self._config.wandb.timeout, CONNECT_TIMEOUT)
+        problem = unreachable(timeout) if self._online else ""
+        if self._online and not problem:
+            try:
+                self._run = self._open()
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+                wandb.teardown()  # ends W&B's processes
+        if problem and earlier and earlier.online and not earlier.finished:
+            # Nobody knows which rows the server has: after a sync, an offline attempt would repeat some.
+            self._off = True
+            self._notify(f"W&B cannot be reached ({problem}); the same command logs this attempt's rows later")
+            return
+        if problem:
+            self._online = False
+            self._notify(f"W&B cannot be reached ({problem}); this attempt is logged offline")
+        completed = earlier.completed(self._folder) if earlier else -1
+        if self._run is None:
+            self._run = self._open()
+
+        # Continue after the rows that W&B has.
+        self._reached = int(self._run.starting_step) - 1 if self._online else completed
+        directory = Path(self._run.sync_dir).name
+        self._attempt = Attempt(directory, self._online, first=self._reached, images=self._reached)
+        self._note()
+        self._replace_offline_attempts(earlier)
+        self._define_metrics()
+        place = self._run.url if self._online else f"offline; upload with: wandb sync {self._run.sync_dir}"
+        self._notify(f"W&B run {self._run.id}: {place}")
+        self._catch_up(earlier)
+
+    def _open(self) -> Any:
+        """Create the W&B run, or resume it where the server knows it."""
+        import wandb
+
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # W&B's telemetry of itself
+        config = self._config
         settings = wandb.Settings(
             mode="online" if self._online else "offline",
             silent=True,
             console="off",
-            init_timeout=self._timeout,
-            finish_timeout=self._timeout,
+            init_timeout=config.wandb.timeout,
+            finish_timeout=config.wandb.timeout,
             finish_timeout_raises=True,
-            x_disable_stats=False,
             x_graphql_retry_max=RETRIES,
             x_file_stream_retry_max=RETRIES,
             x_file_transfer_retry_max=RETRIES,
@@ -164,13 +272,26 @@ class WandbTracker:
             settings=settings,
         )
 
-    def _forget(self) -> None:
-        """End what a failed start has left running."""
-        import wandb
+    def _replace_offline_attempts(self, earlier: Attempt | None) -> None:
+        """Rename the directories of offline attempts whose rows are logged again, so that no sync repeats them.
 
-        wandb.teardown()
+        Offline these are attempts that did not finish, whose files may be damaged; online all that are not synced.
+        """
+        for path in _unsynced(self._folder):
+            name = path.name.removeprefix("offline-")  # begins with the time
+            newest = earlier.directory.removeprefix("offline-") if earlier and not self._online else ""
+            kept = name < newest or (name == newest and earlier and earlier.finished)
+            if not kept and path.name != self._attempt.directory:
+                path.rename(path.with_name(f"replaced-{path.name}"))
 
-    def _define(self) -> None:
+    def _note(self) -> None:
+        """Write how far this attempt is; as often as rows, so not synced to the disk."""
+        path = self._folder.path / "wandb/attempt.json"
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(self._attempt)), encoding="utf-8")
+        new.replace(path)
+
+    def _define_metrics(self) -> None:
         """Make images the x axis of every chart, and keep each metric's best and last value."""
         self._run.define_metric("images", hidden=True)
         self._run.define_metric("*", step_metric="images")
@@ -178,45 +299,63 @@ class WandbTracker:
             best = "max" if facts.higher_is_better else "min"
             self._run.define_metric(name, step_metric="images", summary=f"{best},last")
 
-    def _catch_up(self) -> None:
-        """Send what the run folder has and W&B has not: what was still on its way when an earlier life ended."""
+    def _catch_up(self, earlier: Attempt | None) -> None:
+        """Log what the run folder has and W&B lacks, and upload media that an unfinished attempt left."""
         import wandb
 
-        for images, row in missing_rows(self._folder, self._reached).items():
-            shown = {key: wandb.Image(str(fact)) if isinstance(fact, Path) else fact for key, fact in row.items()}
-            self._log(images, shown)
-        for life in self._owed if self._online else ():
-            for path in sorted(life.glob("files/media/**/*.*")):
-                self._run.save(str(path), base_path=str(life / "files"), policy="now")
+        reached = self._reached
+        for images, row in read_rows(self._folder, reached).items():
+            self._log(images, {k: wandb.Image(str(v)) if isinstance(v, Path) else v for k, v in row.items()})
+        for event in read_events(self._folder):
+            if event.get("images", -1) > reached:
+                self._alert(event)
+        if self._online and earlier and earlier.online and not earlier.finished:
+            files = self._folder.path / "wandb" / earlier.directory / "files"
+            for path in sorted(files.glob("media/**/*.*")):
+                self._run.save(str(path), base_path=str(files), policy="now")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Log a row of numbers; its step is `images`."""
         self._guard(lambda: self._log(images, metrics))
 
     def _log(self, images: int, row: Mapping[str, Any]) -> None:
-        """Add to the row of a step, unless an earlier life of the run has logged it.
+        """Add to the row of a step; steps that W&B has, also those before a rollback, are left out.
 
-        W&B holds a row back until the next step begins; only then it counts as logged.
+        W&B commits a row when the next step begins.
         """
-        if images <= self._reached:
+        if images <= self._reached or images < self._attempt.images:
             return
         self._run.log({"images": images, **row}, step=images)
-        self._pending = images
+        if images > self._attempt.images:
+            self._attempt = replace(self._attempt, images=images)
+            self._note()
 
     def saving(self, images: int) -> None:
-        """Complete the row of this step: a run that resumes at this checkpoint will not make it again."""
+        """Commit the row of this step: a run that resumes at this checkpoint does not log it again."""
 
-        def send() -> None:
-            if self._pending == images:
+        def commit() -> None:
+            if self._attempt.images == images > self._reached:
                 self._run.log({}, step=images, commit=True)
                 self._reached = images
 
-        self._guard(send)
+        self._guard(commit)
 
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Log a picture of samples."""
+        self._guard(lambda: self._log(images, {"samples": _image(picture)}))
 
-        self._guard(lambda: self._log(images, {"samples": self._image(picture)}))
+    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+        """Log further pictures, and histograms without their empty outer bins."""
+
+        def log() -> None:
+            import wandb
+
+            row = {name: _image(picture) for name, picture in pictures.items()}
+            row |= {name: wandb.Histogram(np_histogram=trimmed(each)) for name, each in histograms.items()}
+            if row:
+                self._log(images, row)
+
+        self._guard(log)
 
     def summary(
         self,
@@ -225,116 +364,87 @@ class WandbTracker:
         rows: Sequence[Sequence[Any]],
         pictures: Mapping[str, Path],
     ) -> None:
-        """Show the end of a sweep: facts, a table of its trials, and picture files by name."""
+        """Log the state of a sweep.
 
-        def send() -> None:
+        Args:
+            facts: numbers by name, for the W&B summary.
+            columns: names of the columns of the table of trials.
+            rows: a row per trial.
+            pictures: image files by name.
+        """
+
+        def log() -> None:
             import wandb
 
-            for name, fact in facts.items():
-                self._run.summary[name] = fact
+            self._run.summary.update(dict(facts))
             table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
             self._run.log({"trials": table, **{name: wandb.Image(str(path)) for name, path in pictures.items()}})
 
-        self._guard(send)
-
-    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
-        """Log further pictures, and histograms without their empty outer bins."""
-
-        def send() -> None:
-            import wandb
-
-            row: dict[str, Any] = {name: self._image(picture) for name, picture in pictures.items()}
-            for name, histogram in histograms.items():
-                row[name] = wandb.Histogram(np_histogram=trimmed(histogram))
-            if row:
-                self._log(images, row)
-
-        self._guard(send)
+        self._guard(log)
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Raise an alert, and add a line to the run's notes, unless it is there already."""
+        """Raise an alert and add a line to the run's notes, unless the notes have it."""
+        self._guard(lambda: self._alert({"images": images, "kind": kind, "text": text}))
 
-        def send() -> None:
-            notes = (self._run.notes or "").splitlines()
-            newest = _line({"images": images, "kind": kind, "text": text})
-            if newest in notes:
-                return
-            known = [_line(event) for event in read_events(self._folder)]  # offline, `notes` lacks an earlier life's
-            notes += [line for line in dict.fromkeys((*known, newest)) if line not in notes]
-            self._run.notes = "\n".join(notes)
-            self._run.alert(title=f"{kind} in {self._folder.path.name}"[:MOST_TITLE], text=newest, level="WARN")
-
-        self._guard(send)
-
-    def _image(self, picture: np.ndarray) -> Any:
-        """A picture as W&B takes it: from a file, since W&B's own compression takes three times as long."""
-        import wandb
-
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="ganscale-")
-        self._drawn += 1
-        path = Path(self._scratch.name) / f"{self._drawn % KEPT}.png"
-        write_png(path, picture)
-        return wandb.Image(str(path))
+    def _alert(self, event: Mapping[str, Any]) -> None:
+        notes, newest = (self._run.notes or "").splitlines(), _line(event)
+        if newest in notes:
+            return
+        known = [_line(each) for each in read_events(self._folder)]  # offline, `notes` lacks those of earlier attempts
+        self._run.notes = "\n".join(dict.fromkeys((*notes, *known, newest)))
+        title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]
+        self._run.alert(title=title, text=newest, level="WARN")
 
     def saved(self, images: int, folder: Path, *, best: bool) -> None:
-        """Upload a checkpoint as an artifact, if the config asks for it and it is not too large."""
-        self._last = (images, folder)
-        if self._artifacts == "all" or (self._artifacts == "best" and best):
-            self._upload(images, folder, best=best)
+        """Upload a checkpoint as an artifact, if `wandb.artifacts` includes it and it is not too large."""
+        self._last_checkpoint = (images, folder)
+        which = self._config.wandb.artifacts
+        if which == "all" or (which == "best" and best):
+            self._guard(lambda: self._log_artifact(images, folder, best=best))
 
-    def _upload(self, images: int, folder: Path, *, best: bool) -> None:
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        if size > self._largest:
-            self._info(
-                f"the checkpoint at {images:,} images is not uploaded: {size / 2**20:,.0f} MiB is more than "
-                f"wandb.artifact_mib = {self._largest // 2**20}"
-            )
+    def _log_artifact(self, images: int, folder: Path, *, best: bool) -> None:
+        import wandb
+
+        size, limit = sum(path.stat().st_size for path in folder.iterdir()) / 2**20, self._config.wandb.artifact_mib
+        if size > limit:
+            skipped = f"the checkpoint at {images:,} images is not uploaded"
+            self._notify(f"{skipped}: {size:,.0f} MiB is more than wandb.artifact_mib = {limit}")
             return
-
-        def send() -> None:
-            import wandb
-
-            artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"images": images})
-            for path in sorted(folder.iterdir()):
-                artifact.add_file(str(path))
-            self._run.log_artifact(artifact, aliases=["latest", f"images-{images}", *(["best"] if best else [])])
-
-        self._guard(send)
+        artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"images": images})
+        for path in sorted(folder.iterdir()):
+            artifact.add_file(str(path))
+        self._run.log_artifact(artifact, aliases=["latest", f"images-{images}", *(["best"] if best else [])])
 
     def close(self, *, completed: bool) -> None:
-        """End the W&B run, waiting at most `wandb.timeout` seconds for the upload."""
-        if self._artifacts == "best" and not self._has_best and self._last and self._run is not None:
-            self._upload(*self._last, best=True)
-        run, self._run = self._run, None
+        """Finish the W&B run, waiting at most `wandb.timeout` seconds (and `GRACE`) for the upload."""
+        run, last = self._run, self._last_checkpoint
         if run is None:
             return
-        self._off = False  # after a failed call too: what was taken before is still worth keeping
-        if self._scratch is not None:
-            self._scratch.cleanup()
-        life, done = Path(run.dir).parent, threading.Event()
+        if self._config.wandb.artifacts == "best" and not self._config.checkpoint.best_metric and last:
+            self._guard(lambda: self._log_artifact(*last, best=True))
+        self._run, self._off = None, False  # after a failure too: W&B may still have rows to upload
+        finished = threading.Event()
 
         def finish() -> None:
             with suppress(TimeoutError):
                 run.finish(exit_code=0 if completed else 1)
-                done.set()
+                finished.set()
 
         thread = threading.Thread(target=lambda: self._guard(finish), daemon=True)
         thread.start()
-        thread.join(self._timeout + GRACE)
-        if not done.is_set() and not self._off:
-            self._info("W&B has not taken everything yet; the same command again sends the rest")
-        if done.is_set() and self._online:
-            for delivered in (*self._owed, life):
-                with suppress(OSError):
-                    (delivered / DELIVERED).touch()
+        thread.join(self._config.wandb.timeout + GRACE)
+        if finished.is_set():
+            self._attempt = replace(self._attempt, finished=True)
+            self._guard(self._note)
+        elif not self._off:
+            self._notify("the upload to W&B is incomplete; run the same command again to complete it")
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """Do it unless W&B is off; on any failure say so once and go on without W&B."""
+        """Run an action unless W&B is off; its failure turns W&B off, with a warning."""
         if self._off:
             return
         try:
             action()
         except Exception as error:
             self._off = True
-            self._info(f"W&B failed and is off from here on ({type(error).__name__}: {error}); training goes on")
+            self._notify(f"W&B failed and is off from here on ({type(error).__name__}: {error}); training continues")

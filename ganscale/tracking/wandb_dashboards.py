@@ -1,4 +1,4 @@
-"""Makes W&B workspaces and reports from plain descriptions; needs wandb-workspaces and an account."""
+"""Creates W&B workspaces and reports from plain descriptions; needs wandb-workspaces and an account."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -6,21 +6,21 @@ from typing import Any
 
 from ganscale.config import ConfigError
 from ganscale.reporting.dashboards import Dashboard, Panel
-from ganscale.tracking.wandb_account import has_key
+from ganscale.tracking.wandb import has_key
 
 COLUMNS = 24
 """Width of a report in W&B's units."""
 HEIGHT = 8
 WORKSPACES, REPORTS = "wandb_workspaces.workspaces", "wandb_workspaces.reports.v2"
-"""Modules of an optional package, imported when they are needed."""
+"""Modules of an optional package, imported on use."""
 
 
 class DashboardError(RuntimeError):
-    """W&B refused, or cannot be reached."""
+    """W&B refuses, or cannot be reached."""
 
 
 def check_ready() -> None:
-    """Refuse where a dashboard cannot be made.
+    """Check that a dashboard can be saved.
 
     Raises:
         ConfigError: wandb-workspaces is not installed, or no API key is set up.
@@ -33,10 +33,15 @@ def check_ready() -> None:
 
 
 def save(dashboard: Dashboard, *, entity: str, project: str) -> list[str]:
-    """Create workspace and report, or bring those of the same name up to date; return their addresses.
+    """Create or update the workspace and the report of a dashboard; return their addresses.
+
+    Args:
+        dashboard: sections and panels.
+        entity: W&B team or user; empty for the account's default.
+        project: W&B project.
 
     Raises:
-        DashboardError: W&B refused.
+        DashboardError: W&B refuses.
     """
     try:
         import wandb
@@ -44,11 +49,11 @@ def save(dashboard: Dashboard, *, entity: str, project: str) -> list[str]:
         entity = entity or str(wandb.Api().default_entity)
         return [_save_workspace(dashboard, entity, project), _save_report(dashboard, entity, project)]
     except Exception as error:
-        raise DashboardError(f"W&B did not take {dashboard.name!r} ({type(error).__name__}: {error})") from error
+        raise DashboardError(f"W&B refuses {dashboard.name!r} ({type(error).__name__}: {error})") from error
 
 
 def make_workspace(dashboard: Dashboard, entity: str, project: str) -> Any:
-    """The workspace as wandb-workspaces has it, not saved."""
+    """Return the workspace of a dashboard, not saved. Arguments: `save`."""
     ws: Any = import_module(WORKSPACES)
 
     workspace = ws.Workspace(
@@ -67,7 +72,7 @@ def make_workspace(dashboard: Dashboard, entity: str, project: str) -> Any:
 
 
 def make_report(dashboard: Dashboard, entity: str, project: str) -> Any:
-    """The report as wandb-workspaces has it, not saved."""
+    """Return the report of a dashboard, not saved. Arguments: `save`."""
     wr: Any = import_module(REPORTS)
 
     report = wr.Report(
@@ -82,7 +87,12 @@ def make_report(dashboard: Dashboard, entity: str, project: str) -> Any:
 
 
 def make_panel(panel: Panel, layout: Any = None) -> Any:
-    """A panel as wandb-workspaces has it."""
+    """Return a panel of wandb-workspaces.
+
+    Args:
+        panel: its description.
+        layout: place in a report's grid; None in a workspace.
+    """
     wr: Any = import_module(REPORTS)
 
     place = {} if layout is None else {"layout": layout}
@@ -121,7 +131,7 @@ def _save_workspace(dashboard: Dashboard, entity: str, project: str) -> str:
     try:
         workspace._internal_id = ws.Workspace.from_url(workspace.url)._internal_id
     except Exception:
-        workspace._internal_id = ""  # there is none yet: W&B has several errors for that
+        workspace._internal_id = ""  # none yet; W&B raises several errors for that
     workspace.save()
     return str(workspace.url)
 

@@ -1,4 +1,4 @@
-"""Online runs against a W&B server that is killed, restarted, or never there: training goes on and nothing is lost."""
+"""Online runs against a W&B server that is killed, restarted, or never there: training continues, no row is lost."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from tests.processes import TRAIN, Command
 from tests.runs import RING
 from tests.wandb_server import KEY, Run, WandbServer
 
-EVERY, SAMPLES_EVERY, UNTIL = 1_600, 32_000, 192_000
+EVERY, SAMPLES_EVERY, UNTIL = 1_600, 16_000, 96_000
 RUN = (
     *RING,
     *("train.batch_size=16", f"train.images={UNTIL}", "train.device=cpu", "run.dir=runs", "run.name=try1"),
@@ -33,7 +33,7 @@ QUICK = {
     **{f"WANDB__{api}_RETRY_WAIT_MIN_SECONDS": "0.2" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
     **{f"WANDB__{api}_RETRY_WAIT_MAX_SECONDS": "0.5" for api in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")},
 }
-"""W&B sends and retries more often than by itself: a test has less time than a run."""
+"""W&B sends and retries more often than by default: a test has less time than a run."""
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def server() -> Iterator[WandbServer]:
 
 
 def environment(server: WandbServer, folder: Path) -> dict[str, str | None]:
-    nobody = {name: None for name in os.environ if name.startswith("WANDB")}
+    unset = {name: None for name in os.environ if name.startswith("WANDB")}
     own = {"HOME": str(folder), "NETRC": str(folder / "netrc"), "OMP_NUM_THREADS": "1"}
-    return {**nobody, **server.environment, **QUICK, **own}
+    return {**unset, **server.environment, **QUICK, **own}
 
 
 def train(server: WandbServer, folder: Path, *overrides: str, name: str = "train") -> Command:
@@ -56,21 +56,21 @@ def train(server: WandbServer, folder: Path, *overrides: str, name: str = "train
 
 
 def sync(server: WandbServer, folder: Path, text: str) -> str:
-    """Run the command that a run has named after these words, as a shell does."""
+    """Run the command that the log has after a text, as a shell does."""
     words = shlex.split((folder / "runs/try1/train.log").read_text().partition(text)[2].partition("\n")[0])
     program = words.index("wandb")
     given = dict(setting.split("=") for setting in words[:program])
     command = [sys.executable, "-m", *words[program:]]
     with Command(command, folder / "sync.out", environment=environment(server, folder) | given, cwd=folder) as running:
-        return running.succeed(120)
+        return running.succeed(300)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return read_metrics(RunDir(folder / "runs/try1"))
 
 
-def check(server: WandbServer, folder: Path, *, killed: bool = False) -> Run:
-    """Everything has arrived, once, and the key is nowhere; a kill may cost the newest histograms."""
+def check(server: WandbServer, folder: Path, *, histograms: float = 1.0) -> Run:
+    """Every row and sample grid has arrived, once, with this share of the histograms; the key is nowhere."""
     ((name, run),) = server.runs.items()
     assert name == (folder / "runs/try1/wandb_id").read_text().strip()
     assert server.unknown == []
@@ -80,8 +80,8 @@ def check(server: WandbServer, folder: Path, *, killed: bool = False) -> Run:
     for row in run.history[1:]:
         for key, value in local[row["_step"]].items():
             assert row[key] == pytest.approx(value), (row["_step"], key)
-    histograms = [row["_step"] for row in run.history[1:] if row.get("real_logits", {}).get("_type") == "histogram"]
-    assert len(histograms) >= (0.8 if killed else 1.0) * (len(run.history) - 1)
+    found = [row["_step"] for row in run.history[1:] if row.get("real_logits", {}).get("_type") == "histogram"]
+    assert len(found) >= histograms * (len(run.history) - 1)
     pictures = {row["_step"]: row["samples"]["path"] for row in run.history if "samples" in row}
     assert list(pictures) == list(range(0, UNTIL + 1, SAMPLES_EVERY))
     for step, path in pictures.items():
@@ -97,16 +97,16 @@ def check(server: WandbServer, folder: Path, *, killed: bool = False) -> Run:
 def test_a_server_that_is_killed_and_comes_back_gets_everything(server: WandbServer, tmp_path: Path) -> None:
     server.start()
     with train(server, tmp_path) as command:
-        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 120)
+        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 300)
         server.kill()
         lost, first = len(rows(tmp_path)), time.monotonic()
         command.until(lambda: len(rows(tmp_path)) >= lost + 15, 60)
         took = time.monotonic() - first
         back = len(rows(tmp_path))
         server.start()
-        output = command.succeed(120)
+        output = command.succeed(300)
     assert f"complete at {UNTIL:,} images" in output
-    assert "W&B has not taken everything" not in output
+    assert "the upload to W&B is incomplete" not in output
     run = check(server, tmp_path)
     assert run.exit_code == 0
     speed = [row["images_per_second"] for row in rows(tmp_path)]
@@ -116,28 +116,28 @@ def test_a_server_that_is_killed_and_comes_back_gets_everything(server: WandbSer
 
 
 @pytest.mark.slow
-def test_a_server_that_comes_back_after_the_end_is_told_by_the_same_command(
+def test_the_same_command_uploads_to_a_server_that_comes_back_after_the_end(
     server: WandbServer, tmp_path: Path
 ) -> None:
     server.start()
     with train(server, tmp_path) as command:
-        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 120)
+        command.until(lambda: any(len(run.history) > 5 for run in server.runs.values()), 300)
         server.kill()
-        command.until(lambda: bool(rows(tmp_path)) and rows(tmp_path)[-1]["images"] == UNTIL, 120)
+        command.until(lambda: bool(rows(tmp_path)) and rows(tmp_path)[-1]["images"] == UNTIL, 300)
         ended = time.monotonic()
-        command.succeed(60)
+        command.succeed(120)
         assert time.monotonic() - ended < 25, "wandb.timeout is 5 s"
     before = len(next(iter(server.runs.values())).history)
     assert before < UNTIL // EVERY
     with train(server, tmp_path, name="too early") as command:
-        assert "still lacks a part of this run" in command.succeed(60)
+        assert "lacks a part of this run" in command.succeed(120)
     server.start()
     with train(server, tmp_path, name="again") as command:
-        assert "resuming" not in command.succeed(60)
-    assert check(server, tmp_path).exit_code == 0
+        assert "resuming" not in command.succeed(120)
+    assert check(server, tmp_path, histograms=0.0).exit_code == 0
     requests = server.requests
     with train(server, tmp_path, name="once more") as command:
-        command.succeed(60)
+        command.succeed(120)
     assert server.requests == requests, "it has everything"
 
 
@@ -150,8 +150,8 @@ def test_a_server_that_is_never_there_gets_everything_from_a_sync(
     if refuses:
         server.start()
     with train(server, tmp_path) as command:
-        output = command.succeed(120)
-    assert "this life of the run is kept in its folder" in output
+        output = command.succeed(300)
+    assert "this attempt is logged offline" in output
     assert f"complete at {UNTIL:,} images" in output
     assert server.runs == {}
     server.refuses = False
@@ -162,11 +162,11 @@ def test_a_server_that_is_never_there_gets_everything_from_a_sync(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_without_a_gap(server: WandbServer, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_resumes_without_a_gap(server: WandbServer, tmp_path: Path) -> None:
     server.start()
     with train(server, tmp_path) as command:
-        command.until((tmp_path / "runs/try1/checkpoints" / f"{32_000:012d}").exists, 120)
+        command.until((tmp_path / "runs/try1/checkpoints" / f"{32_000:012d}").exists, 300)
         command.kill()
     with train(server, tmp_path, name="again") as command:
-        assert "resuming at " in command.succeed(120)
-    assert check(server, tmp_path, killed=True).exit_code == 0
+        assert "resuming at " in command.succeed(300)
+    assert check(server, tmp_path, histograms=0.5).exit_code == 0
