@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ganscale.reporting.dashboards import Dashboard, Panel, for_runs
+from ganscale.tracking.dashboards import Dashboard, Panel, for_runs
 from ganscale.tracking import wandb_dashboards as module
 from ganscale.tracking.wandb_dashboards import make_report, make_workspace, save
 

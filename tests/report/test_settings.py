@@ -1,7 +1,7 @@
 """Differences of settings."""
 
 from ganscale.config import load
-from ganscale.reporting.settings import MISSING, defaults, differing, plain
+from ganscale.report.settings import MISSING, defaults, differing, plain
 
 
 def test_only_what_differs_is_shown() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganscale.reporting import pictures
-from ganscale.reporting.pictures import choose, sample_strips, shrunk
-from ganscale.reporting.record import RunRecord, read_run
+from ganscale.report import images
+from ganscale.report.images import choose, sample_strips, shrunk
+from ganscale.report.record import RunRecord, read_run
 from ganscale.tracking.images import write_png
-from tests.reporting import folders
+from tests.report import folders
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (7, 5), (1000, 50), (9, 1)])

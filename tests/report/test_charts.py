@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ganscale.reporting.charts import Chart, Curve, as_data, charts, thinned
-from ganscale.reporting.record import RunRecord, read_run
-from tests.reporting import folders
+from ganscale.report.charts import Chart, Curve, as_data, charts, thinned
+from ganscale.report.record import RunRecord, read_run
+from tests.report import folders
 
 
 def record(name: str, *rows: dict[str, object]) -> RunRecord:

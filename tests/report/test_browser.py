@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganscale.report import main
+from ganscale.report.__main__ import main
 from ganscale.tracking.images import write_png
-from tests.reporting import folders
+from tests.report import folders
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

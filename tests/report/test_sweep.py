@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.reporting.charts import charts
-from ganscale.reporting.sweep import read_sweep, shares, trial_runs
-from ganscale.reporting.sweep_tables import section
-from tests.reporting.folders import seed, sweep, trial
+from ganscale.report.charts import charts
+from ganscale.report.sweep import read_sweep, shares, trial_runs
+from ganscale.report.sweep_tables import section
+from tests.report.folders import seed, sweep, trial
 
 TRIALS = [
     trial(

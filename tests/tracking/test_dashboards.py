@@ -8,15 +8,15 @@ import torch
 
 from ganscale import dashboard
 from ganscale.config.objective import Penalty
-from ganscale.reporting.dashboards import PENALTIES, for_runs, for_sweep, outline
-from ganscale.reporting.sweep import read_sweep
+from ganscale.tracking.dashboards import PENALTIES, for_runs, for_sweep, outline
+from ganscale.report.sweep import read_sweep
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import wandb_dashboards as module
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import build
-from tests.reporting.folders import seed, sweep, trial
+from tests.report.folders import seed, sweep, trial
 from tests.runs import MLP, tiny
 
 CPU = torch.device("cpu")

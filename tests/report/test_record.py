@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.reporting.record import read_run, with_distinct_names
-from tests.reporting import folders
+from ganscale.report.record import read_run, with_distinct_names
+from tests.report import folders
 
 
 def test_everything_in_a_folder_is_read_by_images(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganscale.report import main
-from ganscale.reporting.markup import Markup, element, embedded, table
-from ganscale.reporting.page import render
-from ganscale.reporting.record import read_run
+from ganscale.report.__main__ import main
+from ganscale.report.markup import Markup, element, embedded, table
+from ganscale.report.page import render
+from ganscale.report.record import read_run
 from ganscale.tracking.images import write_png
-from tests.reporting import folders
+from tests.report import folders
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
