@@ -36,8 +36,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _make(options: argparse.Namespace) -> int:
-    from ganscale.tracking.dashboards import for_runs, for_sweep, outline
     from ganscale.report.sweep import is_sweep, read_sweep
+    from ganscale.tracking.dashboards import for_runs, for_sweep, outline
     from ganscale.tracking.wandb_dashboards import DashboardError, check_ready, save
 
     dashboards = [for_runs()]

@@ -53,7 +53,7 @@ def test_metrics_have_floor_error_and_a_chart_per_protocol(tmp_path: Path) -> No
     ]
     assert found[0].floor == 1.5
     assert found[0].curves[0].errors == [0.25, 0.25]
-    assert "Lower is better; dashed: as many real examples, 1,000 samples of mnist 28" in found[0].note
+    assert "1,000 samples of mnist 28" in found[0].note
     assert as_data(found)["charts"][0]["curves"][0]["errors"] == [0.25, 0.25]
 
 

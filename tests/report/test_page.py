@@ -1,166 +1,125 @@
-"""The page as text: escaped, self-contained, complete."""
+"""The page: escaped, self-contained, complete."""
 
 import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ganscale.report.__main__ import main
-from ganscale.report.markup import Markup, element, embedded, table
 from ganscale.report.page import render
 from ganscale.report.record import read_run
 from ganscale.tracking.images import write_png
 from tests.report import folders
+from tests.report.folders import Page
 
-EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
-
-
-class Elements(HTMLParser):
-    """Names and attributes of all elements of a page, and the texts of scripts and styles."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.inner: list[tuple[str, str]] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.found and self.found[-1][0] in ("script", "style") and data.strip():
-            self.inner.append((self.found[-1][0], data))
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&<!--"
 
 
-def page_of(*paths: Path) -> str:
-    return render([read_run(path) for path in paths])
+def page_of(*paths: Path) -> Page:
+    return Page(render([read_run(path) for path in paths]))
 
 
-def data_of(page: str) -> dict:
-    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
-    assert match
-    return json.loads(match[1])
+def sections(page: Page) -> list[str | None]:
+    return [given["id"] for tag, given in page.tags if tag == "section"]
 
 
-def test_all_parts_are_there_where_there_is_something_for_them(tmp_path: Path) -> None:
+def test_sections_are_present_if_they_have_content(tmp_path: Path) -> None:
     bare = page_of(folders.run(tmp_path / "bare"))
-    assert re.findall(r'href="#(\w+)"', bare) == ["overview", "curves", "settings"]
+    assert sections(bare) == ["overview", "curves", "settings"]
     evaluations = [folders.evaluation(10, 9.0), folders.evaluation(20, 5.25)]
     events = [{"images": 20, "kind": "collapse", "n": 3}, {"kind": "undated"}]
-    full = page_of(
-        folders.run(tmp_path / "full", "optim.lr_g=1e-3", evaluations=evaluations, pictures=[0, 20], events=events)
-    )
-    anchors = ["overview", "samples", "quality", "curves", "health", "settings"]
-    assert re.findall(r'href="#(\w+)"', full) == anchors
-    assert re.findall(r'<section id="(\w+)"', full) == anchors
-    assert ">5.25</span>" in full
-    assert " ± 0.25" in full
-    assert "real examples (floor)" in full
-    assert "<td>collapse</td>" in full
-    assert re.search(r"optim\.lr_g</th><td>0\.0002</td><td>0\.001</td>", full)
-    assert [len(strip["items"]) for strip in data_of(full)["strips"]] == [2]
-    assert data_of(full)["events"] == [{"run": 0, "images": 20}]
+    path = folders.run(tmp_path / "x", "optim.lr_g=1e-3", evaluations=evaluations, pictures=[0, 20], events=events)
+    full = page_of(path)
+    assert sections(full) == ["overview", "samples", "quality", "curves", "health", "settings"]
+    links = [given["href"] for tag, given in full.tags if tag == "a"]
+    assert links == [f"#{name}" for name in sections(full)]
+    assert ["x", "20", "5.25 ± 0.25", "8"] in full.rows
+    assert ["x", "20", "collapse", "3"] in full.rows
+    assert ["x", "–", "undated", "–"] in full.rows
+    assert full.row("optim.lr_g") == ["0.0002", "0.001"]
+    assert [len(strip["items"]) for strip in full.data["strips"]] == [2]
+    assert full.data["events"] == [{"run": 0, "images": 20}]
 
 
-def test_of_several_runs_the_best_stands_out_and_differences_are_shown(tmp_path: Path) -> None:
+def test_of_several_runs_the_best_is_marked(tmp_path: Path) -> None:
     one = folders.run(tmp_path / "one", "optim.lr_g=1e-3", evaluations=[folders.evaluation(20, 5.25)])
     two = folders.run(tmp_path / "two", evaluations=[folders.evaluation(20, 7.5)])
-    page = page_of(one, two)
-    assert '<span class="best">5.25</span>' in page
-    assert '<span class="value">7.5</span>' in page
-    assert re.search(r"optim\.lr_g</th><td>0\.001</td><td>0\.0002</td>", page)
-    assert data_of(page)["runs"] == ["one", "two"]
+    text = render([read_run(one), read_run(two)])
+    assert re.search(r'class="best">5.25<', text)
+    assert not re.search(r'class="best">7.5<', text)
+    assert Page(text).row("optim.lr_g") == ["0.001", "0.0002"]
+    assert Page(text).data["runs"] == ["one", "two"]
 
 
-def test_real_examples_stand_once_for_each_data_set(tmp_path: Path) -> None:
+def test_real_images_appear_once_for_each_data_set(tmp_path: Path) -> None:
     paths = [folders.run(tmp_path / name, pictures=[0]) for name in ("a", "b")]
     paths.append(folders.run(tmp_path / "c", "data.resolution=16", pictures=[0]))
     for number, path in enumerate(paths):
         write_png(path / "real.png", np.full((8, 8 + number, 3), number, np.uint8))
+
+    def widths() -> list[str | None]:
+        return [given["width"] for tag, given in page_of(*paths).tags if tag == "img"]
+
+    assert widths() == ["8", "10"]
     (paths[2] / "real.png").write_bytes(b"damaged")
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", page_of(*paths)) == ["Real examples, mnist 28"]
-    write_png(paths[2] / "real.png", np.zeros((8, 10, 3), np.uint8))
-    page = page_of(*paths)
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", page) == ["Real examples, mnist 28", "Real examples, mnist 16"]
-    assert re.findall(r'<img src="data:image/webp;base64,[^"]+" alt="[^"]+" width="(\d+)"', page) == ["8", "10"]
+    assert widths() == ["8"]
 
 
-def test_where_a_run_ran_is_shown(tmp_path: Path) -> None:
+def test_the_environment_is_shown(tmp_path: Path) -> None:
     path = folders.run(tmp_path / "a")
-    assert "Where it ran" not in page_of(path)
     (path / "environment.json").write_text(json.dumps({"git": {"commit": "abc123", "dirty": True}}))
-    page = page_of(path)
-    assert re.search(r"git\.commit</th><td>abc123</td>", page)
+    assert page_of(path).row("git.commit") == ["abc123"]
     (path / "environment.json").write_text("[1]")
-    assert "Where it ran" not in page_of(path)
+    assert not any(row[0] == "git.commit" for row in page_of(path).rows)
 
 
-def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path) -> None:
+def test_text_of_a_run_or_sweep_never_becomes_markup(tmp_path: Path) -> None:
     events = [{"images": 10, EVIL: EVIL}]
     path = folders.run(tmp_path / "a", rows=[{"images": 10, EVIL: 1.0}, {"images": 20, EVIL: 2.0}], events=events)
     (path / "config.yaml").write_text(json.dumps({"run": {"name": EVIL}, EVIL: EVIL, "data": {"name": EVIL}}))
-    plain = Elements(page_of(folders.run(tmp_path / "b", events=[{"images": 10, "kind": "x"}])))
-    run = read_run(path)
-    page = render([run.__class__(**{**run.__dict__, "name": EVIL})], title=EVIL)
-    evil = Elements(page)
-    assert "alert(1)</script>" not in page
-    assert {tag for tag, _ in evil.found} == {tag for tag, _ in plain.found}
-    assert sum(tag == "script" for tag, _ in evil.found) == sum(tag == "script" for tag, _ in plain.found)
-    assert not any(name.startswith("on") or name == "style" for _, given in evil.found for name in given)
-    assert data_of(page)["runs"] == [EVIL]
+    plain = page_of(folders.run(tmp_path / "b", events=[{"images": 10, "kind": "x"}]))
+    text = render([replace(read_run(path), name=EVIL)], title=EVIL)
+    evil = Page(text)
+    assert "alert(1)</script>" not in text
+    assert {tag for tag, _ in evil.tags} == {tag for tag, _ in plain.tags}
+    assert sum(tag == "script" for tag, _ in evil.tags) == sum(tag == "script" for tag, _ in plain.tags)
+    assert not any(name.startswith("on") or name == "style" for _, given in evil.tags for name in given)
+    assert evil.data["runs"] == [EVIL]
 
 
-def test_nothing_comes_from_elsewhere_and_only_named_scripts_run(tmp_path: Path) -> None:
-    parsed = Elements(page_of(folders.run(tmp_path / "a", pictures=[0])))
-    places = [value for _, given in parsed.found for name, value in given.items() if name in ("src", "href")]
-    assert all(value and value.startswith(("#", "data:image/webp;")) for value in places)
-    policy = next(given["content"] for tag, given in parsed.found if given.get("http-equiv"))
-    assert policy
-    assert "default-src 'none'" in policy
+def test_nothing_is_loaded_and_only_named_scripts_run(tmp_path: Path) -> None:
+    page = page_of(folders.run(tmp_path / "a", pictures=[0]))
+    places = [value for _, given in page.tags for name, value in given.items() if name in ("src", "href", "srcset")]
+    assert all(value and value.startswith(("#", "data:image/")) for value in places)
+    policy = next(given["content"] for _, given in page.tags if given.get("http-equiv")) or ""
+    assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
-    scripts = [text for tag, text in parsed.inner if not text.startswith('{"runs"')]
-    assert len(scripts) == 5
-    for text in scripts:
+    active = [text for text in page.texts if not text.startswith("{")]
+    assert len(active) == policy.count("'sha256-") == 4
+    for text in active:
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", "".join(scripts))
+        assert not re.search(r"@import|url\(|\bimport\(|fetch\(|XMLHttpRequest|innerHTML", text)
 
 
-def test_markup_is_escaped_once() -> None:
-    assert element("p", "<b>", title='"') == '<p title="&quot;">&lt;b&gt;</p>'
-    assert element("p", Markup("<b>")) == "<p><b></p>"
-    assert "<td>a &amp; b</td>" in table("c", ["x", "y"], [["1", "a & b"]])
-    assert json.loads(embedded("</script>")) == "</script>"
-    assert "<" not in embedded({"<": "<!--"})
-    with pytest.raises(ValueError):
-        embedded(float("nan"))
+def test_the_page_carries_the_licence_of_uplot(tmp_path: Path) -> None:
+    assert any("MIT License" in text and "Leon Sorokin" in text for text in page_of(folders.run(tmp_path / "a")).texts)
 
 
-def test_the_command_writes_the_page_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folders.run(tmp_path / "a")
     assert main([str(path)]) == 0
     assert str(path / "report.html") in capsys.readouterr().out
     assert main([str(path), str(folders.run(tmp_path / "b")), "--out", str(tmp_path / "deep" / "x.html")]) == 0
     assert (tmp_path / "deep" / "x.html").read_text().startswith("<!doctype html>")
-    assert sorted(file.name for file in (tmp_path / "deep").iterdir()) == ["x.html"]
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["x.html"]
 
 
-def test_a_sweep_and_a_run_share_a_page(tmp_path: Path) -> None:
-    trials = [folders.trial(0, {"lr": 0.1}, [folders.seed(0, modes=5.0)] * 3)]
-    paths = [folders.sweep(tmp_path / "s", trials), folders.run(tmp_path / "a")]
-    assert main([*map(str, paths), "--out", str(tmp_path / "x.html")]) == 0
-    page = (tmp_path / "x.html").read_text()
-    assert "<title>stability, a</title>" in page
-    assert data_of(page)["runs"] == ["a", "trial 0000"]
-
-
-def test_mistakes_are_told_with_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_of_mistakes(tmp_path: Path) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert "no such run" in capsys.readouterr().err
     path = folders.run(tmp_path / "a")
     assert main([str(path), "--out", str(path / "config.yaml" / "x.html")]) == 1
-    assert "could not be written" in capsys.readouterr().err

@@ -68,10 +68,10 @@
       const { spec } = this;
       const floor = spec.floor !== null && (!this.log || spec.floor > 0) ? spec.floor : undefined;
       const tables = spec.curves.map((curve) => [data.axes[curve.x], curve.y]);
-      const points = uPlot.join([...tables, [[0, longest], [floor, floor]]]);
+      const table = uPlot.join([...tables, [[0, longest], [floor, floor]]]);
       const series = [{ label: "images", value: (_, value) => (value === null ? "last" : value.toLocaleString("en-US")) }];
       series.push(...spec.curves.map((curve) => this.series(curve)));
-      if (floor === undefined) points.pop();
+      if (floor === undefined) table.pop();
       else {
         const look = { stroke: color("quiet"), dash: [2, 4], width: 1.3, points: { show: false } };
         series.push({ label: "floor", value: () => number(floor), ...look });
@@ -79,6 +79,9 @@
       const grid = { stroke: color("rule"), width: 1 };
       const axis = { stroke: color("quiet"), grid, ticks: { show: false }, font: "11px system-ui, sans-serif" };
       const values = (_, splits) => splits.map((value) => (value === null ? "" : short(value)));
+      const points = { fill: (u, i) => u.series[i].stroke(u, i), size: (_, i) => (i > spec.curves.length ? 0 : 6) };
+      const focus = { prox: spec.curves.length > MANY ? 30 : -1 };
+      const dash = (_, i) => ["solid", "dashed", "dotted"][DASHES.indexOf(series[i].dash)] ?? "dashed";
       this.plot?.destroy();
       this.plot = new uPlot(
         {
@@ -87,25 +90,31 @@
           series,
           scales: { x: { time: false }, y: { distr: this.log ? 3 : 1 } },
           axes: [{ ...axis, values, size: 26, grid: { show: false } }, { ...axis, values, size: 46, gap: 3 }],
-          cursor: { y: false, sync: { key: "images" }, focus: { prox: spec.curves.length > MANY ? 30 : -1 } },
-          legend: { markers: { width: 2, dash: (_, i) => ["solid", "dashed", "dotted"][DASHES.indexOf(series[i].dash)] ?? "dashed" } },
-          hooks: { drawClear: [(u) => this.marks(u)], drawSeries: [(u, i) => this.errors(u, i)], setSeries: [(u, i) => this.near(u, i)] },
+          cursor: { y: false, sync: { key: "images" }, focus, points },
+          legend: { markers: { width: 2, dash } },
+          hooks: {
+            drawClear: [(u) => this.marks(u)],
+            drawSeries: [(u, i) => this.errors(u, i)],
+            setSeries: [(u, i) => this.near(u, i)],
+          },
         },
-        points,
+        table,
         this.host,
       );
       this.plot.setLegend({ idx: null });
+      this.root.plot = this.plot; // for tests and the console
     }
 
     /** Color tells runs apart and dashes tell roles apart; of a single run, color tells roles apart. */
     series(curve) {
       const role = this.roles.indexOf(curve.role);
       const dash = DASHES[(several ? role || Math.floor(curve.run / 8) : 0) % 4];
-      const last = curve.y.findLast((value) => value !== null);
-      const read = (_, value, __, index) => {
-        if (index === null) return number(last);
-        if (value === null || value === undefined) return "not finite";
-        const error = curve.errors?.[data.axes[curve.x].indexOf(this.plot.data[0][index])] ?? null;
+      const axis = data.axes[curve.x];
+      const last = curve.y.findLastIndex((value) => value !== null);
+      const read = (u, _, __, index) => {
+        const i = index === null ? last : axis.indexOf(u.data[0][index]);
+        const [value, error] = [curve.y[i] ?? null, curve.errors?.[i] ?? null];
+        if (value === null) return "not finite";
         return error === null ? number(value) : `${number(value)} \u00b1 ${number(error)}`;
       };
       return {
@@ -167,11 +176,11 @@
     key(event) {
       const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
       const xs = this.plot.data[0];
-      if (event.key === "Escape") this.plot.setCursor({ left: -10, top: -10 });
+      if (event.key === "Escape") this.plot.setCursor({ left: -10, top: -10 }, true, true);
       if (step === undefined || event.target !== this.root) return;
       event.preventDefault();
       const next = Math.max(0, Math.min(xs.length - 1, (this.plot.cursor.idx ?? xs.length) + step));
-      this.plot.setCursor({ left: this.plot.valToPos(xs[next], "x"), top: 20 });
+      this.plot.setCursor({ left: this.plot.valToPos(xs[next], "x"), top: 20 }, true, true);
     }
 
     fit() {
