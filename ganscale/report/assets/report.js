@@ -289,7 +289,7 @@
           for (const chart of charts) chart.filter();
         });
         boxes[index].push(box);
-        list.append(make("label", {}, box, make("span", { class: `swatch c${index % 8}` }), make("span", {}, name)));
+        list.append(make("label", {}, box, make("span", { class: `swatch c${index % 8} d${Math.floor(index / 8) % 4}` }), make("span", {}, name)));
       });
       host.append(list);
     }
