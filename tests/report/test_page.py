@@ -101,13 +101,10 @@ def test_nothing_is_loaded_and_only_named_scripts_run(tmp_path: Path) -> None:
     assert "unsafe" not in policy
     active = [text for text in page.texts if not text.startswith("{")]
     assert len(active) == policy.count("'sha256-") == 4
+    assert any("MIT License" in text for text in active), "of uPlot"
     for text in active:
         assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
         assert not re.search(r"@import|url\(|\bimport\(|fetch\(|XMLHttpRequest|innerHTML", text)
-
-
-def test_the_page_carries_the_licence_of_uplot(tmp_path: Path) -> None:
-    assert any("MIT License" in text and "Leon Sorokin" in text for text in page_of(folders.run(tmp_path / "a")).texts)
 
 
 def test_the_command_writes_a_whole_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
