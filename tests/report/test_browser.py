@@ -13,6 +13,7 @@ from ganscale.report.__main__ import main
 from ganscale.tracking.images import write_png
 from tests.report import folders
 
+webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MAX_BYTES = 5_000_000
@@ -21,11 +22,8 @@ CANVAS = "return document.querySelector('.chart canvas').toDataURL()"
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     if not BROWSER or not DRIVER:
         pytest.skip("no chromium with chromedriver on this machine")
-    from selenium.webdriver.chrome.service import Service
-
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     profile = tmp_path_factory.mktemp("profile")
@@ -34,7 +32,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     for flag in flags:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
 
@@ -89,19 +87,17 @@ def test_a_large_page_is_small_and_loads_nothing(browser: Any, large: Path) -> N
 
 
 def test_the_slider_shows_the_pictures(browser: Any, large: Path) -> None:
-    from selenium.webdriver.common.keys import Keys
-
     open_page(browser, large)
     slider = browser.find_element("css selector", "input[type=range]")
     image = browser.find_element("css selector", ".strips img")
     caption = browser.find_element("css selector", ".strips figcaption")
     last, drawn = image.get_attribute("src"), browser.execute_script(CANVAS)
     assert "98,000 images" in caption.text
-    slider.send_keys(Keys.HOME)
+    slider.send_keys(webdriver.Keys.HOME)
     assert caption.text == "After 0 images"
     assert image.get_attribute("src") != last
     assert image.get_property("naturalWidth") > 100
-    slider.send_keys(Keys.ARROW_RIGHT)
+    slider.send_keys(webdriver.Keys.ARROW_RIGHT)
     assert slider.get_attribute("aria-valuetext") == "2,000 images"
     assert "2,000 images" in image.get_attribute("alt")
     assert browser.execute_script(CANVAS) != drawn, "the moment is marked in the charts"
@@ -111,29 +107,24 @@ def test_the_slider_shows_the_pictures(browser: Any, large: Path) -> None:
 
 
 def test_pointer_and_keys_read_values_in_all_charts(browser: Any, large: Path) -> None:
-    from selenium.webdriver import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
     open_page(browser, large)
     chart = browser.find_element("css selector", ".chart")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
     at_rest = legend(browser)
     assert [row.split(":")[0] for row in at_rest] == ["images", "D", "G"]
-    ActionChains(browser).move_to_element(chart.find_element("css selector", ".u-over")).perform()
+    webdriver.ActionChains(browser).move_to_element(chart.find_element("css selector", ".u-over")).perform()
     assert legend(browser)[0] != at_rest[0]
     assert legend(browser, 1)[0] == legend(browser)[0]
-    chart.send_keys(Keys.END)
+    chart.send_keys(webdriver.Keys.END)
     assert legend(browser) == ["images: 100,000", *at_rest[1:]], "at rest the last values are shown"
-    chart.send_keys(Keys.ARROW_LEFT)
+    chart.send_keys(webdriver.Keys.ARROW_LEFT)
     assert legend(browser, 1)[0] == "images: 99,900"
-    chart.send_keys(Keys.ESCAPE)
+    chart.send_keys(webdriver.Keys.ESCAPE)
     assert legend(browser) == at_rest
     assert complaints(browser) == []
 
 
 def test_runs_are_hidden_axes_become_logarithmic_and_gaps_are_named(browser: Any, tmp_path: Path) -> None:
-    from selenium.webdriver.common.keys import Keys
-
     rows = [{"images": i, "loss_d": 10.0**i if i < 6 else None} for i in range(1, 7)]
     scores = [folders.evaluation(images, 9.0) for images in (1, 5)]
     paths = [folders.run(tmp_path / n, rows=rows, pictures=[0, 5], evaluations=scores) for n in ("a<b>", "c&d")]
@@ -149,7 +140,7 @@ def test_runs_are_hidden_axes_become_logarithmic_and_gaps_are_named(browser: Any
     figures = browser.find_elements("css selector", ".strips figure")
     assert [figure.is_displayed() for figure in figures] == [False, True]
     chart = browser.find_elements("css selector", ".chart")[2]
-    chart.send_keys(Keys.END)
+    chart.send_keys(webdriver.Keys.END)
     assert legend(browser, 2)[2] == "c&d: not finite"
     button = chart.find_element("css selector", "button")
     kind = "return arguments[0].plot.scales.y.distr"
@@ -163,8 +154,6 @@ def test_runs_are_hidden_axes_become_logarithmic_and_gaps_are_named(browser: Any
 
 
 def test_of_many_curves_the_nearest_is_named(browser: Any, tmp_path: Path) -> None:
-    from selenium.webdriver import ActionChains
-
     names = [f"run{i:02d}" for i in range(12)]
     paths = [
         folders.run(tmp_path / name, rows=[{"images": i, "mine": float(n)} for i in (0, 10)])
@@ -176,7 +165,7 @@ def test_of_many_curves_the_nearest_is_named(browser: Any, tmp_path: Path) -> No
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", chart)
     top = browser.execute_script("return arguments[0].plot.valToPos(3, 'y')", chart)
     over = chart.find_element("css selector", ".u-over")
-    ActionChains(browser).move_to_element_with_offset(over, 0, round(top - over.size["height"] / 2)).perform()
+    webdriver.ActionChains(browser).move_to_element_with_offset(over, 0, round(top - over.size["height"] / 2)).perform()
     assert legend(browser)[1:] == ["run03: 3"]
     assert complaints(browser) == []
 
