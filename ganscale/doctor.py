@@ -16,19 +16,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ganscale.config import Config, ConfigError, load
-from ganscale.launch.doctor.checks import CheckResult, Facts, Requirements, run_checks
+from ganscale.config import ConfigError, load
+from ganscale.launch.doctor.checks import CheckResult, Requirements, run_checks
 from ganscale.storage.run_dir import locate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parse(arguments)
+    from ganscale.launch.doctor.collect import collect  # after --help: Ray takes a second
+
     try:
         config = load(options.config, options.overrides)
         with redirect_stdout(sys.stderr if options.json else sys.stdout):
             storage = Path(options.storage).expanduser().absolute() if options.storage else locate(config).path.parent
-            facts = _collect(config, storage, options.timeout)
+            facts = collect(config, storage, timeout=options.timeout)
     except ConfigError as error:
         print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -70,12 +72,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--timeout must be above 0 seconds")
     options.config = files[0] if files else None
     return options
-
-
-def _collect(config: Config, storage: Path, timeout: float) -> Facts:
-    from ganscale.launch.doctor.collect import collect
-
-    return collect(config, storage, timeout=timeout)
 
 
 def _show(results: Sequence[CheckResult]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ganscale import doctor
 from ganscale.config import Config, ConfigError
+from ganscale.launch.doctor import collect
 from ganscale.launch.doctor.checks import CHECKS, Facts
 from tests.launch.doctor.test_checks import cluster
 
@@ -16,15 +17,15 @@ Calls = list[tuple[Any, ...]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Calls of `_collect`, which finds a healthy cluster."""
+    """Calls of `collect`, which finds a healthy cluster."""
     made: Calls = []
 
-    def collect(config: Config, storage: Path, timeout: float) -> Facts:
+    def find(config: Config, storage: Path, *, timeout: float) -> Facts:
         print("a line of Ray")
         made.append((storage, timeout))
         return cluster()
 
-    monkeypatch.setattr(doctor, "_collect", collect)
+    monkeypatch.setattr(collect, "collect", find)
     return made
 
 
@@ -59,10 +60,10 @@ def test_limits_are_options(arguments: list[str], check: str, calls: Calls, caps
 
 
 def test_invalid_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def refuse(*_: object) -> Facts:
+    def refuse(*_: object, **__: object) -> Facts:
         raise ConfigError("no Ray cluster answers there", key="cluster.address", value="x:1", remedy="start one")
 
-    monkeypatch.setattr(doctor, "_collect", refuse)
+    monkeypatch.setattr(collect, "collect", refuse)
     assert doctor.main([]) == 2
     assert "cluster.address = x:1" in capsys.readouterr().err
     assert doctor.main(["train.nothing=1"]) == 2

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import Literal
 
@@ -30,21 +31,20 @@ class NodeReport:
     ray_gpus: int = 0  # number of GPUs that Ray counts
     versions: dict[str, str] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()  # names of the GPUs that torch sees
-    total_memory_gb: float = 0.0
     memory_gb: float = 0.0  # available
     shm_gb: float = 0.0  # size of /dev/shm
     resolves: str = ""  # address of its own host name; empty: none
     interface: str = ""  # GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME
     wandb_key: bool = False  # whether an API key for W&B is set up
     clock: float | None = None  # seconds ahead of the driver's clock, less the uncertainty of the measurement
-    free_gb: float | None = None  # free space of the storage
+    free_gb: float = 0.0  # free space of the storage
     write_seconds: float = 0.0  # of a write of 1 MiB to the storage with fsync and rename
     unseen: tuple[str, ...] = ()  # nodes whose files in the storage this node does not see
     latency_ms: dict[str, float] = field(default_factory=dict)  # of a round trip to each other node
     bandwidth_mb: dict[str, float] = field(default_factory=dict)  # MB/s to the next node
     backend: str = ""  # of the all-reduce of all training nodes: gloo or nccl
     all_reduce_ms: float | None = None  # of one number
-    all_reduce_mb: float = 0.0  # bus bandwidth in MB/s
+    all_reduce_mb: float | None = None  # bus bandwidth in MB/s
     problems: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -80,7 +80,11 @@ class Requirements:
 Finding = tuple[Status, str] | tuple[Status, str, str]
 """A status, what was found, and a remedy if it is not the check's own."""
 Check = Callable[[Facts, Requirements], Iterator[Finding]]
-"""Yields findings, at last the one that is shown if all are green. All checks but "nodes" see reachable nodes only."""
+"""Yields findings, finally the one that is shown if all are green. All checks but "nodes" see reachable nodes only."""
+
+Limit = tuple[str, str, str, float]
+"""A field of the reports, the requirement it must meet, its unit, and the factor: below `factor` times the requirement
+it is yellow; a factor of 0 makes the requirement an upper limit."""
 
 
 def run_checks(facts: Facts, requirements: Requirements) -> list[CheckResult]:
@@ -112,10 +116,6 @@ def run_checks(facts: Facts, requirements: Requirements) -> list[CheckResult]:
     return results
 
 
-def _grade(value: float, least: float, factor: float) -> Status:
-    return "red" if value < least else "yellow" if value < factor * least else "green"
-
-
 def _nodes(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
     number = len(facts.nodes)
     dead = f"; declared dead: {', '.join(facts.dead)}" if facts.dead else ""
@@ -127,20 +127,37 @@ def _nodes(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
     yield "green", f"{number} answer: {', '.join(node.name for node in facts.nodes)}"
 
 
-def _same_versions(*packages: str) -> Check:
-    def check(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
-        usual = {}
-        for package in packages:
-            versions = {node.name: node.versions.get(package, "missing") for node in facts.nodes}
-            usual[package] = Counter(versions.values()).most_common(1)[0][0]
-            if usual[package] == "missing":
-                yield "red", f"{package} is not installed"
-            for node, version in versions.items():
-                if version != usual[package]:
-                    yield "red", f"{node} has {package} {version}, not {usual[package]}"
-        yield "green", ", ".join(f"{package} {version}" for package, version in usual.items())
+def _same_versions(packages: Sequence[str], facts: Facts, requirements: Requirements) -> Iterator[Finding]:
+    usual = {}
+    for package in packages:
+        versions = {node.name: node.versions.get(package, "missing") for node in facts.nodes}
+        usual[package] = Counter(versions.values()).most_common(1)[0][0]
+        if usual[package] == "missing":
+            yield "red", f"{package} is not installed"
+        for node, version in versions.items():
+            status = "green" if version == usual[package] else "red"
+            yield status, f"{node} has {package} {version}, not {usual[package]}"
+    yield "green", ", ".join(f"{package} {version}" for package, version in usual.items())
 
-    return check
+
+def _limits(limits: Sequence[Limit], facts: Facts, requirements: Requirements) -> Iterator[Finding]:
+    summary = []
+    for name, requirement, unit, factor in limits:
+        values: dict[str, float] = {}
+        for node in facts.nodes:
+            value = getattr(node, name)
+            links = value if isinstance(value, dict) else {}
+            values |= {f"{node.name} -> {other}": each for other, each in links.items()}
+            values |= {node.name: value} if isinstance(value, float) else {}
+        needed = getattr(requirements, requirement)
+        for label, value in values.items():
+            status = "red" if (value < needed if factor else value > needed) else "green"
+            status = "yellow" if status == "green" and value < factor * needed else status
+            yield status, f"{label}: {value:.3g} {unit}, {'least' if factor else 'most'}: {needed:g} {unit}"
+        if values:
+            worst = min(values.values()) if factor else max(values.values())
+            summary.append(f"{'at least' if factor else 'at most'} {worst:.3g} {unit}")
+    yield "green", ", ".join(summary) or "one node"
 
 
 def _gpus(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
@@ -167,37 +184,6 @@ def _ports(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
     yield "green", f"{sum(len(node.latency_ms) for node in facts.nodes)} connections between nodes"
 
 
-def _links(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
-    bandwidth = {f"{node.name} -> {to}": value for node in facts.nodes for to, value in node.bandwidth_mb.items()}
-    latency = {f"{node.name} -> {to}": value for node in facts.nodes for to, value in node.latency_ms.items()}
-    for link, value in bandwidth.items():
-        yield _grade(value, requirements.bandwidth_mb, 4), f"{link}: {value:.1f} MB/s"
-    for link, value in latency.items():
-        yield "red" if value > requirements.latency_ms else "green", f"{link}: {value:.0f} ms"
-    if len(facts.nodes) == 1:
-        yield "green", "one node"
-    elif not bandwidth:
-        yield "red", "none could be measured", "see ports"
-    else:
-        yield "green", f"at least {min(bandwidth.values()):.0f} MB/s, at most {max(latency.values()):.1f} ms"
-
-
-def _all_reduce(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
-    training = [node for node in facts.nodes if node.trains]
-    measured = [node for node in training if node.all_reduce_ms is not None]
-    if measured:
-        bandwidth = min(node.all_reduce_mb for node in measured)
-        latency = max(node.all_reduce_ms or 0.0 for node in measured)
-        status = _grade(bandwidth, requirements.bandwidth_mb, 2)
-        remedy = "see links; for GPUs also NCCL_IB_HCA and the topology (nvidia-smi topo -m)"
-        found = f"{measured[0].backend}: {bandwidth:.0f} MB/s, {latency:.1f} ms"
-        yield "red" if latency > requirements.latency_ms else status, found, remedy
-    elif len(training) > 1:
-        yield "red", "not measured, see ports"
-    else:
-        yield "green", "one training node: nothing to reduce"
-
-
 def _storage(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
     for node in facts.nodes:
         if node.unseen:
@@ -208,22 +194,6 @@ def _storage(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
         remedy = "checkpoints will take long: use faster storage, or a larger checkpoint.every"
         yield "yellow", f"1 MiB in {slowest:.2f} s", remedy
     yield "green", f"{facts.storage}: the same on all nodes, 1 MiB in {slowest:.2f} s"
-
-
-def _at_least(name: str, factor: float) -> Check:
-    """Compare an amount in GB of each node with the requirement of the same name; below `factor` times it is yellow."""
-
-    def check(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
-        least = getattr(requirements, name)
-        amounts = {node.name: getattr(node, name) for node in facts.nodes}
-        for node, amount in amounts.items():
-            if amount is None:
-                yield "red", f"{node}: unknown", "see storage"
-            else:
-                yield _grade(amount, least, factor), f"{node}: {amount:.3g} GB, needs {least:g} GB"
-        yield "green", f"at least {min(amount or 0.0 for amount in amounts.values()):.3g} GB"
-
-    return check
 
 
 def _clocks(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
@@ -249,34 +219,43 @@ def _wandb(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
         yield "green", "reachable"
 
 
+PACKAGES = ("ray", "torch", "ganscale")
+ALL_REDUCE = (
+    "fix links, ports, host names first; then NCCL_DEBUG=INFO, NCCL_SOCKET_IFNAME, NCCL_IB_HCA, nvidia-smi topo -m"
+)
+BANDWIDTH: Limit = ("bandwidth_mb", "bandwidth_mb", "MB/s", 4)
+LATENCY: Limit = ("latency_ms", "latency_ms", "ms", 0)
+BUS_BANDWIDTH: Limit = ("all_reduce_mb", "bandwidth_mb", "MB/s", 2)
+BUS_LATENCY: Limit = ("all_reduce_ms", "latency_ms", "ms", 0)
+FREE: Limit = ("free_gb", "free_gb", "GB", 4)
+SHM: Limit = ("shm_gb", "shm_gb", "GB", 4)
+MEMORY: Limit = ("memory_gb", "memory_gb", "GB", 2)
+
 CHECKS: dict[str, tuple[Check, str]] = {
     "nodes": (_nodes, "see the raylet's log there (/tmp/ray/session_latest/logs), then restart or remove the node"),
-    "Python": (_same_versions("python"), "install the same Python everywhere: one image, or one `make setup`"),
-    "packages": (
-        _same_versions("ray", "torch", "ganscale"),
-        "one image: one requirements.lock, one checkout everywhere",
-    ),
-    "GPUs": (
-        _gpus,
-        "compare nvidia-smi, container runtime, torch.version.cuda, CUDA_VISIBLE_DEVICES, `ray start --num-gpus`",
-    ),
+    "Python": (partial(_same_versions, ["python"]), "install the same Python everywhere: one image, one `make setup`"),
+    "packages": (partial(_same_versions, PACKAGES), "use one image: one requirements.lock, one checkout of ganscale"),
+    "GPUs": (_gpus, "check nvidia-smi, container runtime, torch.version.cuda, CUDA_VISIBLE_DEVICES, ray's --num-gpus"),
     "host name": (_host_name, "fix /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface"),
     "ports": (
         _ports,
-        "open all TCP ports between nodes, or ip_local_port_range (firewall, security group, NetworkPolicy)",
+        "open all TCP ports between nodes or ip_local_port_range: firewall, security group, NetworkPolicy",
     ),
-    "links": (_links, "check cable, switch, interface (ethtool), use nodes of one zone, or raise train.accumulation"),
-    "all-reduce": (_all_reduce, "fix nodes, host names and ports first; then see NCCL_DEBUG=INFO, NCCL_SOCKET_IFNAME"),
+    "links": (
+        partial(_limits, [BANDWIDTH, LATENCY]),
+        "check cable, switch, ethtool; one zone; or more train.accumulation",
+    ),
+    "all-reduce": (partial(_limits, [BUS_BANDWIDTH, BUS_LATENCY]), ALL_REDUCE),
     "storage": (
         _storage,
-        "mount {storage} everywhere, writable, with fsync and rename, no bucket; if full: see free space",
+        "mount {storage} everywhere, writable, no bucket (fsync, rename); if it is full: see free space",
     ),
-    "free space": (_at_least("free_gb", 4), "delete old runs, lower checkpoint.keep, or set another run.dir"),
+    "free space": (partial(_limits, [FREE]), "delete old runs, lower checkpoint.keep, or set another run.dir"),
     "clocks": (_clocks, "run an NTP client there (chrony, systemd-timesyncd)"),
     "W&B": (_wandb, "allow HTTPS to it, set HTTPS_PROXY or WANDB_BASE_URL, or record offline: wandb.mode=offline"),
     "/dev/shm": (
-        _at_least("shm_gb", 4),
-        "docker run --shm-size=4g; Kubernetes: a Memory emptyDir; else mount -o remount,size=4g /dev/shm",
+        partial(_limits, [SHM]),
+        "docker --shm-size=4g; Kubernetes: Memory emptyDir; mount -o remount,size=4g",
     ),
-    "memory": (_at_least("memory_gb", 2), "stop other processes there, use larger nodes, or fewer workers per node"),
+    "memory": (partial(_limits, [MEMORY]), "stop other processes there, use larger nodes, or fewer workers per node"),
 }

@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from ganscale.launch.doctor.checks import Facts, NodeReport
 
 logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # the table reports nodes that die meanwhile
 
+Ask = Callable[..., dict[str, Any]]
+"""`_ask` with the timeout filled in."""
+
 
 class _Caller:
     """The actor: calls functions of `ganscale.launch.doctor.probe` by name."""
@@ -29,24 +32,21 @@ class _Caller:
 
 
 class NodeProbe:
-    """A node's report and the actor on the node that fills it.
+    """A node's report and the actor that fills it.
 
     Args:
         entry: the node, as `ray.nodes` describes it.
         name: of the node in the report.
-        run: unique name of this check: gives the actor a fresh process, whatever idle ones the node has.
+        run: a unique text: gives the actor a fresh process, whatever idle ones the node has.
     """
 
     def __init__(self, entry: Mapping[str, Any], name: str, run: str) -> None:
         cpus, gpus = (entry["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
         self.report = NodeReport(name, address=entry["NodeManagerAddress"], trains=cpus >= 1, ray_gpus=int(gpus))
-        actor: Any = ray.remote(_Caller)
-        self.actor = actor.options(
-            num_cpus=0,
-            max_concurrency=8,  # a call that hangs blocks no other
-            scheduling_strategy=NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False),
-            runtime_env={"env_vars": {"GANSCALE_DOCTOR": run}},
-        ).remote()
+        actor: Any = ray.remote(num_cpus=0, max_concurrency=8)(_Caller)  # a call that hangs blocks no other
+        place = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+        environment = {"env_vars": {"GANSCALE_DOCTOR": run}}
+        self.actor = actor.options(scheduling_strategy=place, runtime_env=environment).remote()
 
 
 def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
@@ -63,115 +63,102 @@ def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
     with connected(config):
         entries, run = ray.nodes(), uuid.uuid4().hex[:8]
         alive = [entry for entry in entries if entry["Alive"]]
-        hosts = [entry["NodeManagerHostname"] for entry in alive]
-        probes = []
-        for entry, host in zip(alive, hosts, strict=True):
-            address = f"{entry['NodeManagerAddress']}:{entry['NodeManagerPort']}"
-            probes.append(NodeProbe(entry, host if hosts.count(host) == 1 else address, run))
+        names = [entry["NodeManagerHostname"] for entry in alive]
+        if len(set(names)) < len(names):
+            names = [f"{entry['NodeManagerAddress']}:{entry['NodeManagerPort']}" for entry in alive]
+        probes = [NodeProbe(entry, name, run) for entry, name in zip(alive, names, strict=True)]
+        ask = partial(_ask, timeout)
+        ask(probes, "nodes", "describe")
+        reachable = [each for each in probes if each.report.reachable]
+        training = [each for each in reachable if each.report.trains]
+        for each in reachable:
+            _compare_clock(ask, each)
+        _try_storage(ask, reachable, storage / f".doctor-{run}")
+        if config.wandb.mode in ("auto", "online"):
+            ask([each for each in training if each.report.wandb_key], "W&B", "reach_wandb")
+        if len(reachable) > 1:
+            _try_links(ask, reachable)
+        if len(training) > 1:
+            _try_all_reduce(ask, training, timeout)
+        dead = sorted({entry["NodeName"] for entry in entries if not entry["Alive"]})
+        return Facts([each.report for each in probes], tuple(dead), str(storage))
+
+
+def _ask(
+    timeout: float,
+    probes: Sequence[NodeProbe],
+    check: str,
+    function: str,
+    arguments: Callable[[NodeReport], tuple[Any, ...]] = lambda _: (),
+) -> dict[str, Any]:
+    """Call a function of `probe` on all nodes at once; return results by node, without those that failed.
+
+    Failures become problems of `check`; dicts are also written into the reports.
+    """
+    deadline = time.monotonic() + timeout
+    calls = [(each.report, each.actor.call.remote(function, *arguments(each.report))) for each in probes]
+    results = {}
+    for report, call in calls:
         try:
-            _Collector(timeout).run(probes, storage / f".doctor-{run}", wandb=config.wandb.mode in ("auto", "online"))
-        finally:
-            for each in probes:
-                with suppress(RayError):
-                    ray.kill(each.actor)
-    dead = sorted({entry["NodeName"] for entry in entries if not entry["Alive"]})
-    return Facts([each.report for each in probes], tuple(dead), str(storage))
+            result = ray.get(call, timeout=max(0.1, deadline - time.monotonic()))
+        except GetTimeoutError:
+            problems = [f"no answer within {timeout:g} s"]
+        except (RayError, ImportError, AttributeError) as error:
+            cause = getattr(error, "cause", None) or error
+            text = (str(cause).strip() or type(error).__name__).splitlines()[-1]
+            problems = [f"{type(cause).__name__}: {text[:200]}"]
+        else:
+            results[report.name] = result
+            fields = result if isinstance(result, dict) else {}
+            problems = fields.pop("problems", [])
+            report.__dict__ |= fields
+        if problems:
+            report.problems.setdefault(check, []).extend(problems)
+    return results
 
 
-class _Collector:
-    """Fills the reports step by step, each within `timeout` seconds."""
+def _compare_clock(ask: Ask, each: NodeProbe) -> None:
+    """Take the quickest of five answers, and subtract what its round trip may explain."""
+    took, ahead = float("inf"), 0.0
+    for _ in range(5):
+        now, start = time.time(), time.monotonic()
+        if not (answer := ask([each], "clocks", "clock")):
+            return
+        seconds = time.monotonic() - start
+        took, ahead = min((took, ahead), (seconds, answer[each.report.name] - now - seconds / 2))
+    each.report.clock = max(0.0, abs(ahead) - took / 2) * (1 if ahead > 0 else -1)
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
 
-    def run(self, probes: Sequence[NodeProbe], folder: Path, *, wandb: bool) -> None:
-        """Run all steps; a node that does not answer the first one is left out of the others."""
-        self._ask(probes, "nodes", "describe")
-        probes = [each for each in probes if each.report.reachable]
-        for each in probes:
-            self._compare_clock(each)
-        self._try_storage(probes, folder)
-        training = [each for each in probes if each.report.trains]
-        if wandb:
-            self._ask([each for each in training if each.report.wandb_key], "W&B", "reach_wandb")
-        if len(probes) > 1:
-            self._try_links(probes)
-        if len(training) > 1 and not any("ports" in each.report.problems for each in training):
-            self._try_all_reduce(training)
+def _try_storage(ask: Ask, probes: Sequence[NodeProbe], folder: Path) -> None:
+    files = {each.report.name: str(index) for index, each in enumerate(probes)}
+    answered = ask(probes, "storage", "write", lambda report: (folder, files[report.name]))
+    probes = [each for each in probes if each.report.name in answered]
+    written = {files[each.report.name]: each.report.name for each in probes if "storage" not in each.report.problems}
+    ask(probes, "storage", "find_unseen", lambda _: (folder, written))
+    ask(probes, "storage", "clean", lambda _: (folder,))
 
-    def _ask(
-        self,
-        probes: Sequence[NodeProbe],
-        check: str,
-        function: str,
-        arguments: Callable[[NodeReport], tuple[Any, ...]] = lambda _: (),
-    ) -> dict[str, Any]:
-        """Call a function of `probe` on all nodes at once; failures become problems of `check`.
 
-        Returns:
-            The results by node, without the nodes that failed; dicts are also written into the reports.
-        """
-        deadline = time.monotonic() + self._timeout
-        calls = [(each.report, each.actor.call.remote(function, *arguments(each.report))) for each in probes]
-        results = {}
-        for report, call in calls:
-            problems: list[str] = []
-            try:
-                result = ray.get(call, timeout=max(0.1, deadline - time.monotonic()))
-            except GetTimeoutError:
-                problems = [f"no answer within {self._timeout:g} s"]
-            except (RayError, ImportError, AttributeError) as error:
-                cause = getattr(error, "cause", None) or error
-                text = (str(cause).strip() or type(error).__name__).splitlines()[-1]
-                problems = [f"{type(cause).__name__}: {text[:200]}"]
-            else:
-                results[report.name] = result
-                if isinstance(result, dict):
-                    problems = result.pop("problems", [])
-                    report.__dict__ |= result
-            if problems:
-                report.problems.setdefault(check, []).extend(problems)
-        return results
+def _try_links(ask: Ask, probes: Sequence[NodeProbe]) -> None:
+    """From every node to every other one; the bandwidth along a ring."""
+    ports = ask(probes, "ports", "listen")
+    names = list(ports)
+    targets = [(r.name, r.address, ports[r.name]) for r in (each.report for each in probes) if r.name in ports]
 
-    def _compare_clock(self, each: NodeProbe) -> None:
-        """Take the quickest of five answers, and subtract what its round trip may explain."""
-        best = (float("inf"), 0.0)
-        for _ in range(5):
-            now, start = time.time(), time.monotonic()
-            answers = self._ask([each], "clocks", "clock")
-            if not answers:
-                return
-            took = time.monotonic() - start
-            best = min(best, (took, answers[each.report.name] - now - took / 2))
-        took, ahead = best
-        each.report.clock = max(0.0, abs(ahead) - took / 2) * (1 if ahead > 0 else -1)
+    def arguments(report: NodeReport) -> tuple[Any, ...]:
+        following = names[(names.index(report.name) + 1) % len(names)]
+        return [target for target in targets if target[0] != report.name], following
 
-    def _try_storage(self, probes: Sequence[NodeProbe], folder: Path) -> None:
-        files = {each.report.name: str(index) for index, each in enumerate(probes)}
-        answered = self._ask(probes, "storage", "write", lambda report: (folder, files[report.name]))
-        probes = [each for each in probes if each.report.name in answered]
-        written = {
-            files[each.report.name]: each.report.name for each in probes if "storage" not in each.report.problems
-        }
-        self._ask(probes, "storage", "find_unseen", lambda _: (folder, written))
-        self._ask(probes, "storage", "clean", lambda _: (folder,))
+    ask([each for each in probes if each.report.name in ports], "ports", "connect", arguments)
+    if not any(each.report.bandwidth_mb for each in probes):
+        probes[0].report.problems["links"] = ["not measured, see ports"]
 
-    def _try_links(self, probes: Sequence[NodeProbe]) -> None:
-        """From every node to every other one; the bandwidth along a ring."""
-        ports = self._ask(probes, "ports", "listen")
-        probes = [each for each in probes if each.report.name in ports]
-        targets = [(each.report.name, each.report.address, ports[each.report.name]) for each in probes]
 
-        def arguments(report: NodeReport) -> tuple[Any, ...]:
-            following = list(ports)[(list(ports).index(report.name) + 1) % len(ports)]
-            return [target for target in targets if target[0] != report.name], following
-
-        self._ask(probes, "ports", "connect", arguments)
-
-    def _try_all_reduce(self, probes: Sequence[NodeProbe]) -> None:
-        names, first = [each.report.name for each in probes], probes[0].report
-        backend = "nccl" if all(each.report.gpus for each in probes) else "gloo"
-        port = self._ask(probes[:1], "all-reduce", "open_store", lambda _: (len(names),)).get(first.name)
-        if port:
-            group = (len(names), first.address, port, backend, self._timeout)
-            self._ask(probes, "all-reduce", "all_reduce", lambda report: (names.index(report.name), *group))
+def _try_all_reduce(ask: Ask, probes: Sequence[NodeProbe], timeout: float) -> None:
+    names, first = [each.report.name for each in probes], probes[0].report
+    if any("ports" in each.report.problems for each in probes):
+        first.problems["all-reduce"] = ["not measured, see ports"]
+        return
+    backend = "nccl" if all(each.report.gpus for each in probes) else "gloo"
+    if port := ask(probes[:1], "all-reduce", "open_store", lambda _: (len(names),)).get(first.name):
+        group = (len(names), first.address, port, backend, timeout)
+        ask(probes, "all-reduce", "all_reduce", lambda report: (names.index(report.name), *group))

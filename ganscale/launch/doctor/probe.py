@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,20 @@ from ganscale.storage.checkpoint import sync_folder, write_synced
 from ganscale.tracking.wandb_account import has_key, unreachable
 
 GB = 1e9
-_stores: list[TCPStore] = []
-"""Keeps the stores of process groups open."""
+_stores: list[TCPStore] = []  # open while this process lives
 
 
 def describe() -> dict[str, Any]:
     """Versions, GPUs, memory and host name."""
-    shm, resolves = 0.0, ""
-    with suppress(OSError):
-        shm = shutil.disk_usage("/dev/shm").total / GB
+    resolves = ""
     with suppress(OSError):
         resolves = socket.gethostbyname(socket.gethostname())
     code = f"{ganscale.__version__} ({code_hash(Path(ganscale.__path__[0]))})"
-    total = get_system_memory()  # of the container, where it has a limit
     return {
         "versions": {**packages(), "python": platform.python_version(), "ganscale": code},
         "gpus": tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
-        "total_memory_gb": total / GB,
-        "memory_gb": (total - get_used_memory()) / GB,
-        "shm_gb": shm,
+        "memory_gb": (get_system_memory() - get_used_memory()) / GB,  # of the container, where it has a limit
+        "shm_gb": shutil.disk_usage("/dev/shm").total / GB if os.path.isdir("/dev/shm") else 0.0,
         "resolves": resolves,
         "interface": os.environ.get("GLOO_SOCKET_IFNAME") or os.environ.get("NCCL_SOCKET_IFNAME") or "",
         "wandb_key": has_key(),
@@ -66,6 +62,7 @@ def code_hash(package: Path) -> str:
 
 
 clock = time.time
+clean = partial(shutil.rmtree, ignore_errors=True)
 
 
 def write(folder: Path, name: str) -> dict[str, Any]:
@@ -103,24 +100,14 @@ def find_unseen(folder: Path, files: Mapping[str, str], timeout: float = 5.0) ->
         timeout: seconds to wait for the files.
     """
     deadline = time.monotonic() + timeout
-    while True:
-        unseen = [node for file, node in files.items() if not (folder / file).exists()]
-        if not unseen or time.monotonic() > deadline:
-            return {"unseen": tuple(unseen)}
+    while (missing := files.keys() - {path.name for path in folder.glob("*")}) and time.monotonic() < deadline:
         time.sleep(0.2)
-        with suppress(OSError):
-            os.listdir(folder)  # makes NFS look again
-
-
-def clean(folder: Path) -> None:
-    """Remove what `write` left in `folder`."""
-    shutil.rmtree(folder, ignore_errors=True)
+    return {"unseen": tuple(files[file] for file in sorted(missing))}
 
 
 def reach_wandb() -> dict[str, Any]:
     """Send a request to the W&B server; any response will do."""
-    problem = unreachable()
-    return {"problems": [problem] if problem else []}
+    return {"problems": [problem] if (problem := unreachable()) else []}
 
 
 class _Sink(socketserver.BaseRequestHandler):
@@ -133,14 +120,11 @@ class _Sink(socketserver.BaseRequestHandler):
             self.request.sendall(b"e")
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 def listen() -> int:
     """Accept connections on a random port, as gloo and NCCL do, and return the port."""
-    server = _Server(("", 0), _Sink)
+    server = socketserver.ThreadingTCPServer(("", 0), _Sink)
+    server.daemon_threads = True
+    server.socket.listen(128)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server.server_address[1]
 
@@ -218,13 +202,9 @@ def all_reduce(rank: int, world_size: int, address: str, port: int, backend: str
     store = TCPStore(address, port, world_size, is_master=False, timeout=limit)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
     try:
-        latency, size = sorted(seconds(1) for _ in range(20))[10], 250_000  # float32: 1 MB
-        slowest = torch.tensor([max(seconds(size) for _ in range(2))], device=device)
-        dist.all_reduce(slowest, dist.ReduceOp.MAX)
-        if slowest.item() < 0.2:  # the same on all ranks
-            size *= 256 if backend == "nccl" else 16
-        moved = 2 * (world_size - 1) / world_size * 4 * size / 1e6
-        bandwidth = moved / min(seconds(size) for _ in range(3))
+        latency = sorted(seconds(1) for _ in range(20))[10]
+        size = 1_000_000  # float32: 4 MB
+        bandwidth = 2 * (world_size - 1) / world_size * 4 * size / 1e6 / min(seconds(size) for _ in range(3))
     finally:
         dist.destroy_process_group()
     return {"backend": backend, "all_reduce_ms": 1000 * latency, "all_reduce_mb": bandwidth}

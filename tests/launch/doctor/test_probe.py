@@ -18,7 +18,7 @@ from tests.processes import free_port
 def test_a_description_has_the_fields_of_a_report() -> None:
     report = NodeReport("here", **probe.describe())
     assert {"python", "ray", "torch", "ganscale"} <= report.versions.keys()
-    assert 0 < report.memory_gb <= report.total_memory_gb
+    assert report.memory_gb > 0
     assert report.shm_gb > 0
 
 
