@@ -37,7 +37,7 @@ class NodeReport:
     interface: str = ""  # GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME
     wandb_key: bool = False  # whether an API key for W&B is set up
     clock: float | None = None  # seconds ahead of the driver's clock, less the uncertainty of the measurement
-    free_gb: float = 0.0  # free space of the storage
+    free_gb: float | None = None  # free space of the storage
     write_seconds: float = 0.0  # of a write of 1 MiB to the storage with fsync and rename
     unseen: tuple[str, ...] = ()  # nodes whose files in the storage this node does not see
     latency_ms: dict[str, float] = field(default_factory=dict)  # of a round trip to each other node
@@ -81,10 +81,8 @@ Finding = tuple[Status, str] | tuple[Status, str, str]
 """A status, what was found, and a remedy if it is not the check's own."""
 Check = Callable[[Facts, Requirements], Iterator[Finding]]
 """Yields findings, finally the one that is shown if all are green. All checks but "nodes" see reachable nodes only."""
-
 Limit = tuple[str, str, str, float]
-"""A field of the reports, the requirement it must meet, its unit, and the factor: below `factor` times the requirement
-it is yellow; a factor of 0 makes the requirement an upper limit."""
+"""A field, its requirement, its unit; below `factor` times the requirement it is yellow. 0: it is an upper limit."""
 
 
 def run_checks(facts: Facts, requirements: Requirements) -> list[CheckResult]:
@@ -150,14 +148,15 @@ def _limits(limits: Sequence[Limit], facts: Facts, requirements: Requirements) -
             values |= {f"{node.name} -> {other}": each for other, each in links.items()}
             values |= {node.name: value} if isinstance(value, float) else {}
         needed = getattr(requirements, requirement)
+        side, worst = ("least", min) if factor else ("most", max)
         for label, value in values.items():
-            status = "red" if (value < needed if factor else value > needed) else "green"
-            status = "yellow" if status == "green" and value < factor * needed else status
-            yield status, f"{label}: {value:.3g} {unit}, {'least' if factor else 'most'}: {needed:g} {unit}"
+            status: Status = (
+                "red" if worst(value, needed) != needed else "yellow" if value < factor * needed else "green"
+            )
+            yield status, f"{label}: {value:.3g} {unit}, {side}: {needed:g} {unit}"
         if values:
-            worst = min(values.values()) if factor else max(values.values())
-            summary.append(f"{'at least' if factor else 'at most'} {worst:.3g} {unit}")
-    yield "green", ", ".join(summary) or "one node"
+            summary.append(f"at {side} {worst(values.values()):.3g} {unit}")
+    yield "green", ", ".join(summary) or "nothing to measure"
 
 
 def _gpus(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
@@ -166,7 +165,7 @@ def _gpus(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
             yield "red", f"{node.name}: Ray counts {node.ray_gpus}, torch sees {len(node.gpus)}"
     kinds = Counter(gpu for node in facts.nodes for gpu in node.gpus)
     if not kinds and requirements.device == "cuda":
-        yield "red", "train.device=cuda, but no node has one", "add nodes with GPUs, or set train.device=cpu"
+        yield "red", "train.device=cuda, but no node has a GPU", "add nodes with GPUs, or set train.device=cpu"
     found = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     if len(kinds) > 1:
         yield "yellow", found, "the slowest GPU sets the pace: use nodes of one kind"
@@ -220,16 +219,13 @@ def _wandb(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
 
 
 PACKAGES = ("ray", "torch", "ganscale")
-ALL_REDUCE = (
-    "fix links, ports, host names first; then NCCL_DEBUG=INFO, NCCL_SOCKET_IFNAME, NCCL_IB_HCA, nvidia-smi topo -m"
+LINKS: list[Limit] = [("bandwidth_mb", "bandwidth_mb", "MB/s", 4), ("latency_ms", "latency_ms", "ms", 0)]
+GROUP: list[Limit] = [("all_reduce_mb", "bandwidth_mb", "MB/s", 2), ("all_reduce_ms", "latency_ms", "ms", 0)]
+FREE, SHM, MEMORY = (
+    ("free_gb", "free_gb", "GB", 4),
+    ("shm_gb", "shm_gb", "GB", 4),
+    ("memory_gb", "memory_gb", "GB", 2),
 )
-BANDWIDTH: Limit = ("bandwidth_mb", "bandwidth_mb", "MB/s", 4)
-LATENCY: Limit = ("latency_ms", "latency_ms", "ms", 0)
-BUS_BANDWIDTH: Limit = ("all_reduce_mb", "bandwidth_mb", "MB/s", 2)
-BUS_LATENCY: Limit = ("all_reduce_ms", "latency_ms", "ms", 0)
-FREE: Limit = ("free_gb", "free_gb", "GB", 4)
-SHM: Limit = ("shm_gb", "shm_gb", "GB", 4)
-MEMORY: Limit = ("memory_gb", "memory_gb", "GB", 2)
 
 CHECKS: dict[str, tuple[Check, str]] = {
     "nodes": (_nodes, "see the raylet's log there (/tmp/ray/session_latest/logs), then restart or remove the node"),
@@ -237,25 +233,19 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "packages": (partial(_same_versions, PACKAGES), "use one image: one requirements.lock, one checkout of ganscale"),
     "GPUs": (_gpus, "check nvidia-smi, container runtime, torch.version.cuda, CUDA_VISIBLE_DEVICES, ray's --num-gpus"),
     "host name": (_host_name, "fix /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface"),
-    "ports": (
-        _ports,
-        "open all TCP ports between nodes or ip_local_port_range: firewall, security group, NetworkPolicy",
-    ),
-    "links": (
-        partial(_limits, [BANDWIDTH, LATENCY]),
-        "check cable, switch, ethtool; one zone; or more train.accumulation",
-    ),
-    "all-reduce": (partial(_limits, [BUS_BANDWIDTH, BUS_LATENCY]), ALL_REDUCE),
+    "ports": (_ports, "open all TCP ports between nodes or ip_local_port_range (firewall, NetworkPolicy, cloud rules)"),
+    "links": (partial(_limits, LINKS), "check cable, switch and ethtool; use one zone; or raise train.accumulation"),
+    "all-reduce": (partial(_limits, GROUP), "fix the above; then NCCL_DEBUG=INFO, NCCL_IB_HCA, nvidia-smi topo -m"),
     "storage": (
         _storage,
-        "mount {storage} everywhere, writable, no bucket (fsync, rename); if it is full: see free space",
+        "mount {storage} on every node, writable for Ray's user, with fsync and rename (not a bucket); if it is full, see free space",
     ),
     "free space": (partial(_limits, [FREE]), "delete old runs, lower checkpoint.keep, or set another run.dir"),
     "clocks": (_clocks, "run an NTP client there (chrony, systemd-timesyncd)"),
     "W&B": (_wandb, "allow HTTPS to it, set HTTPS_PROXY or WANDB_BASE_URL, or record offline: wandb.mode=offline"),
     "/dev/shm": (
         partial(_limits, [SHM]),
-        "docker --shm-size=4g; Kubernetes: Memory emptyDir; mount -o remount,size=4g",
+        "docker --shm-size=4g, emptyDir of medium Memory, or mount -o remount,size=4g",
     ),
     "memory": (partial(_limits, [MEMORY]), "stop other processes there, use larger nodes, or fewer workers per node"),
 }

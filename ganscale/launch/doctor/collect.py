@@ -19,9 +19,6 @@ from ganscale.launch.doctor.checks import Facts, NodeReport
 
 logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # the table reports nodes that die meanwhile
 
-Ask = Callable[..., dict[str, Any]]
-"""`_ask` with the timeout filled in."""
-
 
 class _Caller:
     """The actor: calls functions of `ganscale.launch.doctor.probe` by name."""
@@ -43,10 +40,17 @@ class NodeProbe:
     def __init__(self, entry: Mapping[str, Any], name: str, run: str) -> None:
         cpus, gpus = (entry["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
         self.report = NodeReport(name, address=entry["NodeManagerAddress"], trains=cpus >= 1, ray_gpus=int(gpus))
-        actor: Any = ray.remote(num_cpus=0, max_concurrency=8)(_Caller)  # a call that hangs blocks no other
-        place = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
-        environment = {"env_vars": {"GANSCALE_DOCTOR": run}}
-        self.actor = actor.options(scheduling_strategy=place, runtime_env=environment).remote()
+        actor: Any = ray.remote(_Caller)
+        node = NodeAffinitySchedulingStrategy(entry["NodeID"], soft=False)
+        env = {"env_vars": {"GANSCALE_DOCTOR": run}}
+        # Several threads: a call that hangs blocks no other.
+        self.actor = actor.options(num_cpus=0, max_concurrency=8, scheduling_strategy=node, runtime_env=env).remote()
+
+
+Probes = Sequence[NodeProbe]
+Arguments = Callable[[NodeReport], tuple[Any, ...]]
+Answers = dict[str, Any]
+Ask = Callable[..., Answers]  # `_ask` with the timeout filled in
 
 
 def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
@@ -84,13 +88,7 @@ def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
         return Facts([each.report for each in probes], tuple(dead), str(storage))
 
 
-def _ask(
-    timeout: float,
-    probes: Sequence[NodeProbe],
-    check: str,
-    function: str,
-    arguments: Callable[[NodeReport], tuple[Any, ...]] = lambda _: (),
-) -> dict[str, Any]:
+def _ask(timeout: float, probes: Probes, check: str, function: str, arguments: Arguments = lambda _: ()) -> Answers:
     """Call a function of `probe` on all nodes at once; return results by node, without those that failed.
 
     Failures become problems of `check`; dicts are also written into the reports.
@@ -109,7 +107,7 @@ def _ask(
             problems = [f"{type(cause).__name__}: {text[:200]}"]
         else:
             results[report.name] = result
-            fields = result if isinstance(result, dict) else {}
+            fields: dict[str, Any] = result if isinstance(result, dict) else {}
             problems = fields.pop("problems", [])
             report.__dict__ |= fields
         if problems:
@@ -129,16 +127,19 @@ def _compare_clock(ask: Ask, each: NodeProbe) -> None:
     each.report.clock = max(0.0, abs(ahead) - took / 2) * (1 if ahead > 0 else -1)
 
 
-def _try_storage(ask: Ask, probes: Sequence[NodeProbe], folder: Path) -> None:
+def _try_storage(ask: Ask, probes: Probes, folder: Path) -> None:
     files = {each.report.name: str(index) for index, each in enumerate(probes)}
     answered = ask(probes, "storage", "write", lambda report: (folder, files[report.name]))
+    for each in probes:
+        if each.report.name not in answered:
+            each.report.problems["free space"] = ["unknown, see storage"]
     probes = [each for each in probes if each.report.name in answered]
     written = {files[each.report.name]: each.report.name for each in probes if "storage" not in each.report.problems}
     ask(probes, "storage", "find_unseen", lambda _: (folder, written))
     ask(probes, "storage", "clean", lambda _: (folder,))
 
 
-def _try_links(ask: Ask, probes: Sequence[NodeProbe]) -> None:
+def _try_links(ask: Ask, probes: Probes) -> None:
     """From every node to every other one; the bandwidth along a ring."""
     ports = ask(probes, "ports", "listen")
     names = list(ports)
@@ -153,7 +154,7 @@ def _try_links(ask: Ask, probes: Sequence[NodeProbe]) -> None:
         probes[0].report.problems["links"] = ["not measured, see ports"]
 
 
-def _try_all_reduce(ask: Ask, probes: Sequence[NodeProbe], timeout: float) -> None:
+def _try_all_reduce(ask: Ask, probes: Probes, timeout: float) -> None:
     names, first = [each.report.name for each in probes], probes[0].report
     if any("ports" in each.report.problems for each in probes):
         first.problems["all-reduce"] = ["not measured, see ports"]

@@ -87,7 +87,7 @@ def write(folder: Path, name: str) -> dict[str, Any]:
     except OSError as error:
         problems = [f"{error.strerror or error} ({error.filename or folder})"]
     seconds = (time.monotonic() - start) / 2
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    existing = next(path for path in (folder, *folder.parents) if os.path.isdir(path))
     return {"free_gb": shutil.disk_usage(existing).free / GB, "write_seconds": seconds, "problems": problems}
 
 
