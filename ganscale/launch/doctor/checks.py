@@ -105,7 +105,7 @@ def run_checks(facts: Facts, requirements: Requirements) -> list[CheckResult]:
             ("red", f"{node.name}: {text}") for node in seen.nodes for text in node.problems.get(name, ())
         ]
         findings += check(seen, requirements)
-        status = max((finding[0] for finding in findings), key=STATUSES.index)
+        status = STATUSES[max(STATUSES.index(finding[0]) for finding in findings)]
         worst = [finding for finding in findings if finding[0] == status] if status != "green" else findings[-1:]
         found = "; ".join(finding[1] for finding in worst[:4])
         rest = f"; and {len(worst) - 4} more" if len(worst) > 4 else ""
@@ -238,7 +238,8 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "all-reduce": (partial(_limits, GROUP), "fix the above; then NCCL_DEBUG=INFO, NCCL_IB_HCA, nvidia-smi topo -m"),
     "storage": (
         _storage,
-        "mount {storage} on every node, writable for Ray's user, with fsync and rename (not a bucket); if it is full, see free space",
+        "mount {storage} on every node, writable for Ray's user, with fsync and rename (not a bucket); if it is full, "
+        "see free space",
     ),
     "free space": (partial(_limits, [FREE]), "delete old runs, lower checkpoint.keep, or set another run.dir"),
     "clocks": (_clocks, "run an NTP client there (chrony, systemd-timesyncd)"),

@@ -98,7 +98,7 @@ def _ask(timeout: float, probes: Probes, check: str, function: str, arguments: A
     results = {}
     for report, call in calls:
         try:
-            result = ray.get(call, timeout=max(0.1, deadline - time.monotonic()))
+            result: Any = ray.get(call, timeout=max(0.1, deadline - time.monotonic()))
         except GetTimeoutError:
             problems = [f"no answer within {timeout:g} s"]
         except (RayError, ImportError, AttributeError) as error:
@@ -107,7 +107,7 @@ def _ask(timeout: float, probes: Probes, check: str, function: str, arguments: A
             problems = [f"{type(cause).__name__}: {text[:200]}"]
         else:
             results[report.name] = result
-            fields: dict[str, Any] = result if isinstance(result, dict) else {}
+            fields = result if isinstance(result, dict) else {}
             problems = fields.pop("problems", [])
             report.__dict__ |= fields
         if problems:
