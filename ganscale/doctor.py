@@ -81,8 +81,9 @@ def _show(results: Sequence[CheckResult]) -> None:
         table.add_row(Text(result.status, style=result.status), result.check, result.found)
         if result.remedy:
             table.add_row("", "", f"remedy: {result.remedy}")
-    console = Console(markup=False, highlight=False, emoji=False)
-    console.print(table, width=None if console.is_terminal else 10_000, crop=False)
+    width = None if sys.stdout.isatty() else 10_000  # a file's lines are never wrapped
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    console.print(table)
     red = sum(result.status == "red" for result in results)
     console.print(f"{red} of {len(results)} checks are red: fix them from the top" if red else "no check is red")
 

@@ -40,11 +40,14 @@ def test_a_healthy_cluster(calls: Calls, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_red_check_has_its_remedy_below(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["train.device=cuda"]) == 1
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()[1:]
     (row,) = [index for index, line in enumerate(lines) if line.startswith("red ")]
     assert lines[row].split()[:2] == ["red", "GPUs"]
     assert lines[row + 1].split()[0] == "remedy:"
     assert "\033" not in "".join(lines)
+    assert all(line.split()[0] in ("green", "red", "remedy:", "1") for line in lines if line.strip()), (
+        "no line is wrapped"
+    )
 
 
 @pytest.mark.parametrize(
