@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import pytest
 from cluster.local_cluster import LocalCluster
 from cluster.machines import Bridge, obstacle
 from ganscale.launch.doctor.checks import CHECKS
+from tests.launch.doctor.test_probe import Site
 from tests.processes import ROOT
 
 PORT = 8123
@@ -64,17 +65,6 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         subprocess.run(["umount", "--lazy", tiny], check=True)
 
 
-class Site(BaseHTTPRequestHandler):
-    """Stands for W&B."""
-
-    def do_GET(self) -> None:
-        self.send_response(404)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
-
-
 @contextmanager
 def wandb() -> Iterator[None]:
     server = HTTPServer(("", PORT), Site)
@@ -95,17 +85,13 @@ def examine(hosts: Hosts, *arguments: str, storage: Path | None = None) -> tuple
     return done.returncode, {result["check"]: result for result in printed["checks"]}
 
 
-def on(hosts: Hosts, node: str, command: str) -> None:
-    hosts.cluster.run(node, ["sh", "-c", command], check=True, timeout=60)
-
-
 @contextmanager
 def commands(hosts: Hosts, node: str, fault: str, repair: str) -> Iterator[None]:
-    on(hosts, node, fault)
+    hosts.cluster.run(node, ["sh", "-c", fault], check=True, timeout=60)
     try:
         yield
     finally:
-        on(hosts, node, repair)
+        hosts.cluster.run(node, ["sh", "-c", repair], check=True, timeout=60)
 
 
 @contextmanager
@@ -154,10 +140,8 @@ def firewall(hosts: Hosts) -> AbstractContextManager[None]:
 @contextmanager
 def slow_link(hosts: Hosts) -> Iterator[None]:
     hosts.cluster.slow("w2", rate_mbit=20)
-    try:
-        yield
-    finally:
-        hosts.cluster.restore("w2")
+    yield
+    hosts.cluster.restore("w2")
 
 
 def small_shm(hosts: Hosts) -> AbstractContextManager[None]:
@@ -168,10 +152,8 @@ def small_shm(hosts: Hosts) -> AbstractContextManager[None]:
 @contextmanager
 def missing_gpu(hosts: Hosts) -> Iterator[None]:
     name = hosts.cluster.add(gpus=1)
-    try:
-        yield
-    finally:
-        hosts.cluster.kill(name)
+    yield
+    hosts.cluster.kill(name)
 
 
 def test_a_healthy_cluster_is_green(hosts: Hosts) -> None:

@@ -72,7 +72,7 @@ class Site(BaseHTTPRequestHandler):
     """Answers with the status that the path names."""
 
     def do_GET(self) -> None:
-        self.send_response(int(self.path.strip("/")))
+        self.send_response(int(self.path.strip("/") or 404))
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
