@@ -1,5 +1,6 @@
 """Printing for commands whose reader may leave before the end, as `head` does."""
 
+import logging
 import os
 import sys
 
@@ -11,3 +12,10 @@ def show(text: str) -> None:
     except BrokenPipeError:
         # What Python still holds back must go somewhere at its end, or it would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def log_to_stdout() -> None:
+    """Print the package's log lines from INFO on."""
+    logger = logging.getLogger("ganscale")
+    logger.handlers = [logging.StreamHandler(sys.stdout)]
+    logger.setLevel(logging.INFO)
