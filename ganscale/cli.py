@@ -14,8 +14,15 @@ def show(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Stdout(logging.Handler):
+    """Prints log lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show(self.format(record))
+
+
 def log_to_stdout() -> None:
     """Print the package's log lines from INFO on."""
     logger = logging.getLogger("ganscale")
-    logger.handlers = [logging.StreamHandler(sys.stdout)]
+    logger.handlers = [_Stdout()]
     logger.setLevel(logging.INFO)

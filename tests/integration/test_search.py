@@ -18,6 +18,7 @@ import pytest
 import ray
 import torch
 
+from ganscale.launch.cluster import _init
 from ganscale.sweep import tuner
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import Entry, read_entries
@@ -33,14 +34,8 @@ pytestmark = pytest.mark.ray
 def cluster() -> Iterator[None]:
     """One cluster for all sweeps of this file."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": environment},
-    )
+    runtime = {"env_vars": environment}
+    _init(address="local", num_cpus=4, include_dashboard=False, runtime_env=runtime)  # retries on a busy machine
     yield
     ray.shutdown()
 
