@@ -27,6 +27,10 @@ _SLOW = (
     "the Ray cluster at %s does not answer yet; if it no longer exists, interrupt this (Ctrl-C), then run "
     "`ray stop`, or train on this machine alone with cluster.address=local"
 )
+_NO_CLUSTER = (
+    "start one with `ray start --head`, remove a dead one with `ray stop`, "
+    "or train on this machine alone with cluster.address=local"
+)
 
 
 class ClusterError(ConnectionError):
@@ -75,12 +79,9 @@ def _connect(config: Config, dashboard: bool = False) -> bool:
     except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
         if isinstance(error, ClusterError):
             raise
-        raise ConfigError(
-            f"the Ray cluster there refuses this process ({_one_line(error)})",
-            key="cluster.address",
-            value=address,
-            remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python",
-        ) from None
+        message = f"the Ray cluster there refuses this process ({_one_line(error)})"
+        remedy = "use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python"
+        raise ConfigError(message, key="cluster.address", value=address, remedy=remedy) from None
     finally:
         warning.cancel()
     return True
@@ -149,13 +150,8 @@ def wait_for_listener(address: str, *, timeout: float = CONNECT_TIMEOUT) -> None
             return
         except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
             if time.monotonic() + 1.0 > until:
-                raise ConfigError(
-                    f"no Ray cluster answers there ({getattr(error, 'strerror', None) or error})",
-                    key="cluster.address",
-                    value=address,
-                    remedy="start one with `ray start --head`, remove a dead one with `ray stop`, or train on this "
-                    "machine alone with cluster.address=local",
-                ) from None
+                message = f"no Ray cluster answers there ({getattr(error, 'strerror', None) or error})"
+                raise ConfigError(message, key="cluster.address", value=address, remedy=_NO_CLUSTER) from None
         time.sleep(1.0)
 
 
@@ -182,11 +178,7 @@ def unreachable_nodes() -> list[str]:
 
 
 def host_names(ids: set[str]) -> set[str]:
-    """Host names of nodes, as their machines know them.
-
-    Args:
-        ids: Node ids.
-    """
+    """Host names of nodes, as their machines know them."""
     return {node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in ids}
 
 

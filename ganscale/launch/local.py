@@ -63,12 +63,8 @@ def launch_local(config: Config, path: Path) -> Outcome:
         ConfigError: The config requires several workers or a missing GPU.
     """
     if not _fits(config, 1):
-        raise ConfigError(
-            "the local launcher runs one worker",
-            key="cluster.num_workers",
-            value=config.cluster.num_workers,
-            remedy="use --launcher ray or torchrun, or cluster.num_workers=1",
-        )
+        wanted, remedy = config.cluster.num_workers, "use --launcher ray or torchrun, or cluster.num_workers=1"
+        raise ConfigError("the local launcher runs one worker", key="cluster.num_workers", value=wanted, remedy=remedy)
     flag = SigtermFlag()
     with on_sigterm(flag.set):
         return run_worker(config, path, device=pick_device(config), echo=True, ask=flag)
@@ -85,12 +81,8 @@ def launch_torchrun(config: Config, path: Path) -> Outcome:
         ConfigError: Not under torchrun, or the config requires another number of workers, or a GPU is missing.
     """
     if not under_torchrun():
-        raise ConfigError(
-            "this process was not started by torchrun",
-            key="--launcher",
-            value="torchrun",
-            remedy="start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ...",
-        )
+        remedy = "start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ..."
+        raise ConfigError("torchrun did not start this process", key="--launcher", value="torchrun", remedy=remedy)
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if not _fits(config, world_size):
         raise ConfigError(

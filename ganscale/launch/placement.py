@@ -17,17 +17,11 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class Placement:
-    """The workers of a run.
+    """The workers of a run."""
 
-    Attributes:
-        num_workers: Number of data-parallel workers.
-        use_gpu: Whether each has a GPU of its own.
-        strategy: SPREAD over several nodes, PACK on one.
-    """
-
-    num_workers: int
-    use_gpu: bool
-    strategy: Literal["PACK", "SPREAD"]
+    num_workers: int  # number of data-parallel workers
+    use_gpu: bool  # whether each has a GPU of its own
+    strategy: Literal["PACK", "SPREAD"]  # SPREAD over several nodes, PACK on one
 
 
 def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
@@ -41,12 +35,7 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
         ConfigError: The cluster can never hold them, or a GPU is required and there is none.
     """
     cpus = config.cluster.cpus_per_worker
-    gpus = int(sum(node.gpus for node in nodes))
-    wanted = config.cluster.num_workers
-    use_gpu = config.train.device == "cuda"
-    if use_gpu and not gpus:
-        remedy = "use train.device=auto or cpu"
-        raise ConfigError("the cluster has no GPU", key="train.device", value="cuda", remedy=remedy)
+    gpus, wanted, use_gpu = count_gpus(config, nodes), config.cluster.num_workers, config.train.device == "cuda"
     if config.train.device == "auto":
         least = 1 if wanted == "auto" else min(wanted) if isinstance(wanted, tuple) else wanted
         use_gpu = sum(_room(node, cpus, True) for node in nodes) >= least
@@ -62,6 +51,15 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
     if num_workers > room:
         raise _too_small(config, nodes, room, use_gpu)
     return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+
+
+def count_gpus(config: Config, nodes: Sequence[NodeResources]) -> int:
+    """GPUs of all nodes; a ConfigError if there is none and `train.device` is cuda."""
+    gpus = int(sum(node.gpus for node in nodes))
+    if config.train.device == "cuda" and not gpus:
+        remedy = "use train.device=auto or cpu"
+        raise ConfigError("the cluster has no GPU", key="train.device", value="cuda", remedy=remedy)
+    return gpus
 
 
 def worker_resources(config: Config, *, use_gpu: bool) -> dict[str, float]:
@@ -88,11 +86,7 @@ def max_workers(wanted: int | tuple[int, int] | str, *, use_gpu: bool = False) -
 
 
 def describe(nodes: Sequence[NodeResources]) -> str:
-    """Total resources of a cluster, for an error message.
-
-    Args:
-        nodes: All nodes of the cluster.
-    """
+    """Total resources of a cluster, for an error message."""
     cpus, gpus = sum(node.cpus for node in nodes), int(sum(node.gpus for node in nodes))
     return f"{len(nodes)} nodes, {cpus:g} CPUs and {gpus} GPUs"
 

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare
 from ganscale.run.recovery import forget
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
-from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, Heartbeat, read_heartbeats
+from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, read_heartbeats
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.run_dir import BusyError, RunDir, check_free
@@ -91,7 +92,8 @@ class _Supervisor:
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
         settings = {"path": str(self._folder.path), "previous_failure": previous_failure}
-        with ClusterMonitor(self._config, placement, self._stop_file, self._heartbeats, autoscales=self._autoscales):
+        heartbeats = partial(read_heartbeats, self._folder.heartbeats)
+        with ClusterMonitor(self._config, placement, self._stop_file, heartbeats, autoscales=self._autoscales):
             outcome = run_worker_group(_train_loop, settings, group)
         assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
         return outcome
@@ -151,9 +153,6 @@ class _Supervisor:
         workers = max_workers(self._config.cluster.num_workers, use_gpu=use_gpu)
         _logger.info(waiting_message(error, seconds))
         return PlacementRequest(worker_resources(self._config, use_gpu=use_gpu), workers)
-
-    def _heartbeats(self) -> list[Heartbeat]:
-        return read_heartbeats(self._folder.heartbeats)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""

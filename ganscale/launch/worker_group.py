@@ -36,19 +36,12 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class WorkerGroupSpec:
-    """The workers of a run.
+    """The workers of a run."""
 
-    Attributes:
-        config: The run's config.
-        placement: Number, devices and spread of the workers.
-        storage: Folder for Ray's own files.
-        max_restarts: How often Ray restarts a failed group.
-    """
-
-    config: Config
-    placement: Placement
-    storage: Path
-    max_restarts: int
+    config: Config  # the run's config
+    placement: Placement  # number, devices and spread of the workers
+    storage: Path  # folder for Ray's own files
+    max_restarts: int  # how often Ray restarts a failed group
 
 
 def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -22,30 +22,19 @@ PERMUTATIONS = 1000
 
 @dataclass(frozen=True)
 class Rate:
-    """Success of the runs at one value of a setting.
+    """Success of the runs at one value of a setting."""
 
-    Attributes:
-        value: The value as a text; for a range, a part of it.
-        successes: Runs that reached the threshold; without one, that did not fail.
-        runs: All seeds of all configurations.
-        configs: Number of configurations.
-        interval: Wilson's interval with each configuration as one trial, as its seeds are not independent.
-    """
-
-    value: str
-    successes: int
-    runs: int
-    configs: int
+    value: str  # the value as a text; for a range, a part of it
+    successes: int  # runs that reached the threshold; without one, that did not fail
+    runs: int  # all seeds of all configurations
+    configs: int  # number of configurations
+    # wilson's interval with each configuration as one trial, as its seeds are not independent
     interval: tuple[float, float]
 
     @property
     def share(self) -> float:
         """Share of the runs that succeeded."""
         return self.successes / self.runs
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain mappings."""
-        return {**self.__dict__, "share": self.share}
 
 
 def success_rates(
@@ -102,25 +91,14 @@ def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[s
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of the success rates of two values of a grid.
+    """Difference of the success rates of two values of a grid."""
 
-    Attributes:
-        better: The value with more successes.
-        worse: The other value.
-        share: Mean difference of the rates over the draws, in [0, 1].
-        interval: Interval of the mean by Student's t over the draws, in [-1, 1]; None if all draws differ equally.
-        draws: Number of draws with which both values were tried.
-    """
-
-    better: str
-    worse: str
-    share: float
+    better: str  # the value with more successes
+    worse: str  # the other value
+    share: float  # mean difference of the rates over the draws, in [0, 1]
+    # interval of the mean by Student's t over the draws, in [-1, 1]; None if all draws differ equally
     interval: tuple[float, float] | None
-    draws: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain mappings."""
-        return asdict(self)
+    draws: int  # number of draws with which both values were tried
 
     def __str__(self) -> str:
         between = "" if self.interval is None else f" ({self.interval[0]:+.2f} to {self.interval[1]:+.2f})"
@@ -163,23 +141,12 @@ def differences(
 
 @dataclass(frozen=True)
 class Importance:
-    """How much of the difference between configurations one setting explains.
+    """How much of the difference between configurations one setting explains."""
 
-    Attributes:
-        name: Name of the setting.
-        explained: Share of the variance of the scores' ranks between its values (eta squared), in [0, 1].
-        by_chance: 95 % quantile of the same under random assignments of the values.
-        p: Share of random assignments that explain at least as much.
-    """
-
-    name: str
-    explained: float
-    by_chance: float
-    p: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain mappings."""
-        return asdict(self)
+    name: str  # name of the setting
+    explained: float  # share of the variance of the scores' ranks between its values (eta squared), in [0, 1]
+    by_chance: float  # 95 % quantile of the same under random assignments of the values
+    p: float  # share of random assignments that explain at least as much
 
 
 def importances(entries: Sequence[Entry], parameters: Sequence[Parameter], *, seed: int = 0) -> list[Importance]:

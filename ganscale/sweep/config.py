@@ -30,7 +30,7 @@ class SweepSettings(Section):
         description="Name of the sweep and of its folder. The same name again resumes the sweep.",
     )
     dir: str = Field(
-        default="runs/sweeps", min_length=1, description="Parent of the sweeps' folders; must be visible to every node."
+        default="runs/sweeps", min_length=1, description="Parent of the sweeps' folders; shared storage."
     )
     seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed from which configurations are drawn.")
     search: Literal["random", "grid", "optuna"] = Field(
@@ -43,9 +43,7 @@ class SweepSettings(Section):
         le=100_000,
         description="Draws of what is not a grid, each combined with the whole grid.",
     )
-    seeds: Count = Field(
-        default=3, ge=3, le=1000, description="Runs of each configuration, with seeds run.seed, +1, ..."
-    )
+    seeds: Count = Field(default=3, ge=3, le=1000, description="Runs per configuration: seeds run.seed, +1, ...")
     confirm_seeds: Count = Field(
         default=5,
         ge=0,
@@ -62,19 +60,14 @@ class SweepSettings(Section):
         description="lower_bound: pessimistic end of the confidence interval of the first metric's mean over seeds; "
         "success_rate: share of seeds that reach sweep.threshold (lower end of Wilson's interval).",
     )
-    threshold: float | None = Field(
-        default=None,
-        description="Value of the first metric from which a seed counts as a success; fix it before the search.",
-    )
+    threshold: float | None = Field(default=None, description="First metric's value from which a seed is a success.")
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="Confidence level of all intervals.")
     scheduler: Literal["none", "asha", "median", "pbt"] = Field(
         default="none",
         description="none: every trial completes; asha: successive halving; median: stops trials below the median "
         "of the others; pbt: poor trials continue from a copy of a good one with perturbed settings.",
     )
-    grace: Count = Field(
-        default=0, ge=0, description="Images before asha or median may stop a trial; 0: the first evaluation."
-    )
+    grace: Count = Field(default=0, ge=0, description="First rung of asha or median, in images; 0: first evaluation.")
     reduction: float = Field(default=3.0, gt=1.0, le=16.0, description="asha promotes one in so many trials.")
     brackets: Count = Field(
         default=1,
@@ -83,14 +76,10 @@ class SweepSettings(Section):
         description="1: plain asha; more: Hyperband, which hedges against rungs that are too early: each further "
         "bracket of trials starts to stop them at the second, third, ... rung.",
     )
-    perturb_every: Count = Field(
-        default=0, ge=0, description="Images between two exploit steps of pbt; 0: every evaluation."
-    )
+    perturb_every: Count = Field(default=0, ge=0, description="Images per exploit step of pbt; 0: every evaluation.")
     quantile: float = Field(default=0.25, gt=0.0, le=0.5, description="Fraction of the trials that pbt replaces.")
     resample: float = Field(default=0.25, ge=0.0, le=1.0, description="Share of settings that pbt resamples.")
-    stop_failing: bool = Field(
-        default=True, description="Stop seeds that diverge or collapse and count them as failures."
-    )
+    stop_failing: bool = Field(default=True, description="Stop seeds that diverge or collapse; they count as failed.")
     workers: Count = Field(default=1, ge=1, le=65_536, description="Data-parallel workers of each trial.")
     cpus_per_worker: Count = Field(default=1, ge=1, description="CPUs, and threads, of each worker.")
     gpus_per_worker: float = Field(
@@ -104,9 +93,7 @@ class SweepSettings(Section):
         description="Concurrent trials, at most what the cluster holds, with cluster.node_wait as many as given. "
         "auto: as many as fit at the start.",
     )
-    budget_hours: float = Field(
-        default=0.0, ge=0.0, description="Hours of a command after which it starts no trial; 0: no limit."
-    )
+    budget_hours: float = Field(default=0.0, ge=0.0, description="Hours after which no trial starts; 0: no limit.")
 
     @model_validator(mode="after")
     def _rate_needs_threshold(self) -> "SweepSettings":
@@ -135,9 +122,7 @@ class Draw(Section):
     uniform: Pair | None = Field(default=None, description="A number between two.")
     loguniform: Pair | None = Field(default=None, description="A positive number between two, its logarithm uniform.")
     randint: Whole | None = Field(default=None, description="A whole number between two, both included.")
-    when: dict[str, Any] = Field(
-        default={}, description="Condition: another setting of the space has this value, or one of a list."
-    )
+    when: dict[str, Any] = Field(default={}, description="Condition: another setting has this value, or one of a list.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Draw":

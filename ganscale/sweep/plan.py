@@ -2,8 +2,7 @@
 
 import importlib.util
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,14 @@ PERTURBABLE = ("optim.", "penalty.", "loss.", "augment.", "ema.")
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep with everything that follows from its file.
+    """A sweep with everything that follows from its file."""
 
-    Attributes:
-        sweep: The sweep.
-        base: Its base run as plain mappings.
-        space: Its search space.
-        sampler: Configurations by index.
-        config: Configuration 0, for what all runs share.
-        metrics: Metrics that are optimized; the first decides.
-        started: Time of the start, by `time.monotonic`.
-    """
-
-    sweep: Sweep
-    base: dict[str, Any]
-    space: Space
-    sampler: Sampler
-    config: Config
-    metrics: tuple[str, ...]
-    started: float = field(default_factory=time.monotonic)
+    sweep: Sweep  # the sweep
+    base: dict[str, Any]  # its base run as plain mappings
+    space: Space  # its search space
+    sampler: Sampler  # configurations by index
+    config: Config  # configuration 0, for what all runs share
+    metrics: tuple[str, ...]  # metrics that are optimized; the first decides
 
     @property
     def names(self) -> list[str]:

@@ -53,11 +53,7 @@ class TrialStatusCallback(Callback):
         self.on_end(number)
 
     def on_end(self, number: int) -> None:
-        """Called when a trial has ended.
-
-        Args:
-            number: Number of the trial.
-        """
+        """Called when a trial has ended."""
 
 
 class ProgressCallback(TrialStatusCallback):

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ganscale.config import Config, dump
+from ganscale.config import dump
 from ganscale.evaluation.metrics.result import shown
 from ganscale.storage.checkpoint import write_atomically
 from ganscale.sweep import plots
@@ -26,24 +25,9 @@ from ganscale.sweep.score import SeedResult, objectives, pareto_front, standing
 
 
 def winner(entries: Sequence[Entry]) -> Entry | None:
-    """The best complete entry; if all of those failed, the best that was stopped; None if no seed is valid.
-
-    Args:
-        entries: Configurations of a sweep.
-    """
+    """The best complete entry; if all of those failed, the best that was stopped; None if no seed is valid."""
     best = (entry for entry in ranked(entries) if entry.has_valid_seed and entry.status in ("complete", "stopped"))
     return next(best, None)
-
-
-def front(entries: Sequence[Entry], metrics: Sequence[str]) -> list[Entry]:
-    """Complete entries that no other dominates in the bounds of all metrics.
-
-    Args:
-        entries: Configurations of a sweep.
-        metrics: Metrics that are optimized.
-    """
-    done = [entry for entry in ranked(entries) if entry.status == "complete"]
-    return [done[i] for i in pareto_front([objectives(entry.standing, metrics) for entry in done])]
 
 
 def confirmed(folder: SweepFolder, best: Entry) -> tuple[SeedResult, ...]:
@@ -64,18 +48,6 @@ def confirmed(folder: SweepFolder, best: Entry) -> tuple[SeedResult, ...]:
     return tuple(results)
 
 
-def best_config(plan: SweepPlan, best: Entry) -> Config:
-    """The winner as a run for `python -m ganscale.train`.
-
-    Args:
-        plan: The sweep.
-        best: Its winner.
-    """
-    config = plan.space.config(best.drawn)
-    name = f"{plan.sweep.sweep.name}-best"[:100]
-    return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
-
-
 def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
     """Write all results so far, and return a summary.
 
@@ -90,9 +62,9 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
     entries = read_entries(folder.trials, metrics, settings)
     best = winner(entries)
     fresh = confirmed(folder, best) if best else ()
-    done = [entry for entry in entries if entry.status == "complete"]
+    complete = [entry for entry in ranked(entries) if entry.status == "complete"]
     started = [entry for entry in entries if entry.rows]
-    important = importances(done, parameters, seed=settings.seed)
+    important = importances(complete, parameters, seed=settings.seed)
     rates = {p.name: success_rates(started, p, metrics, settings) for p in parameters}
     paired = {
         p.name: differences(started, p, metrics, settings, cells=len(plan.sampler.cells))
@@ -105,18 +77,24 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
         "images": sum(entry.spent for entry in entries),
         "images_without_early_stops": plan.images,
         "winner": best.index if best else None,
-        "confirmed": _confirmation(plan, fresh) if fresh else None,
-        "pareto_front": [entry.index for entry in front(entries, metrics)],
-        "success_by_setting": {name: [rate.as_json() for rate in found] for name, found in rates.items()},
-        "differences": {name: [each.as_json() for each in found] for name, found in paired.items()},
-        "importance": [row.as_json() for row in important],
+        "confirmed": {**standing(fresh, metrics, settings).as_json(), "seeds": [seed.as_json() for seed in fresh]}
+        if fresh
+        else None,
+        "pareto_front": [complete[i].index for i in pareto_front([objectives(e.standing, metrics) for e in complete])],
+        "success_by_setting": {
+            name: [{**vars(rate), "share": rate.share} for rate in found] for name, found in rates.items()
+        },
+        "differences": {name: list(map(vars, found)) for name, found in paired.items()},
+        "importance": list(map(vars, important)),
         "trials": [entry.as_json() for entry in ranked(entries)],
     }
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_atomically(folder.path / "results.csv", as_csv(entries, metrics, plan.names))
     if best:
-        head = f"# Trial {best.index:04d} of the sweep {settings.name}, the best of {len(done)} by {_rule(plan)}.\n"
-        write_atomically(folder.best, head + dump(best_config(plan, best)))
+        head = f"# Trial {best.index:04d} of the sweep {settings.name}, the best of {len(complete)} by {_rule(plan)}.\n"
+        config = plan.space.config(best.drawn)
+        run = config.run.model_copy(update={"name": f"{settings.name}-best"[:100]})
+        write_atomically(folder.best, head + dump(config.model_copy(update={"run": run})))
     plots.save_all(plan, entries, important, rates, folder.plots)
     return "\n".join(
         [
@@ -126,11 +104,6 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
             f"results: {_near(folder.path)}/results.json, results.csv and plots/",
         ]
     )
-
-
-def _confirmation(plan: SweepPlan, fresh: Sequence[SeedResult]) -> dict[str, Any]:
-    summary = standing(fresh, plan.metrics, plan.sweep.sweep)
-    return {**summary.as_json(), "seeds": [seed.as_json() for seed in fresh]}
 
 
 def _rule(plan: SweepPlan) -> str:

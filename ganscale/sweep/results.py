@@ -50,12 +50,7 @@ class SweepFolder:
 
 
 def resolved(sweep: Sweep, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The sweep as one plain mapping that includes its base run.
-
-    Args:
-        sweep: The sweep.
-        base: Its base run as plain mappings.
-    """
+    """The sweep as one plain mapping that includes its base run."""
     return {**sweep.model_dump(mode="json", exclude_none=True), "base": dict(base)}
 
 
@@ -96,21 +91,13 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """The results of a configuration at one evaluation.
+    """The results of a configuration at one evaluation."""
 
-    Attributes:
-        images: Images of each seed, rounded down to a multiple of `eval.every`, so that configurations share an axis.
-        drawn: Drawn values with which it was trained up to here.
-        seeds: Each seed's result.
-        seconds: Seconds of work since the previous row.
-        last: Whether the configuration is done.
-    """
-
-    images: int
-    drawn: dict[str, Any]
-    seeds: tuple[SeedResult, ...]
-    seconds: float
-    last: bool
+    images: int  # images of each seed, rounded down to a multiple of `eval.every`, so that configurations share an axis
+    drawn: dict[str, Any]  # drawn values with which it was trained up to here
+    seeds: tuple[SeedResult, ...]  # each seed's result
+    seconds: float  # seconds of work since the previous row
+    last: bool  # whether the configuration is done
 
     @property
     def spent(self) -> int:
@@ -123,11 +110,7 @@ class TrialRow:
 
 
 def read_rows(folder: Path) -> list[TrialRow]:
-    """The rows of a trial up to the first damaged one.
-
-    Args:
-        folder: The trial's folder.
-    """
+    """The rows of a trial up to the first damaged one."""
     rows: list[TrialRow] = []
     with suppress(OSError, ValueError, KeyError, TypeError):
         for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
@@ -137,11 +120,7 @@ def read_rows(folder: Path) -> list[TrialRow]:
 
 
 def read_end(folder: Path) -> tuple[str, str]:
-    """Status and reason of a trial's end; both empty while it is open.
-
-    Args:
-        folder: The trial's folder.
-    """
+    """Status and reason of a trial's end; both empty while it is open."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         raw = json.loads((folder / "end.json").read_text(encoding="utf-8"))
         return str(raw["status"]), str(raw["reason"])
@@ -149,11 +128,7 @@ def read_end(folder: Path) -> tuple[str, str]:
 
 
 def read_drawn(folder: Path) -> dict[str, Any] | None:
-    """The drawn values that a trial was proposed with; None if there is no valid record.
-
-    Args:
-        folder: The trial's folder.
-    """
+    """The drawn values that a trial was proposed with; None if there is no valid record."""
     with suppress(OSError, ValueError):
         raw = json.loads((folder / "drawn.json").read_text(encoding="utf-8"))
         return raw if isinstance(raw, dict) else None
@@ -162,23 +137,14 @@ def read_drawn(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """One configuration of a sweep.
+    """One configuration of a sweep."""
 
-    Attributes:
-        index: Its number.
-        drawn: Its drawn values; with population-based training the newest.
-        status: "complete", "stopped" (by the scheduler), "failed" (its process); empty while it is open.
-        reason: Reason of the status.
-        rows: All recorded rows.
-        standing: Summary of its newest row.
-    """
-
-    index: int
-    drawn: Mapping[str, Any]
-    status: str
-    reason: str
-    rows: tuple[TrialRow, ...]
-    standing: Standing
+    index: int  # its number
+    drawn: Mapping[str, Any]  # its drawn values; with population-based training the newest
+    status: str  # "complete", "stopped" (by the scheduler), "failed" (its process); empty while it is open
+    reason: str  # reason of the status
+    rows: tuple[TrialRow, ...]  # all recorded rows
+    standing: Standing  # summary of its newest row
 
     @property
     def images(self) -> int:
@@ -225,11 +191,7 @@ def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) ->
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Complete entries, best first; then the others by images and score; last those whose seeds all failed.
-
-    Args:
-        entries: Configurations of a sweep.
-    """
+    """Complete entries, best first; then the others by images and score; last those whose seeds all failed."""
 
     def key(entry: Entry) -> tuple[bool, bool, int, float, int]:
         complete = entry.status == "complete"
@@ -239,26 +201,25 @@ def ranked(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=key)
 
 
-def header(metrics: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Titles of the columns of `cells`. Arguments: `cells`."""
-    return ["trial", "status", "images", "success", "failed", *(f"{m} (bound)" for m in metrics), *names]
-
-
-def cells(entry: Entry, metrics: Sequence[str], names: Sequence[str], total: int) -> list[str]:
-    """An entry as a row of formatted texts.
+def table(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str], *, seeds: int) -> list[list[str]]:
+    """Entries as rows of formatted texts, below a row of titles.
 
     Args:
-        entry: The configuration.
+        entries: Configurations of a sweep.
         metrics: Metrics whose means and bounds are shown.
         names: Names of the settings to show.
-        total: Number of seeds.
+        seeds: Number of seeds.
     """
-    summary = entry.standing
-    success = "" if summary.successes is None else f"{summary.successes}/{total}"
-    values = [f"{_short(summary.means[m])} ({_short(summary.bounds[m])})" for m in metrics]
-    drawn = [_value(entry.drawn[name]) if name in entry.drawn else "" for name in names]
-    reached, failures = f"{entry.images:,}" if entry.rows else "", str(summary.failures or "")
-    return [f"{entry.index:04d}", entry.status or "running", reached, success, failures, *values, *drawn]
+    titles = ["trial", "status", "images", "success", "failed", *(f"{m} (bound)" for m in metrics)]
+    rows = [[*titles, *short_names(names)]]
+    for entry in entries:
+        summary = entry.standing
+        success = "" if summary.successes is None else f"{summary.successes}/{seeds}"
+        values = [f"{_short(summary.means[m])} ({_short(summary.bounds[m])})" for m in metrics]
+        drawn = [_value(entry.drawn[name]) if name in entry.drawn else "" for name in names]
+        reached, failures = f"{entry.images:,}" if entry.rows else "", str(summary.failures or "")
+        rows.append([f"{entry.index:04d}", entry.status or "running", reached, success, failures, *values, *drawn])
+    return rows
 
 
 def _short(value: float) -> str:
@@ -298,11 +259,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of texts as aligned columns.
-
-    Args:
-        rows: Rows of equal length.
-    """
+    """Rows of texts as aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(f"  {line}" for line in lines)
@@ -311,21 +268,12 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 def leaderboard(
     entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str], *, seeds: int, most: int
 ) -> str:
-    """The best entries as an aligned table.
-
-    Args:
-        entries: Configurations of a sweep.
-        metrics: Metrics whose means and bounds are shown.
-        names: Names of the settings to show.
-        seeds: Number of seeds.
-        most: Rows of the table, at most.
-    """
-    rows = [cells(entry, metrics, names, seeds) for entry in ranked(entries)[:most]]
-    return columns([header(metrics, short_names(names)), *rows])
+    """The best `most` entries as an aligned table. Arguments: `table`."""
+    return columns(table(ranked(entries)[:most], metrics, names, seeds=seeds))
 
 
 def as_csv(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str]) -> str:
-    """A row per configuration, best first, with full precision. Arguments: `leaderboard`."""
+    """A row per configuration, best first, with full precision. Arguments: `table`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     per_metric = [f"{m}_{what}" for m in metrics for what in ("mean", "bound")]

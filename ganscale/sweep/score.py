@@ -15,19 +15,12 @@ FAILURE = 1e9
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One run of a configuration, so far.
+    """One run of a configuration, so far."""
 
-    Attributes:
-        seed: `run.seed`.
-        images: Images that it was trained on.
-        values: Metrics of its newest evaluation; NaN where samples were not finite.
-        failure: Why it failed; empty if it did not.
-    """
-
-    seed: int
-    images: int
-    values: Mapping[str, float]
-    failure: str = ""
+    seed: int  # `run.seed`
+    images: int  # images that it was trained on
+    values: Mapping[str, float]  # metrics of its newest evaluation; NaN where samples were not finite
+    failure: str = ""  # why it failed; empty if it did not
 
     def as_json(self) -> dict[str, Any]:
         """Plain mappings; None in place of what is not finite."""
@@ -35,34 +28,21 @@ class SeedResult:
 
 
 def seed_from_json(raw: Mapping[str, Any]) -> SeedResult:
-    """The inverse of `SeedResult.as_json`.
-
-    Args:
-        raw: Plain mappings.
-    """
+    """The inverse of `SeedResult.as_json`."""
     values = {name: math.nan if value is None else float(value) for name, value in raw["values"].items()}
     return SeedResult(raw["seed"], raw["images"], values, raw["failure"])
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A configuration by all of its seeds.
+    """A configuration by all of its seeds."""
 
-    Attributes:
-        score: What schedulers and searchers compare; higher is better, always finite.
-        means: Mean of each metric over the seeds that did not fail; NaN if all failed.
-        bounds: Pessimistic end of each metric's interval; NaN if fewer than two seeds did not fail.
-        failures: Number of failed seeds.
-        successes: Number of seeds that reached the threshold; None without one.
-        rate_interval: Wilson's interval of the success rate; None without a threshold.
-    """
-
-    score: float
-    means: dict[str, float]
-    bounds: dict[str, float]
-    failures: int
-    successes: int | None
-    rate_interval: tuple[float, float] | None
+    score: float  # what schedulers and searchers compare; higher is better, always finite
+    means: dict[str, float]  # mean of each metric over the seeds that did not fail; NaN if all failed
+    bounds: dict[str, float]  # pessimistic end of each metric's interval; NaN if fewer than two seeds did not fail
+    failures: int  # number of failed seeds
+    successes: int | None  # number of seeds that reached the threshold; None without one
+    rate_interval: tuple[float, float] | None  # wilson's interval of the success rate; None without a threshold
 
     def as_json(self) -> dict[str, Any]:
         """Plain mappings; None in place of what is not finite."""
@@ -74,11 +54,7 @@ class Standing:
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value if it is finite, else None.
-
-    Args:
-        value: Any float.
-    """
+    """The value if it is finite, else None."""
     return value if math.isfinite(value) else None
 
 

@@ -21,22 +21,15 @@ _ARCHITECTURES = ("model.generator.name", "model.discriminator.name")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a space.
+    """One setting of a space."""
 
-    Attributes:
-        name: Key in the sweep's file.
-        kind: choice, grid, uniform, loguniform or randint.
-        options: Values of a choice or grid; labels of bundles.
-        bounds: Lower and upper bound of the other kinds.
-        bundles: Label to the settings it stands for; empty where the options are values of the setting itself.
-        when: Names of other parameters to the values under which this one applies.
-    """
-
-    name: str
-    kind: str
-    options: tuple[Any, ...] = ()
-    bounds: tuple[float, float] = (0.0, 0.0)
+    name: str  # key in the sweep's file
+    kind: str  # choice, grid, uniform, loguniform or randint
+    options: tuple[Any, ...] = ()  # values of a choice or grid; labels of bundles
+    bounds: tuple[float, float] = (0.0, 0.0)  # lower and upper bound of the other kinds
+    # label to the settings it stands for; empty where the options are values of the setting itself
     bundles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # names of other parameters to the values under which this one applies
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
@@ -50,11 +43,7 @@ class Parameter:
         return self.kind in ("uniform", "loguniform", "randint")
 
     def applies(self, drawn: Drawn) -> bool:
-        """Whether its condition holds.
-
-        Args:
-            drawn: Values of the parameters before it.
-        """
+        """Whether its condition holds."""
         return all(name in drawn and drawn[name] in allowed for name, allowed in self.when.items())
 
     def at(self, quantile: float) -> Any:
@@ -121,9 +110,6 @@ class Space:
 
     def raw(self, drawn: Drawn) -> dict[str, Any]:
         """The base run with drawn values, as plain mappings.
-
-        Args:
-            drawn: Values of the applicable parameters.
 
         Raises:
             ConfigError: A key does not fit its section.

@@ -23,34 +23,21 @@ SCORE, IMAGES = "score", "images"
 
 
 class Job(NamedTuple):
-    """What all trials of a sweep share, as plain data, since it travels to other processes.
+    """What all trials of a sweep share, as plain data, since it travels to other processes."""
 
-    Attributes:
-        sweep: `Sweep` as plain mappings.
-        base: The base run as plain mappings.
-        folder: Folder of the trials.
-        metrics: Metrics that are optimized.
-        seeds: `run.seed` of each run.
-        one_seed_each: Whether trial i runs seeds[i] only, instead of all seeds.
-        use_gpu: Whether trials compute on GPUs.
-        from_end: Whether a resumed trial reports its last row first (population-based training) instead of all rows,
-            which restore the scheduler's state.
-        keep: Number of checkpoints that a finished run keeps.
-        storage: Folder for Ray's own files.
-        extension: The user's own networks and losses.
-    """
-
-    sweep: dict[str, Any]
-    base: dict[str, Any]
-    folder: str
-    metrics: tuple[str, ...]
-    seeds: tuple[int, ...]
-    one_seed_each: bool
-    use_gpu: bool
+    sweep: dict[str, Any]  # `Sweep` as plain mappings
+    base: dict[str, Any]  # the base run as plain mappings
+    folder: str  # folder of the trials
+    metrics: tuple[str, ...]  # metrics that are optimized
+    seeds: tuple[int, ...]  # `run.seed` of each run
+    one_seed_each: bool  # whether trial i runs seeds[i] only, instead of all seeds
+    use_gpu: bool  # whether trials compute on GPUs
+    # whether a resumed trial reports its last row first (population-based training) instead of all rows, which
+    # restore the scheduler's state
     from_end: bool
-    keep: int
-    storage: str
-    extension: dict[str, Any]
+    keep: int  # number of checkpoints that a finished run keeps
+    storage: str  # folder for Ray's own files
+    extension: dict[str, Any]  # the user's own networks and losses
 
 
 class TrialActor(Trainable):

@@ -21,7 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
-from ganscale.launch.placement import NodeResources, describe
+from ganscale.launch.placement import NodeResources, count_gpus, describe
 from ganscale.storage.run_dir import RunDir, WriterLock, locate
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
@@ -56,9 +56,6 @@ class SearchError(RuntimeError):
 
 def sweep_folder(plan: SweepPlan) -> SweepFolder:
     """The folder of a sweep.
-
-    Args:
-        plan: The sweep.
 
     Raises:
         ConfigError: The location is invalid.
@@ -132,14 +129,6 @@ def _requested_concurrency(settings: SweepSettings) -> int:
     return 1 if settings.max_concurrent == "auto" else settings.max_concurrent
 
 
-def _use_gpu(config: Config, machines: Sequence[NodeResources]) -> bool:
-    gpus = sum(node.gpus for node in machines)
-    if config.train.device == "cuda" and not gpus:
-        remedy = "use train.device=auto or cpu"
-        raise ConfigError("the cluster has no GPU", key="train.device", value="cuda", remedy=remedy)
-    return config.train.device != "cpu" and gpus > 0
-
-
 def concurrent_trials(
     sweep: SweepSettings, nodes: Sequence[NodeResources], *, use_gpu: bool, autoscales: bool = False
 ) -> int:
@@ -179,7 +168,7 @@ class _Search:
         self, plan: SweepPlan, folder: SweepFolder, machines: list[NodeResources], *, autoscales: bool
     ) -> None:
         self._plan, self._folder, self._settings = plan, folder, plan.sweep.sweep
-        self._use_gpu = _use_gpu(plan.config, machines)
+        self._use_gpu = count_gpus(plan.config, machines) > 0 and plan.config.train.device != "cpu"
         self._concurrency = concurrent_trials(self._settings, machines, use_gpu=self._use_gpu, autoscales=autoscales)
         hours = self._settings.budget_hours
         self._until = time.monotonic() + hours * 3600 if hours else math.inf
@@ -223,11 +212,7 @@ class _Search:
         return ReplayableSearcher(numbers, optuna.ask, trials, until=self._until, on_complete=add)
 
     def confirm(self, best: Entry) -> None:
-        """Run the winner on fresh seeds, each as a trial.
-
-        Args:
-            best: The winner.
-        """
+        """Run the winner on fresh seeds, each as a trial."""
         trials, seeds = self._folder.confirm / f"{best.index:04d}", self._plan.fresh_seeds
         numbers = _open(trials, len(seeds))
         if numbers:

@@ -6,7 +6,7 @@ from ganscale.config import Config
 from ganscale.storage.run_dir import RunDir
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.report import confirmed, winner
-from ganscale.sweep.results import SweepFolder, cells, header, ranked, read_entries, short_names, title
+from ganscale.sweep.results import SweepFolder, ranked, read_entries, table, title
 from ganscale.sweep.score import Standing, standing
 from ganscale.tracking.wandb import WandbTracker
 
@@ -49,10 +49,10 @@ def publish(plan: SweepPlan, folder: SweepFolder) -> None:
         fresh = confirmed(folder, best)
         numbers = _numbers(standing(fresh, plan.metrics, plan.sweep.sweep)) if fresh else {}
         facts |= {f"confirmed/{name}": value for name, value in numbers.items()}
-    rows = [cells(entry, plan.metrics, plan.names, len(plan.seeds)) for entry in entries]
+    titles, *rows = table(entries, plan.metrics, plan.names, seeds=len(plan.seeds))
     pictures = {path.stem: path for path in sorted(folder.plots.glob("*.png"))}
     tracker = WandbTracker(_named(plan, plan.config, plan.sweep.sweep.name), RunDir(folder.path), _logger.info)
-    tracker.summary(facts, header(plan.metrics, short_names(plan.names)), rows, pictures)
+    tracker.summary(facts, titles, rows, pictures)
     tracker.close(completed=all(entry.status for entry in entries))
 
 
