@@ -95,19 +95,13 @@ def _too_small(config: Config, nodes: Sequence[NodeResources], room: int, use_gp
     cpus = config.cluster.cpus_per_worker
     per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
     if room:
-        return ConfigError(
-            f"the cluster can hold {room} workers of {per_worker} (it has {describe(nodes)})",
-            key="cluster.num_workers",
-            value=config.cluster.num_workers,
-            remedy=f"use cluster.num_workers <= {room}, a smaller cluster.cpus_per_worker, or a larger cluster",
-        )
+        message = f"the cluster can hold {room} workers of {per_worker} (it has {describe(nodes)})"
+        remedy = f"use cluster.num_workers <= {room}, a smaller cluster.cpus_per_worker, or a larger cluster"
+        return ConfigError(message, key="cluster.num_workers", value=config.cluster.num_workers, remedy=remedy)
     largest = int(max((n.cpus for n in nodes if n.gpus or not use_gpu), default=0))
-    return ConfigError(
-        f"no node of the cluster can hold a worker of {per_worker} (it has {describe(nodes)})",
-        key="cluster.cpus_per_worker",
-        value=cpus,
-        remedy=f"use cluster.cpus_per_worker <= {largest}" if largest else "add nodes to the cluster",
-    )
+    message = f"no node of the cluster can hold a worker of {per_worker} (it has {describe(nodes)})"
+    remedy = f"use cluster.cpus_per_worker <= {largest}" if largest else "add nodes to the cluster"
+    return ConfigError(message, key="cluster.cpus_per_worker", value=cpus, remedy=remedy)
 
 
 def _room(node: NodeResources, cpus: int, use_gpu: bool) -> int:

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def train_on_ray(config: Config, folder: RunDir) -> Outcome:
     stop_file = StopFile(folder.stop)
     stop_file.clear()
     stop = on_sigterm(lambda: stop_file.write(StopReason.STOP))
-    with connected(config) as joined, _FollowedLog(folder.log), stop:
+    with connected(config) as joined, _followed(folder.log), stop:
         try:
             return _Supervisor(config, folder, stop_file, autoscales=joined).run()
         except KeyboardInterrupt:
@@ -203,24 +204,22 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
         return error
 
 
-class _FollowedLog:
-    """Shows the run's log while the block runs."""
+@contextmanager
+def _followed(path: Path) -> Iterator[None]:
+    """Show the run's log while the block runs."""
+    follower, ended = LogFollower(path), threading.Event()
 
-    def __init__(self, path: Path) -> None:
-        self._follower = LogFollower(path)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.3):
+    def follow() -> None:
+        while not ended.wait(0.3):
             with suppress(OSError):
-                self._follower.show()
+                follower.show()
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
         with suppress(OSError):
-            self._follower.show()
+            follower.show()

@@ -114,9 +114,7 @@ def differences(
 
     Args:
         entries: Configurations; those without a row are left out.
-        parameter: The grid.
-        metrics: Metrics that are optimized, the first decides.
-        settings: Section `sweep`.
+        parameter, metrics, settings: As in `success_rates`.
         cells: Number of combinations of all grids, each of which every draw is tried with.
     """
     shares: dict[Any, dict[int, list[float]]] = {}

@@ -89,20 +89,6 @@ def wilson(successes: float, trials: int, confidence: float) -> tuple[float, flo
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def is_success(result: SeedResult, metric: str, threshold: float) -> bool:
-    """Whether a seed reached the threshold and did not fail.
-
-    Args:
-        result: The seed's result.
-        metric: Name of the metric.
-        threshold: Value from which a seed counts as a success.
-    """
-    value = result.values.get(metric, math.nan)
-    if result.failure or not math.isfinite(value):
-        return False
-    return value >= threshold if METRICS[metric].higher_is_better else value <= threshold
-
-
 def has_failed(result: SeedResult, metrics: Sequence[str]) -> bool:
     """Whether a seed failed or one of its metrics is not finite.
 
@@ -121,9 +107,10 @@ def succeeded(result: SeedResult, metrics: Sequence[str], settings: SweepSetting
         metrics: Metrics that are optimized, the first decides.
         settings: Section `sweep`.
     """
-    if settings.threshold is None:
+    if settings.threshold is None or has_failed(result, metrics[:1]):
         return not has_failed(result, metrics)
-    return is_success(result, metrics[0], settings.threshold)
+    value = result.values[metrics[0]]
+    return value >= settings.threshold if METRICS[metrics[0]].higher_is_better else value <= settings.threshold
 
 
 def standing(results: Sequence[SeedResult], metrics: Sequence[str], settings: SweepSettings) -> Standing:
@@ -146,7 +133,7 @@ def standing(results: Sequence[SeedResult], metrics: Sequence[str], settings: Sw
     score = bound - FAILURE * failures
     if settings.threshold is None:
         return Standing(score, means, bounds, failures, None, None)
-    successes = sum(is_success(result, metrics[0], settings.threshold) for result in results)
+    successes = sum(succeeded(result, metrics, settings) for result in results)
     interval = wilson(successes, len(results), settings.confidence)
     if settings.score == "success_rate":
         score = interval[0] + 1e-6 * bound / (1 + abs(bound))

@@ -154,15 +154,9 @@ class Space:
                 raise ConfigError("no such place in the list", key=shown_key, value=value, remedy=f"of {shown(node)}")
             node[int(last)] = value
             return
-        if key in _ARCHITECTURES and node.get("name", self._default(key)) != value:
+        if key in _ARCHITECTURES and node.get("name", defaults["name"]) != value:
             node.clear()
         node[last] = value
-
-    def _default(self, key: str) -> Any:
-        node: Any = self._defaults
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return node
 
     def _check_targets(self) -> None:
         """Refuse two parameters that set one key, unless their conditions exclude each other."""

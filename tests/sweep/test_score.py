@@ -9,12 +9,12 @@ from scipy import stats
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.score import (
     SeedResult,
-    is_success,
     mean_interval,
     objectives,
     pareto_front,
     seed_from_json,
     standing,
+    succeeded,
     wilson,
 )
 
@@ -70,11 +70,18 @@ def test_success_rate() -> None:
     assert score(seeds(30, 31, 32), RATE) > score(seeds(40, 41, 42), RATE)  # equal rates: the bound decides
 
 
-def test_success_follows_the_metrics_direction() -> None:
-    assert is_success(SeedResult(0, 1, {"modes": 8.0}), "modes", 8.0)
-    assert not is_success(SeedResult(0, 1, {"modes": 7.0}), "modes", 8.0)
-    assert not is_success(SeedResult(0, 1, {"modes": 8.0}, "diverged"), "modes", 8.0)
-    assert is_success(SeedResult(0, 1, {"frechet": 3.0}), "frechet", 4.0)
+@pytest.mark.parametrize(
+    ("metric", "value", "failure", "success"),
+    [
+        ("modes", 8.0, "", True),
+        ("modes", 7.0, "", False),
+        ("modes", 8.0, "diverged", False),
+        ("frechet", 3.0, "", True),
+    ],
+)
+def test_success_follows_the_metrics_direction(metric: str, value: float, failure: str, success: bool) -> None:
+    settings = SweepSettings(threshold=8.0)
+    assert succeeded(SeedResult(0, 1, {metric: value}, failure), (metric,), settings) is success
 
 
 def test_pareto_front() -> None:
