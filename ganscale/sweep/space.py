@@ -154,7 +154,8 @@ class Space:
                 raise ConfigError("no such place in the list", key=shown_key, value=value, remedy=f"of {shown(node)}")
             node[int(last)] = value
             return
-        if key in _ARCHITECTURES and node.get("name", defaults["name"]) != value:
+        default = defaults.get(last) if isinstance(defaults, Mapping) else None
+        if key in _ARCHITECTURES and node.get(last, default) != value:
             node.clear()
         node[last] = value
 
