@@ -25,7 +25,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Addresses that Ray was asked to join, which it does not really do."""
+    """Addresses that `ray.init` was called with; it does nothing."""
     addresses: list[str] = []
     monkeypatch.setattr(cluster.ray, "init", lambda address, **_: addresses.append(address))
     monkeypatch.setattr(cluster, "running_cluster", lambda: None)
@@ -34,7 +34,6 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def connect(joined: list[str]) -> Callable[[Config], bool]:
-    assert joined == []
     return cluster._connect
 
 
