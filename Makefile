@@ -73,7 +73,7 @@ image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah with
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
-k8s-validate: setup ## render all of k8s/ and check it against schemas, KubeRay's rules and our policies
+k8s-validate: setup ## render all of k8s/ and check it against schemas and our policies
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)

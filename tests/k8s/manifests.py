@@ -17,6 +17,7 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale")
 PARTS = ("setup", "train", "sweep", "cluster")
 JOBS = ("train", "sweep")
+UNITS = {"m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 RENDERINGS = [*(f"overlays/{overlay}/{part}" for overlay in OVERLAYS for part in PARTS), "monitoring"]
 
 Manifest = dict[str, Any]
@@ -126,3 +127,9 @@ def matches(selector: Manifest, labels: dict[str, str]) -> bool:
 def with_operator_labels(pod: Pod) -> dict[str, str]:
     """A pod's labels once KubeRay has made it."""
     return {"app.kubernetes.io/created-by": "kuberay-operator", "ray.io/is-ray-node": "yes"} | pod.labels
+
+
+def amount(quantity: str | int) -> float:
+    """A Kubernetes quantity as a number: `250m` is 0.25, `2Gi` is 2**31."""
+    number = str(quantity).rstrip("".join(UNITS))
+    return float(number) * UNITS.get(str(quantity).removeprefix(number), 1.0)
