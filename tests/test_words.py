@@ -33,7 +33,7 @@ IDENTIFIERS = {
     **dict.fromkeys(("life", "lives"), "attempt"),
     **dict.fromkeys(("Beat", "beat", "beats", "alive"), "heartbeat"),
     **dict.fromkeys(("told", "say", "says", "speaks"), "logged, warned, is_rank_zero"),
-    **dict.fromkeys(("Notice", "notice", "ask"), "StopSignal, stop_signal"),
+    **dict.fromkeys(("Notice", "notice"), "StopSignal, stop_signal"),
     **dict.fromkeys(("Outlets", "Painter"), "TrackerGroup, SampleRenderer"),
     **dict.fromkeys(("Lookout", "Watch", "Board", "Notes"), "ClusterMonitor, HealthMonitor, ProgressCallback"),
     **dict.fromkeys(("Growth", "Demand", "when_placed"), "ScaleUpPolicy, PlacementRequest, wait_for_placement"),
@@ -45,7 +45,6 @@ IDENTIFIERS = {
     **dict.fromkeys(("odd_ones", "fingerprint"), "minority_ranks, state_hash"),
     **dict.fromkeys(("judge", "Plan"), "a name of its own"),
     "again": "previous_failure",
-    "left": "stop_reason",
 }
 """Names of classes, functions, parameters, attributes and variables, with what stands in their place."""
 
@@ -66,7 +65,7 @@ def identifiers(path: Path) -> set[str]:
 
 
 def test_the_patterns_find_what_they_should() -> None:
-    assert PATTERN.findall("The next life goes\n    # on from there; half-life, lifetime.") == [
+    assert PATTERN.findall("A new life goes\n    # on; half-life, lifetime") == ["life", "goes\n    # on"]
         "life",
         "goes\n    # on",
     ]
