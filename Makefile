@@ -14,6 +14,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
 MAKEFLAGS += --no-print-directory
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow coverage lint format lock bench docs wheel image k8s-validate clean
 
