@@ -318,7 +318,7 @@ def drift(run: ActiveRun) -> None:
     run.until(lambda: len(read_events(run.folder)) > before)
     event = read_events(run.folder)[before]
     found = re.search(r"to ([\d,]+) images", event["text"])
-    if event["kind"] != "replica-drift, roll back":
+    if not event["kind"].startswith("replica-drift, roll"):
         raise LostError(f"{event['kind']}: {event['text']}")
     run.injections.append(Injection(moment, event["images"], resumes, int(found[1].replace(",", "")) if found else 0))
 
