@@ -1,4 +1,4 @@
-"""Runs of the benchmark: faults are in them, records come back, no setting of the product is there for tests only."""
+"""Runs of the health benchmark: injected faults, recorded files, rescue counts."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ PAIRS = [(fault, setup) for fault in FAULTS.values() for setup in SETUPS.values(
 
 @pytest.mark.parametrize(("fault", "setup"), PAIRS, ids=[f"{fault.name}-{setup.name}" for fault, setup in PAIRS])
 def test_every_fault_is_a_valid_config_where_it_fits(fault: Fault, setup: Setup) -> None:
-    sound = load(overrides=overrides(setup, 3))
-    spoilt = load(overrides=(*overrides(setup, 3), *fault.settings(setup)))
-    assert sound.run.seed == 3
-    assert sound.train.images // sound.log.every == ROWS
-    assert (spoilt != sound) == bool(fault.settings(setup))
+    healthy = load(overrides=overrides(setup, 3))
+    faulty = load(overrides=(*overrides(setup, 3), *fault.settings(setup)))
+    assert healthy.run.seed == 3
+    assert healthy.train.images // healthy.log.every == ROWS
+    assert (faulty != healthy) == bool(fault.settings(setup))
 
 
 def objects(fault: str):
