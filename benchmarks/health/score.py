@@ -2,8 +2,8 @@
 
 The ground truth does not depend on the verdicts. A run with a fault is unhealthy if its last evaluation is worse than
 those of the healthy runs of the same setup: not finite, fewer modes than their minimum, or more than `WORSE` times
-their largest Frechet distance. Otherwise the fault had no effect and the run is not counted. A run without a fault is healthy
-if its last Frechet distance is less than half that of the untrained generator; otherwise it is not counted.
+their largest Frechet distance. Otherwise the fault had no effect and the run is not counted. A run without a fault is
+healthy if its last Frechet distance is less than half that of the untrained generator; otherwise it is not counted.
 """
 
 import math
