@@ -10,12 +10,12 @@ from tests.runs import MLP
 
 
 def small(*overrides: str) -> Config:
-    return load(None, ["train.batch_size=4", "train.device=cpu", *MLP, *overrides])
+    return load(None, ["train.batch_size=64", "train.device=cpu", *MLP, *overrides])
 
 
 def test_operations_do_not_grow_with_the_world() -> None:
     costs = [cost(small("augment.noise=0.1"), world_size, repetitions=1) for world_size in WORLDS]
-    assert [each.rows for each in costs] == [4] * len(WORLDS)
+    assert [each.rows for each in costs] == [64] * len(WORLDS)
     assert len({(each.operators, each.numbers) for each in costs}) == 1
     assert len({each.log_operators for each in costs[1:]}) == 1
     assert costs[1].log_operators == costs[0].log_operators + 1, "the one all-reduce"
@@ -32,7 +32,7 @@ def test_the_order_is_counted(monkeypatch) -> None:
     with_order = cost(small(), 1024, repetitions=1)
     monkeypatch.setattr(Order, "_rows", lambda order, positions: positions % order.size)
     without = cost(small(), 1024, repetitions=1)
-    assert with_order.numbers - without.numbers > 4 * 6 * 10, "ten operators in each of six rounds for four rows"
+    assert with_order.numbers - without.numbers > 64 * 6 * 10, "ten operators in each of six rounds for 64 rows"
 
 
 def test_points_have_no_order() -> None:
@@ -43,6 +43,6 @@ def test_points_have_no_order() -> None:
 
 def test_command(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
-    assert main(["growth", "--repetitions", "1", "--json", str(file), *MLP, "train.batch_size=4"]) == 0
+    assert main(["growth", "--repetitions", "1", "--json", str(file), *MLP, "train.batch_size=64"]) == 0
     assert "| 1,024 |" in capsys.readouterr().out
     assert [row["world_size"] for row in json.loads(file.read_text())["growth"]["mlp"]] == list(WORLDS)
