@@ -16,7 +16,6 @@ from benchmarks.speed.baselines import BASELINES, Minimal, Textbook, check
 from benchmarks.speed.command import PRESETS
 from benchmarks.speed.measure import Contender, Ganscale, Spread, summarize
 from benchmarks.speed.parts import Pictures, networks
-from benchmarks.speed.throughput import table
 from benchmarks.speed.tracking import Stopwatch, cost_of, cost_table
 from benchmarks.speed.with_lightning import Lightning
 from ganscale.config import Config, ConfigError, load
@@ -107,14 +106,6 @@ def test_minimal_computes_our_update(monkeypatch: pytest.MonkeyPatch, overrides:
         (minimal.discriminator, experiment.state.discriminator),
     ):
         torch.testing.assert_close(parameters(theirs), parameters(ours), rtol=1e-9, atol=1e-12)
-
-
-def test_only_minimal_uses_fused_adam() -> None:
-    experiment = build(small(MLP))
-    assert {name: make(experiment, False).optimizer_g.defaults["fused"] for name, make in BASELINES.items()} == {
-        "minimal": True,
-        "textbook": None,
-    }
 
 
 def test_textbook_reports_the_losses() -> None:
@@ -208,12 +199,6 @@ def test_a_config_of_ones_own_without_baselines(tmp_path, capsys) -> None:
 def test_mistakes_are_named(arguments: list[str], named: str, capsys) -> None:
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
-
-
-def test_table_is_markdown() -> None:
-    lines = table(summarize({"ganscale": [0.1], "minimal": [0.2]}, {"ganscale": 4, "minimal": 4})).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert "2.000 [2.000..2.000]" in lines[3]
 
 
 def test_time_outside_of_training_is_tracking(monkeypatch: pytest.MonkeyPatch) -> None:

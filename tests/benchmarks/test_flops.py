@@ -35,20 +35,14 @@ def test_an_iteration_needs_the_minimum(network, loss: str) -> None:
     assert work.reductions == 2
 
 
+DENSE = [(R2,), (R1, "penalty.r1_every=2"), ("penalty.drift=1",), (GP, "model.discriminator.activation=relu")]
+DENSE += [("optim.d_steps=2",), ("train.reuse_fakes=false",), ("train.accumulation=2", R1), ("model.packing=2", R2)]
+CONVOLUTIONAL = [(R1, R2), (GP,), (GP, "model.discriminator.activation=tanh"), (GP, R1, "optim.d_steps=2")]
+CONVOLUTIONAL += [("train.accumulation=2", R1), ("model.discriminator.minibatch_stddev=true",), ("penalty.dragan=1",)]
+
+
 @pytest.mark.parametrize(
-    ("network", "settings"),
-    [
-        *[
-            (WIDE, (R2,)),
-            (WIDE, (R1, "penalty.r1_every=2")),
-            (WIDE, ("optim.d_steps=2",)),
-            (WIDE, ("penalty.drift=1",)),
-        ],
-        *[(WIDE, ("train.reuse_fakes=false",)), (WIDE, ("train.accumulation=2", R1)), (WIDE, ("model.packing=2", R2))],
-        *[(WIDE, (GP, "model.discriminator.activation=relu")), (WIDE, ("penalty.dragan=1",)), (DCGAN, (R1, R2))],
-        *[(DCGAN, (GP,)), (DCGAN, (GP, "model.discriminator.activation=tanh")), (DCGAN, (GP, R1, "optim.d_steps=2"))],
-        *[(DCGAN, ("train.accumulation=2", R1)), (DCGAN, ("model.discriminator.minibatch_stddev=true",))],
-    ],
+    ("network", "settings"), [*((WIDE, each) for each in DENSE), *((DCGAN, each) for each in CONVOLUTIONAL)]
 )
 def test_every_variant_needs_the_minimum(network, settings) -> None:
     work = count(small(*network, *settings), iterations=2)

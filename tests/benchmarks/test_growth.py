@@ -35,12 +35,6 @@ def test_the_order_is_counted(monkeypatch) -> None:
     assert with_order.numbers - without.numbers > 64 * 6 * 10, "ten operators in each of six rounds for 64 rows"
 
 
-def test_points_have_no_order() -> None:
-    costs = [cost(small("data.name=ring", "model.latent_dim=2"), size, repetitions=1) for size in (1, 1024)]
-    assert costs[0].operators == costs[1].operators
-    assert costs[0].numbers == costs[1].numbers
-
-
 def test_command(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
     assert main(["growth", "--repetitions", "1", "--json", str(file), *MLP, "train.batch_size=64"]) == 0

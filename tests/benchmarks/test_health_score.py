@@ -6,17 +6,8 @@ import pytest
 
 from benchmarks.health.plan import HALVES, half_of
 from benchmarks.health.record import Record, read
-from benchmarks.health.score import (
-    LEAST_PRECISION,
-    LEAST_RECALL,
-    WORSE,
-    ScoredRun,
-    rates,
-    report,
-    score_all,
-    truth,
-    verdicts,
-)
+from benchmarks.health.score import LEAST_PRECISION, LEAST_RECALL, WORSE, ScoredRun, rates, report, score_all, truth
+from benchmarks.health.score import verdicts as verdicts_of
 from ganscale.health import detectors as health
 
 RUNS = Path(__file__).parent.parent / "data" / "healthbench.json.gz"
@@ -87,16 +78,16 @@ def test_truth_depends_on_the_last_evaluation(run: Record, expected: str) -> Non
 
 def test_truth_does_not_depend_on_verdicts() -> None:
     healthy = record(loss_d=float("nan"))
-    assert verdicts(healthy) == ("non-finite",)
+    assert verdicts_of(healthy) == ("non-finite",)
     assert truth(healthy, HEALTHY) == "healthy"
 
 
 def test_verdicts_are_those_of_every_tick() -> None:
     run = record(rows=3, diversity_fake=0.0)
     good = run.rows[0] | {"diversity_fake": 1.0}
-    assert verdicts(run) == ("mode-collapse",)
-    assert verdicts(Record("s", "", 0, "hinge", (*run.rows, good), run.evaluations, 1.0)) == ("mode-collapse",)
-    assert verdicts(Record("s", "", 0, "hinge", (*run.rows[:2], good), run.evaluations, 1.0)) == ()
+    assert verdicts_of(run) == ("mode-collapse",)
+    assert verdicts_of(Record("s", "", 0, "hinge", (*run.rows, good), run.evaluations, 1.0)) == ("mode-collapse",)
+    assert verdicts_of(Record("s", "", 0, "hinge", (*run.rows[:2], good), run.evaluations, 1.0)) == ()
 
 
 def test_rates_ignore_runs_of_unclear_truth() -> None:

@@ -83,17 +83,6 @@ def test_the_generators_backward_is_its_own() -> None:
     assert names == ["generator"]
 
 
-def test_a_replaced_method_comes_back() -> None:
-    class Thing:
-        def method(self) -> int:
-            return 1
-
-    thing = Thing()
-    with replaced(thing, "method", lambda: 2):
-        assert thing.method() == 2
-    assert thing.method() == 1
-
-
 def test_shares_are_of_the_whole() -> None:
     found = phases(tiny(*MLP, "penalty.gp=1", "train.device=cpu"), iterations=2, rounds=1, device=CPU)
     assert set(found.shares) == set(PHASES)

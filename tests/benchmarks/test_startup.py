@@ -9,7 +9,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.command import BenchError
 from benchmarks.speed.launching import run_command
 from benchmarks.speed.marks import MARKS, mark, read_marks
-from benchmarks.speed.startup import WAYS, divide, start, table
+from benchmarks.speed.startup import divide, start, table
 from ganscale.config import load
 from tests.runs import MLP
 
@@ -58,12 +58,6 @@ def test_so_do_starts_of_two_workers(way: str) -> None:
 def test_command_without_a_training_step(capsys) -> None:
     assert main(["startup", "--presets", "mlp", "--ways", "help", "--rounds", "1"]) == 0
     assert "| help " in capsys.readouterr().out
-
-
-def test_unknown_ways_are_named(capsys) -> None:
-    assert main(["startup", "--ways", "teleport"]) == 2
-    assert "teleport" in capsys.readouterr().err
-    assert "teleport" not in WAYS
 
 
 def test_a_command_that_fails_or_hangs_is_an_error() -> None:
