@@ -5,14 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 BUILDER ?= docker
+WORKERS ?= 2
+# Processes that run tests. Those that start Ray stay in one and run first: they take longest.
+QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu"
 IMAGES := cpu gpu
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
 MAKEFLAGS += --no-print-directory
+unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock bench docs image k8s-validate clean
+.PHONY: help setup demo test test-slow coverage lint format lock bench docs wheel image k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -33,11 +37,14 @@ $(STAMP): | $(UV)
 demo: setup ## train a small GAN on the bundled MNIST
 	@$(BIN)/python -m ganscale.train
 
-test: setup ## run the quick tests
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+test: setup ## run the quick tests in two processes; WORKERS=8 for more
+	@$(QUICK)
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -m slow
+
+coverage: setup ## run the quick tests and show which lines they leave out; at least 90 % must be covered
+	@$(QUICK) --cov --cov-report=term-missing:skip-covered
 
 lint: setup ## check style, format and types
 	@$(BIN)/ruff check
@@ -58,15 +65,18 @@ bench: setup ## measure training throughput
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
 
+wheel: setup ## build dist/*.whl
+	@rm -rf build && $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist .
+
 image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah without docker, BASE=... from another base
 	@for image in $(IMAGES); do \
 		$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) --file cluster/Dockerfile --target $$image \
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
-k8s-validate: setup ## render all of k8s/ and check it against schemas, KubeRay's rules and our policies
+k8s-validate: setup ## render all of k8s/ and check it against schemas and our policies
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist *.egg-info .coverage* .pytest_cache .ruff_cache
 	@find ganscale tests -name __pycache__ -type d -prune -exec rm -rf {} +

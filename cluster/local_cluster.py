@@ -1,8 +1,8 @@
-"""A Ray cluster of several nodes on one computer, to try and to break: `python cluster/local_cluster.py up --nodes 3`.
+"""A Ray cluster of several nodes on one computer, for fault tests: `python cluster/local_cluster.py up --nodes 3`.
 
-As root on Linux each node is a machine of its own, made of namespaces: its own address, host name, processes, /tmp/ray
-and /dev/shm; `kill` is a power cut, `cut` pulls the network's plug, `slow` makes the link slow. Elsewhere nodes are
-plain processes that share this computer's address, and can only be killed.
+As root on Linux each node is a set of namespaces with its own address, host name, processes, /tmp/ray and /dev/shm;
+`kill` ends it like a power cut, `cut` disconnects it, `slow` slows its link down. Elsewhere nodes are plain processes
+that share this computer's address and can only be killed.
 
 In Python: `with LocalCluster("tests", nodes=3) as cluster: cluster.run("head", ["python", "-m", "ganscale.train"])`.
 """
@@ -25,22 +25,22 @@ def _show(cluster: LocalCluster) -> None:
         print(f"there is no cluster {cluster.name}")
         return
     state = cluster.state
-    print(f"cluster {cluster.name} ({state.mode}): Ray counts {len(cluster.alive())} living nodes")
+    print(f"cluster {cluster.name} ({state.mode}): Ray counts {len(cluster.alive())} nodes as alive")
     print(f"  address {state.gcs}, dashboard {state.dashboard}, token {cluster.folder / 'token'}")
     for node in state.nodes.values():
-        life = "killed" if node.killed else f"{len(cluster.pids(node.name))} processes"
-        print(f"  {node.name:6} {node.address:15} {life:14} link {node.link}")
+        status = "killed" if node.killed else f"{len(cluster.pids(node.name))} processes"
+        print(f"  {node.name:6} {node.address:15} {status:14} link {node.link}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Several Ray nodes on one computer.")
+    parser = argparse.ArgumentParser(description="Run several Ray nodes on one computer.")
     parser.add_argument("--name", default="default", help="which cluster (default: default)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"where clusters keep their state ({FOLDER})")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"folder of the clusters' state ({FOLDER})")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start it")
     up.add_argument("--nodes", type=int, default=3, help="number of nodes, the head included (default: 3)")
     up.add_argument("--mode", choices=("auto", "namespaces", "plain"), default="auto", help="see above")
-    commands.add_parser("down", help="end and forget it")
+    commands.add_parser("down", help="end the cluster and delete its state")
     commands.add_parser("status", help="show its nodes")
     add = commands.add_parser("add", help="start another node")
     for part in (up, add):
@@ -50,9 +50,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     execute = commands.add_parser("exec", help="run a command on a node: exec w1 -- nproc")
     helps = {
         "kill": "end a node as a power cut does",
-        "cut": "cut a node's link",
-        "restore": "mend a node's link",
-        "slow": "slow a node's link",
+        "cut": "disconnect a node",
+        "restore": "reconnect a node, at full speed",
+        "slow": "slow a node's link down",
     }
     parts = {name: commands.add_parser(name, help=text) for name, text in helps.items()}
     for part in (execute, *parts.values()):
@@ -64,7 +64,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2 for what cannot be done, of `exec` the command's own."""
+    """Run the command line; exit code 2 on a ClusterError, of `exec` the command's own."""
     options = _parse(arguments)
     given = {key: value for key, value in vars(options).items() if key in ("folder", "nodes", "cpus", "shm_mb", "mode")}
     try:

@@ -1,4 +1,4 @@
-"""Machines made of Linux namespaces on one bridge: each has its own address, host name, processes, /tmp/ray, /dev/shm.
+"""Machines of Linux namespaces on one bridge: each has its own address, host name, processes, /tmp/ray and /dev/shm.
 
 A machine is one process (`unshare`): when it ends, the kernel ends all that runs in its namespaces.
 """
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 NETWORK = "10.77"
-"""The first two bytes of every address; a network takes the third, a machine the fourth."""
+"""First two bytes of every address; the third belongs to the network, the fourth to the machine."""
 
 _INIT = """
 set -e
@@ -25,20 +25,20 @@ mount --bind "$4" /etc/hosts
 : > "$2/ready"
 while :; do sleep 86400 & wait $!; done
 """
-"""Process 1 of a machine: it mounts what is the machine's own, then takes in orphans."""
+"""Process 1 of a machine: mounts the machine's own folders, then adopts orphans."""
 
 _NAMESPACES = ("--net", "--mount", "--uts", "--ipc")
 
 
 class ClusterError(RuntimeError):
-    """What cannot be done, with a remedy."""
+    """An operation on a cluster that is not possible, with a remedy."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem + (f"\n  remedy: {remedy}" if remedy else ""))
 
 
 def obstacle() -> ClusterError | None:
-    """Why this process cannot make machines; None where it can."""
+    """Why this process cannot create machines; None where it can."""
     if os.geteuid() != 0:
         return ClusterError("namespaces need root", "run it with sudo, or use --mode plain")
     for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
@@ -62,8 +62,12 @@ def obstacle() -> ClusterError | None:
 def run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a system tool.
 
+    Args:
+        command: program and arguments, converted to text.
+        check: whether a failure raises.
+
     Raises:
-        ClusterError: it failed, and `check` is set.
+        ClusterError: the tool failed and `check` is set.
     """
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=30)
     if check and done.returncode:
@@ -72,7 +76,11 @@ def run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str
 
 
 class Bridge:
-    """The network that machines are plugged into; `index` is the third byte of its addresses and part of its name."""
+    """The network of a cluster's machines.
+
+    Args:
+        index: third byte of its addresses, and part of its name.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -80,7 +88,7 @@ class Bridge:
 
     @classmethod
     def create(cls) -> "Bridge":
-        """Take the first free network.
+        """Create a bridge for the first free network.
 
         Raises:
             ClusterError: all are taken, or the kernel refuses.
@@ -100,13 +108,13 @@ class Bridge:
         raise ClusterError(f"all 256 networks of {NETWORK}.0.0/16 are taken", "take some clusters down")
 
     def address(self, position: int) -> str:
-        """The address of machine `position`; 1 is this computer's own."""
+        """Address of the machine at a position; 1 is this computer's own."""
         return f"{NETWORK}.{self.index}.{position}"
 
     def plug_in(self, pid: int, position: int) -> None:
-        """Give a machine its link, as its eth0."""
+        """Connect the machine whose process 1 is `pid`; inside, the link is eth0."""
         link, inside = self.link(position), ("nsenter", "--target", pid, "--net", "ip")
-        self.unplug(position)  # one that a crash left
+        self.unplug(position)  # left by a crash
         run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", pid)
         run("ip", "link", "set", link, "master", self.name, "up")
         run(*inside, "link", "set", "lo", "up")
@@ -115,21 +123,27 @@ class Bridge:
         run(*inside, "route", "add", "default", "via", self.address(1))
 
     def link(self, position: int) -> str:
-        """This computer's end of a machine's link."""
+        """Name of this computer's end of a machine's link."""
         return f"{self.name}n{position}"
 
     def cut(self, position: int) -> None:
-        """Pull a machine's plug."""
+        """Disconnect a machine."""
         run("ip", "link", "set", self.link(position), "down")
 
     def restore(self, pid: int, position: int) -> None:
-        """Plug it in again, at full speed."""
+        """Reconnect a machine, at full speed."""
         run("ip", "link", "set", self.link(position), "up")
         for end in self._ends(pid, position):
             run(*end, "tc", "qdisc", "del", "dev", self._device(end, position), "root", check=False)
 
     def slow(self, pid: int, position: int, *, delay_ms: float = 0.0, rate_mbit: float = 0.0) -> None:
-        """Delay what a machine sends and receives by `delay_ms` each, and limit both to `rate_mbit`; 0: not at all.
+        """Slow a machine's link down, each way.
+
+        Args:
+            pid: process 1 of the machine.
+            position: of the machine.
+            delay_ms: added latency in milliseconds; 0: none.
+            rate_mbit: limit in Mbit/s; 0: none, with a delay only.
 
         Raises:
             ClusterError: tc or, for a delay, the kernel's netem is missing.
@@ -148,15 +162,15 @@ class Bridge:
                 raise ClusterError(f"the link cannot be slowed: {made.stderr.strip()}", remedy)
 
     def unplug(self, position: int) -> None:
-        """Take a machine's link away, if it is there; the kernel would keep it for minutes while unsent bytes wait."""
+        """Delete a machine's link, if there is one; the kernel would keep it for minutes while bytes are unsent."""
         run("ip", "link", "del", self.link(position), check=False)
 
     def remove(self) -> None:
-        """Take the network away, if it is there."""
+        """Delete the network, if there is one."""
         run("ip", "link", "del", self.name, check=False)
 
     def _ends(self, pid: int, position: int) -> tuple[tuple[object, ...], ...]:
-        """Prefixes of commands at both ends of a link."""
+        """Command prefixes for both ends of a link."""
         return ((), ("nsenter", "--target", pid, "--net"))
 
     def _device(self, end: tuple[object, ...], position: int) -> str:
@@ -168,12 +182,12 @@ def boot(name: str, folder: Path, *, shm_mb: int, hosts: Path) -> subprocess.Pop
 
     Args:
         name: its host name.
-        folder: its own; `ray` in it is its /tmp/ray.
+        folder: its own; the folder `ray` in it becomes /tmp/ray.
         shm_mb: size of its /dev/shm in MiB.
-        hosts: what it sees as /etc/hosts.
+        hosts: file that becomes its /etc/hosts.
 
     Raises:
-        ClusterError: it did not come up.
+        ClusterError: the machine did not come up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = [*_NAMESPACES, "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave"]
@@ -187,19 +201,19 @@ def boot(name: str, folder: Path, *, shm_mb: int, hosts: Path) -> subprocess.Pop
         if machine.poll() is not None or time.monotonic() > until:
             power_off(machine.pid)
             problem = (folder / "init.log").read_text(encoding="utf-8", errors="replace").strip()
-            raise ClusterError(f"machine {name} did not come up: {problem or 'no sign of life'}")
+            raise ClusterError(f"machine {name} did not come up: {problem or 'no message'}")
         time.sleep(0.02)
     return machine
 
 
 def inside(pid: int, command: Sequence[str], cwd: str) -> list[str]:
-    """A command that runs another one in a machine, in folder `cwd`."""
+    """The command that runs `command` inside the machine whose process 1 is `pid`, in folder `cwd`."""
     enter = ["nsenter", "--target", str(pid), *_NAMESPACES, f"--pid=/proc/{pid}/ns/pid_for_children", "--"]
     return [*enter, "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", cwd, *command]
 
 
 def processes(pid: int) -> list[int]:
-    """Process ids, as this computer counts them, of all that runs in a machine."""
+    """Process ids, in this computer's namespace, of everything in a machine."""
     found = []
     with suppress(OSError):
         own = os.readlink(f"/proc/{pid}/ns/pid_for_children")
@@ -217,7 +231,7 @@ def _runs(pid: int) -> bool:
 
 
 def power_off(pid: int) -> None:
-    """End a machine and all that runs in it at once; nothing says goodbye."""
+    """End a machine and everything in it at once, without a shutdown."""
     victims = processes(pid)
     for victim in [pid, *victims]:
         with suppress(ProcessLookupError):

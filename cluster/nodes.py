@@ -1,4 +1,4 @@
-"""The Ray nodes of a cluster on one computer: start, add, kill, cut off, slow down, take down."""
+"""The Ray nodes of a cluster on one computer: start, add, kill, disconnect, slow down, end."""
 
 import json
 import os
@@ -21,11 +21,11 @@ from cluster.machines import Bridge, ClusterError, boot, inside, obstacle, power
 from cluster.state import Node, State, born
 
 FOLDER = Path(tempfile.gettempdir()) / f"ganscale-clusters-{os.getuid()}"
-"""Where clusters keep their state, unless told otherwise."""
+"""Default folder of the clusters' state."""
 
 HEAD = "head"
 MARK = "GANSCALE_LOCAL_NODE"
-"""Set in all processes of a plain node, so that they are found."""
+"""Environment variable by which the processes of a plain node are found."""
 
 _PORTS = "--object-manager-port=6378 --node-manager-port=6377 --runtime-env-agent-port=6376 --metrics-export-port=8080"
 _AGENT = "--dashboard-agent-listen-port=8266 --dashboard-agent-grpc-port=6375"
@@ -33,17 +33,17 @@ _WORKERS = "--min-worker-port=10002 --max-worker-port=10999"
 
 
 class LocalCluster:
-    """A cluster by its name; as a context manager it is up while the block runs.
+    """A cluster by its name; as a context manager it is up within the block.
 
     Args:
-        name: tells clusters apart that run side by side.
-        folder: where clusters keep their state, a folder each.
+        name: distinguishes clusters that run side by side.
+        folder: of the clusters' state, a folder each.
         nodes: number of nodes that `up` starts, the head included.
         cpus: CPUs that Ray counts on each node but the head, which runs no workers.
         shm_mb: size of each node's /dev/shm in MiB.
         mode: "namespaces", "plain", or "auto": namespaces where they can be made.
-        environment: variables of all nodes and commands, beside this process's own.
-        ray: whether Ray is started on the nodes; else they are only prepared for what `run` brings.
+        environment: variables of all nodes and commands, in addition to this process's own.
+        ray: whether Ray is started on the nodes.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class LocalCluster:
         self.state = State.load(self.folder)
 
     def up(self) -> None:
-        """Start all nodes and wait until the cluster counts them; when that fails, nothing is left running.
+        """Start all nodes and wait until Ray counts them as alive; a failure leaves nothing running.
 
         Raises:
-            ClusterError: it runs already, namespaces were asked for and cannot be made, or a node does not start.
+            ClusterError: it is up already, namespaces are required and not possible, or a node does not start.
         """
         if self.state is not None:
             raise ClusterError(f"cluster {self.name} is there already", "take it down first, or give another --name")
@@ -93,7 +93,7 @@ class LocalCluster:
             raise
 
     def down(self) -> None:
-        """End everything of the cluster and forget it; also when it is half up or not there at all."""
+        """End the cluster and delete its state, also when it is only partly up."""
         if self.state is not None:
             for node in self.state.nodes.values():
                 self._end(node)
@@ -108,7 +108,13 @@ class LocalCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, name: str = "", *, gpus: int = 0, environment: Mapping[str, str] | None = None) -> str:
-        """Start another node, which Ray shall believe to have `gpus` GPUs, and return its name."""
+        """Start another node and return its name.
+
+        Args:
+            name: of the node; by default the next w.
+            gpus: GPUs that Ray counts on it.
+            environment: further variables of Ray's processes on it.
+        """
         state = self._there()
         name = name or f"w{max(node.position for node in state.nodes.values()) - 9}"
         if name in state.nodes:
@@ -125,7 +131,7 @@ class LocalCluster:
         return name
 
     def _prepare_node(self, name: str) -> None:
-        """Make a node's machine, without Ray on it."""
+        """Create a node's machine, without Ray."""
         state = self._there()
         position = 10 if name == HEAD else max(10, *(node.position for node in state.nodes.values())) + 1
         node = Node(name, position, "127.0.0.1")
@@ -146,7 +152,7 @@ class LocalCluster:
         self._save()
 
     def kill(self, name: str) -> None:
-        """End a node as a power cut does: its processes stop at once, its link says nothing more."""
+        """End a node like a power cut: its processes stop at once, its connections are not closed."""
         node = self._node(name)
         state = self._there()
         if state.mode == "namespaces":
@@ -158,21 +164,27 @@ class LocalCluster:
         self._save()
 
     def cut(self, name: str) -> None:
-        """Cut a node's link: it runs on, alone."""
+        """Disconnect a node; its processes keep running."""
         node, bridge = self._link(name)
         bridge.cut(node.position)
         node.link = "cut"
         self._save()
 
     def restore(self, name: str) -> None:
-        """Mend a node's link."""
+        """Reconnect a node, at full speed."""
         node, bridge = self._link(name)
         bridge.restore(node.pid, node.position)
         node.link = "up"
         self._save()
 
     def slow(self, name: str, *, delay_ms: float = 0.0, rate_mbit: float = 0.0) -> None:
-        """Slow a node's link: each packet by `delay_ms` each way, and each way to `rate_mbit` Mbit/s; 0: not at all."""
+        """Slow a node's link down, each way.
+
+        Args:
+            name: of the node.
+            delay_ms: added latency in milliseconds; 0: none.
+            rate_mbit: limit in Mbit/s; 0: none.
+        """
         if delay_ms < 0 or rate_mbit < 0 or not delay_ms + rate_mbit:
             raise ClusterError("a slow link needs a delay or a rate", "give --delay MS, --rate MBIT, or both")
         node, bridge = self._link(name)
@@ -182,17 +194,29 @@ class LocalCluster:
         self._save()
 
     def command(self, name: str, words: Sequence[str], *, cwd: Path | None = None) -> list[str]:
-        """The command that runs `words` on a node, in folder `cwd`; to be started with `environment()`."""
+        """The command that runs another one on a node, to be started with `environment(name)`.
+
+        Args:
+            name: of the node.
+            words: program and arguments.
+            cwd: working folder; by default the current one.
+        """
         node = self._node(name)
         return inside(node.pid, words, str(cwd or Path.cwd())) if node.pid else [*words]
 
     def run(self, name: str, words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
-        """Run a command on a node; `options` are those of `subprocess.run`."""
+        """Run a command on a node and wait for its end.
+
+        Args:
+            name: of the node.
+            words: program and arguments.
+            **options: of `subprocess.run`.
+        """
         environment = self.environment(name) | options.pop("env", {})
         return subprocess.run(self.command(name, words, cwd=options.get("cwd")), env=environment, **options)
 
     def environment(self, name: str = HEAD) -> dict[str, str]:
-        """What a command on a node has in its environment: it finds the cluster and has its token."""
+        """Environment of a command on a node: the cluster's address and token, and this process's own."""
         state = self._there()
         own = {
             "PATH": self._path(),
@@ -208,16 +232,16 @@ class LocalCluster:
         return kept | own | self.extra
 
     def alive(self) -> set[str]:
-        """Ray's ids of the nodes that the cluster counts as alive; none when it does not answer."""
+        """Ray's ids of the nodes that it counts as alive; none when it does not answer."""
         return set(self.addresses())
 
     def id_of(self, name: str) -> str:
-        """Ray's id of a node that is a machine of its own; empty when it is not counted as alive."""
+        """Ray's id of a node in namespaces; empty when Ray does not count it as alive."""
         own = self._node(name).address
         return next((key for key, address in self.addresses().items() if address == own), "")
 
     def addresses(self) -> dict[str, str]:
-        """The address of each node that the cluster counts as alive, by Ray's id; none when it does not answer."""
+        """Addresses of the nodes that Ray counts as alive, by Ray's id; none when it does not answer."""
         state = self._there()
         token = (self.folder / "token").read_text(encoding="utf-8")
         question = urllib.request.Request(
@@ -231,7 +255,7 @@ class LocalCluster:
         return {node["node_id"]: node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
 
     def pids(self, name: str) -> list[int]:
-        """Process ids of all that runs on a node."""
+        """Process ids of everything on a node."""
         node = self._node(name)
         return processes(node.pid) if node.pid else self._marked(name)
 
@@ -253,7 +277,7 @@ class LocalCluster:
         return "plain" if problem else "namespaces"
 
     def _prepare(self, mode: str) -> None:
-        """Token, network, addresses."""
+        """Create token, network and addresses."""
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -269,13 +293,13 @@ class LocalCluster:
         self._save()
 
     def _start(self, *names: str, options: str = "", environment: Mapping[str, str] | None = None) -> None:
-        """Start Ray on nodes, all at once, and wait until it runs; those that fail get a second chance.
+        """Start Ray on nodes in parallel and wait until it runs; those that fail are tried once more.
 
         Raises:
-            ClusterError: one failed twice; it shows what Ray said.
+            ClusterError: one failed twice; the message has Ray's output.
         """
         failed: Sequence[str] = names
-        for wait in ("60", "120"):  # seconds; on a busy computer a raylet now and then does not get to register
+        for wait in ("60", "120"):  # seconds; on a busy computer a raylet may fail to register in time
             variables = {"RAY_raylet_start_wait_time_s": wait, **(environment or {})}
             started = {name: self._launch(name, options, variables) for name in failed}
             failed = [name for name, process in started.items() if self._code(process)]
@@ -284,8 +308,8 @@ class LocalCluster:
             for pid in [pid for name in failed for pid in self._marked(name)]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        said = (self.folder / failed[0] / "ray.log").read_text(encoding="utf-8", errors="replace")[-3000:]
-        raise ClusterError(f"Ray does not start on {', '.join(failed)}:\n{said}")
+        output = (self.folder / failed[0] / "ray.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+        raise ClusterError(f"Ray does not start on {', '.join(failed)}:\n{output}")
 
     def _launch(self, name: str, options: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         variables = self.environment(name) | dict(environment)
@@ -308,7 +332,7 @@ class LocalCluster:
             return process.wait(10)
 
     def _options(self, name: str) -> list[str]:
-        """Of `ray start`: fixed ports, all below those that other programs get at random, where a node has its own."""
+        """Options of `ray start`; in namespaces the ports are fixed, below the range of ephemeral ports."""
         state, node = self._there(), self._node(name)
         options = f"--node-ip-address={node.address} --disable-usage-stats --object-store-memory=100000000 "
         if state.mode == "namespaces":
@@ -324,7 +348,7 @@ class LocalCluster:
         return f"{options} --ray-client-server-port={_free_port()} --temp-dir={state.temporary}".split()
 
     def _wait_for(self, nodes: int, before: set[str]) -> None:
-        """Wait until the cluster counts `nodes` nodes that are not among those of `before`."""
+        """Wait until Ray counts as alive so many nodes that are not in `before`."""
         until = time.monotonic() + 120.0
         while len(found := self.alive() - before) < nodes:
             if time.monotonic() > until:
@@ -339,7 +363,7 @@ class LocalCluster:
                 os.kill(pid, signal.SIGKILL)
 
     def _marked(self, name: str) -> list[int]:
-        """Processes of a plain node, but not this one, should it run there."""
+        """Processes of a plain node, except this one."""
         mark = f"{MARK}={self.folder / name}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):

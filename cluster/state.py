@@ -1,4 +1,4 @@
-"""What a local cluster remembers between two commands, and where."""
+"""State of a local cluster between two commands, as a JSON file."""
 
 import json
 from contextlib import suppress
@@ -11,15 +11,15 @@ FILE = "state.json"
 
 @dataclass
 class Node:
-    """A node as the state folder remembers it.
+    """A node of a local cluster.
 
     Attributes:
         name: head, w1, w2 ...
         position: 10 for the head, 11 for w1 ...: the last byte of its address.
         address: of its network interface.
         pid: of its machine; 0 for a plain node.
-        born: when that process started, in clock ticks since boot, as process ids are used again.
-        link: "up", "cut", or how slow it is.
+        born: start of that process in clock ticks since boot, as process ids are reused.
+        link: "up", "cut", or its delay and rate.
         killed: whether it was killed.
     """
 
@@ -34,7 +34,16 @@ class Node:
 
 @dataclass
 class State:
-    """Of a cluster. `temporary`: Ray's folder of a cluster of plain nodes. `bridge`: -1 without one."""
+    """State of a cluster.
+
+    Attributes:
+        mode: "namespaces" or "plain".
+        gcs: host and port of Ray's head.
+        dashboard: URL of Ray's dashboard.
+        bridge: index of the network; -1 without one.
+        temporary: Ray's folder of a cluster of plain nodes.
+        nodes: by name.
+    """
 
     mode: str
     gcs: str = ""
@@ -45,7 +54,7 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> "State | None":
-        """What was saved in a folder, if anything was."""
+        """State saved in a cluster's folder; None without one."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -53,21 +62,21 @@ class State:
         return cls(**content | {"nodes": {key: Node(**node) for key, node in content["nodes"].items()}})
 
     def save(self, folder: Path) -> None:
-        """Write it all, in one go."""
+        """Write the state to a cluster's folder, atomically."""
         aside = folder / f"{FILE}.new"
         aside.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
         aside.replace(folder / FILE)
 
 
 def title(pid: int) -> str:
-    """A process's command line, which Ray's workers rewrite to say what they are; empty when it is gone."""
+    """Command line of a process, which Ray's workers set to their role; empty when it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     return ""
 
 
 def born(pid: int) -> str:
-    """When a process started, in clock ticks since boot; empty when it is gone."""
+    """Start of a process in clock ticks since boot; empty when it has ended."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     return ""

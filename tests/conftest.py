@@ -1,5 +1,6 @@
 """Fixtures for the whole suite."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
@@ -12,6 +13,18 @@ from tests.fleet import Fleet
 from tests.trajectories import trajectory
 
 torch.set_num_threads(1)  # networks here are tiny: threads only cost
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the commands that tests start, too
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each file's tests in one process of `make test`, and all that start Ray in one, which begins with them."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        if group == "ray":
+            item.add_marker(pytest.mark.timeout(1800))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

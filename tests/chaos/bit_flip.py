@@ -1,4 +1,4 @@
-"""A bit that flips in another process's memory, as in a faulty machine's: found by the numbers around it."""
+"""Flip a bit in another process's memory, as faulty hardware does; the place is found by the numbers around it."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ CHUNK = 1 << 26
 
 
 def flip(pid: int, numbers: np.ndarray, *, within: float, bit: int = 20) -> int:
-    """Flip a bit in each place of a process's memory that holds about these numbers; return how many places.
+    """Flip a bit wherever a process's memory holds about these numbers; return the number of places.
 
     The process is stopped meanwhile. Root may do it to any process; others mostly may not.
 
@@ -57,7 +57,7 @@ def _found(memory: BinaryIO, start: int, end: int, wanted: np.ndarray, within: f
     size = 4 * len(wanted)
     for first in range(start, end, CHUNK):
         memory.seek(first)
-        with suppress(OSError):  # a piece that is gone, or was never touched
+        with suppress(OSError):  # unmapped or never touched
             content = memory.read(min(CHUNK + size - 4, end - first))
             numbers = np.frombuffer(content, np.float32, count=len(content) // 4)
             if len(numbers) < len(wanted):

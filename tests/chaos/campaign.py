@@ -1,8 +1,8 @@
-"""Many short runs on a local cluster, with faults in each: `python tests/chaos/campaign.py --out campaign`.
+"""Inject faults into many short runs on a local cluster: `python tests/chaos/campaign.py --out campaign`.
 
-A run counts as survived when it ends; as exact when its last state has the SHA-256 of the undisturbed run's. Records
-lie in `<out>/records.jsonl`: the same command again does what is left. As root the nodes are machines of their own
-(see local_cluster.py) and the storage a small file system, otherwise the faults that need these are left out.
+A run has survived when it completes; it is exact when the SHA-256 of its last state equals that of the undisturbed run.
+Records are in `<out>/records.jsonl`; the same command again continues. As root each node is a set of namespaces (see
+cluster/local_cluster.py) and the storage a small file system; otherwise faults that need these are left out.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, too
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script, too
 
 from cluster.machines import ClusterError
 from cluster.nodes import LocalCluster
@@ -29,7 +29,7 @@ STORAGE_MIB = 256
 
 
 def possible(cluster: LocalCluster, small_storage: bool) -> list[str]:
-    """Kinds of faults that can be made here."""
+    """Kinds of faults that can be injected here."""
     able = {"", *(["machines"] if cluster.state and cluster.state.mode == "namespaces" else [])}
     able |= {"small storage"} if small_storage else set()
     able |= {"memory"} if os.geteuid() == 0 else set()
@@ -37,7 +37,7 @@ def possible(cluster: LocalCluster, small_storage: bool) -> list[str]:
 
 
 def _mount(place: Path) -> bool:
-    """Make a small file system; False where that is not allowed."""
+    """Mount a small file system; False where that is not allowed."""
     place.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0 or os.path.ismount(place):
         return os.path.ismount(place)
@@ -46,11 +46,11 @@ def _mount(place: Path) -> bool:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Many short runs with faults in each.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for records and output; goes on where it was")
+    parser = argparse.ArgumentParser(description="Inject faults into many short runs.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of records and output")
     parser.add_argument("--faults", type=int, default=66, help="number of faults (default: 66)")
     parser.add_argument("--per-run", type=int, default=4, help="faults in a run (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of kinds, moments and victims (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of kinds, moments and victims (default: 0)")
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), help="only these (default: all that are possible)")
     parser.add_argument("--images", type=int, default=256_000, help="length of each run (default: 256000)")
     parser.add_argument("--interval", type=int, default=6400, help="images between two checkpoints (default: 6400)")
@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 if a run was lost or ended otherwise than the undisturbed one."""
+    """Run the command line; exit code 1 if a run was lost or its last state differs from the undisturbed run's."""
     options = _parse(arguments)
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is threading.main_thread():
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cluster = make_cluster(out)
     lengths = {"images": options.images, "interval": options.interval, "timeout": options.timeout}
     try:
-        cluster.down()  # one that an earlier campaign left
+        cluster.down()  # of an interrupted campaign
         cluster.up()
         records = _work(options, Campaign(cluster, out / "storage", **lengths), small, out)
     except ClusterError as error:
@@ -88,10 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace, campaign: Campaign, small: bool, out: Path) -> list[Record]:
-    """Do what an earlier campaign left, and write the summary."""
+    """Run what an earlier campaign has not, and write the summary."""
     kinds = [name for name in possible(campaign.cluster, small) if not options.kinds or name in options.kinds]
     if not kinds:
-        raise ClusterError("none of these kinds of faults can be made here", "run it as root, or give other --kinds")
+        raise ClusterError(
+            "none of these kinds of faults can be injected here", "run it as root, or choose other --kinds"
+        )
     records = read_records(out / "records.jsonl")
     done = {record.seed for record in records}
     until = time.monotonic() + 60.0 * options.minutes
@@ -99,7 +101,7 @@ def _work(options: argparse.Namespace, campaign: Campaign, small: bool, out: Pat
         if planned.seed in done or time.monotonic() > until:
             continue
         print(f"run {number}: {', '.join(planned.kinds)}", flush=True)
-        campaign.mend()
+        campaign.restore_cluster()
         record = campaign.attempt(f"run-{options.seed}-{number:03d}", planned)
         records.append(record)
         with (out / "records.jsonl").open("a", encoding="utf-8") as file:
@@ -111,9 +113,9 @@ def _work(options: argparse.Namespace, campaign: Campaign, small: bool, out: Pat
 
 
 def _write_summary(records: Sequence[Record], out: Path) -> None:
-    noted = json.loads((out / "undisturbed.json").read_text(encoding="utf-8"))
-    told = summary(records, noted["seconds_to_save"]) | {"undisturbed_seconds": noted["seconds"]}
-    (out / "summary.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    undisturbed = json.loads((out / "undisturbed.json").read_text(encoding="utf-8"))
+    content = summary(records, undisturbed["seconds_to_save"]) | {"undisturbed_seconds": undisturbed["seconds"]}
+    (out / "summary.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (out / "table.md").write_text(table(records) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What a campaign of faults plans, remembers and says: pure functions of records."""
+"""Plan, records and summary of a campaign: pure functions."""
 
 import random
 import statistics
@@ -13,12 +13,12 @@ from ganscale.storage.run_dir import read_objects
 from tests.chaos.kinds import KINDS
 
 HOURS = (1.0, 6.0, 24.0, 168.0)
-"""Between two faults, for which the best interval is computed."""
+"""Mean hours between two faults for which the best interval is computed."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run with the kinds of its faults, in their order."""
+    """A run with the kinds of its faults, in order."""
 
     seed: int
     kinds: tuple[str, ...]
@@ -26,15 +26,15 @@ class Planned:
 
 @dataclass(frozen=True)
 class FaultRecord:
-    """A fault in a run.
+    """A fault injected into a run.
 
     Attributes:
-        kind: of it.
-        images_lost: that were trained and had to be trained again.
-        bound: most that it may cost.
+        kind: its kind.
+        images_lost: images trained twice.
+        bound: most images it may cost.
         seconds_to_recover: from the fault until the run was further than before; None if it never was.
-        seconds_before: of work since the run had recovered from the fault before.
-        commands: times that the command was given again though the fault itself had not ended it.
+        seconds_before: of work since the recovery from the previous fault.
+        commands: starts of the command beyond those that the fault itself makes necessary.
     """
 
     kind: str
@@ -46,12 +46,12 @@ class FaultRecord:
 
     @property
     def good(self) -> bool:
-        """Whether the run went on by itself, and lost no more than it may."""
+        """Whether the run recovered by itself and lost no more than it may."""
         return self.seconds_to_recover is not None and self.images_lost <= self.bound and not self.commands
 
     @property
     def goodput(self) -> float:
-        """Share of the time up to the recovery whose work was kept."""
+        """Share of the time up to the recovery whose work is kept."""
         if self.seconds_to_recover is None:
             return 0.0
         return self.seconds_before / (self.seconds_before + self.seconds_to_recover)
@@ -62,13 +62,13 @@ class Record:
     """A run with faults.
 
     Attributes:
-        seed: of their moments and victims.
-        survived: whether the run ended.
-        exact: whether its last state is that of the undisturbed run, to the bit.
+        seed: of moments and victims.
+        survived: whether the run completed.
+        exact: whether its last state equals that of the undisturbed run bit by bit.
         seconds: of the whole run, all starts together.
-        starts: times that the command was given.
-        faults: in their order.
-        problem: what went wrong, if anything.
+        starts: number of starts of the command.
+        faults: in order.
+        problem: why the run was lost, if it was.
     """
 
     seed: int
@@ -81,12 +81,12 @@ class Record:
 
     @property
     def good(self) -> bool:
-        """Whether nothing was lost but time."""
+        """Whether the faults cost time alone."""
         return self.survived and self.exact and not self.problem and all(fault.good for fault in self.faults)
 
 
 def plan(kinds: Sequence[str], faults: int, seed: int, per_run: int) -> list[Planned]:
-    """The runs of a campaign: every kind in turn, in an order drawn anew for each round, cut into runs.
+    """The runs of a campaign: rounds of all kinds, each in a random order, cut into runs.
 
     Args:
         kinds: of faults.
@@ -106,7 +106,7 @@ def plan(kinds: Sequence[str], faults: int, seed: int, per_run: int) -> list[Pla
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records of an earlier campaign; rows that are damaged are left out."""
+    """Records of an earlier campaign without damaged rows."""
     found = []
     with suppress(OSError):
         for row in read_objects(path):
@@ -121,7 +121,7 @@ def _of_kind(records: Sequence[Record], kind: str) -> Iterator[tuple[Record, Fau
 
 
 def table(records: Sequence[Record]) -> str:
-    """What was survived, by kind, as Markdown."""
+    """Results by kind of fault, as a Markdown table."""
     lines = [
         "| fault | times | runs lost | wrong weights | images lost, median, most (allowed) "
         "| seconds to recover, median, most | goodput |",
@@ -146,7 +146,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def summary(records: Sequence[Record], cost: float) -> dict[str, Any]:
-    """The campaign in numbers, and how often to save.
+    """Totals of the campaign, and how often to save.
 
     Args:
         records: of its runs.
@@ -170,7 +170,7 @@ def summary(records: Sequence[Record], cost: float) -> dict[str, Any]:
 
 
 def _advice(cost: float, recovery: float, hours: float) -> dict[str, float]:
-    """The best interval in seconds, and the share of the time whose work is then kept."""
+    """Best interval in seconds, and the share of the time whose work is then kept."""
     mean = 3600.0 * hours
     interval = optimal_interval(cost, mean)
     wasted = cost / interval + ((interval + cost) / 2.0 + recovery) / mean

@@ -1,4 +1,4 @@
-"""The runs of a campaign of faults: with each fault on the way, until the run has recovered from it."""
+"""The runs of a campaign: inject each fault, wait until the run has recovered, compare the last states."""
 
 import hashlib
 import json
@@ -19,19 +19,18 @@ from cluster.nodes import HEAD, LocalCluster
 from ganscale.storage.checkpoint import CheckpointStore, load
 from ganscale.storage.failures import read_failures
 from ganscale.storage.run_dir import RunDir
+from tests.chaos.active_run import MAX_STARTS, TIMEOUT, ActiveRun, LostError, MissedError
 from tests.chaos.kinds import KINDS
 from tests.chaos.records import FaultRecord, Planned, Record
-from tests.chaos.scene import PATIENCE, STARTS, LostError, MissedError, Scene
 
-TRIES = 3
-"""Times that a run is tried in which the moment for a fault does not come."""
-ROOT = Path(__file__).resolve().parents[1]
+MAX_TRIES = 3
+"""Most tries of a run in which a fault cannot be injected."""
 HEALTH = {"period_ms": "1000", "timeout_ms": "5000", "failure_threshold": "5"}
-"""Of Ray: a node that is silent for about half a minute is taken to be gone."""
+"""Ray's health check: a node without a heartbeat for about half a minute is declared dead."""
 
 
 def final_state(run: Path) -> str:
-    """SHA-256 of a run's newest state: equal for equal tensors; empty without one."""
+    """SHA-256 of a run's newest state: equal for equal tensors; empty without a checkpoint."""
     folders = [path for path in (run / "checkpoints").glob("*") if path.name.isdigit()]
     with suppress(OSError, ValueError):
         return hashlib.sha256((max(folders) / "state.pt").read_bytes()).hexdigest()
@@ -39,21 +38,25 @@ def final_state(run: Path) -> str:
 
 
 def make_cluster(out: Path, *, nodes: int = 3, cpus: int = 2) -> LocalCluster:
-    """A cluster, not yet up, that soon counts a lost node out; `<out>/slow` makes its storage slow."""
-    folder = ROOT / "tests" / "chaos" / "slow_storage"
-    path = os.pathsep.join((str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
+    """A cluster, not yet up, that declares lost nodes dead soon; the file `<out>/slow` slows its storage down."""
+    here = Path(__file__).resolve().parent
+    path = [here / "slow_storage", here.parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {f"RAY_health_check_{key}": value for key, value in HEALTH.items()}
-    environment |= {"PYTHONPATH": path, "GANSCALE_SLOW_STORAGE": str(out / "slow"), "OMP_NUM_THREADS": "1"}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "GANSCALE_SLOW_STORAGE": str(out / "slow"),
+        "OMP_NUM_THREADS": "1",
+    }
     name = f"faults-{hashlib.sha256(str(out).encode()).hexdigest()[:6]}"
     return LocalCluster(name, nodes=nodes, cpus=cpus, environment=environment)
 
 
 class Campaign:
-    """Runs on one cluster.
+    """Runs with faults on one cluster.
 
     Args:
         cluster: not yet up.
-        storage: the runs' folder, seen by all nodes.
+        storage: folder of the runs, shared by all nodes.
         images: length of each run.
         interval: images between two checkpoints.
         timeout: `cluster.timeout` of each run, in seconds.
@@ -88,7 +91,7 @@ class Campaign:
         return [sys.executable, "-m", "ganscale.train", *(f"{key}={value}" for key, value in settings.items())]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Give a run's command on the head node; its output goes to `<storage>/../<name>.out`."""
+        """Start a run's command on the head node; its output goes to `<storage>/../<name>.out`."""
         with (self.storage.parent / f"{name}.out").open("ab") as log:
             return subprocess.Popen(
                 self.cluster.command(HEAD, self.command(name), cwd=self.storage.parent),
@@ -100,7 +103,7 @@ class Campaign:
             )
 
     def undisturbed(self) -> tuple[str, float]:
-        """The state and the seconds of a run without a fault; both are kept from an earlier campaign."""
+        """Hash of the last state and seconds of a run without a fault; kept from an earlier campaign."""
         noted = self.storage.parent / "undisturbed.json"
         key = [self.images, self.interval]
         with suppress(OSError, ValueError, KeyError):
@@ -112,7 +115,7 @@ class Campaign:
         started = time.monotonic()
         process = self.start("undisturbed")
         try:
-            code = process.wait(PATIENCE)
+            code = process.wait(TIMEOUT)
         finally:
             _end(process)
         if code:
@@ -123,11 +126,11 @@ class Campaign:
         shutil.rmtree(run.path)
         return found["state"], found["seconds"]
 
-    def mend(self, leaving: Sequence[str] = ()) -> None:
-        """Bring the cluster back to a head and as many living nodes as it had.
+    def restore_cluster(self, draining: Sequence[str] = ()) -> None:
+        """Bring the cluster back to a head and its number of nodes.
 
         Args:
-            leaving: nodes that go now.
+            draining: nodes to kill first.
         """
         cluster, state = self.cluster, self.cluster.state
         if state is None:
@@ -137,7 +140,7 @@ class Campaign:
             if node.link == "cut":
                 cluster.restore(node.name)
         if state.mode == "namespaces":
-            for name in leaving:
+            for name in draining:
                 cluster.kill(name)
         living = self._living()
         if state.nodes[HEAD].address not in living:
@@ -150,7 +153,7 @@ class Campaign:
             cluster.add()
 
     def _living(self) -> list[str]:
-        """Addresses of the living nodes; a busy head may need a moment to answer."""
+        """Addresses of the nodes that Ray counts as alive; a busy head may answer late."""
         for _ in range(4):
             found = list(self.cluster.addresses().values())
             if found:
@@ -159,23 +162,23 @@ class Campaign:
         return []
 
     def attempt(self, title: str, planned: Planned) -> Record:
-        """One run with its faults; again, at other moments, where the moment for one did not come."""
+        """One run with its faults; tried again, at other moments, where a fault could not be injected."""
         started, problem = time.monotonic(), ""
-        for number in range(TRIES):
+        for number in range(MAX_TRIES):
             try:
                 return self._attempt(f"{title}-{number}", planned, f"{planned.seed}/{number}")
             except (MissedError, ClusterError, OSError, subprocess.SubprocessError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 print(f"  tried again: {problem}", flush=True)
-                self.mend()
+                self.restore_cluster()
         return Record(planned.seed, False, False, time.monotonic() - started, 0, (), f"missed: {problem}")
 
     def _attempt(self, title: str, planned: Planned, draw: str) -> Record:
         state, _ = self.undisturbed()
         run = RunDir(self.storage / title)
-        shutil.rmtree(run.path, ignore_errors=True)  # of a campaign that was stopped, or a moment that was missed
+        shutil.rmtree(run.path, ignore_errors=True)  # of an interrupted campaign
         started, problem, faults = time.monotonic(), "", list[FaultRecord]()
-        scene = Scene(
+        active = ActiveRun(
             self.cluster,
             run,
             lambda: self.start(title),
@@ -186,111 +189,114 @@ class Campaign:
             slow=self.storage.parent / "slow",
         )
         try:
-            self._all_faults(scene, planned.kinds, faults)
-            self._finish(scene)
+            self._all_faults(active, planned.kinds, faults)
+            self._finish(active)
         except LostError as error:
             problem = str(error)
         finally:
-            _end(scene.driver)
-            scene.calm()
-        survived = scene.codes[-1:] == [0]
+            _end(active.driver)
+            active.join_timers()
+        survived = active.codes[-1:] == [0]
         exact = final_state(run.path) == state
         self._keep(run, title)
         return Record(
-            planned.seed, survived, exact, time.monotonic() - started, len(scene.codes), tuple(faults), problem
+            planned.seed, survived, exact, time.monotonic() - started, len(active.codes), tuple(faults), problem
         )
 
-    def _all_faults(self, scene: Scene, kinds: Sequence[str], faults: list[FaultRecord]) -> None:
-        """One after the other, each in its part of the run."""
+    def _all_faults(self, active: ActiveRun, kinds: Sequence[str], faults: list[FaultRecord]) -> None:
+        """Inject one fault after the other, each in its part of the run."""
         since = 0.0
         for index, kind in enumerate(kinds):
             if KINDS[kind].turn and not since:
-                scene.until(scene.reached)
+                active.until(active.reached)
                 since = time.monotonic()
             share = self.images / len(kinds)
-            scene.window = ((index + 0.1) * share, (index + 0.6) * share)
-            fault = self._fault(scene, kind, since)
+            active.window = ((index + 0.1) * share, (index + 0.6) * share)
+            fault = self._fault(active, kind, since)
             faults.append(fault)
             print(
                 f"  {kind:18} {fault.images_lost:6,} images lost, {fault.seconds_to_recover or -1:6.1f} s", flush=True
             )
-            with scene.unhurried():
-                scene.calm()
-                self.mend(scene.leaving)
-            scene.leaving.clear()
+            with active.slow_saving():
+                active.join_timers()
+                self.restore_cluster(active.draining)
+            active.draining.clear()
             since = time.monotonic()
 
-    def _fault(self, scene: Scene, name: str, since: float) -> FaultRecord:
-        """Do it, and wait until the run is further than before."""
-        kind, before, asked = KINDS[name], len(read_failures(scene.run.faults)), len(scene.codes) - scene.asked
-        scene.strikes.clear()
-        kind.inject(scene)
-        took, lost = self._recovery(scene, kind.same_life)
-        lost = max([lost, *(fault.images_lost for fault in read_failures(scene.run.faults)[before:])])
-        more = len(scene.codes) - scene.asked - asked
-        worked = max(0.0, scene.strikes[0].time - since) if since else 0.0
+    def _fault(self, active: ActiveRun, name: str, since: float) -> FaultRecord:
+        """Inject a fault and wait until the run is further than before."""
+        kind, before, ends = KINDS[name], len(read_failures(active.folder.faults)), self._unexpected_ends(active)
+        active.injections.clear()
+        kind.inject(active)
+        took, lost = self._recovery(active, kind.same_attempt)
+        lost = max([lost, *(fault.images_lost for fault in read_failures(active.folder.faults)[before:])])
+        more = self._unexpected_ends(active) - ends
+        worked = max(0.0, active.injections[0].time - since) if since else 0.0
         return FaultRecord(name, lost, kind.intervals * self.interval, took, worked, more)
 
-    def _recovery(self, scene: Scene, same_life: bool) -> tuple[float, int]:
-        """Seconds until the run is further than before, and images that it trained again.
+    def _unexpected_ends(self, active: ActiveRun) -> int:
+        return len(active.codes) - active.expected_ends
+
+    def _recovery(self, active: ActiveRun, same_attempt: bool) -> tuple[float, int]:
+        """Seconds until the run is further than before, and images trained twice.
 
         Raises:
-            LostError: it never is.
+            LostError: the run does not recover.
         """
-        last = scene.strikes[-1]
-        peak, deadline = max(strike.images for strike in scene.strikes), time.monotonic() + PATIENCE
+        last = active.injections[-1]
+        peak, deadline = max(each.images for each in active.injections), time.monotonic() + TIMEOUT
         while True:
-            resumed, images = scene.resumed(), scene.reached()
-            new = resumed[last.lives :]
+            resumed, images = active.resumed(), active.reached()
+            new = resumed[last.num_resumes :]
             if not new:
-                peak = max(peak, images) if not same_life else peak
-            further = images > peak if new else same_life and images >= peak + 2 * scene.tick
+                peak = max(peak, images) if not same_attempt else peak
+            further = images > peak if new else same_attempt and images >= peak + 2 * active.tick
             if further:
                 now = time.monotonic()
-                back = new[0] if new else last.back
-                return now - scene.strikes[0].time, max(0, peak - back) if back is not None else 0
-            if self._go_on(scene):
-                deadline = time.monotonic() + PATIENCE
+                start = new[0] if new else last.resumed_from
+                return now - active.injections[0].time, max(0, peak - start) if start is not None else 0
+            if self._restart_if_ended(active):
+                deadline = time.monotonic() + TIMEOUT
             if time.monotonic() > deadline:
-                raise LostError(f"the run did not go on within {PATIENCE:.0f} s")
+                raise LostError(f"the run did not recover within {TIMEOUT:.0f} s")
             time.sleep(0.1)
 
-    def _finish(self, scene: Scene) -> None:
-        """Wait for the end of the run.
+    def _finish(self, active: ActiveRun) -> None:
+        """Wait until the run is complete.
 
         Raises:
-            LostError: it does not come.
+            LostError: it does not complete.
         """
-        deadline = time.monotonic() + PATIENCE
-        while scene.codes[-1:] != [0]:
-            self._go_on(scene)
+        deadline = time.monotonic() + TIMEOUT
+        while active.codes[-1:] != [0]:
+            self._restart_if_ended(active)
             if time.monotonic() > deadline:
-                raise LostError(f"the run did not end within {PATIENCE:.0f} s")
+                raise LostError(f"the run did not end within {TIMEOUT:.0f} s")
             time.sleep(0.1)
 
-    def _go_on(self, scene: Scene) -> bool:
-        """Give the command again if it ended otherwise than well, as a user or a scheduler would.
+    def _restart_if_ended(self, active: ActiveRun) -> bool:
+        """Start the command again if it failed, as a user or a scheduler would.
 
         Raises:
-            LostError: it was given too often.
-            MissedError: the run is over.
+            LostError: it was started too often.
+            MissedError: the run is complete.
         """
-        code = scene.driver.poll()
+        code = active.driver.poll()
         if code is None:
             return False
-        if scene.codes[-1:] == [0]:
+        if active.codes[-1:] == [0]:
             raise MissedError("the run was over before the fault had an effect")
-        scene.codes.append(code)
+        active.codes.append(code)
         if code == 0:
             return False
-        if len(scene.codes) >= STARTS:
-            raise LostError(f"the command ended with {scene.codes}")
-        self.mend()
-        scene.driver = scene.start()
+        if len(active.codes) >= MAX_STARTS:
+            raise LostError(f"the command ended with {active.codes}")
+        self.restore_cluster()
+        active.driver = active.start()
         return True
 
     def _keep(self, run: RunDir, title: str) -> None:
-        """Keep what explains a run, and free the storage of the rest."""
+        """Keep a run's logs and delete the rest."""
         folder = self.storage.parent / "runs" / title
         folder.mkdir(parents=True, exist_ok=True)
         for path in (run.log, run.faults, run.events, run.metrics):
@@ -300,7 +306,7 @@ class Campaign:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a command that is still there, with its process group."""
+    """Kill a command's process group unless it has ended."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -308,7 +314,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def saving_costs(run: Path) -> float:
-    """Seconds that saving a run's newest state takes, median of five."""
+    """Seconds to save a run's newest state, median of five."""
     newest = max(path for path in (run / "checkpoints").iterdir() if path.name.isdigit())
     manifest, state = load(newest)
     took = []

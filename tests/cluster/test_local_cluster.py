@@ -304,7 +304,7 @@ def test_ray_runs_on_it(mode: str, tmp_path: Path) -> None:
     up = subprocess.run([*script, "up", "--nodes", "2", "--mode", mode], capture_output=True, text=True, timeout=300)
     try:
         assert up.returncode == 0, up.stderr
-        assert f"({mode}): Ray counts 2 living nodes" in up.stdout
+        assert f"({mode}): Ray counts 2 nodes as alive" in up.stdout
         cluster = LocalCluster(folder=tmp_path)
         assert cluster.state is not None
         assert cluster.add() == "w2"

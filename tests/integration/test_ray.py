@@ -62,7 +62,7 @@ def train(cluster: Cluster, folder: Path, name: str, *overrides: str) -> Command
 
 
 def submit(cluster: Cluster, folder: Path, name: str, program: str, *overrides: str) -> Command:
-    """`ray job submit --working-dir .` from a checkout. (Nothing may change there meanwhile: Ray hashes it twice.)"""
+    """`ray job submit --working-dir .` from a checkout; nothing may change there meanwhile, as Ray hashes it twice."""
     copy = folder / "checkout"
     shutil.copytree(ROOT / "ganscale", copy / "ganscale", ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", ".rayignore", ".gitignore"):

@@ -17,6 +17,7 @@ K8S = ROOT / "k8s"
 OVERLAYS = ("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale")
 PARTS = ("setup", "train", "sweep", "cluster")
 JOBS = ("train", "sweep")
+UNITS = {"m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 RENDERINGS = [*(f"overlays/{overlay}/{part}" for overlay in OVERLAYS for part in PARTS), "monitoring"]
 
 Manifest = dict[str, Any]
@@ -56,7 +57,8 @@ def text(path: str) -> str:
 @cache
 def render(path: str) -> list[Manifest]:
     """The same as manifests; not to be changed."""
-    return [document for document in yaml.safe_load_all(text(path)) if document]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C's is ten times as fast
+    return [document for document in yaml.load_all(text(path), Loader=loader) if document]
 
 
 def together(overlay: str) -> list[Manifest]:
@@ -126,3 +128,9 @@ def matches(selector: Manifest, labels: dict[str, str]) -> bool:
 def with_operator_labels(pod: Pod) -> dict[str, str]:
     """A pod's labels once KubeRay has made it."""
     return {"app.kubernetes.io/created-by": "kuberay-operator", "ray.io/is-ray-node": "yes"} | pod.labels
+
+
+def amount(quantity: str | int) -> float:
+    """A Kubernetes quantity as a number: `250m` is 0.25, `2Gi` is 2**31."""
+    number = str(quantity).rstrip("".join(UNITS))
+    return float(number) * UNITS.get(str(quantity).removeprefix(number), 1.0)

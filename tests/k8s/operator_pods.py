@@ -5,8 +5,7 @@ After ray-operator/controllers/ray/common/{pod,job}.go: what a manifest leaves o
 
 from typing import NamedTuple
 
-from tests.k8s.manifests import Manifest, ray_spec
-from tests.k8s.quantities import amount
+from tests.k8s.manifests import Manifest, amount, ray_spec
 
 SUBMISSION = "ganscale-train-abcde"
 GCS, DASHBOARD, AGENT, METRICS = 6379, 8265, 52365, 8080

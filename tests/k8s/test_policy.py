@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.manifests import K8S, RENDERINGS, Manifest, containers, of_kind, pods, render
+from tests.k8s.manifests import K8S, RENDERINGS, Manifest, containers, of_kind, pods, ray_spec, render
 
 EVERYWHERE = pytest.mark.parametrize("path", RENDERINGS)
 ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
@@ -70,10 +70,20 @@ def test_nothing_is_public(path: str) -> None:
         assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
         assert not service["spec"].get("externalIPs")
     for document in of_kind(render(path), "RayJob", "RayCluster"):
-        head = document["spec"].get("rayClusterSpec", document["spec"])["headGroupSpec"]
+        head = ray_spec(document)["headGroupSpec"]
         assert head.get("serviceType", "ClusterIP") == "ClusterIP"
         assert not head.get("enableIngress")
         assert "headService" not in head
+
+
+@EVERYWHERE
+def test_the_driver_stays_on_the_head(path: str) -> None:
+    """Entry point resources would send it to a worker, whose end would be the run's."""
+    for document in of_kind(render(path), "RayJob"):
+        assert not {"entrypointNumCpus", "entrypointNumGpus", "entrypointResources"} & set(document["spec"])
+    for document in of_kind(render(path), "RayJob", "RayCluster"):
+        assert ray_spec(document)["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+        assert ray_spec(document)["authOptions"] == {"mode": "token"}
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale"])

@@ -10,6 +10,7 @@ from tests.k8s.manifests import (
     K8S,
     OVERLAYS,
     Manifest,
+    amount,
     containers,
     matches,
     of_kind,
@@ -20,7 +21,6 @@ from tests.k8s.manifests import (
     together,
     with_operator_labels,
 )
-from tests.k8s.quantities import amount
 from tests.k8s.test_commands import words
 
 EVERY = pytest.mark.parametrize("overlay", OVERLAYS)

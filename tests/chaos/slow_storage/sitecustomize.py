@@ -1,11 +1,11 @@
-"""Python reads this at its start on nodes whose path has this folder: storage is slow while a file says by how much."""
+"""Slows `os.fsync` down in every Python process whose path has this folder, while the file named by MARK exists."""
 
 import os
 import time
 from contextlib import suppress
 
 MARK = "GANSCALE_SLOW_STORAGE"
-"""Names the file, which holds the seconds that each sync takes longer; without the file storage is as fast as it is."""
+"""Environment variable with the name of a file that holds the seconds to add to each sync."""
 
 
 def _slow_down(path: str) -> None:
