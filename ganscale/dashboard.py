@@ -1,7 +1,7 @@
 """W&B dashboards as code: `python -m ganscale.dashboard [--project P] [--entity E] [SWEEP ...] [--dry-run]`.
 
-Creates or updates a workspace and a report: one for the project's runs, one for each sweep that is named. Exit codes:
-0 done, 1 W&B refused, 2 an argument cannot work.
+Creates or updates a workspace and a report for the project's runs and for each SWEEP. Exit codes: 0 done, 1 W&B error,
+2 invalid argument.
 """
 
 import argparse
@@ -13,7 +13,14 @@ from ganscale.config import Config, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        The exit code.
+    """
     options = _parse(arguments)
     try:
         return _make(options)
@@ -26,12 +33,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     defaults = Config().wandb
     parser = argparse.ArgumentParser(
         prog="python -m ganscale.dashboard",
-        description="Create or update W&B workspaces and reports: one for a project's runs, one for each sweep named.",
+        description="Create or update a W&B workspace and report for a project's runs and for each SWEEP.",
     )
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="folder of a sweep that is logged in the project")
     parser.add_argument("--project", default=defaults.project, help=f"W&B project (default: {defaults.project})")
     parser.add_argument("--entity", default=defaults.entity, help="W&B team or user (default: the account's)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be made, then stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the dashboards without creating them")
     return parser.parse_args(arguments)
 
 
@@ -44,8 +51,8 @@ def _make(options: argparse.Namespace) -> int:
     for name in options.sweeps:
         path = Path(name).expanduser()
         if not is_sweep(path):
-            remedy = "name the folder of a sweep that has begun, e.g. runs/sweeps/NAME"
-            raise ConfigError("no results of a sweep lie there", key="path", value=name, remedy=remedy)
+            remedy = "name the folder of a started sweep, e.g. runs/sweeps/NAME"
+            raise ConfigError("the folder has no results of a sweep", key="path", value=name, remedy=remedy)
         sweep = read_sweep(path)
         dashboards.append(for_sweep(sweep.name, sweep.metrics, sweep.settings))
     if options.dry_run:

@@ -1,6 +1,6 @@
-"""Train the MNIST classifier that the metrics look through: `python -m benchmarks.classifier OUT.safetensors`.
+"""Train the MNIST classifier of the metrics: `python -m benchmarks.classifier OUT.safetensors`.
 
-The package has the weights already; this is how they were made, and how to make others (eval.weights takes a file).
+The package ships weights that this command produced; `eval.weights` accepts others.
 """
 
 import argparse
@@ -10,7 +10,14 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        The exit code.
+    """
     options = _parse(arguments)
 
     import torch
@@ -43,11 +50,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.classifier",
         description="Train the MNIST classifier of the metrics on the bundled digits.",
     )
-    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file for the weights")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="file to write the weights to")
     parser.add_argument("--epochs", type=int, default=12, help="passes over the 60,000 training digits (default 12)")
     parser.add_argument("--batch-size", type=int, default=100, help="digits per update (default 100)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="highest rate of the cycle (default 3e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and moves (default 0)")
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="maximum of the cycle (default 3e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     return parser.parse_args(arguments)
 

@@ -25,7 +25,7 @@ SHIFT = 2.0
 
 @dataclass(frozen=True)
 class Progress:
-    """After an epoch: its number from 1, the mean loss, and the share of test digits that are classified rightly."""
+    """State after an epoch: its number, from 1, the mean training loss, and the test accuracy in [0, 1]."""
 
     epoch: int
     loss: float
@@ -33,7 +33,12 @@ class Progress:
 
 
 def moved(images: Tensor, numbers: Tensor) -> Tensor:
-    """Rotate, resize and shift digits `[N, 1, H, W]` at random; `numbers` in [0, 1), `[N, 4]`, decide."""
+    """Rotate, resize and shift digits.
+
+    Args:
+        images: `[N, 1, H, W]` in [-1, 1].
+        numbers: random numbers `[N, 4]` in [0, 1) that determine angle, zoom and shifts.
+    """
     spread = numbers * 2.0 - 1.0
     angle = spread[:, 0] * math.radians(ROTATION)
     zoom = 1.0 + spread[:, 1] * ZOOM
@@ -41,24 +46,41 @@ def moved(images: Tensor, numbers: Tensor) -> Tensor:
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     rows = torch.stack((cos, -sin, shift[:, 0], sin, cos, shift[:, 1]), dim=1)
     grid = affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
-    return grid_sample(images + 1.0, grid, align_corners=False) - 1.0  # + 1: what comes in from outside is black
+    return grid_sample(images + 1.0, grid, align_corners=False) - 1.0  # + 1: pads with black
 
 
 @torch.no_grad()
 def accuracy(classifier: MNISTClassifier, images: Tensor, labels: Tensor) -> float:
-    """Share of digits (uint8 `[N, 1, 28, 28]`) whose largest logit is their label's."""
+    """Share of digits that are classified correctly.
+
+    Args:
+        classifier: to evaluate; it is left in eval mode.
+        images: uint8 `[N, 1, 28, 28]`.
+        labels: int64 `[N]`.
+    """
     classifier.eval()
-    right = 0
+    correct = 0
     for rows in torch.arange(len(images)).split(500):
         _, logits = classifier(normalize(images[rows], torch.float32))
-        right += int((logits.argmax(1) == labels[rows]).sum())
-    return right / len(images)
+        correct += int((logits.argmax(1) == labels[rows]).sum())
+    return correct / len(images)
 
 
 def train_classifier(
     classifier: MNISTClassifier, *, epochs: int, batch_size: int, learning_rate: float, seed: int
 ) -> Iterator[Progress]:
-    """Train in place with Adam, a one-cycle rate and moved digits; yields after each epoch."""
+    """Train in place with AdamW, a one-cycle schedule and augmented digits.
+
+    Args:
+        classifier: to train.
+        epochs: passes over the training set.
+        batch_size: digits per update.
+        learning_rate: maximum of the schedule.
+        seed: of order and augmentation.
+
+    Yields:
+        The progress after each epoch.
+    """
     images, labels = load_mnist("train")
     test = load_mnist("test")
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -82,14 +104,23 @@ def train_classifier(
 
 
 def new_classifier(seed: int) -> MNISTClassifier:
-    """A classifier with weights drawn from `seed`, leaving torch's own generator as it was."""
+    """A classifier with random weights; torch's global generator is not changed.
+
+    Args:
+        seed: of the weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "classifier/weights"))
         return MNISTClassifier()
 
 
 def save_classifier(classifier: MNISTClassifier, path: Path) -> None:
-    """Write the weights as safetensors."""
+    """Write the weights as safetensors; the file is replaced atomically.
+
+    Args:
+        classifier: whose weights are written.
+        path: of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     aside = path.with_name(f".{path.name}")

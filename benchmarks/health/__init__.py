@@ -1,1 +1,1 @@
-"""How good the verdicts of `ganscale.health.detectors` are: short runs, half of them with a fault."""
+"""Precision and recall of `ganscale.health.detectors` on short runs, half of them with an injected fault."""

@@ -1,8 +1,9 @@
 """Benchmark of the detectors: `python -m benchmarks.health [--out FILE]`; `--score FILE` scores recorded runs.
 
-Trains a few hundred runs of seconds each, half of them with a fault, and prints how often the detectors are right on
-those that the thresholds were not chosen on. One core, about half an hour. `--score FILE --rescue 2` trains runs
-with rates far too high, two seeds of every setup, with and without rollbacks, and prints how many these save.
+Trains a few hundred runs of seconds each, half of them with a fault, and prints the precision and recall of the
+detectors on the runs that were not used to choose the thresholds. It takes about half an hour on one core.
+`--score FILE --rescue 2` trains runs with learning rates that are far too high, two seeds of every setup, with and
+without rollbacks, and prints how many runs the rollbacks save.
 """
 
 import argparse
@@ -12,7 +13,14 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 1 if the bars are missed."""
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        The exit code: 0, or 1 if the detectors miss the required precision or recall.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.health", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/health.json.gz"), help="file of the recorded runs")
     parser.add_argument("--score", type=Path, help="score the runs in this file; train none")

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.health` does with its options."""
+"""Runs the command `python -m benchmarks.health`."""
 
 import argparse
 import time
@@ -12,7 +12,14 @@ from benchmarks.health.score import report
 
 
 def benchmark(options: argparse.Namespace) -> int:
-    """Train or read the runs and score them; 0, or 1 if the bars are missed."""
+    """Train or read the runs and score them.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The exit code: 0, or 1 if a required rate is missed.
+    """
     if options.score:
         records = read(options.score)
         if options.rescue:
@@ -26,7 +33,7 @@ def benchmark(options: argparse.Namespace) -> int:
 
 
 def _rescue(records: Sequence[Record], seeds: int, only: str) -> int:
-    """Train setups with rates that are too high, with and without rollbacks."""
+    """Train setups with learning rates that are too high, with and without rollbacks."""
     rescues = []
     print(rescue.HEADING, flush=True)
     for each in rescue.rescue_all(records, seeds=seeds, only=only):
@@ -38,7 +45,7 @@ def _rescue(records: Sequence[Record], seeds: int, only: str) -> int:
 
 
 def _train(jobs: Sequence[Job], out: Path) -> list[Record]:
-    """Train the runs that the file lacks; it is updated after every run."""
+    """Train the runs that are missing from the file, which is updated after every run."""
     out.parent.mkdir(parents=True, exist_ok=True)
     records = read(out) if out.exists() else []
     known = {(record.setup, record.fault, record.seed) for record in records}

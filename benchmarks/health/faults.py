@@ -1,4 +1,4 @@
-"""Faults that are put into sound runs: by settings where these can do it, else by wrappers of data or latents."""
+"""Faults to inject into healthy runs: by settings where possible, otherwise by wrappers of the data or the latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ from ganscale.training.build import Experiment
 
 Settings = Callable[[Setup], tuple[str, ...]]
 BAD_FROM = 0.5
-"""Share of a run after which faults that come later begin."""
+"""Share of a run after which the late faults begin."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that spoils a run.
+    """A fault that makes a run unhealthy.
 
     Attributes:
-        name: in a word.
-        meaning: in a few words.
-        settings: overrides of a setup that put it in.
-        wrap: changes the objects of a run that settings do not reach.
-        fits: whether a setup can have it.
+        name: key in `FAULTS`.
+        meaning: short description.
+        settings: returns the overrides that inject the fault into a setup.
+        wrap: changes objects of the run that no setting reaches.
+        fits: whether the fault applies to a setup.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Fault:
 
 
 def _rates(g: float, d: float) -> Settings:
-    """Both rates times factors."""
+    """Multiply both learning rates."""
     return lambda setup: (f"optim.lr_g={min(10.0, setup.rate * g)}", f"optim.lr_d={min(10.0, setup.rate * d)}")
 
 
@@ -46,7 +46,11 @@ def _jump(setup: Setup) -> tuple[str, ...]:
 
 
 class Wrapped:
-    """A source that stands before another; attributes that are not its own are the other's."""
+    """Base of the sources that change the examples of another source.
+
+    Args:
+        source: the data set to read from.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -54,32 +58,37 @@ class Wrapped:
 
 
 class OneClass(Wrapped):
-    """Only examples of class 0: the first ones among many reads of the other source."""
+    """Yields examples of class 0 only, taken from a larger read of the wrapped source."""
 
-    def wanted(self, start: int, stop: int) -> int:
-        """The class of these rows."""
+    def class_of(self, start: int, stop: int) -> int:
+        """The class of the rows from `start` to `stop`."""
         return 0
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
         """As `Source.read`."""
-        often = 4 * self.num_classes
-        examples, labels = self._source.read(start * often, stop * often)
+        factor = 4 * self.num_classes
+        examples, labels = self._source.read(start * factor, stop * factor)
         assert labels is not None, "a source with classes"
-        rows = (labels == self.wanted(start, stop)).nonzero().squeeze(1)
+        rows = (labels == self.class_of(start, stop)).nonzero().squeeze(1)
         rows = rows[torch.arange(stop - start) % len(rows)]
         return examples[rows], labels[rows]
 
 
 class ByClass(OneClass):
-    """Batches of one class each, as from files that were never shuffled."""
+    """Yields batches of one class each, as unshuffled files do."""
 
-    def wanted(self, start: int, stop: int) -> int:
-        """Each batch's own class, in turn."""
+    def class_of(self, start: int, stop: int) -> int:
+        """One class per batch, in cyclic order."""
         return start // (stop - start) % self.num_classes
 
 
 class Damaged(Wrapped):
-    """From a position on, every read holds one example that is not a number."""
+    """Sets one example of every read to NaN, from a position on.
+
+    Args:
+        source: the data set to read from.
+        begin: first affected position, in images.
+    """
 
     def __init__(self, source: Source, begin: int) -> None:
         super().__init__(source)
@@ -95,7 +104,7 @@ class Damaged(Wrapped):
 
 
 def _without_noise(experiment: Experiment) -> None:
-    """Both the generator and its average are shown zeros, in training and in evaluations."""
+    """Replace z by zeros for the generator and its moving average, in training and in evaluations."""
     for network in (experiment.state.generator, experiment.state.ema.module):
         network.register_forward_pre_hook(lambda _, inputs: (torch.zeros_like(inputs[0]), *inputs[1:]))
 
@@ -117,8 +126,8 @@ def _is_critic(setup: Setup) -> bool:
     return "loss.name=wasserstein" in setup.overrides
 
 
-def _has_logs(setup: Setup) -> bool:
-    """Whether the objective is cross-entropy, which minimax can stand for."""
+def _is_cross_entropy(setup: Setup) -> bool:
+    """Whether the objective is cross-entropy, so that `minimax` can replace it."""
     return not any(override.startswith("loss.name=") for override in setup.overrides)
 
 
@@ -130,14 +139,14 @@ FAULTS: dict[str, Fault] = {
         Fault("fast-g", "G's learning rate times 50", _rates(50, 1)),
         Fault("frozen-d", "D does not learn (rate 1e-12)", lambda s: ("optim.lr_d=1e-12", f"optim.lr_g={s.rate}")),
         Fault("slow-d", "D learns a thousand times slower than G", lambda s: (f"optim.lr_d={s.rate / 1000}",)),
-        Fault("no-noise", "G is shown zeros in place of z", wrap=_without_noise),
-        Fault("one-class", "only one class of the data is read", wrap=_one_class),
+        Fault("no-noise", "G gets zeros instead of z", wrap=_without_noise),
+        Fault("one-class", "the data set yields one class only", wrap=_one_class),
         Fault(
             "batch-norm-leak",
-            "batches of one class each, and batch norm in D, which sees the batch as a whole",
+            "batches of one class each, and batch norm in D",
             lambda _: ("model.discriminator.norm=batch", "model.discriminator.spectral_norm=false"),
             _by_class,
-            fits=lambda setup: "r3gan" not in setup.name,  # it has no norms
+            fits=lambda setup: "r3gan" not in setup.name,  # R3GAN has no norm layers
         ),
         Fault(
             "no-penalty",
@@ -155,9 +164,8 @@ FAULTS: dict[str, Fault] = {
             "saturating",
             "the saturating loss, D's rate times 5, five D updates, no penalty",
             lambda s: ("loss.name=minimax", *_rates(1, 5)(s), "optim.d_steps=5", "penalty.r1=0"),
-            fits=_has_logs,
+            fits=_is_cross_entropy,
         ),
         Fault("damaged-data", "an example of every batch is NaN from half of the run on", wrap=_damage),
     )
 }
-"""By name."""

@@ -1,4 +1,4 @@
-"""One run of the benchmark: trained in memory, its rows of metrics and its evaluations kept."""
+"""Trains one run of the benchmark in memory and records its metrics and evaluations."""
 
 import json
 import math
@@ -19,12 +19,12 @@ from ganscale.training.build import build
 from ganscale.training.loop import train
 
 DIGITS = 5
-"""Significant digits of a number in the file."""
+"""Significant digits of the numbers in the file."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of a run.
+    """A recorded run.
 
     Attributes:
         setup: name of the setup.
@@ -32,8 +32,8 @@ class Record:
         seed: of the run.
         loss: `loss.name`.
         rows: of metrics, oldest first.
-        evaluations: images and numbers of each evaluation, oldest first; the first is of the untrained generator.
-        seconds: that it took.
+        evaluations: images and metrics of each evaluation, oldest first; the first is that of the untrained generator.
+        seconds: duration of the run.
     """
 
     setup: str
@@ -57,8 +57,8 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     started = time.perf_counter()
     torch.set_num_threads(1)
     chosen = SETUPS[setup]
-    spoilt = FAULTS[fault].settings(chosen) if fault else ()
-    config = load(overrides=(*overrides(chosen, seed), *spoilt, *extra))
+    injected = FAULTS[fault].settings(chosen) if fault else ()
+    config = load(overrides=(*overrides(chosen, seed), *injected, *extra))
     experiment = build(config)
     evaluator = make_evaluator(config, experiment.sampler.source, device=experiment.device)
     if fault:
@@ -78,7 +78,12 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
 
 
 def write(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON by columns, compressed if the name ends in `.gz`; numbers keep `DIGITS` digits."""
+    """Write records as JSON, one list per metric; numbers are rounded to `DIGITS` significant digits.
+
+    Args:
+        path: of the file, which is compressed if the name ends in `.gz`.
+        records: to write.
+    """
     text = json.dumps([_as_json(record) for record in records], separators=(",", ":"))
     if path.suffix == ".gz":
         import gzip
@@ -89,7 +94,11 @@ def write(path: Path, records: Sequence[Record]) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """Read what `write` wrote."""
+    """Read a file of `write`.
+
+    Args:
+        path: of the file.
+    """
     content = path.read_bytes()
     if path.suffix == ".gz":
         import gzip

@@ -1,4 +1,4 @@
-"""Whether rollbacks save runs whose rates are far too high: the same runs with and without them."""
+"""Trains runs whose learning rates are far too high, with and without rollbacks, and counts the runs saved."""
 
 import math
 import tempfile
@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.health.faults import FAULTS
 from benchmarks.health.record import Record
-from benchmarks.health.score import is_good, sound_twins
+from benchmarks.health.score import healthy_runs, is_good
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import ConfigError, load
 from ganscale.evaluation.compare import read_evaluations
@@ -22,30 +22,30 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.sweep.score import wilson
 
 FIRST_SEED = 5000
-"""Of runs on which nothing was chosen."""
+"""Its runs were not used to choose anything."""
 RESPONSE = ("health.response=rollback",)
-"""All else is left at its default."""
+"""All other settings of `health` keep their defaults."""
 CHECKPOINTS = 8
-"""Of a run."""
+"""Per run."""
 TOO_HIGH = ("rates-x100", "rates-jump")
-"""Faults by which rates are too high: from the first image on, or from half of the run on."""
+"""Faults that raise the learning rates: from the first image on, or from half of the run on."""
 CONFIDENCE = 0.95
 LEAST = 0.8
-"""The bar: share of the runs that are lost without rollback and end well with it."""
+"""Required share of the runs lost without rollbacks that end well with them."""
 
 
 class Rescue(NamedTuple):
-    """One setup and seed with far too high rates.
+    """One setup and seed with learning rates that are far too high.
 
     Attributes:
         setup: name of the setup.
-        fault: name of what was done to the rates.
+        fault: name of the fault.
         seed: of both runs.
-        lost: whether it ends badly when nothing is done.
-        saved: whether it ends well with rollbacks.
-        targets: images to which it was rolled back, in order.
-        scores: of its last evaluation, with rollbacks.
-        diagnosis: why a verdict stopped it, with rollbacks; empty if it reached its end.
+        lost: whether the run without rollbacks ends badly.
+        saved: whether the run with rollbacks ends well.
+        targets: images that the rollbacks restored, in order.
+        scores: of the last evaluation, with rollbacks.
+        diagnosis: the verdict that stopped the run with rollbacks; empty if the run completed.
     """
 
     setup: str
@@ -59,7 +59,7 @@ class Rescue(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a run ended: scores of its last evaluation, images it was put back to, and why it was stopped, if so."""
+    """The end of a run: last scores, images restored by rollbacks, and the verdict that stopped it, if any."""
 
     scores: Mapping[str, float]
     targets: tuple[int, ...]
@@ -67,34 +67,49 @@ class End(NamedTuple):
 
 
 def rescue_all(records: Sequence[Record], *, seeds: int, only: str = "") -> Iterator[Rescue]:
-    """Try every setup with every kind of too high rates.
+    """Train every setup with every fault of `TOO_HIGH`.
 
     Args:
-        records: of the benchmark; its sound runs say what ending well is.
-        seeds: number of seeds for each pair of them.
-        only: a part of the `setup/fault` of those to try.
+        records: of the benchmark; its healthy runs define a good end.
+        seeds: number of seeds for each pair of setup and fault.
+        only: a part of `setup/fault`; other pairs are skipped.
     """
-    twins = sound_twins(records)
+    healthy = healthy_runs(records)
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for fault in TOO_HIGH:
             for setup in SETUPS:
                 if only in f"{setup}/{fault}":
-                    yield rescue(setup, fault, seed, twins[setup])
+                    yield rescue(setup, fault, seed, healthy[setup])
 
 
-def rescue(setup: str, fault: str, seed: int, twins: Sequence[Record]) -> Rescue:
-    """Train one run twice, in folders that do not stay; one that is not lost is not trained again."""
+def rescue(setup: str, fault: str, seed: int, healthy: Sequence[Record]) -> Rescue:
+    """Train one run without rollbacks and, if it is lost, again with them, in temporary folders.
+
+    Args:
+        setup: name of the setup.
+        fault: name of the fault.
+        seed: of both runs.
+        healthy: the healthy runs of the setup.
+    """
     with tempfile.TemporaryDirectory(prefix="rescue") as folder:
         without = train(setup, fault, seed, Path(folder) / "without")
-        if is_good(without.scores, twins):
+        if is_good(without.scores, healthy):
             return Rescue(setup, fault, seed, False, False, (), without.scores)
         end = train(setup, fault, seed, Path(folder) / "with", *RESPONSE)
-    saved = not end.diagnosis and is_good(end.scores, twins)
+    saved = not end.diagnosis and is_good(end.scores, healthy)
     return Rescue(setup, fault, seed, True, saved, end.targets, end.scores, end.diagnosis)
 
 
 def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
-    """Train one run in a folder."""
+    """Train one run in a folder.
+
+    Args:
+        setup: name of the setup.
+        fault: name of the fault.
+        seed: of the run.
+        path: run folder.
+        response: further overrides.
+    """
     chosen = SETUPS[setup]
     settings = (
         f"run.dir={path.parent}",
@@ -111,7 +126,7 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
 
 
 def _last_scores(path: Path, images: int) -> Mapping[str, float]:
-    """Of the evaluation at a run's end; the worst ones if there is none, as of weights that are not finite."""
+    """Scores of the evaluation at the end; the worst possible ones if there is none, as with non-finite weights."""
     with suppress(ConfigError):
         last = read_evaluations(path)[-1]
         if last.images >= images:
@@ -120,11 +135,18 @@ def _last_scores(path: Path, images: int) -> Mapping[str, float]:
 
 
 def report(rescues: Sequence[Rescue]) -> tuple[str, bool]:
-    """The shares as text, and whether the bar is passed."""
+    """Describe the shares of lost and saved runs.
+
+    Args:
+        rescues: of all pairs.
+
+    Returns:
+        The text, and whether the share of saved runs is at least `LEAST`.
+    """
     lost = [each for each in rescues if each.lost]
     saved = [each for each in lost if each.saved]
     share = len(saved) / len(lost) if lost else 0.0
-    lines = [f"{len(rescues)} runs with too high rates; {len(lost)} are lost when nothing is done"]
+    lines = [f"{len(rescues)} runs with too high rates; {len(lost)} are lost without rollbacks"]
     for part in ("fault", "setup"):
         right, all_of = (Counter(getattr(each, part) for each in some) for some in (saved, lost))
         lines += [f"  {name:<30}{right[name]:>4} of {number}" for name, number in all_of.items()]
@@ -135,11 +157,15 @@ def report(rescues: Sequence[Rescue]) -> tuple[str, bool]:
     return "\n".join(lines), share >= LEAST
 
 
-HEADING = f"{'setup':<30}{'rates':<12}{'seed':>5}{'lost':>6}{'saved':>7}{'frechet':>10}{'modes':>7}  back to"
+HEADING = f"{'setup':<30}{'rates':<12}{'seed':>5}{'lost':>6}{'saved':>7}{'frechet':>10}{'modes':>7}  rolled back to"
 
 
 def line(each: Rescue) -> str:
-    """A row of the table."""
+    """A row of the table under `HEADING`.
+
+    Args:
+        each: one setup and seed.
+    """
     numbers = f"{each.lost:>6}{each.saved:>7}{each.scores['frechet']:>10.3g}{each.scores['modes']:>7.0f}"
     targets = ", ".join(map(str, each.targets)) or "-"
     return f"{each.setup:<30}{each.fault:<12}{each.seed:>5}{numbers}  {targets}  {each.diagnosis}".rstrip()

@@ -1,9 +1,9 @@
-"""What is true of the benchmark's runs, what the verdicts said of them, and how well the two agree.
+"""Compares the verdicts of the detectors with the ground truth of the recorded runs.
 
-Truth knows nothing of the verdicts. A run with a fault is sick if its last evaluation is bad beside those of the sound
-runs of the same setup: not finite, fewer modes than the worst of them, or `WORSE` times the largest Frechet distance of
-them. If it is not, the fault had no effect, and the run counts neither way. A run without a fault is sound if its last
-Frechet distance is less than half that of the untrained generator; otherwise it counts neither way.
+The ground truth does not depend on the verdicts. A run with a fault is unhealthy if its last evaluation is worse than
+those of the healthy runs of the same setup: not finite, fewer modes than their minimum, or more than `WORSE` times
+their largest Frechet distance. Otherwise the fault had no effect and the run is not counted. A run without a fault is
+healthy if its last Frechet distance is less than half that of the untrained generator; otherwise it is not counted.
 """
 
 import math
@@ -17,18 +17,18 @@ from ganscale.health import detectors as health
 
 WORSE = 1.5
 LEAST_RECALL, LEAST_PRECISION = 0.9, 0.95
-"""The bars."""
+"""Required of the scored half."""
 
-Truth = Literal["sick", "sound", "unclear"]
+Truth = Literal["unhealthy", "healthy", "unclear"]
 
 
-class Judged(NamedTuple):
-    """A run with its truth and its verdicts.
+class ScoredRun(NamedTuple):
+    """A run with its ground truth and its verdicts.
 
     Attributes:
         record: the run.
-        truth: what it is.
-        kinds: of the verdicts given during it, in the order of their first time.
+        truth: the ground truth.
+        kinds: of its verdicts, in the order of their first occurrence.
     """
 
     record: Record
@@ -37,59 +37,77 @@ class Judged(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How well verdicts and truth agree.
+    """Counts of verdicts over runs of known ground truth.
 
     Attributes:
-        sick: number of sick runs.
-        sound: number of sound ones.
-        found: number of sick runs with a verdict.
-        false: number of sound runs with a verdict.
+        unhealthy: number of unhealthy runs.
+        healthy: number of healthy runs.
+        found: unhealthy runs with a verdict.
+        false: healthy runs with a verdict.
     """
 
-    sick: int
-    sound: int
+    unhealthy: int
+    healthy: int
     found: int
     false: int
 
     @property
     def recall(self) -> float:
-        """Share of sick runs that got a verdict."""
-        return self.found / self.sick if self.sick else math.nan
+        """Share of unhealthy runs that have a verdict."""
+        return self.found / self.unhealthy if self.unhealthy else math.nan
 
     @property
     def precision(self) -> float:
-        """Share of runs with a verdict that are sick."""
+        """Share of runs with a verdict that are unhealthy."""
         given = self.found + self.false
         return self.found / given if given else math.nan
 
 
-def judge_all(records: Sequence[Record]) -> list[Judged]:
-    """Truth and verdicts of all runs; sound ones are compared within a setup."""
-    twins = sound_twins(records)
-    return [Judged(record, truth(record, twins.get(record.setup, ())), verdicts(record)) for record in records]
+def score_all(records: Sequence[Record]) -> list[ScoredRun]:
+    """Ground truth and verdicts of all runs.
+
+    Args:
+        records: of the runs; those of one setup are compared with each other.
+    """
+    healthy = healthy_runs(records)
+    return [ScoredRun(record, truth(record, healthy.get(record.setup, ())), verdicts(record)) for record in records]
 
 
-def truth(record: Record, twins: Sequence[Record]) -> Truth:
-    """What a run is, by its last evaluation and those of the sound runs of its setup."""
+def truth(record: Record, healthy: Sequence[Record]) -> Truth:
+    """Ground truth of a run.
+
+    Args:
+        record: of the run.
+        healthy: the healthy runs of its setup.
+    """
     if not record.fault:
-        return "sound" if _has_learned(record) else "unclear"
-    return "unclear" if not twins or is_good(record.evaluations[-1], twins) else "sick"
+        return "healthy" if _has_learned(record) else "unclear"
+    return "unclear" if not healthy or is_good(record.evaluations[-1], healthy) else "unhealthy"
 
 
-def is_good(scores: Mapping[str, float], twins: Sequence[Record]) -> bool:
-    """Whether an evaluation is not bad beside the last ones of sound runs of the same setup."""
-    others = [twin.evaluations[-1] for twin in twins]
+def is_good(scores: Mapping[str, float], healthy: Sequence[Record]) -> bool:
+    """Whether an evaluation is as good as the last evaluations of healthy runs, within `WORSE`.
+
+    Args:
+        scores: `frechet` and `modes` of the evaluation.
+        healthy: the healthy runs of the same setup.
+    """
+    others = [run.evaluations[-1] for run in healthy]
     fewest, worst = min(other["modes"] for other in others), max(other["frechet"] for other in others)
-    return scores["modes"] >= fewest and scores["frechet"] <= WORSE * worst  # NaN is not
+    return scores["modes"] >= fewest and scores["frechet"] <= WORSE * worst  # False for NaN
 
 
-def sound_twins(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """By setup its runs without a fault that have learned."""
-    twins: dict[str, list[Record]] = {}
+def healthy_runs(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The healthy runs by setup.
+
+    Args:
+        records: of all runs.
+    """
+    healthy: dict[str, list[Record]] = {}
     for record in records:
         if not record.fault and _has_learned(record):
-            twins.setdefault(record.setup, []).append(record)
-    return twins
+            healthy.setdefault(record.setup, []).append(record)
+    return healthy
 
 
 def _has_learned(record: Record) -> bool:
@@ -97,7 +115,11 @@ def _has_learned(record: Record) -> bool:
 
 
 def verdicts(record: Record) -> tuple[str, ...]:
-    """Kinds of the verdicts that the run would have been given, tick by tick, in the order of their first time."""
+    """Kinds of the verdicts of a run, in the order of their first occurrence.
+
+    Args:
+        record: of the run; the detectors see its rows one after the other, as in training.
+    """
     found: dict[str, None] = {}
     for count in range(1, len(record.rows) + 1):
         rows = record.rows[:count]
@@ -108,19 +130,30 @@ def verdicts(record: Record) -> tuple[str, ...]:
     return tuple(found)
 
 
-def rates(judged: Sequence[Judged]) -> Rates:
-    """Counts over runs; those of unclear truth do not count."""
-    sick = [run for run in judged if run.truth == "sick"]
-    sound = [run for run in judged if run.truth == "sound"]
-    return Rates(len(sick), len(sound), sum(bool(run.kinds) for run in sick), sum(bool(run.kinds) for run in sound))
+def rates(scored: Sequence[ScoredRun]) -> Rates:
+    """Count verdicts, ignoring runs of unclear ground truth.
+
+    Args:
+        scored: runs with their verdicts.
+    """
+    unhealthy, healthy = ([run for run in scored if run.truth == truth] for truth in _TRUTHS)
+    found, false = (sum(bool(run.kinds) for run in runs) for runs in (unhealthy, healthy))
+    return Rates(len(unhealthy), len(healthy), found, false)
 
 
 def report(records: Sequence[Record]) -> tuple[str, bool]:
-    """Tables of both halves as text, and whether the scored half passes the bars."""
-    judged = judge_all(records)
+    """Describe precision and recall.
+
+    Args:
+        records: of the runs.
+
+    Returns:
+        Tables of both halves, and whether the scored half has the required precision and recall.
+    """
+    scored = score_all(records)
     parts, passed = [], False
     for half in ("chosen", "scored"):
-        runs = [run for run in judged if half_of(run.record.seed) == half]
+        runs = [run for run in scored if half_of(run.record.seed) == half]
         if not runs:
             continue
         total = rates(runs)
@@ -133,36 +166,36 @@ def report(records: Sequence[Record]) -> tuple[str, bool]:
 
 def _totals(total: Rates) -> list[str]:
     return [
-        f"recall    {total.recall:.3f}  ({total.found} of {total.sick} sick runs got a verdict)",
-        f"precision {total.precision:.3f}  ({total.false} of {total.sound} sound runs got one)",
+        f"recall    {total.recall:.3f}  ({total.found} of {total.unhealthy} unhealthy runs have a verdict)",
+        f"precision {total.precision:.3f}  ({total.false} of {total.healthy} healthy runs have one)",
     ]
 
 
-def _by_fault(runs: Sequence[Judged]) -> list[str]:
-    lines = [f"{'fault':<18}{'sick':>6}{'found':>7}{'recall':>8}{'no effect':>11}  first verdict"]
+def _by_fault(runs: Sequence[ScoredRun]) -> list[str]:
+    lines = [f"{'fault':<18}{'unhealthy':>11}{'found':>7}{'recall':>8}{'no effect':>11}  first verdict"]
     for fault in dict.fromkeys(run.record.fault for run in runs):
         mine = [run for run in runs if run.record.fault == fault]
         total = rates(mine)
         unclear = sum(run.truth == "unclear" for run in mine)
         if fault:
-            first = Counter(run.kinds[0] for run in mine if run.truth == "sick" and run.kinds)
+            first = Counter(run.kinds[0] for run in mine if run.truth == "unhealthy" and run.kinds)
             lines.append(
-                f"{fault:<18}{total.sick:>6}{total.found:>7}{total.recall:>8.2f}{unclear:>11}  {_counts(first)}"
+                f"{fault:<18}{total.unhealthy:>11}{total.found:>7}{total.recall:>8.2f}{unclear:>11}  {_counts(first)}"
             )
     return lines
 
 
-def _by_kind(runs: Sequence[Judged]) -> list[str]:
-    lines = [f"{'verdict':<22}{'on sick':>8}{'on sound':>10}{'precision':>11}"]
+def _by_kind(runs: Sequence[ScoredRun]) -> list[str]:
+    lines = [f"{'verdict':<22}{'unhealthy':>11}{'healthy':>9}{'precision':>11}"]
     counts = {truth: Counter(kind for run in runs if run.truth == truth for kind in run.kinds) for truth in _TRUTHS}
     for kind in health.RULES:
-        right, wrong = counts["sick"][kind], counts["sound"][kind]
+        right, wrong = counts["unhealthy"][kind], counts["healthy"][kind]
         share = f"{right / (right + wrong):.2f}" if right + wrong else "-"
-        lines.append(f"{kind:<22}{right:>8}{wrong:>10}{share:>11}")
+        lines.append(f"{kind:<22}{right:>11}{wrong:>9}{share:>11}")
     return lines
 
 
-_TRUTHS: tuple[Truth, ...] = ("sick", "sound")
+_TRUTHS: tuple[Truth, ...] = ("unhealthy", "healthy")
 
 
 def _counts(counter: Mapping[str, int]) -> str:

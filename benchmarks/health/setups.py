@@ -1,15 +1,15 @@
-"""Runs that are sound as they are: architectures, data and objectives, each a few seconds long on one core."""
+"""Healthy runs over architectures, data sets and objectives, each a few seconds long on one core."""
 
 from dataclasses import dataclass
 
 ROWS = 32
-"""Rows of metrics of a run."""
+"""Metric rows of a run."""
 EVALUATIONS = 8
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A sound run.
+    """A healthy run.
 
     Attributes:
         name: of the run.
@@ -25,7 +25,7 @@ class Setup:
 
     @property
     def is_digits(self) -> bool:
-        """Whether its data are digits, and not points."""
+        """Whether the data set is MNIST, not 2-D points."""
         return "data.name=mnist" in self.overrides
 
 
@@ -81,11 +81,16 @@ SETUPS: dict[str, Setup] = {
         Setup("digits-r3gan-relativistic", 3e-3, 8_000, (*_R3GAN, *_PAIRS)),
     )
 }
-"""By name. Networks, data and images are small; rates and penalties are those of the papers or of `configs/`."""
+"""Networks, data and images are small; rates and penalties are those of the papers or of `configs/`."""
 
 
 def overrides(setup: Setup, seed: int) -> tuple[str, ...]:
-    """All settings of one of its runs."""
+    """All settings of one run.
+
+    Args:
+        setup: the run without its seed.
+        seed: of the run.
+    """
     points = not setup.is_digits
     return (
         *setup.overrides,

@@ -1,1 +1,1 @@
-"""How fast the core trains, next to loops that one would write by hand: `python -m benchmarks.speed`."""
+"""Training speed of ganscale compared with hand-written loops: `python -m benchmarks.speed`."""

@@ -1,6 +1,6 @@
-"""Measure ganscale on this machine: `python -m benchmarks.speed [COMMAND] [section.key=value ...]`.
+"""Measure the speed of ganscale on this machine: `python -m benchmarks.speed [COMMAND] [section.key=value ...]`.
 
-Exit codes: 0 done, 1 a measured process failed, 2 a request makes no sense.
+Exit codes: 0 done, 1 a measured process failed, 2 invalid request.
 """
 
 import sys
@@ -12,7 +12,14 @@ from ganscale.config import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; without a command, `throughput`."""
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process. The default command is `throughput`.
+
+    Returns:
+        The exit code.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and words[0] in COMMANDS else "throughput"
     options = parse(name, words)

@@ -1,6 +1,6 @@
-"""The loops that ganscale is measured against: same networks, same batch, same data, none of the guarantees.
+"""The loops that ganscale is compared with: same networks, batch and data, without its guarantees.
 
-Both hold torch's own layers in place of ours, and shuffle, draw z and compute losses with what torch offers.
+They use torch's own layers, shuffling, random numbers and losses.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 
 from benchmarks.speed.measure import Contender
-from benchmarks.speed.parts import Pictures, images_of, looks_at_batch, networks
+from benchmarks.speed.parts import Pictures, images_of, networks, uses_batch
 from ganscale.config import Config, ConfigError, differences
 from ganscale.data import StackedSource
 from ganscale.training.build import DTYPES, Experiment
@@ -24,15 +24,18 @@ KNOWN = (
     *("train.images", "train.batch_size", "train.precision", "train.device", "train.deterministic"),
     "loss.label_smoothing",
 )
-"""Sections and keys that may differ from the default run: the baselines follow them, or they cost ganscale alone."""
+"""Sections and keys that may differ from the default run: the baselines apply them, or only ganscale pays for them."""
 
 
 def check(config: Config) -> None:
-    """Refuse what the baselines do not do, lest they be compared with something else.
+    """Refuse settings that the baselines do not implement.
+
+    Args:
+        config: of the run to measure.
 
     Raises:
-        ConfigError: a setting outside of `KNOWN` is not the default, networks are shown labels, data are 2-D points, or
-            the precision is none that plain tensors have.
+        ConfigError: a setting outside of `KNOWN` is not the default, a network is conditional, the data are 2-D points,
+            or the precision is not that of a plain tensor type.
     """
     unknown = {
         key: value
@@ -49,16 +52,16 @@ def check(config: Config) -> None:
         unknown["train.precision"] = config.train.precision
     for key, value in unknown.items():
         remedy = "leave it at its default, or measure without baselines (--baselines none)"
-        raise ConfigError("the baselines cannot do this", key=key, value=value, remedy=remedy)
+        raise ConfigError("the baselines do not implement this", key=key, value=value, remedy=remedy)
 
 
 class Baseline(Contender):
-    """Networks and optimizers of its own, started from the run's initial weights.
+    """Copies of the run's initial networks, with their own optimizers.
 
     Args:
-        experiment: the run to be compared with.
-        same_layers: keep our batch norm.
-        fused: Adam in one kernel; None for what torch chooses.
+        experiment: the run to compare with.
+        same_layers: whether to keep ganscale's batch norm.
+        fused: whether Adam is fused; None for torch's default.
     """
 
     def __init__(self, experiment: Experiment, *, same_layers: bool, fused: bool | None) -> None:
@@ -78,16 +81,16 @@ class Baseline(Contender):
 class Minimal(Baseline):
     """The shortest loop that computes the same losses.
 
-    Normalized images in memory, one pass of D over real and fake (two where D has batch norm, as one would change the
-    result), the fakes of the D update reused for the G update, D frozen there, fused Adam. No EMA, no statistics, and
-    random numbers of torch's generator, gone after a kill.
+    Normalized images in memory, one pass of D over real and fake (two if D has batch norm, whose result would differ),
+    the fakes of the D update reused for the G update, D frozen there, fused Adam. No EMA, no statistics, no exact
+    resume.
     """
 
     name = "minimal"
 
     def __init__(self, experiment: Experiment, same_layers: bool = False) -> None:
         super().__init__(experiment, same_layers=same_layers, fused=True)
-        self.fused = not looks_at_batch(self.discriminator)
+        self.fused = not uses_batch(self.discriminator)
         source = images_of(experiment)
         self.images = source.images.to(source.dtype).div_(127.5).sub_(1.0)
         self.triples = source.triples if isinstance(source, StackedSource) else None
@@ -95,7 +98,7 @@ class Minimal(Baseline):
         self.order = iter(self._order())
 
     def run(self, iterations: int) -> None:
-        """Train for some iterations."""
+        """As `Contender.run`."""
         discriminator = self.discriminator
         for _ in range(iterations):
             rows = next(self.order)
@@ -121,18 +124,17 @@ class Minimal(Baseline):
             self.optimizer_g.step()
 
     def _order(self) -> Iterator[Tensor]:
-        """Rows of one batch after the other, shuffled anew in each epoch."""
+        """Yield the rows of each batch, reshuffled in each epoch."""
         while True:
             order = torch.randperm(self.num_images, device=self.device)
             yield from order[: self.num_images // self.batch_size * self.batch_size].split(self.batch_size)
 
 
 class Textbook(Baseline):
-    """The loop of the tutorials.
+    """The loop of tutorials.
 
-    PIL images through ToTensor and Normalize in a DataLoader without workers, two passes of D with one loss each, new z
-    and a new pass of G for the G update, D's gradients computed there in vain, Adam as it comes, losses read at every
-    step.
+    PIL images with ToTensor and Normalize in a DataLoader without workers, two passes of D with one loss each, new z
+    and a new pass of G for the G update with unused gradients of D, default Adam, losses read at every step.
     """
 
     name = "textbook"
@@ -147,7 +149,7 @@ class Textbook(Baseline):
         self.losses_g: list[float] = []
 
     def run(self, iterations: int) -> None:
-        """Train for some iterations."""
+        """As `Contender.run`."""
         generator, discriminator = self.generator, self.discriminator
         criterion = nn.BCEWithLogitsLoss()
         ones = torch.ones(self.batch_size, device=self.device, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""What the bench's commands share: which runs they measure, on what, and where the figures go."""
+"""Shared by the commands: runs to measure, device, tables, JSON output."""
 
 import argparse
 import json
@@ -13,11 +13,14 @@ from ganscale.config import Config, ConfigError, load, parse
 
 
 class BenchError(RuntimeError):
-    """A process that was measured failed; the message has its last words."""
+    """A measured process failed; the message has the end of its output."""
 
 
 def configs_of(options: argparse.Namespace) -> dict[str, Config]:
     """The runs to measure, by title.
+
+    Args:
+        options: of `parsers`.
 
     Raises:
         ConfigError: a preset or a setting is unknown.
@@ -31,10 +34,15 @@ def configs_of(options: argparse.Namespace) -> dict[str, Config]:
 
 
 def names_of(text: str, known: Sequence[str], *, key: str) -> list[str]:
-    """The names in a list with commas.
+    """Split a comma-separated list of names.
+
+    Args:
+        text: the list.
+        known: valid names.
+        key: of the option, for the error.
 
     Raises:
-        ConfigError: one is not known.
+        ConfigError: a name is unknown.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -44,24 +52,36 @@ def names_of(text: str, known: Sequence[str], *, key: str) -> list[str]:
 
 
 def changed(config: Config, **sections: Mapping[str, Any]) -> Config:
-    """The run with other settings: keys and values by section.
+    """A copy of a run's config with changed settings.
+
+    Args:
+        config: of the run.
+        sections: changed keys and values by section.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: the result is invalid.
     """
     plain = config.model_dump(mode="json")
     return parse(plain | {name: plain[name] | dict(settings) for name, settings in sections.items()})
 
 
 def device_of(config: Config) -> torch.device:
-    """Where a run is measured."""
+    """The device to measure a run on.
+
+    Args:
+        config: of the run.
+    """
     if config.train.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(config.train.device)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is its head, with columns of even width."""
+    """Format a Markdown table with columns of even width.
+
+    Args:
+        rows: cells; the first row is the header.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -71,6 +91,11 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:
-    """Write the figures, if a file is named."""
+    """Write the figures as JSON.
+
+    Args:
+        path: of the file; None writes nothing.
+        report: the figures.
+    """
     if path:
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

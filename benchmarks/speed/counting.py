@@ -1,4 +1,4 @@
-"""Counts one iteration: floating-point operations of products and convolutions, and what DDP reduces."""
+"""Counts the floating-point operations of products and convolutions and the bytes that DDP reduces in an iteration."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,11 +25,11 @@ _aten = torch.ops.aten
 
 
 def _convolution_flops(image: Sequence[int], weight: Sequence[int]) -> int:
-    """Of one of the three products of a convolution: forward, gradient of its input, gradient of its weights.
+    """FLOPs of one of the three products of a convolution: forward, gradient of its input, gradient of its weights.
 
     Args:
-        image: the side of which each pixel meets the whole filter: the output, or the input of a transposed one.
-        weight: of the filters; its second size is per group.
+        image: shape of the side whose pixels each use the whole filter: the output, or a transposed one's input.
+        weight: shape of the filters; its second size is per group.
     """
     return 2 * image[0] * prod(image[2:]) * prod(weight)
 
@@ -37,8 +37,8 @@ def _convolution_flops(image: Sequence[int], weight: Sequence[int]) -> int:
 class FlopCounter(TorchDispatchMode):
     """Adds up the FLOPs of all products and convolutions in its `with` block, forward, backward and double backward.
 
-    `torch.utils.flop_counter.FlopCounterMode`, from which the other formulas are, fails on `autograd.grad`
-    and counts the weights' gradient of a grouped convolution as if it had one group.
+    `torch.utils.flop_counter.FlopCounterMode`, whose formulas serve all other operators, fails on `autograd.grad`
+    and ignores the groups in the weight gradient of a grouped convolution.
 
     Attributes:
         flops: by operator.
@@ -79,19 +79,19 @@ def _flops(operator: Any, args: Any, kwargs: Any, out: Any) -> int:
 
 @dataclass(frozen=True)
 class Work:
-    """What one iteration of one replica costs.
+    """Operations and communication of one iteration of one replica.
 
     Attributes:
         flops: counted.
-        least_flops: the least for this loss and these networks; None where it is not known (`ideal.least_flops`).
-        by_operator: where the counted ones are.
+        least_flops: the minimum for this loss and these networks; None if unknown (`ideal.least_flops`).
+        by_operator: `flops` by operator.
         reduced_bytes: of gradients, in DDP's all-reduces.
-        least_bytes: `d_steps * |D| + |G|` numbers.
+        least_bytes: the minimum, `d_steps * |D| + |G|` numbers.
         reductions: number of DDP's all-reduces.
-        other_bytes: in other all-reduces: batch statistics and the like.
+        other_bytes: in other all-reduces, such as batch statistics.
         other_collectives: their number.
         images: real examples of the replica.
-        messages: bytes of every all-reduce that was counted, of all iterations.
+        messages: bytes of each counted all-reduce, over all iterations.
     """
 
     flops: int
@@ -107,34 +107,34 @@ class Work:
 
     @property
     def flops_ratio(self) -> float | None:
-        """Counted over least."""
+        """Counted operations over the minimum."""
         return self.flops / self.least_flops if self.least_flops else None
 
     @property
     def bytes_ratio(self) -> float | None:
-        """Reduced over least; None of one replica, which sends nothing."""
+        """Reduced bytes over the minimum; None with one replica, which sends nothing."""
         return self.reduced_bytes / self.least_bytes if self.least_bytes else None
 
 
 def count(config: Config, *, world_size: int = 2, device: torch.device | str = "cpu", iterations: int = 1) -> Work:
-    """Count what rank 0 of `world_size` replicas computes and sends, without starting the others.
+    """Count the work of rank 0 of `world_size` replicas without starting the others.
 
     Args:
         config: of the run.
-        world_size: number of replicas; at least 2, or nothing is sent.
-        device: where to compute.
-        iterations: over which penalties that are not always due are averaged.
+        world_size: number of replicas; with 1 nothing is sent.
+        device: to compute on.
+        iterations: to average over, for lazy penalties.
 
     Raises:
-        RuntimeError: this process is in a process group already.
+        RuntimeError: this process already has a process group.
     """
-    with alone_among(world_size):
+    with fake_world(world_size):
         experiment = build(config, device=device, replica=Replica(0, world_size))
         sent: list[int] = []
         for side in (experiment.step.g, experiment.step.d):
             if isinstance(side.parallel, DistributedDataParallel):
-                side.parallel.register_comm_hook(sent, _pretend)
-        _iterate(experiment, 0)  # DDP lays out its buckets
+                side.parallel.register_comm_hook(sent, _record_bucket)
+        _iterate(experiment, 0)  # DDP builds its buckets
         sent.clear()
         with FlopCounter() as counter:
             for iteration in range(iterations):
@@ -160,8 +160,8 @@ def _iterate(experiment: Experiment, iteration: int) -> None:
     experiment.step(*experiment.sampler.batches(images), images=images, augment_p=experiment.state.augment_p)
 
 
-def _pretend(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
-    """A communication hook that notes the bytes of a bucket and sends none."""
+def _record_bucket(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
+    """Record the bytes of a bucket and send nothing (a DDP communication hook)."""
     buffer = bucket.buffer()
     sent.append(buffer.numel() * buffer.element_size())
     future: torch.futures.Future[Tensor] = torch.futures.Future()
@@ -170,10 +170,17 @@ def _pretend(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[T
 
 
 @contextmanager
-def alone_among(world_size: int) -> Iterator[None]:
-    """A process group whose other ranks do not exist: collectives return at once."""
+def fake_world(world_size: int) -> Iterator[None]:
+    """Use a fake process group, in which collectives return at once.
+
+    Args:
+        world_size: number of ranks; with 1 there is no group.
+
+    Raises:
+        RuntimeError: this process already has a process group.
+    """
     if dist.is_initialized():
-        raise RuntimeError("the count makes a process group of its own; there is one already")
+        raise RuntimeError("counting needs its own process group, but there is one already")
     if world_size == 1:
         yield
         return
@@ -185,7 +192,11 @@ def alone_among(world_size: int) -> Iterator[None]:
 
 
 def flops_table(works: dict[str, Work]) -> str:
-    """The counts as a Markdown table."""
+    """Format the counts as a Markdown table.
+
+    Args:
+        works: counts by title of the run.
+    """
     rows = [("run", "GFLOP per image", "over the least", "gradient bytes", "over the least", "other bytes")]
     for name, work in works.items():
         ratio = "not known" if work.flops_ratio is None else f"{work.flops_ratio:.4f}"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed flops`: operations and gradient bytes of one iteration, over the least possible."""
+"""`python -m benchmarks.speed flops`: operations and gradient bytes of an iteration, compared with the minimum."""
 
 import argparse
 from dataclasses import asdict
@@ -10,7 +10,14 @@ from benchmarks.speed.counting import count, flops_table
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     torch.set_num_threads(options.threads)
     works = {
         title: count(config, world_size=options.world_size, device=device_of(config), iterations=options.iterations)

@@ -1,7 +1,7 @@
-"""One replica's part in a measurement of scaling: `torchrun ... -m benchmarks.speed.group REQUEST.json ANSWER.json`.
+"""One replica of a scaling measurement: `torchrun ... -m benchmarks.speed.group REQUEST.json ANSWER.json`.
 
-In each round the same process runs alone while the others wait, together with them, and beside them without reducing
-gradients: the three share the machine's mood, so their ratios mean more than runs one after the other.
+In each round one process runs alone while the others wait, all run together, and all run without reducing gradients.
+The three blocks share the state of the machine, so their ratios vary less than those of separate runs.
 """
 
 import json
@@ -23,19 +23,19 @@ from ganscale.parallel.collectives import Replica, reduce_
 from ganscale.training.build import Experiment, build
 
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 21)
-"""Bytes of the all-reduces that the link is found with."""
+"""Bytes of the all-reduces that measure the link."""
 
 
 def measure_group(request: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Measure, on every replica of torch.distributed's default group.
+    """Measure on every replica of torch.distributed's default group.
 
     Args:
-        request: `together` and `alone`, the configs of the group's run and of one worker's; `iterations`, `rounds`.
+        request: `together` and `alone`, the configs of the group and of one worker; `iterations` per block; `rounds`.
         device: of this replica.
 
     Returns:
         `alone`, `together`, `silent`: seconds per iteration, one number per round. `link`: bytes and seconds of
-        all-reduces. The same keys on all replicas, this replica's times.
+        all-reduces. All replicas return the same keys, each with its own times.
     """
     replica, config = Replica.current(), parse(request["together"])
     torch.set_num_threads(config.cluster.cpus_per_worker)
@@ -53,12 +53,12 @@ def measure_group(request: dict[str, Any], device: torch.device) -> dict[str, An
 
 
 def _block(kind: str, experiment: Experiment | None, iterations: int, device: torch.device) -> float:
-    """Seconds per iteration of one block; a replica that takes no part waits."""
+    """Seconds per iteration of one block; a replica without an experiment waits."""
     surroundings: Callable[[], Any] = _without_group if kind == "alone" else nullcontext
     dist.barrier()
     started = time.perf_counter()
     if experiment is not None:
-        with surroundings(), _silence(experiment) if kind == "silent" else nullcontext():
+        with surroundings(), _no_sync(experiment) if kind == "silent" else nullcontext():
             Ganscale(experiment).run(iterations)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -69,7 +69,7 @@ def _block(kind: str, experiment: Experiment | None, iterations: int, device: to
 
 @contextmanager
 def _without_group() -> Iterator[None]:
-    """Let this process forget for a while that it is not alone: nothing in the block may wait for others."""
+    """Hide the process group, so that nothing in the block waits for other replicas."""
     before = dist.is_initialized
     dist.is_initialized = lambda: False
     try:
@@ -79,8 +79,8 @@ def _without_group() -> Iterator[None]:
 
 
 @contextmanager
-def _silence(experiment: Experiment) -> Iterator[None]:
-    """Keep gradients to this replica, as DDP's `no_sync`; batch statistics still go round."""
+def _no_sync(experiment: Experiment) -> Iterator[None]:
+    """Skip the reduction of gradients, as DDP's `no_sync`; batch statistics are still reduced."""
     step = experiment.step
     sides = [m for m in (step.g.parallel, step.d.parallel) if isinstance(m, DistributedDataParallel)]
     for side in sides:
@@ -93,7 +93,7 @@ def _silence(experiment: Experiment) -> Iterator[None]:
 
 
 def _link_times(replica: Replica, device: torch.device, repetitions: int = 10) -> list[tuple[float, float]]:
-    """Bytes and median seconds of all-reduces, as training makes them here."""
+    """Bytes and median seconds of all-reduces by the backend that training uses."""
     if replica.world_size == 1:
         return []
     found = []
@@ -112,7 +112,14 @@ def _link_times(replica: Replica, device: torch.device, repetitions: int = 10) -
 
 
 def main(arguments: list[str]) -> int:
-    """Measure as a process of torchrun; rank 0 writes the answer."""
+    """Measure as a process of torchrun; rank 0 writes the answer.
+
+    Args:
+        arguments: paths of the request and of the answer.
+
+    Returns:
+        The exit code.
+    """
     from ganscale.launch.local import pick_device
 
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))

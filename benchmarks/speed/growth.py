@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed growth`: what random streams, sampler and log cost a replica as the world grows."""
+"""`python -m benchmarks.speed growth`: cost of random streams, sampler and log per replica over the world size."""
 
 import argparse
 import itertools
@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.speed.command import configs_of, markdown, write_json
-from benchmarks.speed.counting import alone_among
+from benchmarks.speed.counting import fake_world
 from benchmarks.speed.measure import machine
 from benchmarks.speed.scaling import resized
 from ganscale.config import Config
@@ -26,7 +26,7 @@ WORLDS = (1, 16, 256, 1024)
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts torch's operators in the `with` block, and the numbers that they return."""
+    """Counts torch's operators in the `with` block, and the numbers they return."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,16 +43,16 @@ class OperationCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one of `world_size` replicas spends beside its networks, at a fixed number of rows of its own.
+    """Cost of one of `world_size` replicas apart from its networks, at a fixed number of rows per replica.
 
     Attributes:
-        world_size: replicas.
-        rows: of this one.
+        world_size: number of replicas.
+        rows: of this replica.
         batch: microseconds per row for examples, their order and z.
-        log: microseconds of one row of the log, without the time on the wire.
-        operators: torch's operators for a batch, in the mean over iterations.
-        numbers: that these return.
-        log_operators: torch's operators for a row of the log.
+        log: microseconds per row of the log, without communication.
+        operators: torch operators per batch, mean over iterations.
+        numbers: numbers that these operators return.
+        log_operators: torch operators per row of the log.
     """
 
     world_size: int
@@ -65,7 +65,14 @@ class Cost:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "growth": {}}
     for title, config in configs_of(options).items():
@@ -77,16 +84,22 @@ def main(options: argparse.Namespace) -> int:
 
 
 def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
-    """The last replica's cost in a world; `config.train.batch_size` rows are its own."""
+    """Measure the cost of the last replica.
+
+    Args:
+        config: of the run; `train.batch_size` is the number of rows per replica.
+        world_size: number of replicas.
+        repetitions: number of timings, whose median is reported.
+    """
     statistics = _statistics(config)
     config = resized(config, config.train.batch_size * world_size, world_size, config.cluster.cpus_per_worker)
-    with alone_among(world_size):
+    with fake_world(world_size):
         experiment = build(config, replica=Replica(world_size - 1, world_size))
         sampler = experiment.sampler
         rows = sum(stop - start for start, stop in sampler.rows) * sampler.d_steps
         tick = _tick(statistics, sampler.images_per_iteration)
         iterations = -(-AHEAD // rows)
-        batches = _some_batches(sampler, iterations)
+        batches = _batch_reader(sampler, iterations)
         batches()
         tick()
         with OperationCounter() as data:
@@ -104,15 +117,15 @@ def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
         )
 
 
-def _some_batches(sampler: BatchSampler, iterations: int) -> Callable[[], None]:
-    """What prepares the batches of so many iterations, each time those that follow the last."""
+def _batch_reader(sampler: BatchSampler, iterations: int) -> Callable[[], None]:
+    """A function that prepares the batches of the next `iterations` iterations at each call."""
     images = itertools.count(0, sampler.images_per_iteration)
 
-    def some() -> None:
+    def read() -> None:
         for _ in range(iterations):
             sampler.batches(next(images))
 
-    return some
+    return read
 
 
 def _seconds(action: Callable[[], Any], repetitions: int) -> float:
@@ -125,13 +138,13 @@ def _seconds(action: Callable[[], Any], repetitions: int) -> float:
 
 
 def _statistics(config: Config) -> Statistics:
-    """What an iteration leaves for the log, on one replica: as large in every world."""
+    """Logging statistics of an iteration on one replica; their size does not depend on the world size."""
     experiment = build(config)
     return experiment.step(*experiment.sampler.batches(0), images=0, details=True)
 
 
 def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any]:
-    """What turns an iteration's tensors into a row of the log."""
+    """A function that reduces the statistics of an iteration to a row of the log."""
 
     def tick() -> Any:
         window = _Window()
@@ -142,8 +155,12 @@ def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any
 
 
 def table(costs: Sequence[Cost]) -> str:
-    """The costs as a Markdown table."""
-    rows = [("world", "batch, us/row", "log row, us", "operators", "numbers", "log's operators")]
+    """Format the costs as a Markdown table.
+
+    Args:
+        costs: by world size.
+    """
+    rows = [("world", "batch, us/row", "log row, us", "operators", "numbers", "log operators")]
     for c in costs:
         counts = (f"{c.operators:.2f}", f"{c.numbers:,.0f}", str(c.log_operators))
         rows.append((f"{c.world_size:,}", f"{c.batch:.3f}", f"{c.log:.0f}", *counts))

@@ -1,24 +1,24 @@
-"""The least work that an iteration's loss needs, from the networks' own layers.
+"""The minimal number of operations of an iteration, derived from the layers of the networks.
 
-Let f be a layer's FLOPs in one forward pass of one row. All layers here are products of an input and a weight (linear
-layers, convolutions, fixed filters), so the gradient of the input costs f and that of the weight f as well. By hand one
-would compute, per row:
+Let f be the FLOPs of a layer in the forward pass of one row. All layers here are products of an input and a weight
+(linear layers, convolutions, fixed filters), so the gradients of the input and of the weight cost f each. The minimum
+per row is:
 
 - **forward**: f of each layer.
-- **backward of a loss**: f for each weight, and f for each layer's input if a parameter lies before it: the first
-  layer's input is data.
-- **G update**: forward and input gradients of all of D's layers, the first too, as they lead on to G; no gradients of
-  D's weights. Then G's weights and inputs, but for its first layer's. G's forward is that of the last D update if the
-  fakes are reused. A loss that compares (`relativistic_*`) needs D's new logits of the reals: one forward.
-- **R1, R2** (rows that the loss sees anyway): dD/dx costs f for each layer's input, the first too. Its own backward
-  costs f for each weight and f for each layer's tangent, but for the last layer's, where dD/d(logit) = 1 is constant.
-  What goes on into the forward pass joins the loss's backward, which is there anyway.
-- **GP, DRAGAN** (rows of their own): a forward, then as R1. The part that goes on into the forward pass is there only
-  below the last layer that is curved (a smooth activation, a norm, minibatch stddev; the second derivative of relu and
-  leaky relu is 0): f for each weight and input gradient there.
+- **backward of a loss**: f for each weight, and f for each layer's input if it depends on a parameter; the input of
+  the first layer is data.
+- **G update**: forward pass and input gradients of all layers of D, including the first; no gradients of D's weights.
+  Then the gradients of G's weights and inputs, except the input of the first layer. G's forward pass is that of the
+  last D update if the fakes are reused. A relativistic loss needs new logits of the reals: one forward pass of D.
+- **R1, R2** (rows of the loss): dD/dx costs f for each layer's input, including the first. Its backward pass costs f
+  for each weight and f for each layer's tangent, except that of the last layer, where dD/d(logit) = 1 is constant.
+  Its gradients with respect to the forward pass are added to the backward pass of the loss.
+- **GP, DRAGAN** (additional rows): a forward pass, then as R1. Gradients with respect to the forward pass exist only
+  below the last nonlinear layer with a second derivative (a smooth activation, a norm, minibatch stddev; not relu or
+  leaky relu): f for each weight and input gradient there.
 
-This is the least of reverse-mode differentiation of any network. Where everything in D is piecewise linear one could
-save more: there the loss's backward of a row is a multiple of dD/dx, so that R1 would cost no second chain.
+This is the minimum of reverse-mode differentiation of an arbitrary network. If D is piecewise linear, the loss's
+backward pass of a row is a multiple of dD/dx, and R1 could be cheaper.
 """
 
 import copy
@@ -34,7 +34,7 @@ from ganscale.training.build import Experiment
 from ganscale.training.schedules import PenaltyWeights
 
 ROWS = 4
-"""Of the pass that finds the layers: more than 2, at which batch norm would have no gradient."""
+"""Rows of the pass that finds the layers; batch norm has no gradient with 2."""
 
 LAYERS: tuple[Callable[..., Tensor], ...] = (nn.functional.linear, torch.conv2d, torch.conv_transpose2d)
 UNKNOWN: tuple[Callable[..., Tensor], ...] = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.einsum)
@@ -46,9 +46,9 @@ class Layer:
 
     Attributes:
         flops: of the forward pass of one row.
-        trained: whether its weight wants a gradient.
-        inner: whether a parameter lies before it.
-        curved: whether a gradient penalty's own gradient reaches its output through the forward pass.
+        trained: whether its weight needs a gradient.
+        inner: whether its input depends on a parameter.
+        curved: whether the gradient of a gradient penalty reaches its output through the forward pass.
     """
 
     flops: int
@@ -58,7 +58,7 @@ class Layer:
 
 
 class _Trace(TorchFunctionMode):
-    """Notes all layers of a forward pass and their outputs, in order."""
+    """Records the layers of a forward pass and their outputs, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,15 +76,15 @@ class _Trace(TorchFunctionMode):
         pixels = (x if func is torch.conv_transpose2d else out)[0, 0].numel() if x.dim() == 4 else 1
         self.layers.append(Layer(2 * pixels * weight.numel(), weight.requires_grad, x.requires_grad))
         self.outputs.append(out)
-        return out.clone()  # activations overwrite their input
+        return out.clone()  # in-place activations overwrite their input
 
 
 def layers_of(network: nn.Module, *inputs: Tensor | None) -> list[Layer] | None:
-    """The layers that a forward pass runs through, in order; None if some product is not of that kind (attention).
+    """The layers of a forward pass, in order; None if it has other products, as attention does.
 
     Args:
-        network: of whose copy in float64 the pass is made.
-        inputs: examples or latents `[4, ...]`, and labels.
+        network: to trace; the pass uses a float64 copy.
+        inputs: examples or latents `[ROWS, ...]`, and labels.
     """
     network = copy.deepcopy(network).double().train().requires_grad_(True)
     with _Trace() as trace:
@@ -93,7 +93,13 @@ def layers_of(network: nn.Module, *inputs: Tensor | None) -> list[Layer] | None:
 
 
 def discriminator_layers(network: nn.Module, x: Tensor, labels: Tensor | None) -> list[Layer] | None:
-    """The same for D, with `curved` found out: by the penalty's gradient, which is exactly 0 or missing elsewhere."""
+    """As `layers_of`, with `curved` set where the gradient of a gradient penalty exists and is not exactly 0.
+
+    Args:
+        network: the discriminator.
+        x: examples `[ROWS, ...]`.
+        labels: int64 `[ROWS]`, or None.
+    """
     layers = layers_of(network, x, labels)
     if layers is None:
         return None
@@ -109,13 +115,25 @@ def discriminator_layers(network: nn.Module, x: Tensor, labels: Tensor | None) -
 
 
 def generator_update(g: list[Layer], d: list[Layer], *, forward: bool, compares: bool) -> int:
-    """FLOPs per row; `forward` if G's forward pass is not shared with the D update."""
+    """FLOPs per row of a G update.
+
+    Args:
+        g: layers of G.
+        d: layers of D.
+        forward: whether G's forward pass is not shared with the D update.
+        compares: whether the loss compares real and fake logits.
+    """
     flops = sum(layer.flops * (forward + layer.trained + layer.inner) for layer in g)
     return flops + sum(layer.flops * (2 + compares) for layer in d)
 
 
 def discriminator_update(d: list[Layer], due: PenaltyWeights) -> int:
-    """FLOPs per row of reals, with the fakes of the same number."""
+    """FLOPs per pair of a real and a fake row of a D update.
+
+    Args:
+        d: layers of D.
+        due: weights of the penalties in this update.
+    """
     plain = sum(layer.flops * (1 + layer.trained + layer.inner) for layer in d)
     slope = sum(layer.flops * (2 + layer.trained) for layer in d) - d[-1].flops
     own_rows = slope + sum(layer.flops * (1 + layer.curved * (layer.trained + layer.inner)) for layer in d)
@@ -123,9 +141,13 @@ def discriminator_update(d: list[Layer], due: PenaltyWeights) -> int:
 
 
 def least_flops(experiment: Experiment, *, iterations: int = 1) -> int | None:
-    """The least FLOPs of this replica's first iterations, or None where the rules above do not reach.
+    """The minimal FLOPs of this replica's first iterations, or None if the rules above do not apply.
 
-    They do not reach networks with attention, a discriminator that classifies (AC-GAN), and feature matching.
+    They do not apply to networks with attention, a discriminator that classifies (AC-GAN), and feature matching.
+
+    Args:
+        experiment: the run at image 0.
+        iterations: number of iterations.
     """
     config, sampler, step = experiment.config, experiment.sampler, experiment.step
     state = experiment.state
@@ -158,7 +180,11 @@ def least_flops(experiment: Experiment, *, iterations: int = 1) -> int | None:
 
 
 def least_bytes(experiment: Experiment) -> int:
-    """Gradient bytes that must cross the wire per iteration: each network's once per optimizer step."""
+    """Gradient bytes to reduce per iteration: those of each network once per optimizer step.
+
+    Args:
+        experiment: the run.
+    """
     sizes = [
         sum(p.numel() * p.element_size() for p in side.parameters) for side in (experiment.step.g, experiment.step.d)
     ]

@@ -1,4 +1,4 @@
-"""Starts groups of replicas to be measured: by torchrun, or by Ray Train."""
+"""Starts groups of replicas to measure, by torchrun or by Ray Train."""
 
 import json
 import os
@@ -10,54 +10,62 @@ from typing import Any
 
 from benchmarks.speed.command import BenchError
 
-LAST_WORDS = 2000
-"""Characters of a failed command's output that are shown."""
+OUTPUT_TAIL = 2000
+"""Characters of a failed command's output to show."""
 
 
 def on_torchrun(request: dict[str, Any], workers: int, *, threads: int, timeout: float = 3600.0) -> dict[str, Any]:
-    """Rank 0's answer to a request (`group.measure_group`), from `workers` processes of this machine.
+    """Run `group.measure_group` in processes of this machine and return the answer of rank 0.
 
     Args:
-        request: what to measure.
-        workers: processes.
-        threads: of each.
-        timeout: seconds until it is given up.
+        request: of `group.measure_group`.
+        workers: number of processes.
+        threads: per process.
+        timeout: seconds.
 
     Raises:
-        BenchError: a process failed, or the time is over.
+        BenchError: a process failed or the time is up.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
-        asked.write_text(json.dumps(request), encoding="utf-8")
+        request_file, answer_file = Path(folder) / "request.json", Path(folder) / "answer.json"
+        request_file.write_text(json.dumps(request), encoding="utf-8")
         torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers))
-        command = [sys.executable, *torchrun, "-m", "benchmarks.speed.group", str(asked), str(answered)]
+        command = [sys.executable, *torchrun, "-m", "benchmarks.speed.group", str(request_file), str(answer_file)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         run_command(command, environment, timeout)
-        return json.loads(answered.read_text(encoding="utf-8"))
+        return json.loads(answer_file.read_text(encoding="utf-8"))
 
 
 def run_command(command: list[str], environment: dict[str, str], timeout: float) -> str:
-    """A command's output, stdout and stderr together.
+    """Run a command and return its stdout and stderr.
+
+    Args:
+        command: words.
+        environment: variables of the process.
+        timeout: seconds.
 
     Raises:
-        BenchError: it failed, or the time is over.
+        BenchError: it failed or the time is up.
     """
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     try:
         done = subprocess.run(command, env=environment, timeout=timeout, check=False, **options)
     except subprocess.TimeoutExpired:
-        raise BenchError(f"no end within {timeout:.0f} s: {' '.join(command)}") from None
+        raise BenchError(f"timeout after {timeout:.0f} s: {' '.join(command)}") from None
     if done.returncode:
-        raise BenchError(f"exit code {done.returncode}: {' '.join(command)}\n{done.stdout[-LAST_WORDS:]}")
+        raise BenchError(f"exit code {done.returncode}: {' '.join(command)}\n{done.stdout[-OUTPUT_TAIL:]}")
     return done.stdout
 
 
 def on_ray(request: dict[str, Any]) -> dict[str, Any]:
-    """The same from workers of Ray Train, on the cluster of the request's config.
+    """As `on_torchrun`, in workers of Ray Train on the cluster of the request's config.
+
+    Args:
+        request: of `group.measure_group`.
 
     Raises:
         BenchError: a worker failed.
-        ConfigError: the cluster cannot give the workers.
+        ConfigError: the cluster has no room for the workers.
     """
     from ganscale.config import parse
     from ganscale.launch.cluster import connected, nodes

@@ -1,7 +1,7 @@
-"""`ganscale.train` with marks: the same command, which notes when it comes to certain points of its start.
+"""`ganscale.train` with time marks at certain points of its start.
 
-Every process writes the moments to a folder, workers that Ray starts too, as they import what the driver's function
-names. The training itself is not changed.
+Every process writes its marks to a folder, including workers of Ray, which import this module by the name of the
+function that they run. The training is unchanged.
 """
 
 import os
@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 MARKS = ("python", "imports", "group", "build", "first step")
-"""In order: the interpreter is up; the worker's modules are there; so is the process group and the worker begins;
-networks and data are built; the first iteration is over."""
+"""In order: the interpreter runs; the worker's modules are imported; the process group is ready; networks and data are
+built; the first iteration is complete."""
 
 FOLDER = "GANSCALE_MARKS"
 
 
 def mark(name: str) -> None:
-    """Note that this process has come to a point, the first time that it does."""
+    """Record the time at which this process first reaches a point.
+
+    Args:
+        name: of `MARKS`.
+    """
     folder = os.environ.get(FOLDER)
     if folder:
         path = Path(folder) / f"{os.getpid()} {name}"
@@ -29,7 +33,11 @@ def mark(name: str) -> None:
 
 
 def read_marks(folder: Path) -> dict[str, float]:
-    """When the slowest process came to each point."""
+    """The time at which the slowest process reached each point, in seconds since the epoch.
+
+    Args:
+        folder: of the marks.
+    """
     found: dict[str, float] = {}
     for path in folder.iterdir():
         name = path.name.partition(" ")[2]
@@ -38,7 +46,12 @@ def read_marks(folder: Path) -> dict[str, float]:
 
 
 def after(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The function, with a mark when it is over."""
+    """Wrap a function so that it sets a mark when it returns.
+
+    Args:
+        function: to wrap.
+        name: of the mark.
+    """
 
     def marked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
@@ -49,7 +62,7 @@ def after(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def watch_worker() -> None:
-    """Put marks into what one replica does."""
+    """Add the marks of a replica."""
     from ganscale.run import session
     from ganscale.training.step import Step
 
@@ -66,7 +79,7 @@ def watch_worker() -> None:
 
 
 def _in_ray_worker(settings: dict[str, Any]) -> Any:
-    """Ray's worker begins here."""
+    """Entry point of a worker of Ray."""
     from ganscale.launch import ray_train
 
     watch_worker()
@@ -81,7 +94,7 @@ def main() -> int:
     if "ray" in sys.argv:
         from ganscale.launch import ray_train
 
-        # This file runs as __main__, which Ray would pickle whole: workers are to import it by its name.
+        # This file runs as __main__, which Ray would pickle by value; workers must import it by name.
         in_worker = import_module("benchmarks.speed.marks")._in_ray_worker
         train_loop = ray_train.run_worker_group
 

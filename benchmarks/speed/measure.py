@@ -1,7 +1,7 @@
-"""Short blocks of training in turn, A B C C B A ..., and ratios of blocks that ran next to each other.
+"""Times alternating short blocks of training, A B C C B A ..., and compares blocks of the same round.
 
-The machine's speed drifts with its other work and its temperature; blocks of one round share that, so that the ratio
-within a round says more than two long runs one after the other.
+The speed of a machine drifts with load and temperature. Blocks of one round share this drift, so that their ratio
+varies less than that of two long runs.
 """
 
 import gc
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ganscale.training.build import Experiment
@@ -22,7 +23,11 @@ from ganscale.training.loop import train
 
 
 class Contender(ABC):
-    """A training loop that can be run in blocks, going on where its last block stopped."""
+    """A training loop that runs in blocks; each block continues the previous one.
+
+    Args:
+        experiment: the run to measure.
+    """
 
     name: str
 
@@ -33,11 +38,15 @@ class Contender(ABC):
 
     @abstractmethod
     def run(self, iterations: int) -> None:
-        """Train for some iterations."""
+        """Train.
+
+        Args:
+            iterations: number of iterations.
+        """
 
 
 class Ganscale(Contender):
-    """ganscale's own loop as a run has it: random streams, EMA, metrics every `log.every` images and once per block."""
+    """The loop of a ganscale run: random streams, EMA, metrics every `log.every` images and once per block."""
 
     name = "ganscale"
 
@@ -46,7 +55,11 @@ class Ganscale(Contender):
         self.experiment = experiment
 
     def run(self, iterations: int) -> None:
-        """Train for some iterations."""
+        """Train.
+
+        Args:
+            iterations: number of iterations.
+        """
         state, sampler = self.experiment.state, self.experiment.sampler
         until = state.images + iterations * sampler.images_per_iteration
         intervals = {"log": self.experiment.config.log.every}
@@ -66,26 +79,22 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> "Spread":
-        """Linear interpolation between the sorted values, which may be a single one."""
-        ordered = sorted(values)
+        """Interpolate linearly between the sorted values.
 
-        def quantile(q: float) -> float:
-            place = q * (len(ordered) - 1)
-            low = int(place)
-            high = min(low + 1, len(ordered) - 1)
-            return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-        return Spread(statistics.median(ordered), quantile(0.1), quantile(0.9), ordered[0], ordered[-1])
+        Args:
+            values: at least one.
+        """
+        return Spread(*map(float, np.quantile(values, (0.5, 0.1, 0.9, 0.0, 1.0))))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender did.
+    """Speed of one contender.
 
     Attributes:
         images_per_second: median over blocks.
         milliseconds: per iteration; quantiles over the means of blocks.
-        ratio: speed of the first contender over this one's, quantiles over rounds; None for the first itself.
+        ratio: speed of the first contender over this one's, quantiles over rounds; None for the first.
     """
 
     name: str
@@ -98,14 +107,14 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time
 
 
 def measure(contenders: Sequence[Contender], *, iterations: int, rounds: int, clock: str = "wall") -> list[Result]:
-    """Time `rounds` rounds of one block of `iterations` iterations each, after one round that is not counted.
+    """Time `rounds` rounds of one block of `iterations` iterations each, after one warm-up round.
 
     Args:
-        contenders: the loops; ratios are of the first one's speed.
+        contenders: the loops; ratios compare the first with each other one.
         iterations: length of a block.
         rounds: number of blocks of each contender.
-        clock: of `CLOCKS`; "cpu" counts this process's processor time, so that it does not see other programs' share of
-            the machine. With one thread and no GPU it is the wall time of an idle machine.
+        clock: of `CLOCKS`; "cpu" is the processor time of this process, which other programs do not affect. With one
+            thread and no GPU it equals the wall time of an idle machine.
     """
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     gc.collect()
@@ -131,7 +140,7 @@ def _wait(device: torch.device) -> None:
 
 
 def summarize(seconds: Mapping[str, Sequence[float]], images: Mapping[str, int]) -> list[Result]:
-    """Results in the order given, the first being the one that the ratios are of.
+    """Summarize times; ratios compare the first contender with each other one.
 
     Args:
         seconds: per iteration, one number per round, for each contender by name.
@@ -149,7 +158,11 @@ def summarize(seconds: Mapping[str, Sequence[float]], images: Mapping[str, int])
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures depend on: processor, its count, threads, GPU, versions."""
+    """Describe the machine: processor, number of CPUs, threads, GPU, versions.
+
+    Args:
+        device: that is measured.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""The command lines of the benchmarks; importing them loads neither torch nor ray."""
+"""The command lines of the benchmarks; this module imports neither torch nor ray."""
 
 import argparse
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ PRESETS: dict[str, list[str]] = {
 
 COMMANDS: dict[str, str] = {
     "throughput": "images/s next to hand-written loops (without a command: this one)",
-    "flops": "operations and gradient bytes of an iteration over the least possible",
+    "flops": "operations and gradient bytes of an iteration, compared with the minimum",
     "phases": "the time of each phase of an iteration, percentiles, model FLOP utilization",
     "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
     "growth": "cost of random numbers, sampler and log per replica for world sizes up to 1,024",
@@ -31,7 +31,11 @@ VARIANTS = ("float32", "channels_last", "bf16", "bf16+channels_last", "compile",
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """Parse a positive integer.
+
+    Args:
+        text: of the option.
+    """
     value = int(text)
     if value < 1:
         raise ValueError
@@ -39,7 +43,7 @@ def positive(text: str) -> int:
 
 
 def parse(command: str, arguments: list[str]) -> argparse.Namespace:
-    """The options of a command.
+    """Parse the options of a command.
 
     Args:
         command: of `COMMANDS`.
@@ -57,7 +61,7 @@ def parse(command: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="YAML file of the run to measure; without it, --presets")
     parser.add_argument("--presets", default=presets, help="which runs to measure (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings of every run measured")
     add(parser)
     return parser.parse_intermixed_args(arguments)
@@ -122,7 +126,7 @@ _PARSERS = {
     ),
     "flops": (
         "Count the operations of products and convolutions and the bytes reduced in one iteration, and compare\n"
-        "them with the least that the loss needs (benchmarks/speed/ideal.py derives it). Nothing is timed.",
+        "them with the minimum for the loss (derived in benchmarks/speed/ideal.py). Nothing is timed.",
         ",".join(PRESETS),
         _flops,
     ),
@@ -143,7 +147,7 @@ _PARSERS = {
         "order of the images and the log. No other process is started.",
         "mlp",
         lambda parser: parser.add_argument(
-            "--repetitions", type=positive, default=30, help="their median counts (default: %(default)s)"
+            "--repetitions", type=positive, default=30, help="timings to take the median of (default: %(default)s)"
         ),
     ),
     "startup": (

@@ -1,4 +1,4 @@
-"""What the baselines are made of: the run's images as a torchvision data set, its networks with torch's layers."""
+"""Parts of the baselines: the run's images as a torchvision data set, its networks with torch's layers."""
 
 import copy
 
@@ -13,10 +13,10 @@ from ganscale.training.build import Experiment
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """A data set as torchvision's are: bytes in memory, a PIL image per row, ToTensor and Normalize on it.
+    """A data set like those of torchvision: bytes in memory, one PIL image per row, ToTensor and Normalize.
 
     Args:
-        source: images in bytes `[N, C, H, W]` with 1 or 3 channels, or digits to be stacked.
+        source: uint8 images `[N, C, H, W]` with 1 or 3 channels, or digits to stack.
     """
 
     def __init__(self, source: ImageSource) -> None:
@@ -33,25 +33,34 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return self.size
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image `[C, H, W]` in [-1, 1] and a class."""
+        """An image `[C, H, W]` in [-1, 1] and its class."""
         if self.triples is None:
             digits, label = self.images[index, 0].numpy(), int(self.labels[index])
         else:
             digits, label = self.images[self.triples[index], 0].permute(1, 2, 0).numpy(), 0
         image = self.transform(Image.fromarray(digits))
-        assert isinstance(image, Tensor), "ToTensor makes one"
+        assert isinstance(image, Tensor), "ToTensor returns a tensor"
         return image, label
 
 
 def images_of(experiment: Experiment) -> ImageSource:
-    """The images that the run has in memory."""
+    """The source of a run whose images are in memory.
+
+    Args:
+        experiment: the run.
+    """
     source = experiment.sampler.source
-    assert isinstance(source, ImageSource), "check() lets images through alone"
+    assert isinstance(source, ImageSource), "check() accepts images only"
     return source
 
 
 def networks(experiment: Experiment, same_layers: bool) -> tuple[nn.Module, nn.Module]:
-    """Copies of the run's networks, with torch's batch norm instead of ours unless `same_layers`."""
+    """Copies of the run's generator and discriminator.
+
+    Args:
+        experiment: the run.
+        same_layers: whether to keep ganscale's batch norm instead of torch's.
+    """
     pair = copy.deepcopy(experiment.state.generator), copy.deepcopy(experiment.state.discriminator)
     if not same_layers:
         for network in pair:
@@ -59,27 +68,29 @@ def networks(experiment: Experiment, same_layers: bool) -> tuple[nn.Module, nn.M
     return pair
 
 
-def looks_at_batch(network: nn.Module) -> bool:
-    """Whether a row's output depends on the other rows, in networks with our layers or torch's."""
+def uses_batch(network: nn.Module) -> bool:
+    """Whether the output of a row depends on other rows.
+
+    Args:
+        network: with layers of ganscale or torch.
+    """
     return uses_batch_statistics(network) or any(isinstance(m, _TorchBatchNorm) for m in network.modules())
 
 
 class _TorchBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """torch's batch norm for `[N, C]` and `[N, C, H, W]` alike: BatchNorm1d and 2d differ in this check only."""
+    """torch's batch norm for `[N, C]` and `[N, C, H, W]`; BatchNorm1d and BatchNorm2d differ only in this check."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
 def _take_torch_layers(module: nn.Module) -> None:
-    """Replace our layers below `module`, weights and all, but for those that hold more, such as a spectral norm."""
-    for name, ours in module.named_children():
-        if type(ours) is BatchNorm:
-            features, affine = ours.running_mean.numel(), ours.weight is not None
-            theirs = _TorchBatchNorm(features, eps=ours.eps, momentum=ours.momentum, affine=affine)
-        else:
-            _take_torch_layers(ours)
+    """Replace batch norms below `module`, keeping their weights."""
+    for name, child in module.named_children():
+        if type(child) is not BatchNorm:
+            _take_torch_layers(child)
             continue
-        theirs.load_state_dict(ours.state_dict(), strict=False)
-        device_and_dtype = next(iter(ours.state_dict().values()))
-        setattr(module, name, theirs.to(device_and_dtype))
+        mean, affine = child.running_mean, child.weight is not None
+        replacement = _TorchBatchNorm(mean.numel(), eps=child.eps, momentum=child.momentum, affine=affine).to(mean)
+        replacement.load_state_dict(child.state_dict(), strict=False)
+        setattr(module, name, replacement)

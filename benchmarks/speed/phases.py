@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed phases`: what an iteration's time goes into, its percentiles, model FLOP utilization."""
+"""`python -m benchmarks.speed phases`: time of an iteration by phase, its percentiles, model FLOP utilization."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ import torch
 from benchmarks.speed.command import configs_of, device_of, markdown, write_json
 from benchmarks.speed.counting import FlopCounter
 from benchmarks.speed.measure import Spread, machine
-from benchmarks.speed.timeline import Timeline, replaced, watched
+from benchmarks.speed.timeline import Timeline, instrumented, replaced
 from benchmarks.speed.utilization import peak_flops
 from ganscale.config import Config
 from ganscale.training.build import Experiment, build
@@ -25,15 +25,15 @@ PHASES = ("discriminator", "generator", "penalties", "optimizer", "data", "ema",
 
 @dataclass(frozen=True)
 class Phases:
-    """Where the time of a run's iterations goes, on one replica.
+    """Time of a run's iterations by phase, on one replica.
 
     Attributes:
-        milliseconds: per iteration, as it runs undisturbed.
-        p99: its 99th percentile.
+        milliseconds: per iteration, without instrumentation.
+        p99: 99th percentile of the milliseconds.
         images_per_second: at the median iteration.
-        shares: of `PHASES`; they add up to 1. `details` are the rows for the log, spread over `log.every`.
+        shares: by phase of `PHASES`, adding up to 1. `details`: statistics for the log, averaged over `log.every`.
         gigaflops: per iteration, counted.
-        utilization: share of the GPU's peak; None where that is not known, as of CPUs.
+        utilization: share of the GPU's peak; None if that is unknown, as for CPUs.
     """
 
     milliseconds: Spread
@@ -45,7 +45,14 @@ class Phases:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     torch.set_num_threads(options.threads)
     found: dict[str, Phases] = {}
     report: dict[str, Any] = {}
@@ -62,14 +69,14 @@ def main(options: argparse.Namespace) -> int:
 def phases(config: Config, *, iterations: int, rounds: int, device: torch.device) -> Phases:
     """Measure a run's phases.
 
-    Blocks of four kinds take turns: undisturbed, with a watch on the phases, without penalties, and with the log's
-    numbers in every iteration. What penalties and numbers cost are differences between blocks of a round.
+    Blocks of four kinds alternate: unmodified, instrumented, without penalties, and with the statistics for the log in
+    every iteration. The costs of penalties and statistics are differences between blocks of a round.
 
     Args:
-        config: the run.
-        iterations: of a block.
-        rounds: blocks of each kind, after one that does not count.
-        device: where to measure.
+        config: of the run.
+        iterations: per block.
+        rounds: blocks of each kind, after a warm-up.
+        device: to measure on.
     """
     experiment = build(config, device=device)
     times: list[float] = []
@@ -77,7 +84,7 @@ def phases(config: Config, *, iterations: int, rounds: int, device: torch.device
     ticks = max(1.0, config.log.every / experiment.sampler.images_per_iteration)
     for number in range(rounds + 1):
         plain = _block(experiment, iterations)
-        parts = _watch(experiment, iterations)
+        parts = _instrumented(experiment, iterations)
         base, penalties = mean(_block(experiment, iterations)), 0.0
         if _is_penalized(config):
             with replaced(experiment.step.schedule, "penalties", lambda *_: PenaltyWeights()):
@@ -92,10 +99,10 @@ def phases(config: Config, *, iterations: int, rounds: int, device: torch.device
     return _summary(experiment, times, {name: median(values) for name, values in booked.items()})
 
 
-def _watch(experiment: Experiment, iterations: int) -> dict[str, float]:
+def _instrumented(experiment: Experiment, iterations: int) -> dict[str, float]:
     """Seconds per iteration, by phase."""
     timeline = Timeline(experiment.device)
-    with watched(experiment, timeline), timeline.phase("other"):
+    with instrumented(experiment, timeline), timeline.phase("other"):
         _run(experiment, iterations, ticks=False)
         timeline.lap()
     laps = timeline.laps[1:-1]
@@ -122,7 +129,7 @@ def _summary(experiment: Experiment, times: Sequence[float], parts: dict[str, fl
 
 
 def _block(experiment: Experiment, iterations: int, *, ticks: bool = False) -> list[float]:
-    """Seconds of each of some iterations; with `ticks`, each makes the numbers for the log."""
+    """Seconds of each iteration; with `ticks`, each iteration computes the statistics for the log."""
     stamps: list[float] = []
     read = experiment.sampler.batches
 
@@ -138,7 +145,7 @@ def _block(experiment: Experiment, iterations: int, *, ticks: bool = False) -> l
 
 
 def _run(experiment: Experiment, iterations: int, *, ticks: bool) -> None:
-    """Train for one more iteration than asked for: the loop hands out a tick in the last one, which must not count."""
+    """Train for one more iteration: the loop returns a tick in the last one, which must not be timed."""
     state, sampler = experiment.state, experiment.sampler
     size = sampler.images_per_iteration
     until = state.images + (iterations + 1) * size
@@ -147,7 +154,11 @@ def _run(experiment: Experiment, iterations: int, *, ticks: bool) -> None:
 
 
 def line(found: Phases) -> str:
-    """The figures in words."""
+    """Format the times as one line.
+
+    Args:
+        found: of one run.
+    """
     ms = found.milliseconds
     text = f"{found.images_per_second:,.0f} images/s; ms/iteration p10 {ms.p10:.2f}, p50 {ms.median:.2f}, "
     text += f"p90 {ms.p90:.2f}, p99 {found.p99:.2f}; {found.gigaflops / ms.median:.3f} TFLOP/s"
@@ -155,7 +166,11 @@ def line(found: Phases) -> str:
 
 
 def phases_table(found: dict[str, Phases]) -> str:
-    """Shares of the time as a Markdown table."""
+    """Format the shares of the time as a Markdown table.
+
+    Args:
+        found: by title of the run.
+    """
     rows = [("run", *PHASES)]
     rows += [(title, *(f"{100 * each.shares[name]:.1f} %" for name in PHASES)) for title, each in found.items()]
     return markdown(rows)

@@ -1,4 +1,4 @@
-"""The scaling curve: measured efficiencies, and what is predicted for more workers."""
+"""Plots measured and predicted scaling efficiencies."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,16 @@ from pathlib import Path
 from benchmarks.speed.points import Point
 from benchmarks.speed.predict import Prediction
 
-COLOURS = {"weak": "#1f5ab4", "strong": "#c8502d"}
+COLORS = {"weak": "#1f5ab4", "strong": "#c8502d"}
 
 
 def scaling_plot(points: Sequence[Point], predictions: Sequence[Prediction], path: Path) -> None:
-    """Draw efficiency over the number of workers: medians with the range of rounds, and the prediction's band.
+    """Draw efficiency over the number of workers: medians with the range over rounds, and the predicted range.
+
+    Args:
+        points: measured.
+        predictions: for weak scaling.
+        path: of the PNG.
 
     Raises:
         OSError: the file cannot be written.
@@ -19,7 +24,7 @@ def scaling_plot(points: Sequence[Point], predictions: Sequence[Prediction], pat
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for mode, color in COLOURS.items():
+    for mode, color in COLORS.items():
         chosen = [point for point in points if point.mode == mode]
         if chosen:
             middle = [point.efficiency.median for point in chosen]
@@ -33,8 +38,8 @@ def scaling_plot(points: Sequence[Point], predictions: Sequence[Prediction], pat
     if ordered:
         low, high = ([p.compute / s for p, s in zip(ordered, each, strict=True)] for each in _seconds(ordered))
         numbers = [p.workers for p in ordered]
-        axes.fill_between(numbers, low, high, color=COLOURS["weak"], alpha=0.2, label="weak, predicted")
-        axes.plot(numbers, low, color=COLOURS["weak"], lw=1)
+        axes.fill_between(numbers, low, high, color=COLORS["weak"], alpha=0.2, label="weak, predicted")
+        axes.plot(numbers, low, color=COLORS["weak"], lw=1)
     axes.axhline(1.0, color="black", lw=0.6)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("workers")

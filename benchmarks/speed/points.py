@@ -1,4 +1,4 @@
-"""What is known of one number of workers."""
+"""A measured number of workers."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from benchmarks.speed.measure import Spread
 
 @dataclass(frozen=True)
 class Point:
-    """One number of workers, measured.
+    """Measurements with one number of workers.
 
     Attributes:
         mode: "weak" (the same batch per worker) or "strong" (the same global batch).
-        workers: their number.
-        images_per_second: of all, median.
+        workers: number of workers.
+        images_per_second: of all workers, median.
         milliseconds: per iteration.
         efficiency: speed over that of as many single workers, paired within rounds.
-        communication: share of the iteration that goes when gradients are not reduced.
-        predicted: milliseconds per iteration that one worker's own time and the link foretell, nothing overlapping.
-        at_best: the same if communication and compute hide behind each other.
+        communication: share of the iteration that is saved without the reduction of gradients.
+        predicted: milliseconds per iteration, predicted from one worker's time and the link without overlap.
+        at_best: the same with full overlap of communication and compute.
     """
 
     mode: str

@@ -1,6 +1,6 @@
-"""What an iteration takes on W workers and a link, from one worker's and the list of its all-reduces.
+"""Predicts the time of an iteration on W workers from one worker's time, its all-reduces and the link.
 
-A ring all-reduce of n bytes over W workers takes 2 (W - 1) messages of n / W bytes one after the other (Patarasuk and
+A ring all-reduce of n bytes over W workers takes 2 (W - 1) consecutive messages of n / W bytes (Patarasuk and
 Yuan 2009, section 3): 2 (W - 1) (latency + n / (W bandwidth)).
 """
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Link:
-    """Between two workers.
+    """The connection between two workers.
 
     Attributes:
-        latency: of a message, seconds; with gloo it holds the CPU's work for it.
+        latency: of a message, seconds, including the CPU's work with gloo.
         bandwidth: bytes per second.
     """
 
@@ -21,18 +21,23 @@ class Link:
     bandwidth: float
 
     def all_reduce(self, size: float, workers: int) -> float:
-        """Seconds of one all-reduce of `size` bytes."""
+        """Seconds of one ring all-reduce.
+
+        Args:
+            size: bytes.
+            workers: number of workers.
+        """
         return 2 * (workers - 1) * (self.latency + size / (workers * self.bandwidth))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one iteration.
+    """Predicted time of one iteration.
 
     Attributes:
-        workers: W.
+        workers: number of workers.
         compute: seconds without communication.
-        communication: seconds of all its all-reduces.
+        communication: seconds of its all-reduces.
     """
 
     workers: int
@@ -41,47 +46,53 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """Of an iteration in which nothing overlaps: the cautious figure."""
+        """Seconds without overlap of compute and communication."""
         return self.compute + self.communication
 
     @property
     def at_best(self) -> float:
-        """Of an iteration in which all of the shorter one hides behind the longer."""
+        """Seconds with full overlap of compute and communication."""
         return max(self.compute, self.communication)
 
 
 def predict(
     compute: float, reductions: Sequence[float], link: Link, workers: int, *, crowding: float = 1.0
 ) -> Prediction:
-    """An iteration on `workers` workers.
+    """Predict an iteration.
 
     Args:
-        compute: seconds of one worker's iteration at its share of the batch, alone.
+        compute: seconds of one worker's iteration with its share of the batch, without communication.
         reductions: bytes of each all-reduce of an iteration.
         link: between neighbors in the ring.
-        workers: W.
-        crowding: how much slower a worker computes because others share its processor: 1 where each has its own.
+        workers: number of workers.
+        crowding: factor of slower compute on a shared processor; 1 if each worker has its own.
     """
     communication = sum(link.all_reduce(size, workers) for size in reductions) if workers > 1 else 0.0
     return Prediction(workers, compute * crowding, communication)
 
 
 def crowding(workers: int, threads: int, cores: int) -> float:
-    """How much slower workers of one machine compute when they want more cores than it has."""
+    """Factor of slower compute of workers that use more cores than their machine has.
+
+    Args:
+        workers: of the machine.
+        threads: per worker.
+        cores: of the machine.
+    """
     return max(1.0, workers * threads / cores)
 
 
 def fit_link(times: Sequence[tuple[float, float]], workers: int) -> Link:
-    """The link that explains measured all-reduces best: least squares of relative errors.
+    """Fit a link to measured all-reduces by least squares of relative errors.
 
     Args:
         times: bytes and seconds of all-reduces of at least two sizes.
-        workers: that took part.
+        workers: number of workers.
 
     Returns:
         A link whose latency is at least 0 and whose bandwidth is positive.
     """
-    # seconds = a + b bytes; each row is divided by its seconds, so that short ones count as much as long ones.
+    # seconds = a + b bytes; dividing each row by its seconds gives relative errors.
     rows = [(1.0 / seconds, size / seconds) for size, seconds in times]
     aa = sum(x * x for x, _ in rows)
     ab = sum(x * y for x, y in rows)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed startup`: from the command to the first training step, broken down by what happens."""
+"""`python -m benchmarks.speed startup`: time from the command to the first training step, by stage."""
 
 import argparse
 import os
@@ -21,11 +21,11 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 @dataclass(frozen=True)
 class Way:
-    """One way to start.
+    """A command to time.
 
     Attributes:
-        command: words after the interpreter; `{config}` stands for the run's file.
-        marked: whether it comes to a training step; the others only end.
+        command: words after the interpreter; `{config}` is replaced by the path of the config.
+        marked: whether it trains; otherwise only its total time is measured.
     """
 
     command: tuple[str, ...]
@@ -39,17 +39,17 @@ WAYS: dict[str, Way] = {
     "torchrun": Way((*TORCHRUN, *TRAIN, "{config}", "--launcher", "torchrun", "cluster.num_workers=2")),
     "ray": Way((*TRAIN, "{config}", "--launcher", "ray", "cluster.num_workers=2", "cluster.address=local")),
 }
-"""By name; torchrun and Ray start two workers."""
+"""torchrun and Ray start two workers."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """How long one start took.
+    """Times of one start.
 
     Attributes:
         way: of `WAYS`.
-        total: seconds to the end of the first iteration, or of the command where there is none.
-        parts: seconds of each piece, by what it ends with (`marks.MARKS`); they add up to `total`.
+        total: seconds to the end of the first iteration, or to that of a command that does not train.
+        parts: seconds of each stage, by the mark at its end (`marks.MARKS`); they add up to `total`.
     """
 
     way: str
@@ -58,7 +58,14 @@ class Start:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     ways = names_of(options.ways, list(WAYS), key="--ways")
     report: dict[str, Any] = {}
     for title, config in configs_of(options).items():
@@ -75,6 +82,11 @@ def main(options: argparse.Namespace) -> int:
 
 def start(config: Config, way: str, *, timeout: float = 300.0) -> Start:
     """Time one start.
+
+    Args:
+        config: of the run.
+        way: of `WAYS`.
+        timeout: seconds.
 
     Raises:
         BenchError: the command failed.
@@ -94,7 +106,13 @@ def start(config: Config, way: str, *, timeout: float = 300.0) -> Start:
 
 
 def divide(way: str, began: float, marks: Mapping[str, float]) -> Start:
-    """Cut the time at the marks, which are moments of the slowest process."""
+    """Divide the time at the marks.
+
+    Args:
+        way: of `WAYS`.
+        began: time of the start, in seconds since the epoch.
+        marks: times of `marks.read_marks`.
+    """
     parts, before = {}, began
     for name in MARKS:
         if name in marks:
@@ -104,13 +122,17 @@ def divide(way: str, began: float, marks: Mapping[str, float]) -> Start:
 
 
 def _short(config: Config, folder: str) -> Config:
-    """The run, one iteration long and without what follows it."""
+    """The run, shortened to one iteration without evaluation and W&B."""
     images = config.train.batch_size * config.optim.d_steps
     return changed(config, train={"images": images}, eval={"every": 0}, run={"dir": folder}, wandb={"mode": "disabled"})
 
 
 def table(starts: Sequence[Start]) -> str:
-    """The starts as a Markdown table."""
+    """Format the starts as a Markdown table.
+
+    Args:
+        starts: one per way.
+    """
     rows: list[Sequence[str]] = [("start", "total, s", *MARKS)]
     for each in starts:
         rows.append(

@@ -1,4 +1,4 @@
-"""Training throughput: ganscale next to a minimal and a textbook loop, in one process, in turn."""
+"""`python -m benchmarks.speed throughput`: ganscale and hand-written loops, alternating in one process."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,11 +16,18 @@ from ganscale.config import Config
 from ganscale.training.build import Experiment, build
 
 LOOPS: dict[str, Callable[[Experiment, bool], Contender]] = {**BASELINES, "lightning": Lightning}
-"""What ganscale can be compared with, by name."""
+"""Baselines by name."""
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     configs = configs_of(options)
     if options.tracking:
         return _tracking(options, configs)
@@ -48,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _tracking(options: argparse.Namespace, configs: dict[str, Config]) -> int:
-    """Print what tracking costs."""
+    """Measure and print the cost of tracking."""
     costs, device = [], torch.device("cpu")
     for title, config in configs.items():
         device = device_of(config)
@@ -60,7 +67,11 @@ def _tracking(options: argparse.Namespace, configs: dict[str, Config]) -> int:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a Markdown table."""
+    """Format the results as a Markdown table.
+
+    Args:
+        results: of `measure`.
+    """
     rows = [("loop", "images/s", "ms/iteration p50 (p10, p90)", "ganscale is faster by, median [min..max]")]
     for result in results:
         ms, ratio = result.milliseconds, result.ratio

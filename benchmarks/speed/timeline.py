@@ -1,7 +1,7 @@
-"""Where an iteration's time goes, seen from outside: methods of one experiment are wrapped while it is measured.
+"""Times the phases of an iteration by wrapping methods of one experiment.
 
-A run that is not measured holds none of this. On a GPU each change of phase waits for the device, so phases add up to
-more than an iteration that runs undisturbed.
+On a GPU each change of phase synchronizes with the device, so the phases add up to more than the time of an
+iteration without instrumentation.
 """
 
 import time
@@ -17,11 +17,15 @@ from ganscale.training.build import Experiment
 
 
 class Timeline:
-    """Adds up the time of phases that may lie inside one another; an inner phase's time is not the outer one's.
+    """Adds up the time of nested phases; the time of an inner phase does not count for the outer one.
+
+    Args:
+        device: to synchronize with.
+        clock: returns seconds.
 
     Attributes:
         seconds: by phase, since the last lap.
-        laps: what `seconds` was in each lap.
+        laps: `seconds` of each finished lap.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -32,8 +36,8 @@ class Timeline:
         self._stack: list[str] = []
         self._since = 0.0
 
-    def _build_ddp_buckets(self) -> None:
-        """Book the time since the last change."""
+    def _add_elapsed(self) -> None:
+        """Add the time since the last change to the current phase."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = self._clock()
@@ -42,30 +46,43 @@ class Timeline:
         self._since = now
 
     def lap(self) -> None:
-        """An iteration begins."""
-        self._build_ddp_buckets()
+        """Begin the next iteration."""
+        self._add_elapsed()
         self.laps.append(self.seconds)
         self.seconds = defaultdict(float)
 
     def rename(self, phase: str) -> None:
-        """From now on the innermost phase is another one."""
+        """Continue the innermost phase under another name.
+
+        Args:
+            phase: the new name.
+        """
         if self._stack:
-            self._build_ddp_buckets()
+            self._add_elapsed()
             self._stack[-1] = phase
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The block's time is this phase's."""
-        self._build_ddp_buckets()
+        """Time a `with` block.
+
+        Args:
+            name: of its phase.
+        """
+        self._add_elapsed()
         self._stack.append(name)
         try:
             yield
         finally:
-            self._build_ddp_buckets()
+            self._add_elapsed()
             self._stack.pop()
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose calls are a phase."""
+        """Wrap a function so that its calls are timed.
+
+        Args:
+            name: of the phase.
+            function: to wrap.
+        """
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name):
@@ -76,8 +93,14 @@ class Timeline:
 
 @contextmanager
 def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
-    """Give one object another method for a while; its class keeps its own."""
-    assert name not in vars(thing), "nobody else replaces it"
+    """Replace a method of one object in a `with` block.
+
+    Args:
+        thing: the object.
+        name: of the method.
+        value: the replacement.
+    """
+    assert name not in vars(thing), "it is replaced already"
     setattr(thing, name, value)
     try:
         yield
@@ -86,11 +109,15 @@ def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
-def watched(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
-    """Book an experiment's iterations by phase: data, generator, discriminator, optimizer, ema, other.
+def instrumented(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
+    """Time an experiment's iterations by phase: data, generator, discriminator, optimizer, ema, other.
 
-    A G update begins in D, forward and backward, and turns to G when the gradient arrives at the fakes. Each iteration
-    begins a lap.
+    A G update begins in D, forward and backward, and changes to G when the gradient reaches the fakes. Each iteration
+    is a lap.
+
+    Args:
+        experiment: to instrument in the `with` block.
+        timeline: that adds up the times.
     """
     step, state, read = experiment.step, experiment.state, experiment.sampler.batches
     make, update = step._fakes_with_graph, step._update_generator
@@ -100,7 +127,7 @@ def watched(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
         with timeline.phase("data"):
             return read(images)
 
-    def watch_fakes(fakes: Tensor) -> None:
+    def hook_fakes(fakes: Tensor) -> None:
         handle = fakes.register_hook(lambda gradient: (timeline.rename("generator"), handle.remove(), gradient)[2])
 
     def fakes_with_graph(*args: Any) -> Tensor:
@@ -108,7 +135,7 @@ def watched(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
             fakes = make(*args)
         if inside:
             timeline.rename("discriminator")
-            watch_fakes(fakes)
+            hook_fakes(fakes)
         return fakes
 
     inside: list[bool] = []
@@ -117,7 +144,7 @@ def watched(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
         with timeline.phase("discriminator"):
             inside.append(True)
             if fakes is not None:
-                watch_fakes(fakes)
+                hook_fakes(fakes)
             loss = update(micros, fakes, *args, **kwargs)
             inside.pop()
             return loss

@@ -1,4 +1,4 @@
-"""What tracking costs: the time that a run spends between two pieces of training, as a share of the training."""
+"""Measures the cost of tracking: the time that a run spends outside of training, as a share of training time."""
 
 import tempfile
 import time
@@ -18,13 +18,13 @@ from ganscale.run.session import run_worker
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run's tracking cost.
+    """Cost of tracking of one run, over periods of `log.samples_every` images.
 
     Attributes:
         name: of the run.
-        share: of the time of training, over periods of `log.samples_every` images.
-        milliseconds: of tracking in a period.
-        seconds: of training in a period, median.
+        share: tracking time over training time.
+        milliseconds: of tracking per period.
+        seconds: of training per period, median.
     """
 
     name: str
@@ -34,37 +34,39 @@ class Cost:
 
 
 class Stopwatch:
-    """A tracker that notes when rows come, and how much of the time before was training.
+    """A tracker that records the time of each row and the training time before it.
 
-    The loop measures its own time from when it goes on after a tick to the next tick: all else is tracking, as long as
-    nothing is saved or evaluated.
+    The loop measures its own time between two ticks; the rest is tracking, as long as nothing is saved or evaluated.
+
+    Args:
+        images_per_iteration: global batch times D updates.
     """
 
     def __init__(self, images_per_iteration: int) -> None:
         self._images_per_iteration = images_per_iteration
         self.rows: list[tuple[int, float, float]] = []
-        """Images, reading of the clock, seconds of training since the row before."""
+        """Images, clock in seconds, seconds of training since the previous row."""
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Note the moment."""
+        """Record the time (a `Tracker`)."""
         iterations = (images - (self.rows[-1][0] if self.rows else 0)) / self._images_per_iteration
         self.rows.append((images, time.perf_counter(), iterations * metrics["seconds_per_iteration"]))
 
     def samples(self, images: int, picture: np.ndarray) -> None:
-        """Pictures are not needed."""
+        """Ignore pictures."""
 
     def close(self, *, completed: bool) -> None:
-        """There is nothing to close."""
+        """Nothing to close."""
 
 
 def tracking_cost(name: str, config: Config, *, periods: int, device: torch.device) -> Cost:
-    """Train with the trackers that the config asks for, and see what they cost.
+    """Train with the trackers of a config and measure their cost.
 
     Args:
         name: of the run.
-        config: of the run; its length, evaluations and checkpoints are not followed.
-        periods: of `log.samples_every` images that count, after one that does not.
-        device: where to train.
+        config: of the run; its length, evaluations and checkpoints are replaced.
+        periods: of `log.samples_every` images, after a warm-up period.
+        device: to train on.
     """
     length = (periods + 1) * config.log.samples_every
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +83,13 @@ def tracking_cost(name: str, config: Config, *, periods: int, device: torch.devi
 
 
 def cost_of(name: str, rows: Sequence[tuple[int, float, float]], every: int) -> Cost:
-    """The cost per period of `every` images, from a stopwatch's rows; the first period does not count."""
+    """Cost per period from the rows of a stopwatch; the first period is a warm-up.
+
+    Args:
+        name: of the run.
+        rows: of `Stopwatch`.
+        every: images per period.
+    """
     images = [0, *(row[0] for row in rows)]
     ends = [index for index, (before, after) in enumerate(pairwise(images)) if after // every > before // every]
     training, tracking = [], []
@@ -94,7 +102,11 @@ def cost_of(name: str, rows: Sequence[tuple[int, float, float]], every: int) -> 
 
 
 def cost_table(costs: Sequence[Cost]) -> str:
-    """The costs as a Markdown table."""
+    """Format the costs as a Markdown table.
+
+    Args:
+        costs: one per run.
+    """
     lines = ["| run | training per period | tracking per period, ms p50 (p10, p90) | share, median [min..max] |"]
     lines.append("|---|---|---|---|")
     for cost in costs:

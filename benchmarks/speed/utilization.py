@@ -1,4 +1,4 @@
-"""Peak speed of known GPUs, for model FLOP utilization (Chowdhery et al. 2022, appendix B)."""
+"""Peak FLOP/s of known GPUs, for model FLOP utilization (Chowdhery et al. 2022, appendix B)."""
 
 import torch
 
@@ -19,16 +19,15 @@ PEAKS: dict[str, tuple[float, float]] = {
     "V100": (0.0, 15.7),  # V100 SXM2, 2017: no bfloat16
     "T4": (0.0, 8.1),  # T4, 2018: no bfloat16
 }
-"""By part of torch's name of the device; the first that fits decides."""
+"""By a part of torch's device name; the first match counts."""
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Peak FLOP/s of a GPU in a run's precision; None where it is not known.
+    """Peak FLOP/s of a GPU in a precision; None if unknown.
 
     Args:
-        device: a CPU has no peak here.
-        precision: `train.precision`. float32 means no tensor cores; torch's convolutions may round to TF32 there and
-            then get beyond it.
+        device: of the run; CPUs are unknown.
+        precision: `train.precision`. The float32 figure is without tensor cores; TF32 convolutions may exceed it.
     """
     if device.type != "cuda" or precision not in ("bfloat16", "float32"):
         return None
@@ -36,7 +35,12 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def peak_of(name: str, precision: str) -> float | None:
-    """The same by the device's name."""
+    """As `peak_flops`, by name.
+
+    Args:
+        name: torch's name of the device.
+        precision: "bfloat16" or "float32".
+    """
     for part, (bfloat16, float32) in PEAKS.items():
         if part in name:
             return 1e12 * (bfloat16 if precision == "bfloat16" else float32) or None

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed variants`: one run in other precisions, memory layouts and compiled, in turn."""
+"""`python -m benchmarks.speed variants`: one run in several precisions and memory layouts, eager and compiled."""
 
 import argparse
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     }
     for name in parsers.VARIANTS
 }
-"""By name, what they set in section `train`."""
+"""Settings of section `train` by name."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What one variant did.
+    """Speed and losses of one variant.
 
     Attributes:
-        result: images/s and times; its ratio is the speed of the first variant over this one's.
-        loss_d: of the first iteration, which differs from the first variant's by the precision's rounding alone.
-        loss_g: the same of G.
-        utilization: share of the GPU's peak in the variant's precision; None where that is not known.
+        result: images/s and times; the ratio is the speed of the first variant over this one's.
+        loss_d: of the first iteration, equal to the first variant's up to rounding.
+        loss_g: of the first iteration.
+        utilization: share of the GPU's peak in the variant's precision; None if unknown.
     """
 
     result: Result
@@ -50,8 +50,13 @@ class Variant:
     utilization: float | None
 
 
-class Named(Ganscale):
-    """ganscale's own loop under a variant's name, with the losses of its first iteration."""
+class VariantLoop(Ganscale):
+    """The loop of a run under the name of a variant, with the losses of its first iteration.
+
+    Args:
+        name: of `VARIANTS`.
+        experiment: the run.
+    """
 
     def __init__(self, name: str, experiment: Experiment) -> None:
         super().__init__(experiment)
@@ -61,7 +66,14 @@ class Named(Ganscale):
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command with its options (`parsers`)."""
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
     names = names_of(options.variants, list(VARIANTS), key="--variants")
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"variants": {}}
@@ -75,13 +87,19 @@ def main(options: argparse.Namespace) -> int:
 
 
 def compare(config: Config, names: Sequence[str], *, iterations: int, rounds: int) -> list[Variant]:
-    """Measure a run's variants of these names.
+    """Measure variants of a run.
+
+    Args:
+        config: of the run.
+        names: of `VARIANTS`.
+        iterations: per block.
+        rounds: number of rounds.
 
     Raises:
-        ConfigError: a variant does not fit the run.
+        ConfigError: the run does not support a variant.
     """
     device = device_of(config)
-    contenders = [Named(name, build(variant(config, name), device=device)) for name in names]
+    contenders = [VariantLoop(name, build(variant(config, name), device=device)) for name in names]
     results = measure(contenders, iterations=iterations, rounds=rounds)
     flops = _flops(config, device)
     found = []
@@ -93,12 +111,17 @@ def compare(config: Config, names: Sequence[str], *, iterations: int, rounds: in
 
 
 def variant(config: Config, name: str) -> Config:
-    """The run as a variant sets it."""
+    """A copy of the config with the settings of a variant.
+
+    Args:
+        config: of the run.
+        name: of `VARIANTS`.
+    """
     return changed(config, train=VARIANTS[name])
 
 
 def _flops(config: Config, device: torch.device) -> int:
-    """Of an iteration as the mathematics has it, whatever a compiler makes of it: model FLOPs."""
+    """Model FLOPs of an iteration, independent of the variant."""
     experiment = build(variant(config, "float32"), device=device)
     with FlopCounter() as counter:
         experiment.step(*experiment.sampler.batches(0), images=0)
@@ -106,7 +129,11 @@ def _flops(config: Config, device: torch.device) -> int:
 
 
 def table(found: Sequence[Variant]) -> str:
-    """The variants as a Markdown table."""
+    """Format the variants as a Markdown table.
+
+    Args:
+        found: of `compare`.
+    """
     rows = [("variant", "images/s", "ms/iteration p50", "faster by, median [min..max]", "loss_d", "loss_g", "of peak")]
     for each in found:
         ratio = each.result.ratio

@@ -1,4 +1,4 @@
-"""Lightning's loop with manual optimization, measured where `lightning` is installed (extra `bench`)."""
+"""The loop of Lightning with manual optimization; needs `lightning` (extra `bench`)."""
 
 import logging
 import threading
@@ -21,11 +21,15 @@ from ganscale.training.schedules import Schedule
 
 
 class Lightning(Contender):
-    """Lightning's own GAN example with the same losses: toggled optimizers, manual backward, Adam as it comes.
+    """Lightning's GAN example with the same losses: toggled optimizers, manual backward, default Adam.
 
-    Images come normalized from memory in whole batches, so that Lightning's loop is measured and no data loader.
-    Logging, checkpoints and progress bar are off. One `fit` runs in a thread and serves all blocks: it waits for images
-    between them, so that its set-up is in none.
+    Whole batches of normalized images come from memory, so that no data loader is measured. Logging, checkpoints and
+    progress bar are off. One `fit` runs in a thread and serves all blocks; it waits between them, so that no block
+    includes its setup.
+
+    Args:
+        experiment: the run to compare with.
+        same_layers: whether to keep ganscale's batch norm.
 
     Raises:
         ConfigError: lightning is not installed.
@@ -59,14 +63,14 @@ class Lightning(Contender):
     def _fit(self, trainer: Any, module: Any) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about loader workers, of which there are none
+                warnings.simplefilter("ignore")  # about a loader without workers
                 trainer.fit(module, DataLoader(self._stream, batch_size=None))
         except BaseException as error:
             self._stream.failure = error
             self._stream.idle.set()
 
     def run(self, iterations: int) -> None:
-        """Train for some iterations; the first call does one less, as Lightning reads a batch ahead."""
+        """As `Contender.run`; the first call does one iteration less, as Lightning prefetches a batch."""
         stream = self._stream
         stream.idle.clear()
         for _ in range(iterations):
@@ -79,12 +83,12 @@ class Lightning(Contender):
 
 
 class _Stream(IterableDataset[Tensor]):
-    """Normalized batches in a new order in each epoch, as many as are permitted.
+    """Normalized batches, reshuffled in each epoch, limited by permits.
 
     Attributes:
         permits: one per batch that may be read.
-        idle: set while a batch is wanted for which there is no permit.
-        failure: what ended the reading thread.
+        idle: set while a reader waits for a permit.
+        failure: the error that ended the reading thread.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -105,7 +109,7 @@ class _Stream(IterableDataset[Tensor]):
 
 
 def _module(lightning: Any, experiment: Experiment, pair: tuple[nn.Module, nn.Module]) -> Any:
-    """A LightningModule; its class is made here, as its base is there only with lightning."""
+    """A LightningModule; the class is defined here because lightning is optional."""
     config = experiment.config
     smoothing, latent_dim = config.loss.label_smoothing, config.model.latent_dim
     dtype, start = DTYPES[config.train.precision], Schedule(config).controls(0)

@@ -5,9 +5,12 @@ Classes are the names of the subfolders that hold pictures, sorted; pictures at 
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 import torch
@@ -15,11 +18,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ganscale.config import ConfigError
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
 from ganscale.parallel.random import Stream
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS = (1 << 30) // 12
+"""Of a picture, as Pillow's own limit, at which Pillow only warns: 89 million."""
+MAX_BYTES = 4 * MAX_PIXELS
+"""Of a picture's file or zip entry, uncompressed."""
 
 
 def list_pictures(path: Path) -> list[str]:
@@ -45,8 +54,14 @@ def list_pictures(path: Path) -> list[str]:
 
 
 def decode(content: bytes, resolution: int) -> np.ndarray:
-    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos)."""
-    with Image.open(io.BytesIO(content)) as opened:
+    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos).
+
+    Raises:
+        ValueError: it has more than `MAX_PIXELS` pixels.
+    """
+    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
         picture = opened.convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -69,15 +84,23 @@ class _Pictures(Dataset[Tensor]):
         name = self.names[index]
         try:
             return torch.from_numpy(decode(self._read(name), self.resolution))
-        except OSError as error:
-            raise ValueError(f"cannot decode the picture {name} in {self.path}: {error}; remove or mend it") from error
+        except Exception as error:  # zipfile and Pillow raise many kinds on damaged input
+            problem = f"cannot decode the picture {name}: {error}"
+            remedy = "remove the picture, or replace it by an intact one of usual size"
+            raise ConfigError(problem, key="data.path", value=str(self.path), remedy=remedy) from error
 
     def _read(self, name: str) -> bytes:
+        """The content of a picture's file: never more than its stated size, nor than `MAX_BYTES`."""
         if self.path.is_dir():
-            return (self.path / name).read_bytes()
+            with (self.path / name).open("rb") as file:
+                return _bounded(file, os.fstat(file.fileno()).st_size)
         if self._archive is None:
             self._archive = zipfile.ZipFile(self.path)
-        return self._archive.read(name)
+        entry = self._archive.getinfo(name)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile bounds no other
+            raise ValueError("the zip entry is neither stored nor deflated")
+        with self._archive.open(entry) as file:
+            return _bounded(file, entry.file_size)
 
     def state_hash(self) -> str:
         """SHA-256 of names and sizes in bytes."""
@@ -90,6 +113,12 @@ class _Pictures(Dataset[Tensor]):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_archive": None}
+
+
+def _bounded(file: IO[bytes], size: int) -> bytes:
+    if size > MAX_BYTES:
+        raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
+    return file.read(size)
 
 
 class FolderSource:
@@ -147,12 +176,13 @@ class FolderSource:
         """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]`.
 
         Raises:
-            ValueError: a picture cannot be decoded; the message names it.
+            ConfigError: a picture is too large or cannot be decoded; the message names it.
         """
-        rows = self._order.rows(start, stop)
+        rows, images = self._order.rows(start, stop), None
         if self._ahead is not None and next(self._expected) == (start, stop):
-            images = next(self._ahead)
-        else:  # not what was expected: decode here, and no longer ahead
+            with suppress(ConfigError):  # DataLoader drops its key: raise it again below
+                images = next(self._ahead)
+        if images is None:  # not the expected read: decode in this process from now on
             self._ahead = None
             images = torch.stack([self._pictures[int(row)] for row in rows])
         images = normalize(images.to(self._device, non_blocking=True), self._dtype)
@@ -162,7 +192,7 @@ class FolderSource:
         """Images `[n, 3, H, W]` in [-1, 1], not mirrored, and classes of rows of the sorted names.
 
         Raises:
-            ValueError: as `read`.
+            ConfigError: as `read`.
         """
         images = torch.stack([self._pictures[int(row)] for row in rows]).to(self._device)
         return normalize(images, self._dtype), self.classes(rows)

@@ -1,4 +1,4 @@
-"""Where numbers and pictures go. Rank 0 alone tracks."""
+"""Protocols of trackers, which record the metrics and pictures of a run on rank 0."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,23 +8,23 @@ import numpy as np
 
 
 class Tracker(Protocol):
-    """A place for a run's numbers and pictures; the x axis is images."""
+    """Records metrics and pictures; the x axis is images."""
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Keep a row of numbers."""
+        """Record metrics by name at `images`."""
         ...
 
     def samples(self, images: int, picture: np.ndarray) -> None:
-        """Keep a picture: uint8 `[H, W, 3]`."""
+        """Record a sample picture, uint8 `[H, W, 3]`."""
         ...
 
     def close(self, *, completed: bool) -> None:
-        """Finish; `completed` tells whether the run reached its end."""
+        """Finish; `completed` is whether the run reached its last image."""
         ...
 
 
 class Histogram(NamedTuple):
-    """How many values lie in each bin: N counts between N + 1 rising edges."""
+    """N counts between N + 1 increasing bin edges."""
 
     counts: Sequence[float]
     edges: Sequence[float]
@@ -32,30 +32,30 @@ class Histogram(NamedTuple):
 
 @runtime_checkable
 class DetailedTracker(Tracker, Protocol):
-    """A tracker that also takes pictures by name and histograms."""
+    """A tracker that also records named pictures and histograms."""
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
-        """Keep pictures, uint8 `[H, W, 3]`, and histograms, each under its name."""
+        """Record pictures, uint8 `[H, W, 3]`, and histograms by name."""
         ...
 
 
 @runtime_checkable
 class CheckpointTracker(Tracker, Protocol):
-    """A tracker that is told of checkpoints."""
+    """A tracker that is notified of checkpoints."""
 
     def saving(self, images: int) -> None:
-        """A checkpoint of this moment is about to be written: what was tracked up to here should be safe by now."""
+        """Called before a checkpoint is written: rows up to `images` must be durable when this returns."""
         ...
 
     def saved(self, images: int, folder: Path, *, best: bool) -> None:
-        """A checkpoint lies there; `best` tells whether it is the best so far by `checkpoint.best_metric`."""
+        """Called after a checkpoint is written; `best` is whether it is the best by `checkpoint.best_metric`."""
         ...
 
 
 @runtime_checkable
 class EventTracker(Tracker, Protocol):
-    """A tracker that is told what happened to a run, such as a health verdict."""
+    """A tracker that records events, such as health verdicts."""
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Keep an event: one word or two for its kind, a sentence for people. The same event twice counts once."""
+        """Record an event with its kind (a word or two) and a sentence; repeated events are recorded once."""
         ...

@@ -1,4 +1,4 @@
-"""Samples as pictures: grids of images, scatter plots of points. Arrays uint8 `[H, W, 3]`."""
+"""Renders samples as uint8 arrays `[H, W, 3]`: grids of images, scatter plots of points."""
 
 import math
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-QUICK = 1
-"""How hard PNG compresses: half the time of the usual 6 for files a fifth larger."""
+COMPRESSION = 1
+"""zlib level of PNG files: half the time of the default 6, a fifth larger files."""
 
 
 def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2, minimum: int = 56) -> np.ndarray:
     """Tile images in rows on white, each enlarged by a whole factor to at least `minimum` pixels.
 
     Args:
-        images: floats `[N, C, H, W]` in [-1, 1], C = 1 or 3; values outside are clipped, non-finite ones drawn black.
-        columns: per row; by default the grid is as square as it goes.
+        images: floats `[N, C, H, W]` in [-1, 1], C = 1 or 3; values outside are clipped, non-finite ones are black.
+        columns: images per row; by default the grid is as square as possible.
         padding: pixels between images.
-        minimum: least height of an image in the picture.
+        minimum: minimal height of an image, in pixels.
     """
     count, channels, height, _ = images.shape
     pixels = np.nan_to_num((images + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
@@ -39,13 +39,13 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
 
 
 def scatter(points: np.ndarray, reference: np.ndarray, *, size: int = 512, margin: float = 0.25) -> np.ndarray:
-    """Draw generated points (blue) over real ones (gray), on axes that the real ones span plus a margin.
+    """Draw generated points (blue) over real points (gray), which determine the axes.
 
     Args:
         points: floats `[N, 2]`.
         reference: real points `[M, 2]`.
-        size: of the picture in pixels.
-        margin: on each side, as a share of the real points' extent.
+        size: height and width of the picture, in pixels.
+        margin: on each side, as a fraction of the extent of the real points.
     """
     low, high = reference.min(0), reference.max(0)
     extent = (high - low).max()
@@ -62,11 +62,17 @@ def scatter(points: np.ndarray, reference: np.ndarray, *, size: int = 512, margi
 
 
 def write_png(path: Path, picture: np.ndarray, text: Mapping[str, str] | None = None) -> None:
-    """Save a picture uint8 `[H, W, 3]` or `[H, W]`, with `text` as metadata of the PNG; the file appears whole."""
+    """Write a PNG atomically.
+
+    Args:
+        path: of the file; its folder is created.
+        picture: uint8 `[H, W, 3]` or `[H, W]`.
+        text: PNG metadata by key.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     information = PngInfo()
     for key, value in (text or {}).items():
         information.add_text(key, value)
-    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information, compress_level=QUICK)
+    Image.fromarray(picture).save(aside, format="PNG", pnginfo=information, compress_level=COMPRESSION)
     aside.replace(path)

@@ -1,4 +1,4 @@
-"""The run folder as a tracker: a JSON row per tick or event and a PNG per sample grid. Needs nothing but a disk."""
+"""Tracks a run in its folder: a JSON row per tick or event, a PNG per sample grid."""
 
 import json
 import math
@@ -19,7 +19,7 @@ class JsonlTracker:
 
     Args:
         folder: the run's folder.
-        images: where the run goes on; rows and pictures after it are of a life that was lost and are removed.
+        images: at which the run resumes; later rows and pictures of a previous attempt are removed.
     """
 
     def __init__(self, folder: RunDir, *, images: int = 0) -> None:
@@ -35,10 +35,13 @@ class JsonlTracker:
                 path.unlink()
 
     def rewind(self, images: int) -> None:
-        """Go back to `images`: later rows move to `abandoned.jsonl`, later pictures go.
+        """Move later rows to `abandoned.jsonl` and delete later pictures.
+
+        Args:
+            images: to rewind to.
 
         Raises:
-            OSError: the storage refuses.
+            OSError: the storage cannot be written.
         """
         later = [row for row in read_metrics(self.folder) if row["images"] > images]
         with self.folder.abandoned.open("a", encoding="utf-8") as file:
@@ -48,48 +51,64 @@ class JsonlTracker:
         self._file = self.folder.metrics.open("a", encoding="utf-8")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Append a row; a number that JSON cannot hold (not finite) becomes null."""
+        """Append a row; non-finite numbers become null (a `Tracker`)."""
         row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps({"images": images, **row}) + "\n")
         self._file.flush()
 
     def samples(self, images: int, picture: np.ndarray) -> None:
-        """Write `samples/<images>.png`."""
+        """Write `samples/<images>.png` (a `Tracker`)."""
         write_png(self.folder.samples / f"{images:08d}.png", picture)
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
-        """Write `real.png` where it is among the pictures; the rest is for places that can show it."""
+        """Write the picture `real` to `real.png` and ignore the rest (a `DetailedTracker`)."""
         if "real" in pictures:
             write_png(self.folder.real, pictures["real"])
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Add to `health.jsonl` what is not there yet; unlike rows, events of a life that was lost stay."""
+        """Append a new event to `health.jsonl` (an `EventTracker`); a resumed run keeps later events, unlike rows."""
         row, rows = {"images": images, "kind": kind, "text": text}, read_events(self.folder)
         if row not in rows:
             write_atomically(self.folder.events, "".join(json.dumps(each) + "\n" for each in (*rows, row)))
 
     def environment(self, facts: Mapping[str, Any]) -> None:
-        """Write what this life of the run runs on; storage that refuses stops nothing."""
+        """Write the environment of this attempt; storage errors are ignored.
+
+        Args:
+            facts: JSON-compatible values by name.
+        """
         with suppress(OSError):
             write_atomically(self.folder.environment, json.dumps(facts, indent=1) + "\n")
 
     def close(self, *, completed: bool) -> None:
-        """Close the file."""
+        """Close the file (a `Tracker`)."""
         self._file.close()
 
 
 def read_metrics(folder: RunDir) -> list[dict[str, Any]]:
-    """All rows of a run; a last row that a crash cut short is left out."""
+    """All metric rows of a run, without a last row that a crash truncated.
+
+    Args:
+        folder: of the run.
+    """
     return [row for row in read_objects(folder.metrics) if isinstance(row.get("images"), int)]
 
 
 def read_events(folder: RunDir) -> list[dict[str, Any]]:
-    """All health events of a run, in the order in which they happened; damaged ones are left out."""
+    """All health events of a run, oldest first, without damaged rows.
+
+    Args:
+        folder: of the run.
+    """
     return read_objects(folder.events)
 
 
 def read_environment(folder: RunDir) -> dict[str, Any]:
-    """What the run's last life ran on, as plain nested mappings; empty where that is not known."""
+    """Environment of the run's last attempt as nested mappings; empty if unknown.
+
+    Args:
+        folder: of the run.
+    """
     with suppress(OSError, ValueError, RecursionError):
         raw = json.loads(folder.environment.read_bytes())
         return raw if isinstance(raw, dict) else {}

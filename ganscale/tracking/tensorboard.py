@@ -1,4 +1,4 @@
-"""TensorBoard. The only file that imports tensorboard; nothing that goes wrong here stops training."""
+"""Tracks a run with TensorBoard. Only this file imports tensorboard; its failures do not stop training."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ EVENTS = "events.out.tfevents.*"
 
 
 class TensorBoardTracker:
-    """Numbers, pictures and histograms as TensorBoard's event files in `tensorboard/`; the step is images.
+    """Writes metrics, pictures and histograms as event files in `tensorboard/`; the step is images.
 
     Args:
         folder: the run's folder.
-        say: takes a sentence for the user.
-        images: where the run goes on; events after it are of a life that was lost and are removed.
+        info: logs a line.
+        images: at which the run resumes; later events of a previous attempt are removed.
     """
 
     def __init__(self, folder: RunDir, info: Callable[[str], None], *, images: int = 0) -> None:
@@ -33,7 +33,7 @@ class TensorBoardTracker:
         self._writer = SummaryWriter(str(path))
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Write a row of numbers."""
+        """Write metrics (a `Tracker`)."""
 
         def send() -> None:
             for name, value in metrics.items():
@@ -43,11 +43,11 @@ class TensorBoardTracker:
         self._guarded(send)
 
     def samples(self, images: int, picture: np.ndarray) -> None:
-        """Write a picture of samples."""
+        """Write a sample picture (a `Tracker`)."""
         self._guarded(lambda: self._writer.add_image("samples", picture, images, dataformats="HWC"))
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
-        """Write further pictures, and histograms."""
+        """Write pictures and histograms (a `DetailedTracker`)."""
 
         def send() -> None:
             for name, picture in pictures.items():
@@ -58,11 +58,11 @@ class TensorBoardTracker:
         self._guarded(send)
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Write an event as text."""
+        """Write an event as text (an `EventTracker`)."""
         self._guarded(lambda: self._writer.add_text("health", f"{kind}: {text}", images))
 
     def close(self, *, completed: bool) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file (a `Tracker`)."""
         writer, self._writer = self._writer, None
         if writer is not None:
             self._guard(writer.close)
@@ -72,33 +72,35 @@ class TensorBoardTracker:
             self._guard(action)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """Do it; on any failure say so once and go on without TensorBoard."""
+        """Run the action; the first failure is logged and turns TensorBoard off."""
         try:
             action()
         except Exception as error:
             self._writer = None
-            self._info(
-                f"TensorBoard failed and is off from here on ({type(error).__name__}: {error}); training goes on"
-            )
+            self._info(f"TensorBoard failed and is turned off ({type(error).__name__}: {error}); training continues")
 
 
 def _raw(histogram: Histogram) -> dict[str, Any]:
-    """A histogram as TensorBoard takes it; sums are those of the bins' middles."""
+    """A histogram in TensorBoard's form; sums are approximated by the bin centers."""
     counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
-    middles = (edges[:-1] + edges[1:]) / 2
+    centers = (edges[:-1] + edges[1:]) / 2
     return {
         "min": float(edges[0]),
         "max": float(edges[-1]),
         "num": float(counts.sum()),
-        "sum": float((counts * middles).sum()),
-        "sum_squares": float((counts * middles**2).sum()),
+        "sum": float((counts * centers).sum()),
+        "sum_squares": float((counts * centers**2).sum()),
         "bucket_limits": edges[1:].tolist(),
         "bucket_counts": counts.tolist(),
     }
 
 
 def drop_later(folder: Path, images: int) -> None:
-    """Remove events after so many images from the files of earlier lives.
+    """Remove later events from the files of previous attempts.
+
+    Args:
+        folder: of the event files.
+        images: last step to keep.
 
     Raises:
         OSError: a file cannot be read or replaced.

@@ -1,4 +1,4 @@
-"""The benchmark: its arithmetic, its baselines' updates and its command, at tiny sizes and blind to the clock."""
+"""The throughput benchmark: arithmetic, updates of the baselines, and the command, at tiny sizes."""
 
 import copy
 import itertools
@@ -16,7 +16,6 @@ from benchmarks.speed.baselines import BASELINES, Minimal, Textbook, check
 from benchmarks.speed.command import PRESETS
 from benchmarks.speed.measure import Contender, Ganscale, Spread, summarize
 from benchmarks.speed.parts import Pictures, networks
-from benchmarks.speed.throughput import table
 from benchmarks.speed.tracking import Stopwatch, cost_of, cost_table
 from benchmarks.speed.with_lightning import Lightning
 from ganscale.config import Config, ConfigError, load
@@ -46,7 +45,7 @@ def test_spread_of_known_values() -> None:
 
 
 def test_ratios_are_paired_within_a_round() -> None:
-    """The second round ran on a machine ten times slower: each round's ratio is 2 all the same."""
+    """The second round is ten times slower; the ratio of each round is still 2."""
     first, second = summarize({"ganscale": [0.5, 5.0], "other": [1.0, 10.0]}, {"ganscale": 10, "other": 10})
     assert first.ratio is None
     assert second.ratio == Spread(2.0, 2.0, 2.0, 2.0, 2.0)
@@ -60,7 +59,7 @@ def test_ratio_counts_images_not_iterations() -> None:
     assert other.ratio.median == pytest.approx(3.0)
 
 
-def test_blocks_take_turns_and_the_first_round_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_alternate_and_the_first_round_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
 
     class Fake(Contender):
@@ -93,7 +92,7 @@ def test_baselines_train_both_networks_and_leave_the_run_alone(name: str, overri
 
 @pytest.mark.parametrize("overrides", [MLP, DCGAN], ids=["mlp", "dcgan"])
 def test_minimal_computes_our_update(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
-    """Given the same images and z, one iteration leads to the same weights: it is the same work that is timed."""
+    """With the same images and z, one iteration gives the same weights, so the same work is timed."""
     config = load(None, [*overrides, "train.precision=float64"])
     experiment = build(config)
     minimal = Minimal(experiment)
@@ -107,14 +106,6 @@ def test_minimal_computes_our_update(monkeypatch: pytest.MonkeyPatch, overrides:
         (minimal.discriminator, experiment.state.discriminator),
     ):
         torch.testing.assert_close(parameters(theirs), parameters(ours), rtol=1e-9, atol=1e-12)
-
-
-def test_minimal_alone_asks_for_fused_adam() -> None:
-    experiment = build(small(MLP))
-    assert {name: make(experiment, False).optimizer_g.defaults["fused"] for name, make in BASELINES.items()} == {
-        "minimal": True,
-        "textbook": None,
-    }
 
 
 def test_textbook_reports_the_losses() -> None:
@@ -166,14 +157,14 @@ def test_presets_fit_the_baselines(name: str) -> None:
         "loss.fake_label_smoothing=0.1",
     ],
 )
-def test_what_the_baselines_cannot_do_is_refused(override: str) -> None:
+def test_settings_that_the_baselines_do_not_implement_are_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         check(load(None, [override]))
 
 
 def test_command_prints_a_table_and_writes_json(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
-    chosen = ["--presets", "mlp", "--baselines", "minimal,textbook", "--iterations", "1", "--rounds", "2"]
+    chosen = ["--presets", "mlp", "--baselines", "minimal,textbook", "--iterations", "1", "--rounds", "1"]
     arguments = [*chosen, "--clock", "cpu", "--json", str(file), *MLP]
     threads = torch.get_num_threads()
     try:
@@ -210,14 +201,8 @@ def test_mistakes_are_named(arguments: list[str], named: str, capsys) -> None:
     assert named in capsys.readouterr().err
 
 
-def test_table_is_markdown() -> None:
-    lines = table(summarize({"ganscale": [0.1], "minimal": [0.2]}, {"ganscale": 4, "minimal": 4})).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert "2.000 [2.000..2.000]" in lines[3]
-
-
-def test_what_is_not_training_is_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows every 10 images, pictures every 20: 1 s of training a row, then 0.1 s for the row, 0.5 s for a picture."""
+def test_time_outside_of_training_is_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows every 10 images, pictures every 20: 1 s of training per row, 0.1 s for the row, 0.5 s for a picture."""
     now = [100.0]
     monkeypatch.setattr("benchmarks.speed.tracking.time.perf_counter", lambda: now[0])
     watch = Stopwatch(images_per_iteration=5)
@@ -243,7 +228,7 @@ def test_tracking_is_measured_in_a_real_run(tmp_path, capsys) -> None:
     assert cost["seconds"] > 0
 
 
-def test_lightning_is_asked_for_only_where_it_is(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_lightning_is_an_error_with_a_remedy(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning", None)
     assert main(["--presets", "mlp", "--baselines", "lightning", "--rounds", "1", "--iterations", "1", *MLP]) == 2
     assert "ganscale[bench]" in capsys.readouterr().err
@@ -258,6 +243,6 @@ def test_lightning_trains_both_networks_in_blocks(overrides: list[str]) -> None:
     before = parameters(loop.generator), parameters(loop.discriminator)
     for expected in (2, 5):
         loop.run(3)
-        assert len(updates) == 2 * expected, "two passes of G in each iteration, one batch is read ahead"
+        assert len(updates) == 2 * expected, "two passes of G per iteration, one batch is prefetched"
     for old, network in zip(before, (loop.generator, loop.discriminator), strict=True):
         assert all(not torch.equal(a, b) for a, b in zip(old, network.parameters(), strict=True))

@@ -1,11 +1,11 @@
-"""Runs of the benchmark: faults are in them, records come back, no setting of the product is there for tests only."""
+"""Runs of the health benchmark: injected faults, recorded files, rescue counts."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.health.faults import BAD_FROM, FAULTS, Fault
+from benchmarks.health.faults import BAD_FROM, FAULTS
 from benchmarks.health.plan import HALVES, half_of, plan
 from benchmarks.health.record import read, run, write
 from benchmarks.health.rescue import Rescue
@@ -16,16 +16,15 @@ from ganscale.training.build import build
 
 RING = SETUPS["ring-mlp-hinge"]
 SHORT = ("train.images=1024", "log.every=256", "eval.every=512", "eval.num_samples=50", "train.batch_size=32")
-PAIRS = [(fault, setup) for fault in FAULTS.values() for setup in SETUPS.values() if fault.fits(setup)]
 
 
-@pytest.mark.parametrize(("fault", "setup"), PAIRS, ids=[f"{fault.name}-{setup.name}" for fault, setup in PAIRS])
-def test_every_fault_is_a_valid_config_where_it_fits(fault: Fault, setup: Setup) -> None:
-    sound = load(overrides=overrides(setup, 3))
-    spoilt = load(overrides=(*overrides(setup, 3), *fault.settings(setup)))
-    assert sound.run.seed == 3
-    assert sound.train.images // sound.log.every == ROWS
-    assert (spoilt != sound) == bool(fault.settings(setup))
+@pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
+def test_every_fault_is_a_valid_config_where_it_fits(setup: Setup) -> None:
+    healthy = load(overrides=overrides(setup, 3))
+    assert healthy.run.seed == 3
+    assert healthy.train.images // healthy.log.every == ROWS
+    for fault in (each for each in FAULTS.values() if each.fits(setup) and each.settings(setup)):
+        assert load(overrides=(*overrides(setup, 3), *fault.settings(setup))) != healthy, fault.name
 
 
 def objects(fault: str):

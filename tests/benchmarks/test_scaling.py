@@ -1,4 +1,4 @@
-"""Scaling: the model of all-reduces, what is made of a group's answer, and a real group of two."""
+"""Scaling: the model of all-reduces, points from a group's answer, and a real group of two."""
 
 import json
 from statistics import median
@@ -57,7 +57,7 @@ def test_workers_that_share_cores_are_slower() -> None:
 
 
 def answer(request: dict[str, Any], workers: int, *, threads: int) -> dict[str, Any]:
-    """What a group would say in which an iteration takes 1 ms an image, and the reduction 10 ms."""
+    """The answer of a group whose iterations take 1 ms per image and 10 ms for the reduction."""
     assert threads == 1
     alone, share = (request[name]["train"]["batch_size"] / 1e3 for name in ("alone", "together"))
     silent = share / workers
@@ -105,23 +105,23 @@ def group(request: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.multiprocess
 def test_a_group_measures_alone_and_together(fleet: Fleet) -> None:
-    """With batch norm too, whose collectives would wait for ever if the one alone called them."""
+    """With batch norm, whose collectives would hang if the single worker called them."""
     config = resized(
         load(None, ["train.batch_size=4", "train.device=cpu", *DCGAN, "model.generator.norm=batch"]), 4, 1, 1
     )
     plain = config.model_dump(mode="json")
     together = resized(config, 8, 2, 1).model_dump(mode="json")
-    request = {"alone": plain, "together": together, "iterations": 1, "rounds": 2}
+    request = {"alone": plain, "together": together, "iterations": 1, "rounds": 1}
     first, second = fleet.run(group, 2, request)
     for kind in ("alone", "together", "silent"):
-        assert len(first[kind]) == len(second[kind]) == 2
+        assert len(first[kind]) == len(second[kind]) == 1
     assert median(first["alone"]) > 0
     assert [size for size, _ in first["link"]] == sorted(size for size, _ in first["link"])
 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_a_group_that_fails_is_an_error_with_its_last_words() -> None:
+def test_a_failed_group_is_an_error_with_its_output() -> None:
     with pytest.raises(BenchError, match="KeyError"):
         on_torchrun({"nothing": 1}, 1, threads=1, timeout=120)
 

@@ -1,4 +1,4 @@
-"""Variants: what they set, that they compute the same, and the command."""
+"""Variants: their settings, equal results, and the command."""
 
 import json
 
@@ -28,8 +28,8 @@ def test_variants_compute_the_same_but_for_rounding() -> None:
     assert base.utilization is None
 
 
-def test_ratios_are_turned_round() -> None:
-    """A variant that the base is half as fast as is faster by 2."""
+def test_ratios_are_inverted() -> None:
+    """A base with half the speed means faster by 2."""
     times = Spread(1.0, 1.0, 1.0, 1.0, 1.0)
     text = table([Variant(Result("x", 10.0, times, Spread(0.5, 0.4, 0.8, 0.4, 0.8)), 1.0, 2.0, 0.25)])
     assert "2.000 [1.250..2.500]" in text

@@ -1,13 +1,16 @@
 """Pictures from a folder or zip: what is found, decoded, ordered and read ahead."""
 
 import io
+import itertools
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
@@ -106,6 +109,46 @@ def test_a_broken_picture_is_named(folder: Path) -> None:
     source = FolderSource(folder, 16, seed=1, device=CPU)
     with pytest.raises(ValueError, match=r"cats/broken\.png"):
         source.read(0, 11)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 9_000)], ids=["warned-of", "refused-by-pillow"])
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], num_workers: int
+) -> None:
+    Image.new("1", size).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    source = FolderSource(tmp_path, 16, seed=1, device=CPU, num_workers=num_workers)
+    source.expect(lambda: ((start, start + 1) for start in itertools.count()))
+    with pytest.raises(ConfigError, match=r"bomb\.png") as caught:
+        source.read(0, 1)
+    assert caught.value.key == "data.path"
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_picture_of_too_many_bytes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    (folder / "cats" / "bomb.png").write_bytes(bytes(5000))
+    monkeypatch.setattr("ganscale.data.folder.MAX_BYTES", 4999)
+    source = FolderSource(zipped(folder) if packed else folder, 16, seed=1, device=CPU)
+    with pytest.raises(ConfigError, match=r"cats/bomb\.png.*5,000 bytes") as caught:
+        source.read(0, 11)
+    assert caught.value.key == "data.path"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_entry_larger_than_it_states_does_not_fill_the_memory(tmp_path: Path, method: int) -> None:
+    path, size = tmp_path / "bomb.zip", 1 << 25
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("bomb.png", bytes(size))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 100)))
+    source = FolderSource(path, 16, seed=1, device=CPU)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=r"bomb\.png"):
+        source.read(0, 1)
+    assert tracemalloc.get_traced_memory()[1] < size / 8
+    tracemalloc.stop()
 
 
 def test_a_run_on_a_folder(folder: Path) -> None:
