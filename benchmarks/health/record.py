@@ -66,7 +66,7 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     state = experiment.state
     rows, evaluations = [], [{"images": 0.0} | evaluator.evaluate(state.ema.module, 0).numbers()]
     intervals = {"log": config.log.every, "eval": config.eval.every}
-    for tick in train(state, experiment.step, experiment.sampler, intervals=intervals, until=config.train.images):
+    for tick in train(experiment, intervals=intervals, until=config.train.images):
         rows.append({"images": float(tick.images)} | health_row(tick, experiment))
         if tick.due & {"eval", "end"}:
             scores = dict.fromkeys(list(evaluations[0])[1:], math.nan)

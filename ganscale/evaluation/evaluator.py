@@ -36,7 +36,7 @@ from ganscale.evaluation.metrics.scores import Reference, Setting, Values, compu
 from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import Stream, permutation
 from ganscale.storage.checkpoint import write_atomically
-from ganscale.training.loop import latents
+from ganscale.training.batches import latents
 
 CHUNK = 250
 """Examples that go through generator and extractor together."""

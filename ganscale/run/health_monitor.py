@@ -23,7 +23,7 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import Experiment, initial_state
 from ganscale.training.loop import Tick
-from ganscale.training.step import weight_norm
+from ganscale.training.statistics import weight_norm
 
 TIMES = ("seconds_per_iteration", "images_per_second")
 CODES = ("continue", "warn", "stop", "rollback")

@@ -141,14 +141,14 @@ def _run(
 def _train(experiment: Experiment, judge: EvaluationCallback, watch: HealthMonitor, stop_signal: StopSignal) -> str:
     """Other ranks: train, evaluate and roll back with rank 0, and leave with it."""
     for tick in _ticks(experiment, stop_signal):
-        if tick.due != {"stop_signal"}:
+        if not tick.is_stop_only:
             judge(tick)
             action = watch(tick).action
             if action == "stop":
                 return "stopped"
             if action == "rollback":
                 continue
-        if "stop_signal" in tick.due:
+        if tick.is_stop:
             return ""
     return ""
 
@@ -202,7 +202,7 @@ def _train_and_save(
         for tick in _ticks(experiment, stop_signal):
             lock.check()
             metrics = tick.metrics | _facts(experiment)
-            if tick.due == {"stop_signal"}:
+            if tick.is_stop_only:
                 _leave(save, metrics, stop_signal.agreed, tick.images, console)
                 return ""
             evaluation = judge(tick)
@@ -226,9 +226,9 @@ def _train_and_save(
                 saved = save(metrics, last="end" in tick.due)
                 if saved:
                     tracker_group.saved(tick.images, saved, save.store)
-            elif "stop_signal" in tick.due:
+            elif tick.is_stop:
                 save(metrics, last=False)
-            if "stop_signal" in tick.due and "end" not in tick.due:
+            if tick.is_stop and "end" not in tick.due:
                 _farewell(stop_signal.agreed, tick.images, console)
                 return ""
         completed = True
@@ -250,7 +250,7 @@ def _farewell(reason: StopReason, images: int, console: Console) -> None:
 
 def _facts(experiment: Experiment) -> dict[str, float]:
     """Rates, weight norms and memory, for the log."""
-    state, step = experiment.state, experiment.step
+    state = experiment.state
     facts = {
         "iteration": float(state.iteration),
         "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
@@ -259,7 +259,7 @@ def _facts(experiment: Experiment) -> dict[str, float]:
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),
     }
-    if step.adaptive is not None:
+    if experiment.schedule.adaptive is not None:
         facts["augment_p"] = state.augment_p
     if experiment.config.health.response == "rollback" or state.rollbacks:
         facts["rollbacks"] = float(state.rollbacks)

@@ -16,7 +16,7 @@ from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, 
 from ganscale.tracking.console import Console
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
-from ganscale.training.step import LOGIT_EDGES
+from ganscale.training.statistics import LOGIT_EDGES
 
 T = TypeVar("T", bound=Tracker)
 

@@ -216,8 +216,7 @@ class SeedRun:
     def _train(self) -> Iterator[Tick]:
         config = self.config
         intervals = {"log": config.log.every, "eval": config.eval.every}
-        e = self.experiment
-        return train(e.state, e.step, e.sampler, intervals=intervals, until=config.train.images)
+        return train(self.experiment, intervals=intervals, until=config.train.images)
 
     def advance(self, evaluate: Any) -> None:
         """Train to the next evaluation, or to a bad verdict."""

@@ -187,7 +187,7 @@ def _train(overrides: tuple[str, ...], gloo: bool) -> tuple[bool, dict[str, Tens
             all_reduce_sum(torch.ones(1))
     experiment = build(tiny(*overrides))
     images = 4 * experiment.sampler.images_per_iteration
-    for _ in train(experiment.state, experiment.step, experiment.sampler, intervals={"row": images}, until=images):
+    for _ in train(experiment, intervals={"row": images}, until=images):
         pass
     from ganscale.parallel.collectives import _neighbors
 

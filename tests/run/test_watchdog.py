@@ -104,7 +104,7 @@ def test_the_phase_is_read_off_the_stack(monkeypatch: pytest.MonkeyPatch) -> Non
         return original(*arguments, **options)
 
     monkeypatch.setattr(torch.autograd, "_engine_run_backward", look_and_run)
-    experiment.step(*experiment.sampler.batches(0))
+    experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0))
     assert seen[0] == "reading data"
     assert {"D forward", "D backward", "G forward", "G backward"} <= set(seen)
     assert seen[-1] == "G backward"
