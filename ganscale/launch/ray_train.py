@@ -15,13 +15,14 @@ from ganscale.launch.placement import Placement, max_workers, place, worker_reso
 from ganscale.launch.placement_request import PlacementRequest, wait_for_placement, waiting
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
-from ganscale.run.recovery import forget
+from ganscale.run.recovery import clear_heartbeats
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
 from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, Heartbeat, read_heartbeats
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
-from ganscale.storage.run_dir import BusyError, RunDir, check_free
+from ganscale.storage.lease import BusyError, check_free
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.console import LogFollower
 
 __all__ = ["TrainingError", "train_on_ray"]
@@ -41,7 +42,7 @@ def train_on_ray(config: Config, folder: RunDir) -> Outcome:
         try:
             return _Supervisor(config, folder, stop, grows=joined).run()
         except KeyboardInterrupt:
-            forget(folder)
+            clear_heartbeats(folder)
             raise
         finally:
             stop.clear()
@@ -66,7 +67,7 @@ class _Supervisor:
                 placement = self._place()
             except (ConfigError, TrainingError):
                 if self._stop.read() == StopReason.STOP:
-                    return Outcome(self._saved(), 0, left=StopReason.STOP)
+                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 raise
             group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
             self._patience = max(60.0, self._config.cluster.timeout)
@@ -77,11 +78,11 @@ class _Supervisor:
             except TrainingError as error:
                 previous_failure = str(error).partition("\n")[0][:300]
                 if self._stop.read() == StopReason.STOP:
-                    return Outcome(self._saved(), 0, left=StopReason.STOP)
+                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 self._wait(error, previous_failure)
                 continue
             assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
-            if outcome.left not in (StopReason.DRAIN, StopReason.RESIZE):
+            if outcome.stop_reason not in (StopReason.DRAIN, StopReason.RESIZE):
                 return outcome
             previous_failure = None
             self._stop.clear()
@@ -90,7 +91,7 @@ class _Supervisor:
         """Wait before the next start, if there is to be one."""
         seconds = self._budget.failed(self._saved())
         if seconds is None:
-            raise TrainingError(f"{error}{history(read_failures(self._folder.faults))}") from error
+            raise TrainingError(f"{error}{history(read_failures(self._folder.failures))}") from error
         count = f"{self._budget.failures} of {self._budget.most} without a new checkpoint"
         after = f" in {seconds:.0f} s" if seconds else ""
         _info(f"the workers failed ({cause}); starting them again{after} ({count})")

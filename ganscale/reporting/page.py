@@ -17,7 +17,7 @@ from ganscale.reporting.markup import Cell, Markup, element, embedded, join
 from ganscale.reporting.pictures import real_grids, sample_strips
 from ganscale.reporting.record import RunRecord
 from ganscale.reporting.sweep import SweepRecord, trial_runs
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 
 SCRIPTS = ("scale.js", "chart.js", "slider.js", "page.js")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ganscale
-from ganscale.storage.checkpoint import sync_folder, write_synced
+from ganscale.storage.files import sync_folder, write_synced
 
 GB = 1e9
 _BLOCK = bytes(1 << 16)

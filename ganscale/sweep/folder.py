@@ -19,7 +19,7 @@ import yaml
 from ganscale.config import ConfigError
 from ganscale.config.load import flat, read
 from ganscale.config.yaml12 import Dumper
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.sweep.config import Sweep, SweepSettings
 
 FREE = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from ganscale.config import Config, dump
 from ganscale.evaluation.metrics.result import shown
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.sweep import plots
 from ganscale.sweep.compare import Difference, differences
 from ganscale.sweep.folder import SweepFolder

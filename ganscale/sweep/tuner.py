@@ -23,7 +23,8 @@ from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.placement import NodeResources, concurrent_trials
 from ganscale.launch.placement_request import PlacementRequest, wait_for_placement, waiting
-from ganscale.storage.run_dir import RunDir, WriterLock, locate
+from ganscale.storage.lease import WriterLease
+from ganscale.storage.run_dir import RunDir, locate
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.folder import SweepFolder, prepare, resolved
 from ganscale.sweep.optuna_sampler import OptunaSampler
@@ -82,7 +83,7 @@ def search_on_ray(plan: SweepPlan, show: Callable[[str], None]) -> str:
     """
     folder = sweep_folder(plan)
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = WriterLock(RunDir(folder.path), patience=30.0, info=show)
+    lock = WriterLease(RunDir(folder.path), patience=30.0, info=show)
     try:
         prepare(folder, plan.sweep, plan.base)
         with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1) as joined:

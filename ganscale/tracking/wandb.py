@@ -13,7 +13,7 @@ import numpy as np
 
 from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
 from ganscale.tracking.images import write_png

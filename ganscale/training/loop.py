@@ -102,9 +102,9 @@ def train(
         state.ema.update(sampler.images_per_iteration, schedule.half_life(after))
         state.images = after
         state.iteration += 1
+        PHASE.name = "between iterations"
         window.add(statistics)
         if names:
             metrics, histograms = window.close(statistics, sampler.images_per_iteration)
-            PHASE.name = "between iterations"
             yield Tick(after, state.iteration, names, metrics, histograms)
             window = Window()

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,9 +128,8 @@ class Window:
         """
         penalties = {f"penalty_{name}": value for name, value in self._penalties.items()}
         tensors = statistics.sums | penalties | self._losses
-        sums = {
-            name: total.tolist() for name, total in zip(tensors, sum_over_replicas([*tensors.values()]), strict=True)
-        }
+        totals = sum_over_replicas([*tensors.values()])
+        sums: dict[str, Any] = {name: total.tolist() for name, total in zip(tensors, totals, strict=True)}
         metrics = {name: sums[name] / self._iterations for name in self._losses}
         for side in ("real", "fake"):
             mean = sums[f"{side}_sum"] / sums["rows"]

@@ -131,17 +131,16 @@ class Step:
             self._build_ddp_buckets(last[0])
         share = generator_batches is None and len(last) == 1
         fakes = self._fakes_with_graph(last[0]) if share else None
-        penalties, sums, grad_norms = {}, {}, {}
-        for number, (micros, weights) in enumerate(zip(updates, controls.penalties, strict=True), 1):
-            is_last = number == len(updates)
-            loss_d, values, sums, norm_d = self._update_discriminator(
-                micros, fakes if is_last else None, controls, weights, details=controls.details and is_last
-            )
-            penalties |= values
+        penalties = {}
+        for micros, weights in zip(updates[:-1], controls.penalties[:-1], strict=True):
+            penalties |= self._update_discriminator(micros, None, controls, weights, details=False)[1]
+        loss_d, values, sums, norm_d = self._update_discriminator(
+            last, fakes, controls, controls.penalties[-1], details=controls.details
+        )
         loss_g, norm_g = self._update_generator(generator_batches or last, fakes, controls)
-        if norm_d is not None and norm_g is not None:
-            grad_norms = {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
-        return Statistics(loss_d, loss_g, penalties, sums, grad_norms)
+        norms = {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
+        norms = {name: norm for name, norm in norms.items() if norm is not None}
+        return Statistics(loss_d, loss_g, penalties | values, sums, norms)
 
     def _build_ddp_buckets(self, batch: Batch) -> None:
         """Let DDP fix the layout of its buckets, which it does after its first backward.
@@ -149,6 +148,7 @@ class Step:
         The rounding of sums depends on that layout; so every update, also the first one after a resume, must find it,
         whichever penalties are due.
         """
+        PHASE.name = "D forward"
         with frozen_statistics((*self.g.norms, *self.d.norms)):
             fakes = self._fakes_with_graph(batch)
             with self._autocast():

@@ -222,11 +222,11 @@ class Campaign:
 
     def _fault(self, scene: Scene, name: str, since: float) -> FaultRecord:
         """Do it, and wait until the run is further than before."""
-        kind, before, asked = KINDS[name], len(read_failures(scene.run.faults)), len(scene.codes) - scene.asked
+        kind, before, asked = KINDS[name], len(read_failures(scene.run.failures)), len(scene.codes) - scene.asked
         scene.strikes.clear()
         kind.inject(scene)
         took, lost = self._recovery(scene, kind.same_life)
-        lost = max([lost, *(fault.images_lost for fault in read_failures(scene.run.faults)[before:])])
+        lost = max([lost, *(fault.images_lost for fault in read_failures(scene.run.failures)[before:])])
         more = len(scene.codes) - scene.asked - asked
         worked = max(0.0, scene.strikes[0].time - since) if since else 0.0
         return FaultRecord(name, lost, kind.intervals * self.interval, took, worked, more)
@@ -293,7 +293,7 @@ class Campaign:
         """Keep what explains a run, and free the storage of the rest."""
         folder = self.storage.parent / "runs" / title
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (run.log, run.faults, run.events, run.metrics):
+        for path in (run.log, run.failures, run.events, run.metrics):
             with suppress(OSError):
                 shutil.copy(path, folder)
         shutil.rmtree(run.path, ignore_errors=True)

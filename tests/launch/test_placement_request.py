@@ -249,7 +249,7 @@ def test_a_run_that_is_told_to_stop_while_it_waits_leaves(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray_train._Supervisor, "_ask", ask)
     config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
     outcome = ray_train._Supervisor(config, RunDir(tmp_path), stop).run()
-    assert (outcome.left, outcome.images) == (StopReason.STOP, 0)
+    assert (outcome.stop_reason, outcome.images) == (StopReason.STOP, 0)
     assert asked.withdrawn == 1
 
 
