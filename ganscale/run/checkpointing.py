@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ganscale.parallel.phase import phase
 from ganscale.run.callback import Callback
 from ganscale.run.stop_signal import StopReason, StopSignal
-from ganscale.run.trackers import TrackerGroup
+from ganscale.run.trackers import TrackerCallback
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import optimal_interval
 from ganscale.storage.files import write_atomically
@@ -36,7 +36,7 @@ class Checkpointer(Callback):
     Args:
         store: the run's checkpoints.
         experiment: the run's objects.
-        group: trackers, which hear of checkpoints.
+        trackers: hear of checkpoints.
         stop_signal: stops the run when the storage fails, where `checkpoint.on_failure` says so.
         remembered: file that keeps the interval that `checkpoint.every: auto` chose, for later attempts.
     """
@@ -45,13 +45,13 @@ class Checkpointer(Callback):
         self,
         store: CheckpointStore,
         experiment: Experiment,
-        group: TrackerGroup,
+        trackers: TrackerCallback,
         stop_signal: StopSignal,
         *,
         remembered: Path,
     ) -> None:
         self.store = store
-        self._experiment, self._group, self._stop_signal = experiment, group, stop_signal
+        self._experiment, self._trackers, self._stop_signal = experiment, trackers, stop_signal
         self._since = time.monotonic()
         self._warned = False
         self._remembered = remembered
@@ -66,18 +66,19 @@ class Checkpointer(Callback):
         if decision.action == "rollback":
             return
         if decision.action == "stop":
-            self.save(metrics, last=True, suspect=decision.text)
+            self._save(metrics, last=True, suspect=decision.text)
             return
         due = not tick.is_stop_only and (self._due(tick) or (session.evaluation and self.store.is_best(metrics)))
         if due:
-            self._group.saving(tick.images)
-            saved = self.save(metrics, last=tick.is_final)
+            self._trackers.saving(tick.images)
+            saved = self._save(metrics, last=tick.is_final)
             if saved:
-                self._group.saved(tick.images, saved, self.store)
+                best = self.store.best()
+                self._trackers.saved(tick.images, saved, best=best is not None and best.images == tick.images)
         elif tick.is_stop and not (tick.is_stop_only and session.stop_reason == StopReason.STORAGE):
-            self.save(metrics, last=False)
+            self._save(metrics, last=False)
         if session.stop_reason and tick.is_stop:
-            self._group.info(f"stopping at {tick.images:,} images: {STOP_REASONS[session.stop_reason]}")
+            self._trackers.info(f"stopping at {tick.images:,} images: {STOP_REASONS[session.stop_reason]}")
 
     def _due(self, tick: Tick) -> bool:
         """Whether a checkpoint is due; with `auto` at the first row, which measures, then by the chosen interval.
@@ -91,17 +92,8 @@ class Checkpointer(Callback):
         passed = self._every is None or tick.images // self._every > before // self._every
         return tick.is_final or (tick.is_due("log") and passed)
 
-    def save(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
-        """Save, and return the checkpoint's folder; None if the storage refused.
-
-        Args:
-            metrics: stored with it.
-            last: whether nothing else would hold the run's result.
-            suspect: why no run may resume from it, if so.
-
-        Raises:
-            OSError: the storage refuses the last one.
-        """
+    def _save(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
+        """Save, and return the checkpoint's folder; None if the storage refused, which raises for the last one."""
         config, state = self._experiment.config, self._experiment.state
         started = time.monotonic()
         try:
@@ -111,7 +103,7 @@ class Checkpointer(Callback):
         except OSError as error:
             stops = config.checkpoint.on_failure == "stop"
             follows = "the run stops" if stops or last else "training continues"
-            self._group.info(f"the checkpoint could not be saved ({error}); earlier ones stay valid; {follows}")
+            self._trackers.info(f"the checkpoint could not be saved ({error}); earlier ones stay valid; {follows}")
             if last:
                 raise
             if stops:
@@ -129,7 +121,7 @@ class Checkpointer(Callback):
             self._choose_interval(took)
         if not self._warned and took > max(1.0, SLOW * apart):
             self._warned = True
-            self._group.info(
+            self._trackers.info(
                 f"saving a checkpoint took {took:.1f} s of the {apart:.0f} s since the last one: "
                 "use faster storage, or a larger checkpoint.every"
             )
@@ -140,7 +132,7 @@ class Checkpointer(Callback):
         hours = config.checkpoint.hours_between_faults
         every = interval(cost, hours, self._speed, config.log.every)
         self._every = every
-        self._group.info(
+        self._trackers.info(
             f"checkpoint.every = auto: {every:,} images, as saving takes {cost:.2f} s, the run makes "
             f"{self._speed:,.0f} images/s and a fault comes every {hours:g} h"
         )

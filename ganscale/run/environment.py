@@ -28,13 +28,13 @@ def environment(device: torch.device, replica: Replica) -> dict[str, Any]:
         "ganscale": ganscale.__version__,
         "git": git_revision(Path(ganscale.__file__).parent),
         "python": platform.python_version(),
-        "packages": packages(),
+        "packages": _packages(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cluster": cluster(device, replica),
+        "cluster": _cluster(device, replica),
     }
 
 
-def packages() -> dict[str, str]:
+def _packages() -> dict[str, str]:
     """Versions of those of `PACKAGES` that are installed."""
     found = {}
     for name in PACKAGES:
@@ -45,13 +45,8 @@ def packages() -> dict[str, str]:
     return found
 
 
-def cluster(device: torch.device, replica: Replica) -> dict[str, Any]:
-    """Workers, nodes if known, device and its name, CPU cores of this node.
-
-    Args:
-        device: where this replica computes.
-        replica: this process among the replicas.
-    """
+def _cluster(device: torch.device, replica: Replica) -> dict[str, Any]:
+    """Workers, nodes if known, device and its name, CPU cores of this node."""
     facts: dict[str, Any] = {"workers": replica.world_size, "device": device.type, "cpus": os.cpu_count()}
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
     if local.isdigit() and int(local) > 0 and replica.world_size > 1:

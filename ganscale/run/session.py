@@ -22,7 +22,7 @@ from ganscale.run.health_monitor import HealthMonitor, weight_norms
 from ganscale.run.recovery import check_shared, clear_heartbeats, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
-from ganscale.run.trackers import TrackerCallback, TrackerGroup
+from ganscale.run.trackers import TrackerCallback
 from ganscale.run.watchdog import EVERY, Watchdog
 from ganscale.storage.lease import LeaseLostError, WriterLease
 from ganscale.storage.run_dir import RunDir, checkpoint_store
@@ -273,12 +273,11 @@ def _rank_zero_callbacks(
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.info, environment=facts), console, *others]
     if config.log.tensorboard:
         trackers.append(TensorBoardTracker(folder, console.info, images=state.images))
-    group = TrackerGroup(trackers, console.info, details=config.log.details)
+    renderer, details = SampleRenderer(experiment), config.log.details
+    tracking = TrackerCallback(trackers, folder, console.info, renderer=renderer, details=details)
     console.starts(state.images, config.train.images)
-    return [
-        TrackerCallback(group, folder, renderer=SampleRenderer(experiment)),
-        Checkpointer(checkpoint_store(config, folder), experiment, group, stop_signal, remembered=folder.interval),
-    ]
+    store = checkpoint_store(config, folder)
+    return [tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)]
 
 
 def run_facts(experiment: Experiment) -> dict[str, float]:

@@ -13,15 +13,17 @@
     environment.json  what the last attempt ran on: versions, git revision, devices
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     checkpoints/      <images>/ each
+    checkpoint_every.json   the interval that `checkpoint.every: auto` chose
     wandb/            W&B's own files
     tensorboard/      TensorBoard's files, if log.tensorboard is on
+    .heartbeats/      the workers' heartbeats while the run trains
+    .lock, .stop      the writer; a request to stop
 """
 
 import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,86 +34,24 @@ from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manife
 from ganscale.storage.files import write_atomically
 
 
-@dataclass(frozen=True)
 class RunDir:
-    """Paths of one run."""
+    """Paths of one run, as listed above.
 
-    path: Path
+    Args:
+        path: of the folder.
+    """
 
-    @property
-    def config(self) -> Path:
-        """The resolved run."""
-        return self.path / "config.yaml"
-
-    @property
-    def log(self) -> Path:
-        """The log as on the console."""
-        return self.path / "train.log"
-
-    @property
-    def metrics(self) -> Path:
-        """A JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """Health events, a JSON object per line."""
-        return self.path / "health.jsonl"
-
-    @property
-    def rollbacks(self) -> Path:
-        """Rollbacks so far, a JSON list."""
-        return self.path / "rollbacks.json"
-
-    @property
-    def failures(self) -> Path:
-        """Failed attempts, a JSON object per line."""
-        return self.path / "failures.jsonl"
-
-    @property
-    def heartbeats(self) -> Path:
-        """Folder of the workers' heartbeats."""
-        return self.path / ".heartbeats"
-
-    @property
-    def stop(self) -> Path:
-        """A file that requests the workers to stop."""
-        return self.path / ".stop"
-
-    @property
-    def interval(self) -> Path:
-        """The interval that `checkpoint.every: auto` chose."""
-        return self.path / "checkpoint_every.json"
-
-    @property
-    def abandoned(self) -> Path:
-        """Rows of metrics after the targets of rollbacks, a JSON object per line."""
-        return self.path / "abandoned.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """Grids of fixed latents."""
-        return self.path / "samples"
-
-    @property
-    def real(self) -> Path:
-        """A grid of real examples, for comparison."""
-        return self.path / "real.png"
-
-    @property
-    def environment(self) -> Path:
-        """What the last attempt ran on."""
-        return self.path / "environment.json"
-
-    @property
-    def evaluations(self) -> Path:
-        """Scores of checkpoints."""
-        return self.path / "evaluations"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.log = path / "config.yaml", path / "train.log"
+        self.metrics, self.abandoned, self.events = (
+            path / f"{name}.jsonl" for name in ("metrics", "abandoned", "health")
+        )
+        self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
+        self.heartbeats, self.stop = path / ".heartbeats", path / ".stop"
+        self.samples, self.real = path / "samples", path / "real.png"
+        self.environment, self.evaluations = path / "environment.json", path / "evaluations"
+        self.checkpoints, self.interval = path / "checkpoints", path / "checkpoint_every.json"
 
 
 def locate(config: Config) -> RunDir:

@@ -31,7 +31,7 @@ from ganscale.run import drift
 from ganscale.run.health_monitor import HealthMonitor
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.session import Session
-from ganscale.run.trackers import TrackerCallback, TrackerGroup
+from ganscale.run.trackers import TrackerCallback
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore
 from ganscale.storage.files import write_atomically
@@ -75,7 +75,7 @@ class MultiSeedTrial:
         self.config, self.drawn, self.metrics, self.folder = config, dict(drawn), tuple(metrics), folder
         self._device, self._keep, self._replica = device, keep, Replica.current()
         self._runs = [
-            SeedRun(config, seed, metrics, folder, device=device, stop=stop_failing, evaluate=self._evaluate)
+            _SeedRun(config, seed, metrics, folder, device=device, stop=stop_failing, evaluate=self._evaluate)
             for seed in seeds
         ]
         self._evaluator: Evaluator | None = None
@@ -190,7 +190,7 @@ class MultiSeedTrial:
             run.adopt(state)
 
 
-class SeedRun:
+class _SeedRun:
     """One seed of a configuration. Arguments: `MultiSeedTrial`; `evaluate` scores its generator."""
 
     def __init__(
@@ -211,11 +211,7 @@ class SeedRun:
         self._metrics, self._device, self._stop, self._evaluate = tuple(metrics), device, stop, evaluate
 
     def start(self, result: SeedResult | None) -> None:
-        """Build the run, at its beginning or at an earlier result.
-
-        Args:
-            result: of the row to resume from.
-        """
+        """Build the run, at its beginning or at an earlier result."""
         self.experiment = build(self.config, device=self._device)
         if result:
             self.result = result
@@ -228,11 +224,7 @@ class SeedRun:
         self._open(read_metrics(self.folder) if first else ())
 
     def adopt(self, state: dict[str, Any]) -> None:
-        """Continue from another run's state.
-
-        Args:
-            state: of `TrainState.state_dict`.
-        """
+        """Continue from another run's state."""
         self._ticks.close()
         self.experiment.state.load_state_dict(state)
         self.result = SeedResult(self.result.seed, self.experiment.state.images, {})
@@ -243,8 +235,7 @@ class SeedRun:
         config, experiment = self.config, self.experiment
         callbacks, health = [], None
         if Replica.current().is_rank_zero:
-            group = TrackerGroup([JsonlTracker(self.folder, images=self.result.images)], info=lambda _: None)
-            callbacks = [TrackerCallback(group, self.folder)]
+            callbacks = [TrackerCallback([JsonlTracker(self.folder, images=self.result.images)], self.folder)]
         if self._stop:
             ignore = (*config.health.ignore, *detectors.TRANSIENT, drift.KIND)
             settings = config.health.model_copy(update={"response": "warn", "ignore": ignore})
@@ -290,11 +281,7 @@ class SeedRun:
         store.save(self.experiment.state.state_dict(), config=config, metrics=dict(self.result.values))
 
     def finish(self, keep: int) -> None:
-        """Write samples, and keep only the newest checkpoints.
-
-        Args:
-            keep: how many.
-        """
+        """Write samples, and keep only the newest checkpoints."""
         if hasattr(self, "experiment"):
             with suppress(OSError):
                 write_png(

@@ -108,7 +108,7 @@ def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
     place, name = {
         "at the rollback": (JsonlTracker, "rewind"),
         "after a row": (JsonlTracker, "log"),
-        "at a checkpoint": (Checkpointer, "save"),
+        "at a checkpoint": (Checkpointer, "_save"),
     }[moment]
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *a, **k: die() or real(*a, **k))
