@@ -135,7 +135,7 @@ def _check_config(config: Config, folder: RunDir, read: Callable[[], Config | No
     except ConfigError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"the config in this run's folder ({what}) cannot be read: {reason}",
+            f"the config in this run's folder cannot be read ({what}): {reason}",
             key="run.name",
             value=config.run.name,
             remedy="start under another run.name, or move the folder away",

@@ -167,7 +167,7 @@ def test_a_folder_of_an_earlier_version_stays_readable(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     old, folder = started(tmp_path)
     folder.config.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"the config in this run's folder ") as caught:
+    with pytest.raises(ConfigError, match=r"the config in this run's folder cannot be read") as caught:
         inspect(old, folder)
     assert str(caught.value).count("remedy:") == 1
 
