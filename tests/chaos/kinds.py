@@ -278,7 +278,7 @@ def drained(scene: Scene) -> None:
     """A node is about to be taken back; the workers save, leave it, and it goes."""
     scene.a_moment()
     name, log = scene.busy_node(), scene.run.log
-    left = log.read_text(encoding="utf-8").count("leaving at")
+    left = log.read_text(encoding="utf-8").count("stopping at")
     reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a fault", "--deadline-remaining-seconds"]
     words = ["ray", "drain-node", "--node-id", scene.cluster.id_of(name), *reason, "60"]
     with scene.unhurried():
@@ -287,7 +287,7 @@ def drained(scene: Scene) -> None:
         raise MissedError(f"ray drain-node: {told.stderr[-300:]}")
     scene.strike()
     scene.leaving.append(name)
-    scene.until(lambda: log.read_text(encoding="utf-8").count("leaving at") > left)
+    scene.until(lambda: log.read_text(encoding="utf-8").count("stopping at") > left)
 
 
 def hang(scene: Scene) -> None:

@@ -78,7 +78,7 @@ def test_full_storage_is_said_and_training_goes_on(
     said = capsys.readouterr()
     assert "could not be saved ([Errno 28] No space left on device" in said.out
     assert said.out.count("earlier ones stay valid; training continues") == 3, "at 240, 360 and 480"
-    assert said.out.count("the ones before stay good; the run stops") == 1, "at 600"
+    assert said.out.count("earlier ones stay valid; the run stops") == 1, "at 600"
     assert "ganscale: training failed: [Errno 28] No space left on device" in said.err
     assert "Traceback" not in said.out + said.err
     store = CheckpointStore(small / "full" / "checkpoints")
