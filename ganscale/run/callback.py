@@ -22,7 +22,7 @@ class Callback:
         """Called at each tick, after evaluation and health check.
 
         Args:
-            tick: where the run is; `tick.is_due("log")` and the like say why.
+            tick: where the run is; `tick.is_due("log")` and the like tell the reason.
             session: with `metrics`, `evaluation` and `decision` of this tick.
         """
 

@@ -43,8 +43,8 @@ class SampleRenderer:
     def render(self) -> np.ndarray:
         """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
         labels = self._labels(torch.arange(self._count, device=self._device))
-        made = self._make(self._z, labels)
-        return image_grid(made) if self._reference is None else scatter(made, self._reference)
+        samples = self._make(self._z, labels)
+        return image_grid(samples) if self._reference is None else scatter(samples, self._reference)
 
     def details(self, *, first: bool) -> dict[str, np.ndarray]:
         """Further pictures by name, for images only: `interpolation`, `classes` and `real`.
@@ -94,5 +94,5 @@ class SampleRenderer:
     @torch.no_grad()
     def _make(self, z: Tensor, labels: Tensor | None) -> np.ndarray:
         parts = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
-        made = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
-        return torch.cat(made).double().cpu().numpy()
+        chunks = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
+        return torch.cat(chunks).double().cpu().numpy()

@@ -81,6 +81,7 @@ class StopSignal:
         self._own = max(self._own, reason)
 
     def __call__(self) -> bool:
+        """Whether the replicas agreed to stop."""
         if self.agreed:
             return True
         self._left -= 1
@@ -169,4 +170,5 @@ class SigtermFlag:
         self._reason = StopReason.STOP
 
     def __call__(self) -> StopReason:
+        """The reason to stop, if any."""
         return self._reason

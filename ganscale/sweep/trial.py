@@ -114,14 +114,14 @@ class MultiSeedTrial:
         for run in self._runs:
             run.advance()
         results = tuple(run.result for run in self._runs)
-        alive = [run for run in self._runs if not run.result.failure]
+        running = [run for run in self._runs if not run.result.failure]
         until, every = self.config.train.images, self.config.eval.every
-        reached = max((run.result.images for run in alive), default=before + every)
-        last = not alive or reached >= until
+        reached = max((run.result.images for run in running), default=before + every)
+        last = not running or reached >= until
         images = until if reached >= until else reached // every * every
         row = TrialRow(images, self.drawn, results, time.perf_counter() - started, last)
         if self._replica.is_rank_zero:
-            for run in alive:
+            for run in running:
                 run.save()
             self._append(row)
             if last:
