@@ -108,11 +108,11 @@ def _run(config: Config, launcher: str) -> int:
             problem = f"run {config.run.name} was stopped: {outcome.diagnosis}"
             print(f"ganscale: {problem}\n  log: {folder.log}", file=sys.stderr, flush=True)
         return 3
-    if outcome.left:
+    if outcome.stop_reason:
         if speaks:
             told = f"run {config.run.name} was left at {outcome.images:,} images"
             print(f"ganscale: {told}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
-        return 1 if outcome.left.name == "STORAGE" else LEFT
+        return 1 if outcome.stop_reason.name == "STORAGE" else LEFT
     if speaks:
         print(summary(config, folder, outcome.images), flush=True)
     return 0

@@ -61,7 +61,7 @@ def test_a_config_trains(path: Path, own_data: Path) -> None:
     experiment = build(config)
     before = [p.detach().clone() for p in experiment.state.generator.parameters()]
     until = batch * config.optim.d_steps * (2 if small else 1)
-    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=until)
+    (tick,) = train(experiment, intervals={}, until=until)
     assert tick.images == until
     after = list(experiment.state.generator.parameters())
     assert all(p.isfinite().all() for p in after)

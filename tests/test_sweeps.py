@@ -51,6 +51,6 @@ def test_a_configuration_trains(path: Path, number: int) -> None:
     raw = plan.space.config(plan.sampler[number]).model_dump(mode="json")
     raw["train"] |= {"batch_size": 2, "device": "cpu"}
     experiment = build(parse(raw))
-    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=1)
+    (tick,) = train(experiment, intervals={}, until=1)
     assert tick.iteration == 1
     assert all(torch.isfinite(p).all() for p in experiment.state.generator.parameters())

@@ -23,7 +23,7 @@ def trajectory(overrides: tuple[str, ...]) -> dict[str, Tensor]:
     rows: dict[str, list[Tensor]] = {f"{name}.{key}": [] for name, net in networks.items() for key in net.state_dict()}
     every = experiment.sampler.images_per_iteration
     intervals = {"look": LOOK_EVERY * every}
-    for _ in train(state, experiment.step, experiment.sampler, intervals=intervals, until=ITERATIONS * every):
+    for _ in train(experiment, intervals=intervals, until=ITERATIONS * every):
         for name, network in networks.items():
             for key, value in network.state_dict().items():
                 rows[f"{name}.{key}"].append(value.flatten().clone())
@@ -59,7 +59,7 @@ def continued(overrides: tuple[str, ...], saved: bytes | None, until: int) -> by
     if saved is not None:
         state.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
     every = experiment.sampler.images_per_iteration
-    for _ in train(state, experiment.step, experiment.sampler, intervals={}, until=until * every):
+    for _ in train(experiment, intervals={}, until=until * every):
         pass
     file = io.BytesIO()
     torch.save(state.state_dict(), file)

@@ -14,9 +14,12 @@ from benchmarks.health.faults import FAULTS
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import load
 from ganscale.evaluation.callback import make_evaluator
-from ganscale.run.health_monitor import can_sample, health_row
+from ganscale.evaluation.metrics.result import Evaluation
+from ganscale.run.health_monitor import TIMES, weight_norms
+from ganscale.run.session import Session
 from ganscale.training.build import build
-from ganscale.training.loop import train
+from ganscale.training.loop import Tick
+from ganscale.training.statistics import has_finite_weights
 
 DIGITS = 5
 """Significant digits of the numbers in the file."""
@@ -63,15 +66,20 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     evaluator = make_evaluator(config, experiment.sampler.source, device=experiment.device)
     if fault:
         FAULTS[fault].wrap(experiment)
-    state = experiment.state
-    rows, evaluations = [], [{"images": 0.0} | evaluator.evaluate(state.ema.module, 0).numbers()]
-    intervals = {"log": config.log.every, "eval": config.eval.every}
-    for tick in train(state, experiment.step, experiment.sampler, intervals=intervals, until=config.train.images):
-        rows.append({"images": float(tick.images)} | health_row(tick, experiment))
-        if tick.due & {"eval", "end"}:
-            scores = dict.fromkeys(list(evaluations[0])[1:], math.nan)
-            if can_sample(experiment):
-                scores = evaluator.evaluate(state.ema.module, tick.images).numbers()
+    generator = experiment.state.ema.module
+
+    def evaluate(tick: Tick) -> Evaluation | None:
+        due = tick.is_due("eval", "end") and has_finite_weights(generator)
+        return evaluator.evaluate(generator, tick.images) if due else None
+
+    rows, evaluations = [], [{"images": 0.0} | evaluator.evaluate(generator, 0).numbers()]
+    nothing = dict.fromkeys(list(evaluations[0])[1:], math.nan)
+    session = Session(experiment, intervals={"log": config.log.every, "eval": config.eval.every}, evaluate=evaluate)
+    for tick in session.ticks():
+        metrics = {name: value for name, value in tick.metrics.items() if name not in TIMES}
+        rows.append({"images": float(tick.images)} | metrics | weight_norms(experiment))
+        if tick.is_due("eval", "end"):
+            scores = session.evaluation.numbers() if session.evaluation else nothing
             evaluations.append({"images": float(tick.images)} | scores)
     seconds = time.perf_counter() - started
     return Record(setup, fault, seed, config.loss.name, tuple(rows), tuple(evaluations), seconds)

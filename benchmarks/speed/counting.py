@@ -157,7 +157,8 @@ def count(config: Config, *, world_size: int = 2, device: torch.device | str = "
 
 def _iterate(experiment: Experiment, iteration: int) -> None:
     images = iteration * experiment.sampler.images_per_iteration
-    experiment.step(*experiment.sampler.batches(images), images=images, augment_p=experiment.state.augment_p)
+    controls = experiment.schedule.controls(images, augment_p=experiment.state.augment_p)
+    experiment.step(experiment.sampler.batches(images), controls)
 
 
 def _record_bucket(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]

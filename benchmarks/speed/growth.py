@@ -18,9 +18,9 @@ from benchmarks.speed.scaling import resized
 from ganscale.config import Config
 from ganscale.data.order import AHEAD
 from ganscale.parallel.collectives import Replica
+from ganscale.training.batches import BatchSampler
 from ganscale.training.build import build
-from ganscale.training.loop import BatchSampler, _Window
-from ganscale.training.step import Statistics
+from ganscale.training.statistics import Statistics, Window
 
 WORLDS = (1, 16, 256, 1024)
 
@@ -140,14 +140,14 @@ def _seconds(action: Callable[[], Any], repetitions: int) -> float:
 def _statistics(config: Config) -> Statistics:
     """Logging statistics of an iteration on one replica; their size does not depend on the world size."""
     experiment = build(config)
-    return experiment.step(*experiment.sampler.batches(0), images=0, details=True)
+    return experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0, details=True))
 
 
 def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any]:
     """A function that reduces the statistics of an iteration to a row of the log."""
 
     def tick() -> Any:
-        window = _Window()
+        window = Window()
         window.add(statistics)
         return window.close(statistics, images_per_iteration)
 

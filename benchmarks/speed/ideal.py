@@ -172,7 +172,7 @@ def least_flops(experiment: Experiment, *, iterations: int = 1) -> int | None:
     for iteration in range(iterations):
         for update in range(sampler.d_steps):
             images = iteration * sampler.images_per_iteration + update * sampler.batch_size
-            total += rows // packing * discriminator_update(d, step.schedule.penalties(images)) + rows * forward_g
+            total += rows // packing * discriminator_update(d, experiment.schedule.penalties(images)) + rows * forward_g
         compares = step.objective_g.loss.compares
         total += rows * generator_update(g, [], forward=not shared, compares=compares)
         total += rows // packing * generator_update([], d, forward=False, compares=compares)

@@ -67,13 +67,13 @@ def watch_worker() -> None:
     from ganscale.training.step import Step
 
     mark("imports")
-    run, step = session._run, Step.__call__
+    share, step = session.check_shared, Step.__call__
 
-    def marked_run(*args: Any) -> Any:
+    def marked_check(*args: Any) -> None:
+        share(*args)
         mark("group")
-        return run(*args)
 
-    session._run = marked_run
+    session.check_shared = marked_check
     session.build = after(session.build, "build")
     Step.__call__ = after(step, "first step")
 

@@ -63,7 +63,7 @@ class Ganscale(Contender):
         state, sampler = self.experiment.state, self.experiment.sampler
         until = state.images + iterations * sampler.images_per_iteration
         intervals = {"log": self.experiment.config.log.every}
-        for _ in train(state, self.experiment.step, sampler, intervals=intervals, until=until):
+        for _ in train(self.experiment, intervals=intervals, until=until):
             pass
 
 

@@ -87,7 +87,7 @@ def phases(config: Config, *, iterations: int, rounds: int, device: torch.device
         parts = _instrumented(experiment, iterations)
         base, penalties = mean(_block(experiment, iterations)), 0.0
         if _is_penalized(config):
-            with replaced(experiment.step.schedule, "penalties", lambda *_: PenaltyWeights()):
+            with replaced(experiment.schedule, "penalties", lambda *_: PenaltyWeights()):
                 penalties = max(0.0, base - mean(_block(experiment, iterations)))
         details = max(0.0, mean(_block(experiment, iterations, ticks=True)) - base) / ticks
         if number:
@@ -149,7 +149,7 @@ def _run(experiment: Experiment, iterations: int, *, ticks: bool) -> None:
     state, sampler = experiment.state, experiment.sampler
     size = sampler.images_per_iteration
     until = state.images + (iterations + 1) * size
-    for _ in train(state, experiment.step, sampler, intervals={"log": size} if ticks else {}, until=until):
+    for _ in train(experiment, intervals={"log": size} if ticks else {}, until=until):
         pass
 
 

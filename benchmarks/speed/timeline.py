@@ -140,7 +140,7 @@ def instrumented(experiment: Experiment, timeline: Timeline) -> Iterator[None]:
 
     inside: list[bool] = []
 
-    def update_generator(micros: Any, fakes: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    def update_generator(micros: Any, fakes: Tensor | None, *args: Any, **kwargs: Any) -> Any:
         with timeline.phase("discriminator"):
             inside.append(True)
             if fakes is not None:

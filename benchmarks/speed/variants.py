@@ -61,7 +61,7 @@ class VariantLoop(Ganscale):
     def __init__(self, name: str, experiment: Experiment) -> None:
         super().__init__(experiment)
         self.name = name
-        statistics = experiment.step(*experiment.sampler.batches(0), images=0)
+        statistics = experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0))
         self.loss_d, self.loss_g = float(statistics.loss_d), float(statistics.loss_g)
 
 
@@ -124,7 +124,7 @@ def _flops(config: Config, device: torch.device) -> int:
     """Model FLOPs of an iteration, independent of the variant."""
     experiment = build(variant(config, "float32"), device=device)
     with FlopCounter() as counter:
-        experiment.step(*experiment.sampler.batches(0), images=0)
+        experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0))
     return counter.total
 
 

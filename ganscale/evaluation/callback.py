@@ -1,5 +1,7 @@
 """Evaluation during a run, and of a checkpoint, on any number of replicas. Knows nothing of Ray."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,13 +12,12 @@ from ganscale.evaluation.evaluator import Evaluator, extractor_name, missing_ext
 from ganscale.evaluation.metrics.cache import cache_folder
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.parallel.collectives import Replica
-from ganscale.run.health_monitor import can_sample
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError
-from ganscale.tracking.console import Console
 from ganscale.training.build import Experiment, build_networks, build_source
 from ganscale.training.ema import MovingAverage
 from ganscale.training.loop import Tick
+from ganscale.training.statistics import has_finite_weights
 
 
 def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.device) -> list[Evaluation]:
@@ -67,27 +68,38 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
 class EvaluationCallback:
     """Evaluates the generator's moving average when it is due, on all replicas together.
 
-    Due are the ends of the interval `eval.every`, and the end of a run that is at least so long.
+    It is due at the ends of the interval `eval.every`, and at the end of a run that is at least so long.
+
+    Args:
+        experiment: the run's objects.
+        info: takes a line for the log.
     """
 
-    def __init__(self, experiment: Experiment, console: Console | None) -> None:
-        self._experiment = experiment
+    def __init__(self, experiment: Experiment, info: Callable[[str], None]) -> None:
+        self._experiment, self._info = experiment, info
+        self._seconds = 0.0
         self._evaluator: Evaluator | None = None
         config = experiment.config
         self._on = 0 < config.eval.every <= config.train.images
         missing = missing_extractor(config) if self._on and config.eval.extractor == "auto" else None
         if missing:
             self._on = False
-            if console:
-                console.info(f"samples are not evaluated: {missing}")
+            info(f"samples are not evaluated: {missing}")
 
     def __call__(self, tick: Tick) -> Evaluation | None:
-        """The scores if they are due and there is anything to score: a generator of NaN makes no samples."""
-        if not self._on or not tick.due & {"eval", "end"}:
-            return None
+        """The scores if they are due and the generator's weights are finite.
+
+        Args:
+            tick: the newest.
+        """
         experiment = self._experiment
-        if not can_sample(experiment):
+        if not self._on or not tick.is_due("eval", "end") or not has_finite_weights(experiment.state.ema.module):
             return None
+        expected = f"about {self._seconds:.0f} s" if self._seconds else "the time left does not include this"
+        self._info(f"evaluating at {tick.images:,} images: {experiment.config.eval.num_samples:,} samples, {expected}")
+        started = time.perf_counter()
         if self._evaluator is None:
             self._evaluator = make_evaluator(experiment.config, experiment.sampler.source, device=experiment.device)
-        return self._evaluator.evaluate(experiment.state.ema.module, tick.images)
+        evaluation = self._evaluator.evaluate(experiment.state.ema.module, tick.images)
+        self._seconds = time.perf_counter() - started
+        return evaluation

@@ -35,8 +35,8 @@ from ganscale.evaluation.metrics.result import Evaluation, Score, from_json
 from ganscale.evaluation.metrics.scores import Reference, Setting, Values, compute
 from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import Stream, permutation
-from ganscale.storage.checkpoint import write_atomically
-from ganscale.training.loop import latents
+from ganscale.storage.files import write_atomically
+from ganscale.training.batches import latents
 
 CHUNK = 250
 """Examples that go through generator and extractor together."""

@@ -19,7 +19,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.registry import GENERATORS as SETTINGS
 from ganscale.models import GENERATORS, Geometry
 from ganscale.parallel.random import Stream
-from ganscale.training.loop import latents
+from ganscale.training.batches import latents
 
 LANES = 32
 """Rows of every batch that the network processes."""

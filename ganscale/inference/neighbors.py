@@ -20,7 +20,7 @@ from ganscale.data.source import Finite
 from ganscale.evaluation.metrics.extractors import make_extractor
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.grid import MAX_TILES, settings_text, to_array
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.tracking.images import image_grid, write_png
 from ganscale.training.build import build_source
 

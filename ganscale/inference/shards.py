@@ -31,8 +31,9 @@ from ganscale.config import ConfigError
 from ganscale.config.errors import shown
 from ganscale.inference.generator import MAX_SEED, LoadedGenerator
 from ganscale.inference.grid import to_bytes
-from ganscale.storage.checkpoint import write_atomically
-from ganscale.storage.run_dir import RunDir, WriterLock
+from ganscale.storage.files import write_atomically
+from ganscale.storage.lease import WriterLease
+from ganscale.storage.run_dir import RunDir
 
 FORMATS = ("npz", "zip")
 PLAN = "generation.json"
@@ -223,7 +224,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ConfigError: another command writes there.
     """
     try:
-        lock = WriterLock(RunDir(folder), patience=2.0)
+        lock = WriterLease(RunDir(folder), patience=2.0)
     except ConfigError:
         remedy = "wait for it or stop it, or name another folder"
         problem = "another process is writing to it"

@@ -16,13 +16,14 @@ from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_p
 from ganscale.launch.placement import Placement, max_workers, place, worker_resources
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
-from ganscale.run.recovery import forget
+from ganscale.run.recovery import clear_heartbeats
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
 from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, read_heartbeats
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
-from ganscale.storage.run_dir import BusyError, RunDir, check_free
+from ganscale.storage.lease import BusyError, check_free
+from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.console import LogFollower
 
 __all__ = ["TrainingError", "train_on_ray"]
@@ -49,7 +50,7 @@ def train_on_ray(config: Config, folder: RunDir) -> Outcome:
         try:
             return _Supervisor(config, folder, stop_file, autoscales=joined).run()
         except KeyboardInterrupt:
-            forget(folder)
+            clear_heartbeats(folder)
             raise
         finally:
             stop_file.clear()
@@ -74,17 +75,17 @@ class _Supervisor:
                 placement = self._place()
             except (ConfigError, TrainingError):
                 if self._stop_requested():
-                    return Outcome(self._saved(), 0, left=StopReason.STOP)
+                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 raise
             try:
                 outcome = self._attempt(placement, previous_failure)
             except TrainingError as error:
                 if self._stop_requested():
-                    return Outcome(self._saved(), 0, left=StopReason.STOP)
+                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 previous_failure = str(error).partition("\n")[0][:300]
                 self._pause(error, previous_failure)
                 continue
-            if outcome.left not in (StopReason.DRAIN, StopReason.RESIZE):
+            if outcome.stop_reason not in (StopReason.DRAIN, StopReason.RESIZE):
                 return outcome
             previous_failure = None
             self._stop_file.clear()
@@ -106,7 +107,7 @@ class _Supervisor:
         """Wait before the next attempt, if the budget allows one."""
         seconds = self._budget.failed(self._saved())
         if seconds is None:
-            raise TrainingError(f"{error}{history(read_failures(self._folder.faults))}") from error
+            raise TrainingError(f"{error}{history(read_failures(self._folder.failures))}") from error
         count = f"{self._budget.failures} of {self._budget.most} without a new checkpoint"
         after = f" in {seconds:.0f} s" if seconds else ""
         _logger.warning("the workers failed (%s); restarting them%s (%s)", cause, after, count)

@@ -1,10 +1,8 @@
-"""What the replicas of a run say to each other: who they are, who takes which rows, and sums over all of them."""
+"""Communication of a run's replicas: sums over all of them, rank 0's decisions, DDP."""
 
 import inspect
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,59 +10,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ganscale.parallel.replica import Replica
 from ganscale.parallel.shared_memory import SharedMemory, connect
 
 if dist.is_available():
-    # DDP imports this module, whose functions have the default group of that moment as a default argument. Were it
-    # imported when there is a group, they would hold it for ever: gloo's threads would outlive destroy_process_group,
-    # and now and then abort the interpreter's end ("terminate called without an active exception").
+    # DDP imports this module, whose functions take the default group of that moment as a default argument. Imported
+    # while a group exists, they would hold it for ever: gloo's threads would outlive destroy_process_group and
+    # sometimes abort the interpreter's exit ("terminate called without an active exception").
     import torch.distributed.nn.functional
-
-
-@dataclass(frozen=True)
-class Replica:
-    """This process among the data-parallel replicas: `rank` in [0, world_size)."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def is_rank_zero(self) -> bool:
-        """Rank 0 alone writes files and talks to trackers."""
-        return self.rank == 0
-
-    @staticmethod
-    def current() -> "Replica":
-        """This process in torch.distributed's default group, or alone when there is none."""
-        if dist.is_available() and dist.is_initialized():
-            return Replica(dist.get_rank(), dist.get_world_size())
-        return Replica()
-
-    def rows(self, batch_size: int, accumulation: int = 1) -> list[tuple[int, int]]:
-        """The rows of a global batch that this replica takes, one (start, stop) per micro-batch.
-
-        The batch is first cut into micro-batches and each of these into one share per replica, so that the micro-batch
-        as a whole holds the same rows at any world size. Shares differ by at most one row.
-
-        Raises:
-            ValueError: a replica would have no row in some micro-batch.
-        """
-        shares = []
-        for start, stop in _cut(0, batch_size, accumulation):
-            share = _cut(start, stop, self.world_size)[self.rank]
-            if share[0] == share[1]:
-                raise ValueError(
-                    f"a global batch of {batch_size} in {accumulation} micro-batches has no row for each of "
-                    f"{self.world_size} replicas"
-                )
-            shares.append(share)
-        return shares
-
-
-def _cut(start: int, stop: int, parts: int) -> list[tuple[int, int]]:
-    size = stop - start
-    edges = [start + size * part // parts for part in range(parts + 1)]
-    return list(pairwise(edges))
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -92,14 +45,14 @@ def num_replicas() -> int:
 
 
 class _Neighbors:
-    """The connection of the default group's processes, if they share a machine: made once per group."""
+    """The shared memory of the default group's processes, if they run on one machine: made once per group."""
 
     def __init__(self) -> None:
         self._group: Any = lambda: None  # weak: the group's threads end with it
         self._memory: SharedMemory | None = None
 
     def find(self) -> SharedMemory | None:
-        """All replicas ask alike, for the first time at the latest when they sum."""
+        """The connection, or None; the first call of a group is collective."""
         group = dist.group.WORLD
         if group is not self._group():
             if self._memory:
@@ -124,7 +77,7 @@ def _connect(group: Any) -> SharedMemory | None:
 
 
 def reduce_(x: Tensor) -> None:
-    """Replace `x`, contiguous, by its sum over the several replicas, which all call this alike."""
+    """Replace a contiguous tensor by its sum over the replicas; a collective call."""
     memory = _neighbors.find() if x.device.type == "cpu" else None
     if memory:
         memory.all_reduce(x)
@@ -133,9 +86,12 @@ def reduce_(x: Tensor) -> None:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum `x` over all replicas, differentiable any number of times; alone, `x` itself.
+    """Sum `x` over all replicas, differentiable any number of times; with one replica, `x` itself.
 
     Every replica must call it equally often and in the same order, in forward and in backward.
+
+    Args:
+        x: of the same shape on every replica.
     """
     if num_replicas() == 1:
         return x
@@ -143,7 +99,11 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
-    """Sum statistics of any shapes over all replicas in one small float64 all-reduce, without gradient."""
+    """Sum statistics over all replicas in one small float64 all-reduce, without gradient.
+
+    Args:
+        values: tensors of any shapes.
+    """
     packed = torch.cat([value.detach().to(torch.float64).reshape(-1) for value in values])
     if num_replicas() > 1:
         reduce_(packed)
@@ -151,10 +111,28 @@ def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
 
+def broadcast_ints(values: Sequence[int], device: torch.device) -> list[int]:
+    """Rank 0's integers, on all replicas; a collective call.
+
+    Args:
+        values: as many on every replica; only those of rank 0 matter.
+        device: on which the default group communicates.
+    """
+    if num_replicas() == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.int64, device=device)
+    dist.broadcast(tensor, 0)
+    return tensor.tolist()
+
+
 def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
-    """Wrap `module` in DistributedDataParallel where there are several replicas; alone, return it as it is.
+    """Wrap a module in DistributedDataParallel; with one replica, return it as it is.
 
     No buffers are broadcast: what must be shared is shared explicitly. Gradients live in DDP's buckets, without a copy.
+
+    Args:
+        module: whose forward makes the gradients.
+        replica: this process among the replicas.
     """
     if replica.world_size == 1:
         return module
@@ -171,7 +149,7 @@ def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
 
 
 def _reduce_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
-    """The mean of a bucket's gradients, as DDP makes it."""
+    """The mean of a bucket's gradients over replicas, as DDP's own hook makes it."""
     gradients, memory = bucket.buffer(), _neighbors.find()
     assert memory, "found before the hook was registered"
     memory.all_reduce(gradients, divisor=num_replicas())

@@ -3,7 +3,7 @@
 Word `w` of a row is the SplitMix64 output at position `row * words_per_row + w` of a sequence whose start and whitening
 constant come from (seed, stream) (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", Fig. 16,
 with Stafford's variant 13 as mixing function). Rows are *global* indices of images, so a worker that computes rows
-5 to 9 of a batch gets exactly what one worker would have computed there, at a cost that depends only on its own rows.
+5 to 9 of a batch gets exactly what a single worker computes there, at a cost that depends only on its own rows.
 """
 
 import hashlib
@@ -33,12 +33,17 @@ def _keys(seed: int, stream: str) -> tuple[int, int]:
 
 
 def derive_seed(seed: int, stream: str) -> int:
-    """A 63-bit seed for libraries that want one of their own, independent for each stream."""
+    """A 63-bit seed for libraries that need one, independent for each stream.
+
+    Args:
+        seed: the run's seed.
+        stream: name of the use.
+    """
     return _keys(seed, stream)[0] >> 1
 
 
 def _mix(x: Tensor, whitening: int) -> Tensor:
-    """SplitMix64's finaliser on int64 words, in place; `whitening` separates streams that would overlap."""
+    """SplitMix64's finalizer on int64 words, in place; `whitening` separates streams that would overlap."""
     x ^= (x >> 30) & ((1 << 34) - 1)
     x *= _signed(_MIX1)
     x ^= ((x >> 27) & ((1 << 37) - 1)).bitwise_xor_(_signed(whitening))
@@ -113,6 +118,12 @@ class Stream:
 
 
 def permutation(seed: int, stream: str, size: int) -> Tensor:
-    """A random order of `size` rows on the CPU, a function of its arguments alone: int64 `[size]`."""
+    """A random order of `size` rows on the CPU, a function of its arguments alone: int64 `[size]`.
+
+    Args:
+        seed: the run's seed.
+        stream: name of the use.
+        size: number of rows.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, stream))
     return torch.randperm(size, generator=generator)

@@ -1,13 +1,12 @@
-"""Sums over processes of one machine through shared memory, where gloo would send them to itself over TCP.
+"""All-reduce over processes of one machine through shared memory, where gloo would use TCP.
 
-A small all-reduce with gloo takes four changes of thread on each side, and a thread that wakes up on a busy processor
-may wait for the scheduler's next tick: milliseconds for a few bytes. Here each process writes its part into memory that
-all see, tells the others so over a socket, and adds all parts itself in the order of ranks: the sums are the same on
-all.
+A small all-reduce with gloo takes four thread switches on each side, and a thread that wakes up on a busy processor may
+wait for the scheduler's next tick: milliseconds for a few bytes. Here each process writes its part into shared memory,
+notifies the others over a socket, and adds all parts in the order of ranks, so that the sums are equal on all.
 
-Sockets carry no data, but the order of things: what was written before a message was sent is there once it has come, on
-every processor; a process that dies closes its own, so nobody waits for it; and a message that says another size shows
-that the processes do not do the same.
+The sockets carry no data but order it: what is written before a message is sent is visible once it is received. A
+process that dies closes its sockets, so no other waits for it; a message with another size reveals that the processes
+reduce different tensors.
 """
 
 import mmap
@@ -27,26 +26,26 @@ import torch
 from torch import Tensor
 
 SWITCH = "GANSCALE_SHARED_MEMORY"
-"""Environment variable; `0` leaves all to gloo."""
+"""Environment variable; `0` turns shared memory off."""
 CHUNK = 1 << 19
-"""Bytes that are summed at a time: small enough for a processor's own cache."""
+"""Bytes per chunk: small enough for a processor's own cache."""
 SPIN = 0.002
-"""Seconds in which a process that waits gives way to others but does not sleep: waking up takes long."""
+"""Seconds for which a waiting process yields but does not sleep: waking up is slow."""
 _PLACE = Path("/dev/shm")
 _MESSAGE = struct.Struct("<Q")
 
 Exchange = Callable[[Any], list[Any]]
-"""Gives all processes' objects to each, by rank."""
+"""All-gathers an object: those of all processes, by rank."""
 
 
 class SharedMemory:
-    """The processes of one machine that sum through shared memory; made by `connect`.
+    """The connection of the processes of one machine; made by `connect`.
 
     Args:
         rank: of this process.
-        parts: what each process writes, by rank, `2 * CHUNK` bytes each.
+        parts: the memory that each process writes, by rank, `2 * CHUNK` bytes each.
         peers: sockets to the other processes, by rank.
-        timeout: seconds after which a process that does not come is given up.
+        timeout: seconds to wait for another process.
     """
 
     def __init__(
@@ -59,14 +58,14 @@ class SharedMemory:
             peer.setblocking(False)
 
     def all_reduce(self, x: Tensor, *, divisor: int = 1) -> None:
-        """Replace `x`, contiguous and on the CPU, by its sum over all processes, which all call this alike.
+        """Replace a contiguous CPU tensor by its sum over all processes; a collective call.
 
         Args:
             x: of any shape.
-            divisor: by which each process' numbers are divided before; floating point only.
+            divisor: by which each process divides its numbers first; floating point only.
 
         Raises:
-            RuntimeError: a process is gone, does not come in time, or sums something else.
+            RuntimeError: a process died, is late, or reduces a tensor of another size.
         """
         flat = x.detach().view(-1)
         step = CHUNK // flat.element_size()
@@ -74,7 +73,7 @@ class SharedMemory:
             self._reduce(flat[start : start + step], divisor)
 
     def _reduce(self, x: Tensor, divisor: int) -> None:
-        """One chunk. The two halves of the memory take turns: who writes one has heard that all have read it."""
+        """Reduce one chunk. The two halves of the memory alternate, so none is overwritten before all have read it."""
         parts = [view[: x.numel()] for view in self._halves(x.dtype)]
         if divisor == 1:
             parts[self._rank].copy_(x)
@@ -86,7 +85,7 @@ class SharedMemory:
             x += part
 
     def _halves(self, dtype: torch.dtype) -> list[Tensor]:
-        """Each process' memory of this turn."""
+        """Each process's half of this turn."""
         self._turn = 1 - self._turn
         key = (dtype, self._turn)
         if key not in self._views:
@@ -97,21 +96,21 @@ class SharedMemory:
         return self._views[key]
 
     def _meet(self, size: int) -> None:
-        """Tell all others that this process has written `size` bytes, and wait until all have."""
+        """Notify the others that this process has written `size` bytes, and wait for all of them."""
         message = _MESSAGE.pack(size)
         for rank, peer in self._peers.items():
             try:
                 peer.send(message)
             except OSError as error:
-                raise RuntimeError(f"worker {rank} is gone, in a sum over the workers: {error}") from None
+                raise RuntimeError(f"worker {rank} died during an all-reduce: {error}") from None
         for rank, peer in self._peers.items():
-            heard = self._hear(rank, peer)
-            if heard != message:
-                what = f"{_MESSAGE.unpack(heard)[0]} bytes" if heard else "nothing: it is gone"
-                raise RuntimeError(f"worker {rank} sums {what}, this one {size} bytes")
+            received = self._receive(rank, peer)
+            if received != message:
+                what = f"{_MESSAGE.unpack(received)[0]} bytes" if received else "nothing: it died"
+                raise RuntimeError(f"worker {rank} reduces {what}, this one {size} bytes")
 
-    def _hear(self, rank: int, peer: socket.socket) -> bytes:
-        """The next message; empty if the process is gone."""
+    def _receive(self, rank: int, peer: socket.socket) -> bytes:
+        """The next message; empty if the process died."""
         started = time.monotonic()
         while True:
             try:
@@ -123,31 +122,31 @@ class SharedMemory:
             if waited < SPIN:
                 os.sched_yield()
             elif waited < self._timeout:
-                _until_heard(peer, min(1.0, self._timeout))
+                _wait_for_message(peer, min(1.0, self._timeout))
             else:
-                raise RuntimeError(f"worker {rank} did not come to a sum over the workers for {waited:.0f} s")
+                raise RuntimeError(f"worker {rank} did not join an all-reduce for {waited:.0f} s")
 
     def close(self) -> None:
-        """Let go; the others hear that this process is gone."""
+        """Close the sockets; the others see that this process has left."""
         for peer in self._peers.values():
             peer.close()
 
 
-def _until_heard(peer: socket.socket, seconds: float) -> None:
-    """Sleep until there is a message, for so many seconds at most; `select` would refuse a process with many files."""
+def _wait_for_message(peer: socket.socket, seconds: float) -> None:
+    """Sleep until there is a message, or for some seconds; `select` would refuse a process with many open files."""
     waiting = select.poll()
     waiting.register(peer, select.POLLIN)
     waiting.poll(1000.0 * seconds)
 
 
 def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -> SharedMemory | None:
-    """Connect the processes if all of them live on one machine and may share memory; all call this alike.
+    """Connect the processes if all of them run on one machine and may share memory; a collective call.
 
     Args:
         rank: of this process.
         world_size: number of processes.
-        exchange: gives all processes' objects to each.
-        timeout: of a sum, seconds.
+        exchange: all-gathers an object.
+        timeout: of an all-reduce, in seconds.
 
     Returns:
         The connection, on all processes or on none.
@@ -185,15 +184,14 @@ def connect(rank: int, world_size: int, exchange: Exchange, *, timeout: float) -
 
 
 def _one_machine(places: Sequence[tuple[str, str]]) -> bool:
-    """Whether all processes are the same machine's, and the first has made a folder."""
+    """Whether all processes run on one machine, and the first has made a folder."""
     return bool(places[0][1]) and bool(places[0][0]) and len({own for own, _ in places}) == 1
 
 
 def _identity() -> str:
-    """This machine, as far as processes on it can talk to each other; empty where that is unknown or not wanted.
+    """Identity of this machine; empty where unknown or turned off.
 
-    Containers and network namespaces of one computer count as machines of their own: that is how clusters are built on
-    one.
+    Containers and network namespaces of one computer count as machines, as in clusters that are simulated on one.
     """
     if os.environ.get(SWITCH) == "0":
         return ""
@@ -204,9 +202,9 @@ def _identity() -> str:
 
 
 def _offer(folder: Path, rank: int, world_size: int) -> socket.socket:
-    """Make this process' memory, and a socket that the others find."""
+    """Make this process's memory, and a socket for the others to connect to."""
     with (folder / f"{rank}").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 2 * CHUNK)  # a full /dev/shm says so now, not by a signal later
+        os.posix_fallocate(file.fileno(), 0, 2 * CHUNK)  # a full /dev/shm fails here, not by a signal later
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(str(folder / f"{rank}.socket"))
     listening.listen(world_size)
@@ -215,7 +213,7 @@ def _offer(folder: Path, rank: int, world_size: int) -> socket.socket:
 
 
 def _meet_all(folder: Path, rank: int, world_size: int, listening: socket.socket) -> dict[int, socket.socket]:
-    """Call all lower ranks, and take the calls of all higher ones."""
+    """Connect to all lower ranks, and accept all higher ones."""
     peers: dict[int, socket.socket] = {}
     for other in range(rank):
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -46,7 +46,7 @@ def _write(paths: Sequence[Path], out: Path | None, title: str) -> Path:
     from ganscale.report.page import render
     from ganscale.report.record import read_run, with_distinct_names
     from ganscale.report.sweep import is_sweep, read_sweep
-    from ganscale.storage.checkpoint import write_atomically
+    from ganscale.storage.files import write_atomically
 
     sweeps = [read_sweep(path) for path in paths if is_sweep(path)]
     runs = with_distinct_names([read_run(path) for path in paths if not is_sweep(path)])

@@ -1,113 +1,138 @@
-"""Rank 0's checkpoints during a run: when they are due, and what is said when the storage fails or is slow."""
+"""Rank 0's checkpoints during a run: when they are due, and what happens when the storage fails or is slow."""
 
 import json
 import math
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ganscale.parallel.phase import phase
+from ganscale.run.callback import Callback
 from ganscale.run.stop_signal import StopReason, StopSignal
-from ganscale.storage.checkpoint import CheckpointStore, write_atomically
+from ganscale.run.trackers import TrackerCallback
+from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import optimal_interval
-from ganscale.tracking.console import Console
+from ganscale.storage.files import write_atomically
 from ganscale.training.build import Experiment
 from ganscale.training.loop import Tick
 
+if TYPE_CHECKING:
+    from ganscale.run.session import Session
+
 SLOW = 0.1
-"""Share of the time between two checkpoints that saving one may take before it is said."""
+"""Share of the time between two checkpoints above which the time for saving is logged."""
+STOP_REASONS = {
+    StopReason.RESIZE: "the number of workers changes",
+    StopReason.DRAIN: "the node of a worker is draining",
+    StopReason.STOP: "a stop was requested; the same command resumes from here",
+    StopReason.STORAGE: "a checkpoint could not be saved (checkpoint.on_failure = stop)",
+}
 
 
-class Checkpointer:
+class Checkpointer(Callback):
     """Saves a run's state.
 
     Args:
-        store: where.
-        experiment: the run.
-        console: takes sentences.
-        notice: through which storage that fails stops the run, where `checkpoint.on_failure` says so.
-        remembered: the file that keeps what `checkpoint.every: auto` came to, for all later lives of the run.
+        store: the run's checkpoints.
+        experiment: the run's objects.
+        trackers: hear of checkpoints.
+        stop_signal: stops the run when the storage fails, where `checkpoint.on_failure` says so.
+        remembered: file that keeps the interval that `checkpoint.every: auto` chose, for later attempts.
     """
 
     def __init__(
         self,
         store: CheckpointStore,
         experiment: Experiment,
-        console: Console,
+        trackers: TrackerCallback,
         stop_signal: StopSignal,
         *,
         remembered: Path,
     ) -> None:
         self.store = store
-        self._experiment, self._console, self._notice = experiment, console, stop_signal
+        self._experiment, self._trackers, self._stop_signal = experiment, trackers, stop_signal
         self._since = time.monotonic()
-        self._told = False
+        self._warned = False
         self._remembered = remembered
         self._auto = experiment.config.checkpoint.every == "auto"
         self._every = read_interval(remembered) if self._auto else None
         self._speed = 0.0
         self._images = experiment.state.images
 
-    def due(self, tick: Tick) -> bool:
-        """Whether a checkpoint is due at a tick; with `auto` at the first one, which measures, then by what that gave.
+    def on_tick(self, tick: Tick, session: "Session") -> None:
+        """Save if it is due, the best so far, or the attempt's last tick."""
+        decision, metrics = session.decision, session.metrics
+        if decision.action == "rollback":
+            return
+        if decision.action == "stop":
+            self._save(metrics, last=True, suspect=decision.text)
+            return
+        due = not tick.is_stop_only and (self._due(tick) or (session.evaluation and self.store.is_best(metrics)))
+        if due:
+            self._trackers.saving(tick.images)
+            saved = self._save(metrics, last=tick.is_final)
+            if saved:
+                best = self.store.best()
+                self._trackers.saved(tick.images, saved, best=best is not None and best.images == tick.images)
+        elif tick.is_stop and not (tick.is_stop_only and session.stop_reason == StopReason.STORAGE):
+            self._save(metrics, last=False)
+        if session.stop_reason and tick.is_stop:
+            self._trackers.info(f"stopping at {tick.images:,} images: {STOP_REASONS[session.stop_reason]}")
 
-        Only rank 0 saves, at ticks that all replicas have anyway: the others need not know of it.
+    def _due(self, tick: Tick) -> bool:
+        """Whether a checkpoint is due; with `auto` at the first row, which measures, then by the chosen interval.
+
+        Only rank 0 saves, at ticks that all replicas have anyway.
         """
         if not self._auto:
-            return bool(tick.due & {"checkpoint", "end"})
+            return tick.is_due("checkpoint", "end")
         self._speed = tick.metrics["images_per_second"]
         before, self._images = self._images, tick.images
         passed = self._every is None or tick.images // self._every > before // self._every
-        return "end" in tick.due or ("log" in tick.due and passed)
+        return tick.is_final or (tick.is_due("log") and passed)
 
-    def __call__(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
-        """Save, and return the checkpoint's folder; None if the storage refused and the run is to go on or to leave.
-
-        Args:
-            metrics: to remember with it.
-            last: whether nothing else would hold the run's result.
-            suspect: why nothing should go on from it, if so.
-
-        Raises:
-            OSError: the storage refuses the last one.
-        """
+    def _save(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
+        """Save, and return the checkpoint's folder; None if the storage refused, which raises for the last one."""
         config, state = self._experiment.config, self._experiment.state
         started = time.monotonic()
         try:
             plain = config.model_dump(mode="json")
-            saved = self.store.save(state.state_dict(), config=plain, metrics=metrics, suspect=suspect)
+            with phase("saving"):
+                saved = self.store.save(state.state_dict(), config=plain, metrics=metrics, suspect=suspect)
         except OSError as error:
             stops = config.checkpoint.on_failure == "stop"
-            follows = "the run stops" if stops or last else "training goes on"
-            self._console.info(f"the checkpoint could not be saved ({error}); the ones before stay good; {follows}")
+            follows = "the run stops" if stops or last else "training continues"
+            self._trackers.info(f"the checkpoint could not be saved ({error}); earlier ones stay valid; {follows}")
             if last:
                 raise
             if stops:
-                self._notice.request(StopReason.STORAGE)
+                self._stop_signal.request(StopReason.STORAGE)
             return None
         self._time(started)
         return saved
 
     def _time(self, started: float) -> None:
-        """Learn from how long saving took; say once that it takes too much of the run's time."""
+        """Learn from how long saving took; warn once if it takes too much of the run's time."""
         now = time.monotonic()
         took, apart = now - started, now - self._since
         self._since = now
         if self._auto and self._every is None and self._speed > 0:
-            self._decide(took)
-        if not self._told and took > max(1.0, SLOW * apart):
-            self._told = True
-            self._console.info(
-                f"saving a checkpoint took {took:.1f} s of the {apart:.0f} s since the one before: "
+            self._choose_interval(took)
+        if not self._warned and took > max(1.0, SLOW * apart):
+            self._warned = True
+            self._trackers.info(
+                f"saving a checkpoint took {took:.1f} s of the {apart:.0f} s since the last one: "
                 "use faster storage, or a larger checkpoint.every"
             )
 
-    def _decide(self, cost: float) -> None:
-        """Choose the interval from what saving costs and how fast the run is, and keep it for all later lives."""
+    def _choose_interval(self, cost: float) -> None:
+        """Choose the interval from the cost of saving and the run's speed, and keep it for later attempts."""
         config = self._experiment.config
         hours = config.checkpoint.hours_between_faults
         every = interval(cost, hours, self._speed, config.log.every)
         self._every = every
-        self._console.info(
+        self._trackers.info(
             f"checkpoint.every = auto: {every:,} images, as saving takes {cost:.2f} s, the run makes "
             f"{self._speed:,.0f} images/s and a fault comes every {hours:g} h"
         )
@@ -117,7 +142,7 @@ class Checkpointer:
 
 
 def interval(cost: float, hours: float, speed: float, step: int) -> int:
-    """Images between two checkpoints that lose least, a multiple of `step`.
+    """Images between two checkpoints for which least work is lost, a multiple of `step`.
 
     Args:
         cost: seconds that saving takes.
@@ -130,7 +155,11 @@ def interval(cost: float, hours: float, speed: float, step: int) -> int:
 
 
 def read_interval(path: Path) -> int | None:
-    """What an earlier life of the run decided, if it did."""
+    """The interval in images that an earlier attempt chose, if it did.
+
+    Args:
+        path: of its file.
+    """
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
         if isinstance(images, int) and images >= 1:

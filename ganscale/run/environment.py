@@ -1,4 +1,4 @@
-"""What a run runs on: versions of programs, git revision, devices. Facts for the record; nothing depends on them."""
+"""The environment of a run, for the record: versions of packages, git revision, devices."""
 
 import os
 import platform
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 import ganscale
-from ganscale.parallel.collectives import Replica
+from ganscale.parallel.replica import Replica
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "wandb", "pydantic")
 TIMEOUT = 5.0
-"""Seconds that git may take: a repository on slow storage is not worth waiting for."""
+"""Seconds that git may take."""
 
 
 def environment(device: torch.device, replica: Replica) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def environment(device: torch.device, replica: Replica) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cluster": cluster(device, replica),
+        "cluster": _cluster(device, replica),
     }
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that matter, of those that are installed."""
+    """Versions of those of `PACKAGES` that are installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -45,8 +45,8 @@ def packages() -> dict[str, str]:
     return found
 
 
-def cluster(device: torch.device, replica: Replica) -> dict[str, Any]:
-    """Workers, nodes where the launcher tells, device and its name, CPU cores of this node."""
+def _cluster(device: torch.device, replica: Replica) -> dict[str, Any]:
+    """Workers, nodes if known, device and its name, CPU cores of this node."""
     facts: dict[str, Any] = {"workers": replica.world_size, "device": device.type, "cpus": os.cpu_count()}
     local = os.environ.get("LOCAL_WORLD_SIZE", "")
     if local.isdigit() and int(local) > 0 and replica.world_size > 1:
@@ -57,7 +57,11 @@ def cluster(device: torch.device, replica: Replica) -> dict[str, Any]:
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:
-    """Commit of the repository that holds a folder, and whether tracked files differ from it; None without git."""
+    """Commit of the repository that holds a folder, and whether tracked files differ from it; None without git.
+
+    Args:
+        folder: inside the repository.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "--", "."):  # a package installed inside somebody's repository
         return None
@@ -65,7 +69,7 @@ def git_revision(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says; empty where it fails."""
+    """Output of git; empty if it fails."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""Pictures of a run: what the generator's moving average makes of the same latents each time."""
+"""Pictures of a run: samples of the generator's moving average from fixed latents."""
 
 import numpy as np
 import torch
@@ -12,9 +12,9 @@ from ganscale.tracking.images import image_grid, scatter
 from ganscale.training.build import Experiment
 
 NUM_POINTS = 2500
-"""Points in a picture of 2-D samples, as in the benchmark's protocol."""
+"""Points in a picture of 2-D samples, as the evaluation of mixtures takes."""
 CHUNK = 256
-"""Examples that go through the generator together."""
+"""Examples per batch of the generator."""
 WALKS, STEPS = 4, 8
 """Rows of the interpolation, and images of each."""
 MOST_CLASSES, PER_CLASS = 10, 8
@@ -22,7 +22,7 @@ MOST_CLASSES, PER_CLASS = 10, 8
 
 
 class SampleRenderer:
-    """Pictures of samples, class by class where the networks are conditional.
+    """Draws samples, class by class where the networks are conditional.
 
     Args:
         experiment: the run's objects on this replica.
@@ -43,11 +43,15 @@ class SampleRenderer:
     def render(self) -> np.ndarray:
         """A grid of images or a scatter plot of points: uint8 `[H, W, 3]`."""
         labels = self._labels(torch.arange(self._count, device=self._device))
-        made = self._make(self._z, labels)
-        return image_grid(made) if self._reference is None else scatter(made, self._reference)
+        samples = self._make(self._z, labels)
+        return image_grid(samples) if self._reference is None else scatter(samples, self._reference)
 
     def details(self, *, first: bool) -> dict[str, np.ndarray]:
-        """Further pictures by name, of images only: `interpolation`, `classes` and, at first, `real`."""
+        """Further pictures by name, for images only: `interpolation`, `classes` and `real`.
+
+        Args:
+            first: whether to draw `real`.
+        """
         if not self._is_image:
             return {}
         pictures = {"interpolation": self._interpolation()}
@@ -84,11 +88,11 @@ class SampleRenderer:
         return image_grid(images.double().cpu().numpy())
 
     def _labels(self, numbers: Tensor) -> Tensor | None:
-        """Classes in turn; None where the networks are shown none."""
+        """Classes in turn; None where the networks get no labels."""
         return numbers % self._num_classes if self._num_classes else None
 
     @torch.no_grad()
     def _make(self, z: Tensor, labels: Tensor | None) -> np.ndarray:
         parts = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
-        made = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
-        return torch.cat(made).double().cpu().numpy()
+        chunks = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
+        return torch.cat(chunks).double().cpu().numpy()

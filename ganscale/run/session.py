@@ -1,40 +1,38 @@
-"""What one replica does, under any launcher: build, resume, train, save, track. Knows nothing of Ray."""
+"""A run on one replica, under any launcher: build, resume, train, evaluate, watch, save. Knows nothing of Ray."""
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ganscale.config import Config
+from ganscale.config import Config, ConfigError
 from ganscale.evaluation.callback import EvaluationCallback
-from ganscale.parallel.collectives import Replica
+from ganscale.evaluation.metrics.result import Evaluation
+from ganscale.health.policy import Decision
+from ganscale.parallel.collectives import broadcast_ints
+from ganscale.parallel.phase import phase
+from ganscale.parallel.replica import Replica
+from ganscale.run.callback import Callback
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
-from ganscale.run.recovery import check_shared, forget, record_failure, resume, take
+from ganscale.run.recovery import check_shared, clear_heartbeats, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
-from ganscale.run.trackers import TrackerGroup
+from ganscale.run.trackers import TrackerCallback
 from ganscale.run.watchdog import EVERY, Watchdog
-from ganscale.storage.run_dir import RunDir, WriterLock, checkpoint_store
+from ganscale.storage.lease import LeaseLostError, WriterLease
+from ganscale.storage.run_dir import RunDir, checkpoint_store
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
-from ganscale.tracking.jsonl import JsonlTracker
+from ganscale.tracking.jsonl import JsonlTracker, read_metrics
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build
 from ganscale.training.loop import Tick, train
-
-WORDS = {
-    StopReason.RESIZE: "the number of workers changes",
-    StopReason.DRAIN: "the node of a worker is about to go",
-    StopReason.STOP: "the run was asked to leave; the same command goes on from here",
-    StopReason.STORAGE: "a checkpoint could not be saved (checkpoint.on_failure = stop)",
-}
-"""What is said of each reason to leave."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,137 @@ class Outcome:
 
     Attributes:
         images: images reached.
-        resumed_at: from where it went on.
-        diagnosis: why a verdict stopped it; empty if it reached its end. On rank 0 only it says more than "stopped".
-        left: why it was left before its end, to be gone on with.
+        resumed_at: images at which this attempt started.
+        diagnosis: why a health verdict stopped it; empty if none did. Only rank 0 has the full text.
+        stop_reason: why it stopped before its end, to be resumed later.
     """
 
     images: int
     resumed_at: int
     diagnosis: str = ""
-    left: StopReason = StopReason.NONE
+    stop_reason: StopReason = StopReason.NONE
+
+
+class Session:
+    """The control flow of training, the same on every rank; ranks differ by their callbacks only.
+
+    At each tick: evaluate, check health (which may roll the state back), call the callbacks, yield the tick.
+
+    Args:
+        experiment: the run's objects, at the state to start from.
+        intervals: lengths in images, by name: ticks come where one ends.
+        evaluate: scores the generator if the tick is one at which it should; called by all ranks.
+        health: decides what follows from a tick and its metrics; called by all ranks.
+        callbacks: of this rank, in order.
+        stop_signal: whether the ranks agreed to stop.
+        lease: rank 0's right to write to the run folder, checked at each tick.
+
+    Attributes:
+        metrics: of the current tick, with the evaluation's.
+        evaluation: of the current tick, if there was one.
+        decision: what follows from the current tick.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        intervals: Mapping[str, int],
+        evaluate: Callable[[Tick], Evaluation | None] = lambda tick: None,
+        health: Callable[[Tick, Mapping[str, float]], Decision] | None = None,
+        callbacks: Sequence[Callback] = (),
+        stop_signal: StopSignal | None = None,
+        lease: WriterLease | None = None,
+    ) -> None:
+        self.experiment, self.config, self.replica = experiment, experiment.config, Replica.current()
+        self.metrics: dict[str, float] = {}
+        self.evaluation: Evaluation | None = None
+        self.decision = Decision()
+        self._intervals, self._evaluate, self._health = intervals, evaluate, health
+        self._callbacks, self._lease = callbacks, lease
+        self._stop_signal = stop_signal or StopSignal(experiment.device)
+
+    @property
+    def images(self) -> int:
+        """Images so far."""
+        return self.experiment.state.images
+
+    @property
+    def stop_reason(self) -> StopReason:
+        """Why the run stops before its end, if it does."""
+        early = self.images < self.config.train.images and self.decision.action != "stop"
+        return self._stop_signal.agreed if early else StopReason.NONE
+
+    def ticks(self) -> Generator[Tick]:
+        """Train to the end of the run, or to a stop, and yield each tick after the callbacks.
+
+        Raises:
+            LeaseLostError: another process took the run folder over.
+            ConfigError: the run folder was removed.
+        """
+        completed = False
+        try:
+            for callback in self._callbacks:
+                callback.on_start(self)
+            until, signal = self.config.train.images, self._stop_signal
+            for tick in train(self.experiment, intervals=self._intervals, until=until, stop_signal=signal):
+                self._check_lease()
+                self._examine(tick)
+                for callback in self._callbacks:
+                    callback.on_tick(tick, self)
+                yield tick
+                if self.decision.action == "stop" or (tick.is_stop and not tick.is_final):
+                    return
+            self._check_lease()
+            completed = True
+        finally:
+            for callback in self._callbacks:
+                callback.on_end(self, completed=completed)
+
+    def _examine(self, tick: Tick) -> None:
+        self.metrics = tick.metrics | run_facts(self.experiment)
+        self.evaluation, self.decision = None, Decision()
+        if tick.is_stop_only:
+            return
+        with phase("evaluation"):
+            self.evaluation = self._evaluate(tick)
+        if self.evaluation:
+            self.metrics |= self.evaluation.numbers()
+        if self._health:
+            self.decision = self._health(tick, self.metrics)
+
+    def _check_lease(self) -> None:
+        """Raise on all ranks where rank 0 must not write any more: one small broadcast."""
+        error = self._lease.problem() if self._lease else None
+        codes = (None, LeaseLostError, ConfigError)
+        (code,) = broadcast_ints([codes.index(type(error) if error else None)], self.experiment.device)
+        if error:
+            raise error
+        if code:
+            raise codes[code]("worker 0 lost the run folder")  # pyright: ignore[reportOptionalCall]
+
+
+def run_intervals(config: Config) -> dict[str, int]:
+    """Intervals of a run's ticks in images, by name.
+
+    Args:
+        config: the run.
+    """
+    intervals = {"log": config.log.every, "samples": config.log.samples_every}
+    if config.checkpoint.every != "auto":
+        intervals["checkpoint"] = config.checkpoint.every
+    if config.eval.every:
+        intervals["eval"] = config.eval.every
+    return intervals
+
+
+def collective_timeout(config: Config) -> float:
+    """Seconds after which a collective of the workers fails: later than the watchdog, whose message is better.
+
+    Args:
+        config: the run.
+    """
+    return 1.25 * config.cluster.timeout + 2 * EVERY
 
 
 def run_worker(
@@ -61,6 +181,7 @@ def run_worker(
     device: torch.device,
     echo: bool,
     trackers: Sequence[Tracker] = (),
+    callbacks: Sequence[Callback] = (),
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     previous_failure: str | None = None,
 ) -> Outcome:
@@ -73,184 +194,99 @@ def run_worker(
         path: the run's folder, on storage that all replicas share.
         device: where this replica computes.
         echo: whether rank 0 prints its progress (it always writes it to train.log).
-        trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
-        ask: what is asked of this replica; all call it equally often, every few seconds.
-        again: where the same command starts the run again after a fault: what is known of that.
+        trackers: further trackers of rank 0, beside the run folder and W&B.
+        callbacks: called at each tick, on every rank.
+        ask: whether this replica should stop; all call it equally often, every few seconds.
+        previous_failure: where the same command restarts the run after a failure: its cause.
 
     Raises:
         BusyError: another process writes to the run's folder.
-        ConfigError: its checkpoint is of other networks.
+        ConfigError: its checkpoint belongs to another run or network, or the folder was removed.
         RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
         OSError: the last checkpoint could not be saved.
     """
-    replica = Replica.current()
-    folder = RunDir(path)
+    replica, folder = Replica.current(), RunDir(path)
     torch.set_num_threads(config.cluster.cpus_per_worker)
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     patience = config.cluster.timeout * (0.5 if previous_failure is None else 1.0)
-    lock = take(config, folder, replica, patience=patience, echo=echo)
+    lease = take(config, folder, replica, patience=patience, echo=echo)
     try:
         check_shared(folder, replica)
-        console = Console(folder.log, echo=echo) if replica.is_rank_zero else None
-        return _run(config, folder, lock, StopSignal(device, ask), device, console, trackers, previous_failure)
-    finally:
-        if lock:
-            lock.release()
-
-
-def _run(
-    config: Config,
-    folder: RunDir,
-    lock: WriterLock | None,
-    stop_signal: StopSignal,
-    device: torch.device,
-    console: Console | None,
-    trackers: Sequence[Tracker],
-    previous_failure: str | None,
-) -> Outcome:
-    replica = Replica.current()
-    if console:
+        console = Console(folder.log, echo=echo) if lease else None
+        info = console.info if console else lambda _: None
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
-        console.info(f"building {config.model.generator.name} on {config.data.name} for {where}")
-    experiment = build(config, device=device, replica=replica)
-    resume(experiment, folder, replica, console)
-    start = experiment.state.images
-    if console:
-        record_failure(folder, start, replica, previous_failure, console)
-    judge = EvaluationCallback(experiment, console)
-    watch = HealthMonitor(experiment, folder, checkpoint_store(config, folder))
-    info = console.info if console else lambda _: None
+        info(f"building {config.model.generator.name} on {config.data.name} for {where}")
+        experiment = build(config, device=device, replica=replica)
+        resume(experiment, folder, replica, info)
+        start, stop_signal = experiment.state.images, StopSignal(device, ask)
+        if console:
+            record_failure(folder, start, previous_failure, info)
+            callbacks = (*_rank_zero_callbacks(experiment, folder, stop_signal, console, trackers), *callbacks)
+        session = Session(
+            experiment,
+            intervals=run_intervals(config),
+            evaluate=EvaluationCallback(experiment, info),
+            health=HealthMonitor(
+                experiment, folder, checkpoint_store(config, folder), history=read_metrics(folder) if lease else ()
+            ),
+            callbacks=callbacks,
+            stop_signal=stop_signal,
+            lease=lease,
+        )
+        return _train(session, folder, info, start)
+    finally:
+        if lease:
+            lease.release()
+
+
+def _train(session: Session, folder: RunDir, info: Callable[[str], None], start: int) -> Outcome:
+    """Train to the end; the heartbeats stay where the run fails."""
     try:
-        with Watchdog(folder.heartbeats, experiment.state, timeout=config.cluster.timeout, info=info):
-            if console and lock:
-                diagnosis = _train_and_save(experiment, folder, lock, judge, watch, stop_signal, console, trackers)
-            else:
-                diagnosis = _train(experiment, judge, watch, stop_signal)
+        with Watchdog(folder.heartbeats, session.experiment.state, timeout=session.config.cluster.timeout, info=info):
+            for _ in session.ticks():
+                pass
     except KeyboardInterrupt:
-        forget(folder)
+        clear_heartbeats(folder)
         raise
-    if console:
-        forget(folder)
-    images = experiment.state.images
-    left = stop_signal.agreed if images < config.train.images and not diagnosis else StopReason.NONE
-    return Outcome(images, start, diagnosis, left)
+    if session.replica.is_rank_zero:
+        clear_heartbeats(folder)
+    decision, diagnosis = session.decision, ""
+    if decision.action == "stop":
+        diagnosis = f"{decision.kind} at {session.images:,} images: {decision.text}"
+    return Outcome(session.images, start, diagnosis, session.stop_reason)
 
 
-def _train(experiment: Experiment, judge: EvaluationCallback, watch: HealthMonitor, stop_signal: StopSignal) -> str:
-    """Other ranks: train, evaluate and roll back with rank 0, and leave with it."""
-    for tick in _ticks(experiment, stop_signal):
-        if tick.due != {"stop_signal"}:
-            judge(tick)
-            action = watch(tick).action
-            if action == "stop":
-                return "stopped"
-            if action == "rollback":
-                continue
-        if "stop_signal" in tick.due:
-            return ""
-    return ""
-
-
-def collective_timeout(config: Config) -> float:
-    """Seconds after which a collective of the workers fails: later than the watchdog, which says more."""
-    return 1.25 * config.cluster.timeout + 2 * EVERY
-
-
-def _ticks(experiment: Experiment, stop_signal: StopSignal) -> Iterator[Tick]:
-    config = experiment.config
-    intervals = {
-        "log": config.log.every,
-        "samples": config.log.samples_every,
-    }
-    if config.checkpoint.every != "auto":
-        intervals["checkpoint"] = config.checkpoint.every
-    if config.eval.every:
-        intervals["eval"] = config.eval.every
-    until = config.train.images
-    state, step, sampler = experiment.state, experiment.step, experiment.sampler
-    return train(state, step, sampler, intervals=intervals, until=until, stop_signal=stop_signal)
-
-
-def _train_and_save(
+def _rank_zero_callbacks(
     experiment: Experiment,
     folder: RunDir,
-    lock: WriterLock,
-    judge: EvaluationCallback,
-    watch: HealthMonitor,
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
-) -> str:
-    """Rank 0: train, and write what is due at each tick; returns why a verdict stopped the run, if so."""
+) -> list[Callback]:
+    """Trackers and checkpoints."""
     config, state = experiment.config, experiment.state
-    save = Checkpointer(checkpoint_store(config, folder), experiment, console, stop_signal, remembered=folder.interval)
     local = JsonlTracker(folder, images=state.images)
     facts = environment(experiment.device, Replica.current())
+    local.environment(facts)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.info, environment=facts), console, *others]
     if config.log.tensorboard:
         trackers.append(TensorBoardTracker(folder, console.info, images=state.images))
-    local.environment(facts)
-    tracker_group = TrackerGroup(trackers, console, details=config.log.details)
-    renderer = SampleRenderer(experiment)
-    completed = False
-    try:
-        if state.images == 0:
-            tracker_group.show(0, renderer)
-        console.starts(state.images, config.train.images)
-        for tick in _ticks(experiment, stop_signal):
-            lock.check()
-            metrics = tick.metrics | _facts(experiment)
-            if tick.due == {"stop_signal"}:
-                _leave(save, metrics, stop_signal.agreed, tick.images, console)
-                return ""
-            evaluation = judge(tick)
-            if evaluation:
-                metrics |= evaluation.numbers()
-                tracker_group.evaluated(evaluation, folder)
-            tracker_group.row(tick, metrics)
-            decision = watch(tick, metrics)
-            tracker_group.decided(tick.images, decision)
-            if decision.action == "rollback":
-                tracker_group.rewind(local, decision.target)
-                continue
-            stops = decision.action == "stop"
-            if stops or tick.due & {"samples", "end"}:
-                tracker_group.show(tick.images, renderer)
-            if stops:
-                save(metrics, last=True, suspect=decision.text)
-                return f"{decision.kind} at {tick.images:,} images: {decision.text}"
-            if save.due(tick) or (evaluation and save.store.is_best(metrics)):
-                tracker_group.saving(tick.images)
-                saved = save(metrics, last="end" in tick.due)
-                if saved:
-                    tracker_group.saved(tick.images, saved, save.store)
-            elif "stop_signal" in tick.due:
-                save(metrics, last=False)
-            if "stop_signal" in tick.due and "end" not in tick.due:
-                _farewell(stop_signal.agreed, tick.images, console)
-                return ""
-        completed = True
-        return ""
-    finally:
-        tracker_group.close(completed=completed)
+    renderer, details = SampleRenderer(experiment), config.log.details
+    tracking = TrackerCallback(trackers, folder, console.info, renderer=renderer, details=details)
+    console.starts(state.images, config.train.images)
+    store = checkpoint_store(config, folder)
+    return [tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)]
 
 
-def _leave(save: Checkpointer, metrics: dict[str, float], reason: StopReason, images: int, console: Console) -> None:
-    """Save at a moment at which nothing else is due, and say why."""
-    if reason != StopReason.STORAGE:
-        save(metrics, last=False)
-    _farewell(reason, images, console)
+def run_facts(experiment: Experiment) -> dict[str, float]:
+    """Rates, weight norms and memory, for the log.
 
-
-def _farewell(reason: StopReason, images: int, console: Console) -> None:
-    console.info(f"leaving at {images:,} images: {WORDS[reason]}")
-
-
-def _facts(experiment: Experiment) -> dict[str, float]:
-    """Rates, weight norms and memory, for the log."""
-    state, step = experiment.state, experiment.step
+    Args:
+        experiment: the run's objects.
+    """
+    state = experiment.state
     facts = {
         "iteration": float(state.iteration),
         "lr_d": float(state.optimizer_d.param_groups[0]["lr"]),
@@ -259,7 +295,7 @@ def _facts(experiment: Experiment) -> dict[str, float]:
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),
     }
-    if step.adaptive is not None:
+    if experiment.schedule.adaptive is not None:
         facts["augment_p"] = state.augment_p
     if experiment.config.health.response == "rollback" or state.rollbacks:
         facts["rollbacks"] = float(state.rollbacks)

@@ -1,6 +1,6 @@
-"""Leaving before the end: a signal, a node that goes, or storage that fails; all replicas stop after one iteration.
+"""Stopping before the end, by a signal, a draining node or failing storage: all replicas stop after one iteration.
 
-Whoever is asked, the others learn of it in a small reduction every few seconds, not in every iteration.
+A request may reach any replica; the others learn of it in a small all-reduce every few seconds.
 """
 
 import signal
@@ -15,26 +15,26 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from ganscale.parallel.collectives import Replica
+from ganscale.parallel.replica import Replica
 
 EVERY = 2.0
-"""Seconds between two reductions; a replica hears of a request after at most about twice that, or one iteration."""
+"""Seconds between two reductions; a request reaches all replicas after about twice that, or one iteration."""
 MOST = 10_000
 """Iterations between two reductions, at most."""
 GROWTH = 4.0
-"""How much that number may grow at a time: the first iterations may be slow ones."""
+"""Factor by which that number may grow at a time: the first iterations may be slow."""
 
 
 class StopReason(IntEnum):
-    """Why a run leaves; of several the largest counts."""
+    """Why a run stops before its end; of several the largest wins."""
 
     NONE = 0
     RESIZE = 1
-    """The group of workers is to be made anew, with another number of them."""
+    """The group of workers restarts with another number of them."""
     DRAIN = 2
-    """The node of a worker is about to go."""
+    """The node of a worker is draining."""
     STOP = 3
-    """The run was asked to leave, by SIGTERM."""
+    """SIGTERM."""
     STORAGE = 4
     """A checkpoint could not be saved, and `checkpoint.on_failure` is stop."""
 
@@ -51,11 +51,11 @@ def next_interval(iterations: int, seconds: float) -> int:
 
 
 class StopSignal:
-    """Whether the coming iteration is the last one of this life; to be called before each, by all replicas alike.
+    """Whether the next iteration is this attempt's last; to be called before each, by all replicas alike.
 
     Args:
-        device: where the replicas' collectives work.
-        ask: what is asked of this replica; called at each reduction, by all replicas equally often.
+        device: on which the default group communicates.
+        ask: whether this replica should stop; called at each reduction, by all replicas equally often.
         clock: seconds, monotonic.
     """
 
@@ -73,10 +73,15 @@ class StopSignal:
         self._left, self._window, self._since = 1, 1, clock()
 
     def request(self, reason: StopReason) -> None:
-        """Ask for it from within the run."""
+        """Request a stop from within the run.
+
+        Args:
+            reason: why.
+        """
         self._own = max(self._own, reason)
 
     def __call__(self) -> bool:
+        """Whether the replicas agreed to stop."""
         if self.agreed:
             return True
         self._left -= 1
@@ -90,17 +95,17 @@ class StopSignal:
         return bool(self.agreed)
 
     def _reduced(self, reason: int, window: int) -> tuple[int, int]:
-        """The gravest reason of all replicas, and the shortest of their windows."""
+        """The largest reason of all replicas, and the shortest of their windows."""
         if self._world_size == 1:
             return reason, window
         numbers = torch.tensor([reason, -window], dtype=torch.int64, device=self._device)
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        gravest, shortest = numbers.tolist()
-        return gravest, -shortest
+        largest, shortest = numbers.tolist()
+        return largest, -shortest
 
 
 class StopFile:
-    """A file by which one process asks the workers of a run to leave, on storage that they share.
+    """A file by which another process requests the workers of a run to stop, on storage that they share.
 
     Args:
         path: of the file.
@@ -110,27 +115,34 @@ class StopFile:
         self.path = path
 
     def write(self, reason: StopReason) -> None:
-        """Ask."""
+        """Request a stop.
+
+        Args:
+            reason: why.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(reason.name, encoding="utf-8")
 
     def read(self) -> StopReason:
-        """What is asked for; nothing where there is no file, or none that can be read."""
+        """The requested reason; NONE without a readable file."""
         try:
             return StopReason[self.path.read_text(encoding="utf-8").strip()]
         except (OSError, KeyError, ValueError):
             return StopReason.NONE
 
     def clear(self) -> None:
-        """Ask no more."""
+        """Withdraw the request."""
         self.path.unlink(missing_ok=True)
 
 
 @contextmanager
 def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
-    """Call `react` at the first SIGTERM while the block runs; a second one ends the process as it always would.
+    """Call `react` at the first SIGTERM while the block runs; a second one ends the process.
 
-    Elsewhere than in the main thread, which alone may handle signals, the block just runs.
+    Outside the main thread, which alone may handle signals, the block just runs.
+
+    Args:
+        react: called in the signal handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -148,14 +160,15 @@ def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
 
 
 class SigtermFlag:
-    """What SIGTERM asks of a process that trains by itself."""
+    """Remembers that SIGTERM came; the `ask` of a process that trains by itself."""
 
     def __init__(self) -> None:
         self._reason = StopReason.NONE
 
     def set(self) -> None:
-        """SIGTERM came."""
+        """Remember it."""
         self._reason = StopReason.STOP
 
     def __call__(self) -> StopReason:
+        """The reason to stop, if any."""
         return self._reason

@@ -1,96 +1,118 @@
-"""Where rank 0's numbers, pictures and words go: run folder, W&B, TensorBoard, console, all through one door."""
+"""Rank 0's trackers: run folder, W&B, TensorBoard, console, behind one interface."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ganscale.evaluation.evaluator import store_evaluation
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.health.policy import Decision
+from ganscale.parallel.phase import phase
+from ganscale.run.callback import Callback
 from ganscale.run.samples import SampleRenderer
-from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
-from ganscale.tracking.console import Console
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
-from ganscale.training.step import LOGIT_EDGES
+from ganscale.training.statistics import LOGIT_EDGES
 
-T = TypeVar("T", bound=Tracker)
+if TYPE_CHECKING:
+    from ganscale.run.session import Session
 
 
-class TrackerGroup:
-    """A run's trackers. One that cannot write (a full disk) does not stop training, nor keep the others from it.
+class TrackerCallback(Callback):
+    """Rank 0's trackers: rows, evaluations, health events and samples.
+
+    A tracker that cannot write (a full disk) stops neither training nor the other trackers.
 
     Args:
         trackers: all of them, the console among them.
-        console: where is said what could not be written.
-        details: whether those that take them get histograms and further pictures (`log.details`).
+        folder: the run's, for evaluations.
+        info: takes a line for the log.
+        renderer: draws sample grids; None for none.
+        details: whether trackers that support it get histograms and further pictures (`log.details`).
     """
 
-    def __init__(self, trackers: Sequence[Tracker], console: Console, *, details: bool) -> None:
-        self._trackers, self._console, self._details = trackers, console, details
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        folder: RunDir,
+        info: Callable[[str], None] = lambda line: None,
+        *,
+        renderer: SampleRenderer | None = None,
+        details: bool = False,
+    ) -> None:
+        self.info = info
+        self._trackers, self._folder, self._renderer, self._details = trackers, folder, renderer, details
 
-    def row(self, tick: Tick, metrics: dict[str, float]) -> None:
-        """A tick's numbers, and histograms of D's logits."""
-        self._each(self._trackers, lambda tracker: tracker.log(tick.images, metrics))
-        counts = tick.histograms.items()
-        self._detail(tick.images, {}, {f"{side}_logits": Histogram(each, LOGIT_EDGES) for side, each in counts})
+    def on_start(self, session: "Session") -> None:
+        """Show samples of the initial generator."""
+        if session.images == 0:
+            self._show(0)
 
-    def decided(self, images: int, decision: Decision) -> None:
-        """A verdict, and what is done about it, to those trackers that take events."""
-        if decision.action == "continue":
+    def on_tick(self, tick: Tick, session: "Session") -> None:
+        """Track what the tick has."""
+        if tick.is_stop_only:
             return
-        kind = decision.kind if decision.action == "warn" else f"{decision.kind}, {decision.action}"
-        takers = (tracker for tracker in self._trackers if isinstance(tracker, EventTracker))
-        self._each(takers, lambda tracker: tracker.event(images, kind, decision.text))
-
-    def evaluated(self, evaluation: Evaluation, folder: RunDir) -> None:
-        """Scores, with their protocol, into the run folder."""
-        self._console.info(f"evaluation at {evaluation.images:,} images, {evaluation.line()}")
-        try:
-            store_evaluation(evaluation, folder.evaluations)
-        except OSError as error:
-            self._console.info(f"the evaluation could not be stored ({error}); training goes on")
-
-    def show(self, images: int, renderer: SampleRenderer) -> None:
-        """The sample grid."""
-        picture = renderer.render()
-        self._each(self._trackers, lambda tracker: tracker.samples(images, picture))
+        images, decision = tick.images, session.decision
+        if session.evaluation:
+            self._store(session.evaluation)
+        self._each(lambda tracker: tracker.log(images, session.metrics))
         if self._details:
-            self._detail(images, renderer.details(first=images == 0), {})
+            counts = {f"{side}_logits": Histogram(each, LOGIT_EDGES) for side, each in tick.histograms.items()}
+            self._each(lambda tracker: tracker.details(images, {}, counts), DetailedTracker)
+        if decision.action != "continue":
+            kind = decision.kind if decision.action == "warn" else f"{decision.kind}, {decision.action}"
+            self._each(lambda tracker: tracker.event(images, kind, decision.text), EventTracker)
+        if decision.action == "rollback":
+            self._each(lambda tracker: tracker.rewind(decision.target), JsonlTracker)
+        elif decision.action == "stop" or tick.is_due("samples", "end"):
+            self._show(images)
+
+    def on_end(self, session: "Session", *, completed: bool) -> None:
+        """Close the trackers."""
+        self._each(lambda tracker: tracker.close(completed=completed))
 
     def saving(self, images: int) -> None:
-        """A checkpoint is about to be written."""
-        self._each(self._savers(), lambda tracker: tracker.saving(images))
+        """Announce that a checkpoint is about to be written.
 
-    def saved(self, images: int, path: Path, store: CheckpointStore) -> None:
-        """A new checkpoint is there."""
-        best = store.best()
-        is_best = best is not None and best.images == images
-        self._each(self._savers(), lambda tracker: tracker.saved(images, path, best=is_best))
+        Args:
+            images: so far.
+        """
+        self._each(lambda tracker: tracker.saving(images), CheckpointTracker)
 
-    def close(self, *, completed: bool) -> None:
-        """No more will come."""
-        self._each(self._trackers, lambda tracker: tracker.close(completed=completed))
+    def saved(self, images: int, path: Path, *, best: bool) -> None:
+        """Announce a new checkpoint.
 
-    def rewind(self, tracker: JsonlTracker, images: int) -> None:
-        """Take back what lies behind a rollback."""
-        self._each([tracker], lambda each: each.rewind(images))
+        Args:
+            images: so far.
+            path: its folder.
+            best: whether it is the best so far.
+        """
+        self._each(lambda tracker: tracker.saved(images, path, best=best), CheckpointTracker)
 
-    def _savers(self) -> Iterable[CheckpointTracker]:
-        return (tracker for tracker in self._trackers if isinstance(tracker, CheckpointTracker))
+    def _store(self, evaluation: Evaluation) -> None:
+        self.info(f"evaluation at {evaluation.images:,} images, {evaluation.line()}")
+        try:
+            store_evaluation(evaluation, self._folder.evaluations)
+        except OSError as error:
+            self.info(f"the evaluation could not be stored ({error}); training continues")
 
-    def _detail(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+    def _show(self, images: int) -> None:
+        if self._renderer is None:
+            return
+        with phase("sample grid"):
+            picture = self._renderer.render()
+            pictures = self._renderer.details(first=images == 0) if self._details else {}
+        self._each(lambda tracker: tracker.samples(images, picture))
         if self._details:
-            takers = (tracker for tracker in self._trackers if isinstance(tracker, DetailedTracker))
-            self._each(takers, lambda tracker: tracker.details(images, pictures, histograms))
+            self._each(lambda tracker: tracker.details(images, pictures, {}), DetailedTracker)
 
-    def _each(self, trackers: Iterable[T], action: Callable[[T], None]) -> None:
-        for tracker in trackers:
-            try:
-                action(tracker)
-            except OSError as error:
-                self._console.info(f"{type(tracker).__name__} could not write ({error}); training goes on")
+    def _each(self, action: Callable[[Any], None], kind: type = object) -> None:
+        """Call all trackers of a kind."""
+        with phase("tracking"):
+            for tracker in self._trackers:
+                try:
+                    if isinstance(tracker, kind):
+                        action(tracker)
+                except OSError as error:
+                    self.info(f"{type(tracker).__name__} could not write ({error}); training continues")

@@ -1,8 +1,7 @@
-"""Signs of life of every worker, and a watchdog that says which one hangs and where, then ends the process.
+"""Heartbeats of every worker, and a watchdog that names the one that hangs and its phase, then ends the process.
 
-Each worker's thread writes `<run>/.alive/<rank>.json` every few seconds. A worker whose iteration lasts longer than
-`cluster.timeout` reads what the others wrote, names the one that did not arrive, and exits, so that the group is
-started again. What the training thread does is read off its stack: that costs the training nothing.
+A thread of each worker writes `<run>/.heartbeats/<rank>.json` every few seconds. A worker whose iteration lasts longer
+than `cluster.timeout` reads what the others wrote, names the one that is behind, and exits, so that the group restarts.
 """
 
 import json
@@ -18,28 +17,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ganscale.parallel.collectives import Replica
+from ganscale.parallel.phase import PHASE
+from ganscale.parallel.replica import Replica
 from ganscale.training.state import TrainState
 
 EVERY = 2.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 HEARTBEAT_TIMEOUT = 5 * EVERY
-"""Seconds after which a worker without them is taken to be stopped, dead or cut off."""
+"""Seconds after which a worker without one is declared dead."""
 EXIT_HANG = 76
 """Exit code of a worker that the watchdog ends."""
-
-_FUNCTIONS = {
-    "batches": "reading data",
-    "_update_discriminator": "D",
-    "_update_generator": "G",
-    "_fakes_with_graph": "G",
-    "_build_ddp_buckets": "D",
-    "evaluate": "evaluation",
-    "save": "saving",
-    "show": "sample grid",
-    "_each": "tracking",
-}
-"""Functions of this package by which a stack tells what is done; the innermost counts."""
 
 _ORDER = ("reading data", "forward", "backward", "optimizer", "reduction")
 """Within an update, what comes first."""
@@ -47,17 +34,17 @@ _ORDER = ("reading data", "forward", "backward", "optimizer", "reduction")
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life.
+    """What a worker writes of itself.
 
     Attributes:
-        rank: whose.
+        rank: of the worker.
         host: name of its machine.
         pid: of its process.
-        born: when that process started, in clock ticks since boot.
+        born: start of that process, in clock ticks since boot.
         time: seconds since the epoch by the storage's clock.
         images: reached.
         iteration: reached.
-        phase: what its training thread does.
+        phase: of its training thread.
         lasts: seconds since its last iteration ended.
     """
 
@@ -72,74 +59,86 @@ class Heartbeat:
     lasts: float
 
 
-def phase(frame: FrameType | None) -> str:
-    """What a thread does, by its stack, e.g. "D backward" or "saving, in a reduction"."""
-    doing, where = "", ""
+def current_phase(frame: FrameType | None) -> str:
+    """The training thread's phase, e.g. "D reduction" or "saving, in a reduction".
+
+    Args:
+        frame: innermost frame of the thread's stack, which shows whether it waits for other workers.
+    """
+    name = PHASE.name
     while frame is not None:
-        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
-        if module.startswith(("torch.distributed", "ganscale.parallel.shared_memory")) and not doing:
-            doing = "reduction"
-        elif module.startswith("torch.autograd") and "backward" in name and doing != "reduction":
-            doing = "backward"
-        elif module.startswith("torch.optim") and not doing:
-            doing = "optimizer"
-        elif module.startswith("ganscale.") and name in _FUNCTIONS and not where:
-            where = _FUNCTIONS[name]
+        if frame.f_globals.get("__name__", "").startswith(("torch.distributed", "ganscale.parallel.shared_memory")):
+            return f"{name[:2]}reduction" if name.startswith(("D ", "G ")) else f"{name}, in a reduction"
         frame = frame.f_back
-    if where in ("D", "G"):
-        return f"{where} {doing or 'forward'}"
-    where = where or "between iterations"
-    return f"{where}, in a reduction" if doing == "reduction" else where
+    return name
 
 
 def waits(phase: str) -> bool:
-    """Whether a worker in this phase should not be there for long: an iteration, or a reduction."""
+    """Whether a worker stays in this phase for less than `cluster.timeout` unless it hangs.
+
+    Args:
+        phase: an update, reading data, or a reduction.
+    """
     return phase.endswith("reduction") or phase.startswith(("D ", "G ", "reading"))
 
 
 def _progress(heartbeat: Heartbeat) -> tuple[int, int, int]:
-    """How far a worker came: iterations, network, part of the update; one that waits for others has come farthest."""
+    """How far a worker is: iterations, network, part of the update; one that waits for others is farthest."""
     part = next((index for index, name in enumerate(_ORDER) if name in heartbeat.phase), -1)
     return heartbeat.iteration, {"D": 0, "G": 1}.get(heartbeat.phase[:1], 0), part
 
 
 def missing(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> tuple[list[Heartbeat], list[int]]:
-    """The workers for which the others wait, and the ranks of which nothing was ever heard.
+    """The workers for which the others wait, and the ranks without any heartbeat.
 
     Args:
-        beats: of all workers that gave a sign of life.
+        heartbeats: of all workers that have one.
         now: seconds since the epoch by the storage's clock.
         world_size: number of workers.
     """
-    unheard = sorted(set(range(world_size)) - {heartbeat.rank for heartbeat in heartbeats})
+    absent = sorted(set(range(world_size)) - {heartbeat.rank for heartbeat in heartbeats})
     silent = [heartbeat for heartbeat in heartbeats if now - heartbeat.time > HEARTBEAT_TIMEOUT]
-    if silent or unheard or not heartbeats:
-        return silent, unheard
+    if silent or absent or not heartbeats:
+        return silent, absent
     last = max(_progress(heartbeat) for heartbeat in heartbeats)
     return [heartbeat for heartbeat in heartbeats if _progress(heartbeat) < last], []
 
 
 def sentence(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> str:
-    """Who hangs where, for people."""
-    behind, unheard = missing(heartbeats, now, world_size)
-    said = [
+    """Which workers hang, and where.
+
+    Args:
+        heartbeats: of all workers that have one.
+        now: seconds since the epoch by the storage's clock.
+        world_size: number of workers.
+    """
+    behind, absent = missing(heartbeats, now, world_size)
+    parts = [
         f"worker {each.rank} on {each.host} hangs in iteration {each.iteration + 1:,} ({each.phase}), "
         + (f"silent for {now - each.time:.0f} s" if now - each.time > HEARTBEAT_TIMEOUT else f"for {each.lasts:.0f} s")
         for each in behind
     ]
-    said += [f"worker {rank} gave no sign of life" for rank in unheard]
-    return "; ".join(said) or "all workers wait for each other: the network between them is broken"
+    parts += [f"worker {rank} has no heartbeat" for rank in absent]
+    return "; ".join(parts) or "all workers wait for each other: the network between them is broken"
 
 
 def born(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if that cannot be told."""
+    """Start of a process in clock ticks since boot; 0 if unknown.
+
+    Args:
+        pid: of the process.
+    """
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return 0
 
 
 def read_heartbeats(folder: Path) -> list[Heartbeat]:
-    """The last signs of life of all workers, with the storage's time of each; damaged ones are left out."""
+    """The last heartbeats of all workers, with the storage's time of each; damaged ones are skipped.
+
+    Args:
+        folder: in which they are.
+    """
     found = []
     for path in sorted(folder.glob("[0-9]*.json")):
         with suppress(OSError, ValueError, TypeError):
@@ -149,14 +148,14 @@ def read_heartbeats(folder: Path) -> list[Heartbeat]:
 
 
 class Watchdog:
-    """Gives signs of life while the block runs, and ends the process when it hangs with others.
+    """Writes heartbeats while the block runs, and ends the process when the group hangs.
 
     Args:
-        folder: for the signs of life, shared by all workers.
-        state: the run's, for how far it is.
-        timeout: seconds that an iteration may last; none for a worker alone.
-        say: takes a sentence.
-        end: what ends the process.
+        folder: for the heartbeats, shared by all workers.
+        state: the run's, for its progress.
+        timeout: seconds that an iteration may last; a single worker has no limit.
+        info: takes a line for the log.
+        end: ends the process.
     """
 
     def __init__(
@@ -199,14 +198,14 @@ class Watchdog:
                 self._give_up()
 
     def _write_heartbeat(self) -> Heartbeat:
-        """Write a sign of life; storage that refuses is no reason to end."""
+        """Write a heartbeat; storage that refuses ends nothing."""
         now = time.monotonic()
         if self._state.iteration != self._seen:
             self._seen, self._since = self._state.iteration, now
         host, pid, start = self._own
-        doing = phase(sys._current_frames().get(self._thread_id))
+        name = current_phase(sys._current_frames().get(self._thread_id))
         images, lasts = self._state.images, now - self._since
-        heartbeat = Heartbeat(self._replica.rank, host, pid, start, time.time(), images, self._seen, doing, lasts)
+        heartbeat = Heartbeat(self._replica.rank, host, pid, start, time.time(), images, self._seen, name, lasts)
         with suppress(OSError):
             aside = self._folder / f".{heartbeat.rank}"
             aside.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
@@ -214,7 +213,7 @@ class Watchdog:
         return heartbeat
 
     def _give_up(self) -> None:
-        """Say who hangs, end that process if it is on this machine, then this one."""
+        """Log who hangs, end that process if it is on this machine, then this one."""
         heartbeats = read_heartbeats(self._folder)
         now = next((heartbeat.time for heartbeat in heartbeats if heartbeat.rank == self._replica.rank), time.time())
         behind, _ = missing(heartbeats, now, self._replica.world_size)
@@ -223,13 +222,8 @@ class Watchdog:
         with suppress(OSError):
             (self._folder / "hang.txt").write_text(text, encoding="utf-8")
         host, own, _ = self._own
-        for heartbeat in behind:
-            if (
-                heartbeat.host == host
-                and heartbeat.pid != own
-                and heartbeat.born
-                and born(heartbeat.pid) == heartbeat.born
-            ):
+        for each in behind:
+            if each.host == host and each.pid != own and each.born and born(each.pid) == each.born:
                 with suppress(OSError):
-                    os.kill(heartbeat.pid, signal.SIGKILL)
+                    os.kill(each.pid, signal.SIGKILL)
         self._end(EXIT_HANG)

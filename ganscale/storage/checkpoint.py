@@ -1,18 +1,18 @@
-"""Checkpoints that a crash cannot spoil: written aside, synced, renamed, checksummed; loaded without pickle's powers.
+"""Checkpoints that survive a crash: written aside, synced, renamed, checksummed; loaded as tensors and numbers only.
 
 A checkpoint is a folder `checkpoints/<images>/` with `state.pt` (`TrainState.state_dict()`) and `manifest.json` (schema
 version, config, metrics, size and SHA-256 of the state, and a checksum of itself). One that was saved after training
-had gone wrong also has `suspect.txt`, which says why: it is kept to be looked at, and no run goes on from it.
+went wrong also has `suspect.txt` with the reason: it is kept for inspection, and no run resumes from it.
 """
 
 import hashlib
 import io
 import json
 import math
-import os
 import re
 import shutil
 import uuid
+import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,16 +22,23 @@ from typing import Any
 import torch
 
 from ganscale import __version__
+from ganscale.storage.files import sync_folder, write_atomically, write_synced
 
 SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
 _MARK = "suspect.txt"
+_MAX_MANIFEST = 16 * 2**20
+"""Bytes of a manifest, at most: larger ones are not read."""
 _FIELDS = {"images": int, "iteration": int, "config": dict, "metrics": dict, "sha256": str, "size": int}
 
 
 class CheckpointError(ValueError):
     """A checkpoint that must not be used: incomplete, altered, or of an unknown schema."""
+
+
+class SchemaError(CheckpointError):
+    """A checkpoint of another version of ganscale, whose format this one does not read."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,12 @@ class Manifest:
 
 
 def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
-    """Which checkpoints (by images) to keep: the `keep` newest, and the one with the lowest finite score."""
+    """Which checkpoints (by images) to keep: the `keep` newest, and the one with the lowest finite score.
+
+    Args:
+        scores: by images; None for a checkpoint without one.
+        keep: number of newest ones.
+    """
     kept = set(sorted(scores)[-keep:])
     scored = {images: score for images, score in scores.items() if score is not None and math.isfinite(score)}
     return kept | {min(scored, key=lambda images: (scored[images], -images))} if scored else kept
@@ -94,10 +106,10 @@ class CheckpointStore:
             state: `TrainState.state_dict()`.
             config: the run's config as plain mappings.
             metrics: numbers to remember with it.
-            suspect: why nothing should go on from it, if so.
+            suspect: why no run may resume from it, if so.
 
         Raises:
-            OSError: the storage refuses; what was saved before stays as it is.
+            OSError: the storage refuses; earlier checkpoints stay as they are.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{_ASIDE}{uuid.uuid4().hex}"
@@ -123,7 +135,7 @@ class CheckpointStore:
                 write_synced(aside / _MARK, suspect.encode())
             sync_folder(aside)
             final = self.folder / f"{state['images']:012d}"
-            _remove(final)  # a damaged one of the same moment: it was not used, so it gives way
+            _remove(final)  # a damaged one at the same images, which was not used
             aside.rename(final)
             sync_folder(self.folder)
         except BaseException:
@@ -140,10 +152,10 @@ class CheckpointStore:
         return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
 
     def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest | None:
-        """The newest valid checkpoint that is not suspect, or None. Each newer one is passed to `warn` as a sentence.
+        """The newest valid checkpoint that is not suspect, or None.
 
         Args:
-            warn: takes the sentence.
+            warn: takes a sentence for each newer one that is not used.
             until: images beyond which checkpoints do not count; None for any.
         """
         for folder in self.folders():
@@ -151,7 +163,7 @@ class CheckpointStore:
                 continue
             try:
                 if _suspect(folder):
-                    raise CheckpointError("training had gone wrong when it was saved")
+                    raise CheckpointError("training was unhealthy when it was saved")
                 manifest = verify(folder)
                 if manifest.images != int(folder.name):
                     raise CheckpointError(f"it holds the state at {manifest.images:,} images")
@@ -162,6 +174,10 @@ class CheckpointStore:
 
     def mark(self, after: int, reason: str) -> list[int]:
         """Mark all checkpoints of more than `after` images as suspect; return which.
+
+        Args:
+            after: images.
+            reason: kept in the checkpoint.
 
         Raises:
             OSError: the storage refuses.
@@ -185,32 +201,40 @@ class CheckpointStore:
         return found
 
     def score(self, manifest: Manifest) -> float | None:
-        """The `best_metric` of a checkpoint, signed so that lower is better; None if it has none that is finite."""
+        """The `best_metric` of a checkpoint, signed so that lower is better; None if it has none that is finite.
+
+        Args:
+            manifest: of the checkpoint.
+        """
         value = manifest.metrics.get(self.best_metric) if self.best_metric else None
         return None if value is None or not math.isfinite(value) else self._sign * value
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether a checkpoint with these metrics would be the best."""
+        """Whether a checkpoint with these metrics would be the best.
+
+        Args:
+            metrics: by name.
+        """
         value = metrics.get(self.best_metric, math.nan)
         best = self.best()
         return math.isfinite(value) and (best is None or self._sign * value <= self.score(best))  # pyright: ignore
 
     def _mark_best(self) -> None:
-        """Tell readers which is the best: `best.json` beside the checkpoints."""
+        """Write `best.json` beside the checkpoints, for readers."""
         best = self.best()
         if best:
             row = {"images": best.images, "metric": self.best_metric, "value": best.metrics[self.best_metric]}
             write_atomically(self.folder / "best.json", json.dumps(row) + "\n")
 
     def clean(self) -> None:
-        """Remove what interrupted saves left behind; only the run's one writer may call it."""
+        """Remove what interrupted saves left; only the run's writer may call it."""
         for path in self.folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _prune(self, newest: int) -> None:
-        """Drop the old ones. Those that cannot be read, or are later (damaged, or the run would be past them), stay.
+        """Drop the old ones. Those that cannot be read, or are later than the newest save, stay.
 
-        Suspect ones do not count among those to keep, and go once the run has passed them.
+        Suspect ones do not count among those to keep, and are dropped once the run has passed them.
         """
         scores: dict[int, float | None] = {}
         for folder in self.folders():
@@ -229,17 +253,26 @@ class CheckpointStore:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check a checkpoint's manifest, not its state.
 
+    Args:
+        folder: the checkpoint's.
+
     Raises:
         CheckpointError: it is missing, altered or of another schema.
     """
+    path = folder / "manifest.json"
     try:
-        raw = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if path.stat().st_size > _MAX_MANIFEST:
+            raise CheckpointError(f"its manifest.json is larger than {_MAX_MANIFEST:,} bytes")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"its manifest cannot be read ({type(error).__name__})") from None
     if not isinstance(raw, dict) or raw.pop("checksum", None) != _checksum(raw):
         raise CheckpointError("its manifest was altered")
     if raw.get("schema") != SCHEMA:
-        raise CheckpointError(f"it has schema {raw.get('schema')}, this version reads {SCHEMA}")
+        writer = f"ganscale {raw.get('ganscale')} wrote it with schema {raw.get('schema')}"
+        raise SchemaError(f"{writer}, ganscale {__version__} reads schema {SCHEMA}")
     found: dict[str, Any] = {name: raw.get(name) for name in _FIELDS}
     for name, kind in _FIELDS.items():
         if type(found[name]) is not kind:
@@ -250,6 +283,9 @@ def read_manifest(folder: Path) -> Manifest:
 def verify(folder: Path) -> Manifest:
     """Check a checkpoint's manifest and the checksum of its state.
 
+    Args:
+        folder: the checkpoint's.
+
     Raises:
         CheckpointError: it must not be used; the message says why.
     """
@@ -259,14 +295,19 @@ def verify(folder: Path) -> Manifest:
 
 
 def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
-    """Check and load a checkpoint; tensors arrive on the CPU.
+    """Check and load a checkpoint; tensors are on the CPU.
+
+    Args:
+        folder: the checkpoint's.
 
     Raises:
         CheckpointError: it must not be used; the message says why.
     """
     manifest = read_manifest(folder)
+    content = _read_state(manifest)
     try:
-        state = torch.load(io.BytesIO(_read_state(manifest)), map_location="cpu", weights_only=True)
+        _check_sizes(content)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:
@@ -275,15 +316,28 @@ def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
 
 
 def _read_state(manifest: Manifest) -> bytes:
+    path = manifest.path / "state.pt"
     try:
-        content = (manifest.path / "state.pt").read_bytes()
+        size = path.stat().st_size
+        if size != manifest.size:
+            raise CheckpointError(f"its state has {size} bytes, not {manifest.size}")
+        content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"its state cannot be read ({error.strerror})") from None
-    if len(content) != manifest.size:
-        raise CheckpointError(f"its state has {len(content)} bytes, not {manifest.size}")
     if hashlib.sha256(content).hexdigest() != manifest.sha256:
         raise CheckpointError("its state was altered")
     return content
+
+
+def _check_sizes(content: bytes) -> None:
+    """Refuse a zip whose entries unpack to more than the file holds: torch.save does not compress."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        left = len(content)
+        for entry in archive.infolist():
+            left -= entry.file_size
+            if left < 0:
+                name, size = entry.filename, entry.file_size
+                raise CheckpointError(f"entry {name} of its state.pt unpacks to {size:,} bytes, more than the file has")
 
 
 def _suspect(folder: Path) -> bool:
@@ -300,35 +354,3 @@ def _remove(path: Path) -> None:
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Write a file and wait until the storage holds it."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the storage holds a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file as a whole: no reader ever sees half of it.
-
-    Raises:
-        OSError: the storage refuses; the old file stays.
-    """
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        write_synced(aside, text.encode())
-        aside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The faults that a run survived, and what its budget for them says: pure functions and one file, `faults.jsonl`."""
+"""The failed attempts of a run (`failures.jsonl`), and the budget for restarts."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import read_objects
 
 LONGEST = 600.0
@@ -16,16 +16,16 @@ LONGEST = 600.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A life of a run that did not end in order, as the next one found it.
+    """A failed attempt of a run, as the next one found it.
 
     Attributes:
-        time: seconds since the epoch of its last sign of life.
+        time: seconds since the epoch of its last heartbeat.
         what: what is known of the cause.
-        workers: number of workers of that life.
-        reached: images of its last sign of life.
-        resumed: images at which the next life went on.
-        seconds_lost: from the checkpoint at which the next life went on, or without one from the last sign of life,
-            until that life trained: lost work and the time without any.
+        workers: number of its workers.
+        reached: images of its last heartbeat.
+        resumed: images at which the next attempt resumed.
+        seconds_lost: from the checkpoint at which the next attempt resumed, or without one from the last heartbeat,
+            until that attempt trained: lost work and the time without any.
     """
 
     time: float
@@ -37,12 +37,16 @@ class Failure:
 
     @property
     def images_lost(self) -> int:
-        """Images that were trained and have to be trained again."""
+        """Images that have to be trained again."""
         return max(0, self.reached - self.resumed)
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """All faults of a run, oldest first; rows that are damaged are left out."""
+    """All failures of a run, oldest first; damaged rows are skipped.
+
+    Args:
+        path: of the file.
+    """
     found = []
     with suppress(OSError):
         for row in read_objects(path):
@@ -52,13 +56,17 @@ def read_failures(path: Path) -> list[Failure]:
     return found
 
 
-def note(path: Path, fault: Failure) -> None:
-    """Add a fault to a run's.
+def append_failure(path: Path, failure: Failure) -> None:
+    """Add a failure to a run's.
+
+    Args:
+        path: of the file.
+        failure: the newest.
 
     Raises:
         OSError: the storage refuses.
     """
-    rows = [asdict(each) | {"images_lost": each.images_lost} for each in (*read_failures(path), fault)]
+    rows = [asdict(each) | {"images_lost": each.images_lost} for each in (*read_failures(path), failure)]
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -74,7 +82,7 @@ def pause(failures: int, first: float) -> float:
 
 @dataclass
 class RestartBudget:
-    """Failures in a row, which a new checkpoint forgives.
+    """Failures in a row; a new checkpoint resets their number.
 
     Attributes:
         most: restarts without a new checkpoint in between, at most.
@@ -100,14 +108,14 @@ class RestartBudget:
 
 
 def optimal_interval(cost: float, mean_time: float) -> float:
-    """Seconds of work between two checkpoints for which least time is lost to saving and to faults.
+    """Seconds of work between two checkpoints for which least time is lost to saving and to failures.
 
     Daly 2006, "A higher order estimate of the optimum checkpoint interval for restart dumps", equation 37; its first
-    term is Young's sqrt(2 C M) of 1974. Where saving takes twice as long as the machines live, it is the mean time.
+    term is Young's sqrt(2 C M) of 1974. Where saving takes at least twice the mean time, it is the mean time.
 
     Args:
         cost: C, seconds that saving takes, above 0.
-        mean_time: M, seconds between two faults, above 0.
+        mean_time: M, seconds between two failures, above 0.
     """
     if cost >= 2.0 * mean_time:
         return mean_time
@@ -115,10 +123,15 @@ def optimal_interval(cost: float, mean_time: float) -> float:
     return math.sqrt(2.0 * cost * mean_time) * (1.0 + math.sqrt(share) / 3.0 + share / 9.0) - cost
 
 
-def history(faults: Sequence[Failure], last: int = 5) -> str:
-    """The newest faults in a line each, for people."""
+def history(failures: Sequence[Failure], last: int = 5) -> str:
+    """The newest failures, one per line.
+
+    Args:
+        failures: oldest first.
+        last: how many to list.
+    """
     rows = []
-    for fault in faults[-last:]:
-        lost = f"{fault.images_lost:,} images and {fault.seconds_lost:.0f} s lost"
-        rows.append(f"\n    at {fault.reached:,} images: {fault.what}, {lost}")
-    return f"\n  faults of this run so far: {len(faults)}{''.join(rows)}" if faults else ""
+    for each in failures[-last:]:
+        lost = f"{each.images_lost:,} images and {each.seconds_lost:.0f} s lost"
+        rows.append(f"\n    at {each.reached:,} images: {each.what}, {lost}")
+    return f"\n  failures of this run so far: {len(failures)}{''.join(rows)}" if failures else ""

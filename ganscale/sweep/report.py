@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ganscale.config import dump
 from ganscale.evaluation.metrics.result import shown
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.sweep import plots
 from ganscale.sweep.analysis import Difference, Rate, differences, importances, success_rates
 from ganscale.sweep.plan import SweepPlan

@@ -25,7 +25,7 @@ from ganscale.config import ConfigError
 from ganscale.config.errors import shown
 from ganscale.config.load import flat, read
 from ganscale.config.yaml12 import Dumper
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.sweep.config import Sweep, SweepSettings
 from ganscale.sweep.score import SeedResult, Standing, finite_or_none, seed_from_json, standing
 

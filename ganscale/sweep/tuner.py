@@ -22,7 +22,8 @@ from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
-from ganscale.storage.run_dir import RunDir, WriterLock, locate
+from ganscale.storage.lease import WriterLease
+from ganscale.storage.run_dir import RunDir, locate
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
@@ -80,7 +81,7 @@ def search_on_ray(plan: SweepPlan) -> str:
     """
     folder, settings = sweep_folder(plan), plan.sweep.sweep
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = WriterLock(RunDir(folder.path), patience=30.0, info=_logger.info)
+    lock = WriterLease(RunDir(folder.path), patience=30.0, info=_logger.info)
     try:
         prepare(folder, plan.sweep, plan.base)
         with connected(_local_cluster(plan), dashboard=settings.workers > 1) as joined:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ganscale.storage.files import open_for_append
+
 
 def progress(images: int, until: int, metrics: Mapping[str, float], eta: float) -> str:
     """One line: images, share, speed, time left, losses and D's accuracy."""
@@ -38,7 +40,7 @@ class Console:
     """
 
     def __init__(self, path: Path, *, echo: bool) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_for_append(path)
         self._echo = echo
         self.starts(0, 1)
 

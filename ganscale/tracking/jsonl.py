@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir, read_objects
 from ganscale.tracking import Histogram
 from ganscale.tracking.images import write_png

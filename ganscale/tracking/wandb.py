@@ -26,7 +26,7 @@ from PIL import Image
 
 from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
-from ganscale.storage.checkpoint import write_atomically
+from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics

@@ -25,7 +25,7 @@ def rotate90(x: Tensor, u: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
-    """Shift by up to an eighth of the side each way; what comes in is 0 (mid gray)."""
+    """Shift by up to an eighth of the side each way; the border is filled with 0 (mid gray)."""
     height, width = x.shape[2:]
     down = _offset(u[:, 0], height // 8)
     right = _offset(u[:, 1], width // 8)
@@ -50,7 +50,7 @@ def _shift(x: Tensor, offset: Tensor, dim: int) -> Tensor:
 
 
 def cutout(x: Tensor, u: Tensor) -> Tensor:
-    """Set a square of half the side, centerd anywhere, to 0 (mid gray)."""
+    """Set a square of half the side, centered anywhere, to 0 (mid gray)."""
     keep = []
     for dim, position in ((2, u[:, 0]), (3, u[:, 1])):
         size = x.shape[dim]
@@ -134,6 +134,13 @@ class AdaptiveRule:
 
 
 def next_p(p: float, sign_mean: float, images: int, rule: AdaptiveRule) -> float:
-    """p after `images` more images: up where the mean of sign(D(real)) was above the target, else down."""
+    """ADA's p after `images` more images: up where the mean sign is above the target, else down.
+
+    Args:
+        p: before.
+        sign_mean: mean of sign(D(real)) over all replicas, in [-1, 1].
+        images: since the last change.
+        rule: target and speed.
+    """
     step = images / rule.speed
     return min(1.0, max(0.0, p + step if sign_mean > rule.target else p - step))

@@ -18,11 +18,11 @@ from ganscale.data.mnist import load_mnist
 from ganscale.losses import LOSSES, Targets
 from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
 from ganscale.models.base import Discriminator
-from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import derive_seed
-from ganscale.training.augment import AdaptiveRule, Augmentation
+from ganscale.parallel.replica import Replica
+from ganscale.training.augment import Augmentation
+from ganscale.training.batches import BatchSampler
 from ganscale.training.ema import MovingAverage
-from ganscale.training.loop import BatchSampler
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.training.schedules import Schedule
 from ganscale.training.state import TrainState
@@ -40,6 +40,7 @@ class Experiment:
     state: TrainState
     step: Step
     sampler: BatchSampler
+    schedule: Schedule
     device: torch.device
 
 
@@ -160,7 +161,7 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
         device=device,
         dtype=DTYPES[config.train.precision],
     )
-    return Experiment(config, state, step, sampler, device)
+    return Experiment(config, state, step, sampler, Schedule(config), device)
 
 
 def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0) -> TrainState:
@@ -221,12 +222,10 @@ def build_step(
         objective_g,
         optimizer_g,
         optimizer_d,
-        schedule=Schedule(config),
         batch_size=config.train.batch_size,
         clip_grad_norm_g=config.optim.clip_grad_norm_g,
         clip_grad_norm_d=config.optim.clip_grad_norm_d,
         clip_weights=loss.clip_weights,
-        adaptive=AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None,
         autocast=partial(torch.autocast, device.type, torch.bfloat16)
         if config.train.precision == "bfloat16"
         else nullcontext,

@@ -11,7 +11,7 @@ class MovingAverage:
 
     Args:
         source: the network that is trained.
-        half_life: images after which an old weight counts half; 0 copies the weights.
+        half_life: images after which an old weight has half its influence; 0 copies the weights.
     """
 
     def __init__(self, source: nn.Module, half_life: float) -> None:
@@ -26,7 +26,7 @@ class MovingAverage:
 
         Args:
             images: of the iteration.
-            half_life: in place of the one given at first, where it follows a schedule.
+            half_life: in place of the initial one, where it follows a schedule.
         """
         half_life = self.half_life if half_life is None else half_life
         weight = 1.0 - 0.5 ** (images / half_life) if half_life else 1.0

@@ -57,13 +57,13 @@ class Draws:
 
 @dataclass(frozen=True)
 class View:
-    """How D sees examples: with noise, transformed, packed.
+    """The input of D made of examples: augmented, noisy, packed.
 
     Attributes:
         draws: random numbers.
         augmentation: transforms, or None.
-        packing: examples judged together.
-        channels_last: whether D is given NHWC memory.
+        packing: examples per row of D's input (PacGAN).
+        channels_last: whether D's input has NHWC memory.
     """
 
     draws: Draws
@@ -72,7 +72,18 @@ class View:
     channels_last: bool = False
 
     def __call__(self, x: Tensor, purpose: str, position: int, *, noise: float, p: float) -> Tensor:
-        """What D is shown of examples `[N, C, ...]`: `[N / packing, packing * C, ...]`."""
+        """D's input for examples.
+
+        Args:
+            x: `[N, C, ...]`.
+            purpose: of the random numbers: "real", "fake" or "generator".
+            position: global index of the first row.
+            noise: standard deviation of instance noise.
+            p: probability of each transform.
+
+        Returns:
+            `[N / packing, packing * C, ...]`.
+        """
         if self.augmentation and p > 0.0:
             u = self.draws.uniform(f"augment/{purpose}", position, (x.shape[0], self.augmentation.num_numbers), x.dtype)
             x = self.augmentation(x, u, p)
@@ -83,12 +94,23 @@ class View:
 
 
 def pack(x: Tensor, packing: int) -> Tensor:
-    """Join `packing` consecutive examples along the channels: `[N, C, ...]` to `[N / packing, packing * C, ...]`."""
+    """Join consecutive examples along the channels: `[N, C, ...]` to `[N / packing, packing * C, ...]`.
+
+    Args:
+        x: examples.
+        packing: examples per row.
+    """
     return x if packing == 1 else x.reshape(x.shape[0] // packing, packing * x.shape[1], *x.shape[2:])
 
 
 def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """D's logits `[N]`, and if it classifies (AC-GAN) its cross-entropy on `labels`: `[N]`."""
+    """D's logits `[N]`, and if it classifies (AC-GAN) its cross-entropy on `labels`: `[N]`.
+
+    Args:
+        discriminator: the network.
+        x: its input.
+        labels: classes, or None.
+    """
     if not getattr(discriminator, "classifies", False):
         return discriminator(x, labels), None
     logits, class_logits = discriminator.forward_with_classes(x, labels)  # pyright: ignore[reportCallIssue]
@@ -121,7 +143,7 @@ class DiscriminatorObjective(nn.Module):
     Args:
         discriminator: the network.
         loss: the adversarial objective.
-        view: how D sees examples.
+        view: makes D's input.
         targets: labels of the classification.
         class_weight: weight of the class loss if D classifies (AC-GAN).
         gp_target: norm that one-centerd penalties pull towards.
@@ -149,7 +171,16 @@ class DiscriminatorObjective(nn.Module):
     def forward(
         self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: float, p: float
     ) -> DiscriminatorOutput:
-        """Judge `batch.reals` and `fakes`; every row's loss and penalties are summed and multiplied by `scale`."""
+        """Loss and penalties of D on `batch.reals` and `fakes`, summed over rows and multiplied by `scale`.
+
+        Args:
+            batch: this replica's rows.
+            fakes: as many, without G's graph.
+            weights: of the penalties.
+            scale: makes the sum over replicas a mean over the global batch.
+            noise: standard deviation of instance noise.
+            p: probability of each transform.
+        """
         reals = batch.reals
         if weights.r1:
             reals = reals.detach().requires_grad_(True)
@@ -233,12 +264,12 @@ class DiscriminatorObjective(nn.Module):
 
 
 class GeneratorObjective:
-    """What G is trained on: D's judgement of its fakes, and on request the match of D's features.
+    """What G is trained on: D's logits of its fakes, and feature matching if it has a weight.
 
     Args:
         discriminator: the network, its parameters frozen by the caller.
         loss: the adversarial objective.
-        view: how D sees examples.
+        view: makes D's input.
         class_weight: weight of the class loss if D classifies (AC-GAN).
         feature_matching: weight of the distance between mean features.
         batch_rows: rows of the global batch as D counts them (packed).
@@ -262,7 +293,7 @@ class GeneratorObjective:
         self.batch_rows = batch_rows
 
     def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: float, p: float) -> Tensor:
-        """This replica's share of G's objective on `fakes`, times the scale: `[]`."""
+        """This replica's share of G's objective, times `scale`: `[]`. Arguments: `DiscriminatorObjective.forward`."""
         seen = self.view(fakes, "generator", batch.position, noise=noise, p=p)
         logits, class_loss = discriminate(self.discriminator, seen, batch.labels)
         reals = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
+from ganscale.training.augment import AdaptiveRule
 
 
 def value(setting: float | Scheduled, images: int) -> float:
@@ -12,6 +13,10 @@ def value(setting: float | Scheduled, images: int) -> float:
 
     Between `begin` and `begin + over` images, t runs from 0 to 1 and the value is start + (end - start) f(t) with
     f(t) = t (linear) or (1 - cos(pi t)) / 2 (cosine), or start^(1 - t) end^t (exponential).
+
+    Args:
+        setting: a number or a schedule.
+        images: so far.
     """
     if isinstance(setting, int | float):
         return setting
@@ -23,36 +28,17 @@ def value(setting: float | Scheduled, images: int) -> float:
 
 
 def rate_scale(factor: float, rollbacks: int, share: float) -> float:
-    """What rates are multiplied by in a run that was rolled back k times: factor^(k + share), or 1 where k = 0.
+    """The factor of learning rates in a run that was rolled back k times: factor^(k + share), or 1 for k = 0.
 
-    That rates were too high is known, by how much is not, and rates a few times too high spoil a run without any
-    verdict. So they fall by one more factor until the run's end, and pass all values between on the way.
+    A rollback shows that rates were too high, not by how much, and rates a few times too high ruin a run without any
+    health verdict. So they fall by one more factor until the run's end and pass all values between.
 
     Args:
-        factor: of one rollback.
+        factor: `health.rate_factor`.
         rollbacks: k.
-        share: of the run that is done, in [0, 1].
+        share: completed share of the run.
     """
     return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What may differ from one iteration to the next. Weights are 0 where a penalty is not due.
-
-    Attributes:
-        lr_g: learning rate of the generator.
-        lr_d: learning rate of the discriminator.
-        betas_g: Adam's betas for the generator.
-        betas_d: Adam's betas for the discriminator.
-        noise: standard deviation of instance noise.
-    """
-
-    lr_g: float
-    lr_d: float
-    betas_g: tuple[float, float]
-    betas_d: tuple[float, float]
-    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,48 +52,84 @@ class PenaltyWeights:
     drift: float = 0.0
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What may differ from one iteration to the next.
+
+    Attributes:
+        lr_g: learning rate of the generator.
+        lr_d: learning rate of the discriminator.
+        betas_g: Adam's betas for the generator.
+        betas_d: Adam's betas for the discriminator.
+        noise: standard deviation of instance noise.
+        penalties: weights for each D update of the iteration.
+        augment_p: probability of each transform of D's inputs, in [0, 1].
+        details: whether to return `Statistics.sums` and gradient norms.
+    """
+
+    lr_g: float
+    lr_d: float
+    betas_g: tuple[float, float]
+    betas_d: tuple[float, float]
+    noise: float
+    penalties: tuple[PenaltyWeights, ...]
+    augment_p: float = 0.0
+    details: bool = False
+
+
 class Schedule:
-    """The schedules of a run.
+    """What a run's config says about each iteration.
 
     Args:
         config: the run.
     """
 
     def __init__(self, config: Config) -> None:
-        self._optim = config.optim
-        self._penalty = config.penalty
-        self._noise = config.augment.noise
-        self._half_life = config.ema
-        self._batch_size = config.train.batch_size
-        self._health = config.health
-        self._length = config.train.images
+        self._config = config
+        augment = config.augment
+        self.adaptive = AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None
 
-    def controls(self, images: int, rollbacks: int = 0) -> Controls:
-        """Rates, betas and noise of the iteration that starts at `images`, in a run rolled back so many times."""
-        optim = self._optim
-        calm = rate_scale(self._health.rate_factor, rollbacks, images / self._length)
+    def controls(self, images: int, rollbacks: int = 0, *, augment_p: float = 0.0, details: bool = False) -> Controls:
+        """Controls of the iteration whose first image is number `images`.
+
+        Args:
+            images: before the iteration.
+            rollbacks: of the run so far, each of which lowers rates and raises penalties.
+            augment_p: probability of each transform of D's inputs.
+            details: whether the iteration returns details for the log.
+        """
+        optim, batch_size = self._config.optim, self._config.train.batch_size
+        scale = rate_scale(self._config.health.rate_factor, rollbacks, images / self._config.train.images)
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
         betas_g, betas_d = optim.betas_g, optim.betas_d
         return Controls(
-            lr_g=calm * value(optim.lr_g, images),
-            lr_d=calm * value(optim.lr_d, images),
+            lr_g=scale * value(optim.lr_g, images),
+            lr_d=scale * value(optim.lr_d, images),
             betas_g=betas_g if beta2 is None else (betas_g[0], beta2),
             betas_d=betas_d if beta2 is None else (betas_d[0], beta2),
-            noise=value(self._noise, images),
+            noise=value(self._config.augment.noise, images),
+            penalties=tuple(self.penalties(images + d * batch_size, rollbacks) for d in range(optim.d_steps)),
+            augment_p=augment_p,
+            details=details,
         )
 
     def penalties(self, images: int, rollbacks: int = 0) -> PenaltyWeights:
-        """Weights of the D update whose first image is number `images`, in a run rolled back so many times."""
-        firm = self._health.penalty_factor**rollbacks
-        update = images // self._batch_size
+        """Weights of the D update whose first image is number `images`. Arguments: `controls`."""
+        penalty = self._config.penalty
+        scale = self._config.health.penalty_factor**rollbacks
+        update = images // self._config.train.batch_size
         weights = {}
         for name in ("gp", "r1", "r2", "dragan"):
-            every = getattr(self._penalty, f"{name}_every")
-            weights[name] = firm * value(getattr(self._penalty, name), images) * every if update % every == 0 else 0.0
-        return PenaltyWeights(**weights, drift=firm * value(self._penalty.drift, images))
+            every = getattr(penalty, f"{name}_every")
+            weights[name] = scale * value(getattr(penalty, name), images) * every if update % every == 0 else 0.0
+        return PenaltyWeights(**weights, drift=scale * value(penalty.drift, images))
 
     def half_life(self, images: int) -> float:
-        """The moving average's half-life, ramped up with the run's age (Karras et al. 2020, their code)."""
-        ema = self._half_life
+        """The moving average's half-life in images, ramped up with the run (Karras et al. 2020, their code).
+
+        Args:
+            images: so far.
+        """
+        ema = self._config.ema
         half_life = value(ema.half_life, images)
         return min(half_life, images * ema.rampup) if ema.rampup else half_life

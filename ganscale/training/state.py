@@ -1,4 +1,4 @@
-"""Everything that is saved, listed once. Random numbers need no place here: they are functions of seed and position."""
+"""Everything that is saved, listed once. There are no generator states: random numbers are functions of positions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class TrainState:
         images: real examples shown to the discriminator so far, over all replicas.
         iteration: generator updates so far.
         augment_p: probability of each transform of D's inputs, which ADA moves.
-        rollbacks: times that the run was put back to an earlier state, each with lower rates.
+        rollbacks: number of rollbacks so far, each of which lowered the rates.
     """
 
     generator: nn.Module
@@ -50,7 +50,10 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over all of it, in place.
+        """Load all of it, in place.
+
+        Args:
+            state: of `state_dict`.
 
         Raises:
             KeyError, RuntimeError: it comes from other networks or an incomplete state.

@@ -44,7 +44,7 @@ def test_laps_hold_what_came_before_them() -> None:
 def run(overrides: tuple[str, ...], timeline: Timeline | None) -> list[torch.Tensor]:
     experiment = build(tiny(*overrides, "train.device=cpu"))
     until = 3 * experiment.sampler.images_per_iteration
-    loop = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=until)
+    loop = train(experiment, intervals={}, until=until)
     if timeline is None:
         list(loop)
     else:
@@ -79,7 +79,7 @@ def test_the_generators_backward_is_its_own() -> None:
         instrumented(experiment, timeline),
         replaced(timeline, "rename", lambda name: (names.append(name), rename(name))),
     ):
-        experiment.step(*batches)
+        experiment.step(batches, experiment.schedule.controls(0))
     assert names == ["generator"]
 
 

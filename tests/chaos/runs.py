@@ -225,11 +225,11 @@ class Campaign:
 
     def _fault(self, active: ActiveRun, name: str, since: float) -> FaultRecord:
         """Inject a fault and wait until the run is further than before."""
-        kind, before, ends = KINDS[name], len(read_failures(active.folder.faults)), self._unexpected_ends(active)
+        kind, before, ends = KINDS[name], len(read_failures(active.folder.failures)), self._unexpected_ends(active)
         active.injections.clear()
         kind.inject(active)
         took, lost = self._recovery(active, kind.same_attempt)
-        lost = max([lost, *(fault.images_lost for fault in read_failures(active.folder.faults)[before:])])
+        lost = max([lost, *(fault.images_lost for fault in read_failures(active.folder.failures)[before:])])
         more = self._unexpected_ends(active) - ends
         worked = max(0.0, active.injections[0].time - since) if since else 0.0
         return FaultRecord(name, lost, kind.intervals * self.interval, took, worked, more)
@@ -299,7 +299,7 @@ class Campaign:
         """Keep a run's logs and delete the rest."""
         folder = self.storage.parent / "runs" / title
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (run.log, run.faults, run.events, run.metrics):
+        for path in (run.log, run.failures, run.events, run.metrics):
             with suppress(OSError):
                 shutil.copy(path, folder)
         shutil.rmtree(run.path, ignore_errors=True)

@@ -166,7 +166,7 @@ def test_a_run_on_a_folder(folder: Path) -> None:
         ]
     )
     experiment = build(config)
-    ticks = list(train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=24))
+    ticks = list(train(experiment, intervals={}, until=24))
     assert ticks[-1].images == 24
 
 

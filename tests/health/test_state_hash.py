@@ -16,7 +16,7 @@ def test_equal_states_have_equal_fingerprints_and_all_parts_count() -> None:
     number = state_hash(one.state.state_dict())
     assert number == state_hash(two.state.state_dict())
     assert -(1 << 63) <= number < 1 << 63
-    two.step(*two.sampler.batches(0))
+    two.step(two.sampler.batches(0), two.schedule.controls(0))
     assert state_hash(two.state.state_dict()) != number
     one.state.images = 12
     assert state_hash(one.state.state_dict()) != number

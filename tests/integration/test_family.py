@@ -115,7 +115,7 @@ def logged(overrides: tuple[str, ...]) -> list[dict[str, float]]:
     """The metrics of a short run, two iterations a tick, without times."""
     experiment = build(tiny(*overrides))
     every = 2 * experiment.sampler.images_per_iteration
-    ticks = train(experiment.state, experiment.step, experiment.sampler, intervals={"log": every}, until=4 * every)
+    ticks = train(experiment, intervals={"log": every}, until=4 * every)
     return [{name: x for name, x in tick.metrics.items() if "second" not in name} for tick in ticks]
 
 

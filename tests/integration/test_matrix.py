@@ -50,10 +50,12 @@ def test_it_trains(network: str, loss: str, penalty: str) -> None:
     before = {name: [p.detach().clone() for p in net.parameters()] for name, net in networks.items()}
     losses, penalties = [], {}
     for images in range(0, 3 * BATCH, BATCH):
-        statistics = experiment.step(*experiment.sampler.batches(images), images=images, details=True)
+        statistics = experiment.step(
+            experiment.sampler.batches(images), experiment.schedule.controls(images, details=True)
+        )
         losses.append(torch.stack((statistics.loss_d, statistics.loss_g)))
         penalties = statistics.penalties
-        assert all(value.isfinite() for value in (*penalties.values(), *statistics.details.values()))
+        assert all(value.isfinite() for value in (*penalties.values(), *statistics.sums.values()))
     values = torch.stack(losses)
     assert values.isfinite().all()
     assert (values[1:] != values[:-1]).all(), "both losses change in every iteration"

@@ -77,8 +77,8 @@ def test_full_storage_is_said_and_training_goes_on(
     assert main(command) == 1, "what comes at the end could not be kept"
     said = capsys.readouterr()
     assert "could not be saved ([Errno 28] No space left on device" in said.out
-    assert said.out.count("the ones before stay good; training goes on") == 3, "at 240, 360 and 480"
-    assert said.out.count("the ones before stay good; the run stops") == 1, "at 600"
+    assert said.out.count("earlier ones stay valid; training continues") == 3, "at 240, 360 and 480"
+    assert said.out.count("earlier ones stay valid; the run stops") == 1, "at 600"
     assert "ganscale: training failed: [Errno 28] No space left on device" in said.err
     assert "Traceback" not in said.out + said.err
     store = CheckpointStore(small / "full" / "checkpoints")
@@ -99,7 +99,7 @@ def test_full_storage_stops_the_run_where_it_shall(
     assert main([*COMMAND, f"run.dir={small}", "run.name=full", "checkpoint.on_failure=stop"]) == 1
     said = capsys.readouterr()
     assert said.out.count("the checkpoint could not be saved") == 1
-    assert "leaving at 252 images: a checkpoint could not be saved (checkpoint.on_failure = stop)" in said.out
+    assert "stopping at 252 images: a checkpoint could not be saved (checkpoint.on_failure = stop)" in said.out
     assert "run full was left at 252 images" in said.err
     newest = CheckpointStore(small / "full" / "checkpoints").newest(print)
     assert newest is not None
@@ -170,6 +170,6 @@ def test_slow_storage_changes_nothing_and_is_said_once(
     assert main([*COMMAND, f"run.dir={tmp_path}", "run.name=slow"]) == 0
     said = capsys.readouterr().out
     assert said.count("use faster storage, or a larger checkpoint.every") == 1
-    assert "saving a checkpoint took 30.0 s of the 60 s since the one before" in said
+    assert "saving a checkpoint took 30.0 s of the 60 s since the last one" in said
     assert final_state(tmp_path / "slow") == expected
     assert RunDir(tmp_path / "slow").metrics.exists()

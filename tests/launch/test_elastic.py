@@ -222,7 +222,7 @@ def test_a_stop_request_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(ray_train._Supervisor, "_request", request)
     config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
     outcome = ray_train._Supervisor(config, RunDir(tmp_path), stop).run()
-    assert (outcome.left, outcome.images) == (StopReason.STOP, 0)
+    assert (outcome.stop_reason, outcome.images) == (StopReason.STOP, 0)
     assert pending.cancels == 1
 
 

@@ -16,7 +16,8 @@ from ganscale.launch.ray_train import _Supervisor as Supervisor
 from ganscale.launch.ray_train import _train_loop, _wait_until_free
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.run.watchdog import Heartbeat
-from ganscale.storage.run_dir import BusyError, RunDir
+from ganscale.storage.lease import BusyError
+from ganscale.storage.run_dir import RunDir
 from tests.processes import free_port
 
 CONFIG = load_config(overrides=("cluster.timeout=1",))

@@ -54,7 +54,7 @@ def trajectory(overrides: tuple[str, ...]) -> dict[str, Tensor]:
     experiment = build(tiny(*overrides))
     state = experiment.state
     every = experiment.sampler.images_per_iteration
-    for _ in train(state, experiment.step, experiment.sampler, intervals={}, until=ITERATIONS * every):
+    for _ in train(experiment, intervals={}, until=ITERATIONS * every):
         pass
     networks = {"generator": state.generator, "discriminator": state.discriminator, "ema": state.ema.module}
     return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
@@ -84,7 +84,7 @@ def test_spectral_vectors_take_one_step_per_update(monkeypatch: pytest.MonkeyPat
     calls: Counter[int] = Counter()
     monkeypatch.setattr(SpectralNorm, "advance", lambda norm, _: calls.update([id(norm)]))
     every = experiment.sampler.images_per_iteration
-    for _ in train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=3 * every):
+    for _ in train(experiment, intervals={}, until=3 * every):
         pass
     for network, expected in ((experiment.state.generator, 3), (experiment.state.discriminator, 6)):
         norms = spectral_norms(network)

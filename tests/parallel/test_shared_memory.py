@@ -108,8 +108,8 @@ def _different_sizes() -> str:
 
 def test_sums_of_different_sizes_are_refused(fleet: Fleet) -> None:
     assert fleet.run(_different_sizes, 2) == [
-        "worker 1 sums 12 bytes, this one 8 bytes",
-        "worker 0 sums 8 bytes, this one 12 bytes",
+        "worker 1 reduces 12 bytes, this one 8 bytes",
+        "worker 0 reduces 8 bytes, this one 12 bytes",
     ]
 
 
@@ -146,7 +146,7 @@ def test_nobody_waits_for_a_process_that_is_gone(fleet: Fleet) -> None:
 
 def test_a_process_that_does_not_come_is_named(fleet: Fleet) -> None:
     (message, seconds), _ = fleet.run(_one_goes, 2, "stays away")
-    assert message == f"worker 1 did not come to a sum over the workers for {seconds:.0f} s" or "for 0 s" in message
+    assert message == f"worker 1 did not join an all-reduce for {seconds:.0f} s" or "for 0 s" in message
     assert 0.5 <= seconds < 30
 
 
@@ -187,7 +187,7 @@ def _train(overrides: tuple[str, ...], gloo: bool) -> tuple[bool, dict[str, Tens
             all_reduce_sum(torch.ones(1))
     experiment = build(tiny(*overrides))
     images = 4 * experiment.sampler.images_per_iteration
-    for _ in train(experiment.state, experiment.step, experiment.sampler, intervals={"row": images}, until=images):
+    for _ in train(experiment, intervals={"row": images}, until=images):
         pass
     from ganscale.parallel.collectives import _neighbors
 

@@ -57,8 +57,8 @@ def test_a_run_put_back_ends_as_if_nothing_had_happened(fleet: Fleet, tmp_path: 
     assert [(each.images, each.diagnosis) for each in outcomes] == [(600, "")] * 3
     events = read_events(RunDir(tmp_path / "back"))
     assert [(event["images"], event["kind"]) for event in events] == [
-        (240, "replica-drift, roll back"),
-        (420, "replica-drift, roll back"),
+        (240, "replica-drift, rollback"),
+        (420, "replica-drift, rollback"),
     ]
     assert "worker 1 no longer holds the weights of the others" in events[0]["text"]
     assert "rollback 1 of 3 to 120 images" in events[0]["text"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ganscale.parallel.collectives import Replica
-from ganscale.run.environment import cluster, environment, git_revision
+from ganscale.run.environment import environment, git_revision
 
 CPU = torch.device("cpu")
 
@@ -26,10 +26,10 @@ def test_versions_and_devices_are_there() -> None:
 
 def test_nodes_are_counted_where_the_launcher_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert cluster(CPU, Replica(0, 5))["nodes"] == 3
-    assert "nodes" not in cluster(CPU, Replica(0, 1))
+    assert environment(CPU, Replica(0, 5))["cluster"]["nodes"] == 3
+    assert "nodes" not in environment(CPU, Replica(0, 1))["cluster"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "x")
-    assert "nodes" not in cluster(CPU, Replica(0, 5))
+    assert "nodes" not in environment(CPU, Replica(0, 5))["cluster"]
 
 
 def test_the_revision_is_dirty_when_tracked_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

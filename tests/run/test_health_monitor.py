@@ -72,7 +72,7 @@ def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pyte
     lost = [json.loads(line)["images"] for line in (tmp_path / "back" / "abandoned.jsonl").read_text().splitlines()]
     assert lost == [180, 240, 300, 360, 420]
     (event,) = read_events(RunDir(tmp_path / "back"))
-    assert (event["images"], event["kind"]) == (420, "divergence, roll back")
+    assert (event["images"], event["kind"]) == (420, "divergence, rollback")
     assert "to 120 images, rates times 0.435, which falls to 0.25, penalties times 2" in event["text"]
     (noted,) = read_rollbacks(RunDir(tmp_path / "back"))
     assert (noted["at"], noted["to"], noted["kind"]) == (420, 120, "divergence")
@@ -108,7 +108,7 @@ def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
     place, name = {
         "at the rollback": (JsonlTracker, "rewind"),
         "after a row": (JsonlTracker, "log"),
-        "at a checkpoint": (Checkpointer, "__call__"),
+        "at a checkpoint": (Checkpointer, "_save"),
     }[moment]
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *a, **k: die() or real(*a, **k))

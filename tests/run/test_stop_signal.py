@@ -141,10 +141,11 @@ def test_all_replicas_leave_after_the_same_iteration(fleet: Fleet, tmp_path: Pat
     answers = fleet.run(one_hears, 3, str(tmp_path), "left", rank, 200, 0.0)
     reached = {images for _, images in answers}
     assert reached == {216}, "asked for at 204, heard before the next iteration"
-    assert {outcome.left for outcome, _ in answers} == {StopReason.STOP}
+    assert {outcome.stop_reason for outcome, _ in answers} == {StopReason.STOP}
     assert [row["images"] for row in read_metrics(RunDir(tmp_path / "left"))] == [60, 120, 180]
     again = fleet.run(one_hears, 3, str(tmp_path), "left", -1, 0, EVERY)
-    assert {(outcome.resumed_at, outcome.images, outcome.left) for outcome, _ in again} == {(216, 600, StopReason.NONE)}
+    ends = {(outcome.resumed_at, outcome.images, outcome.stop_reason) for outcome, _ in again}
+    assert ends == {(216, 600, StopReason.NONE)}
     assert final_state(tmp_path / "left") == final_state(tmp_path / "straight")
     assert [row["images"] for row in read_metrics(RunDir(tmp_path / "left"))] == list(range(60, 601, 60))
 
@@ -167,7 +168,7 @@ def leave_at(tmp_path: Path, name: str, images: int, reason: StopReason = StopRe
 def test_a_run_that_left_goes_on_exactly(tmp_path: Path, asked: int, left: int) -> None:
     outcome = leave_at(tmp_path, "left", asked)
     assert outcome.images == left
-    assert outcome.left == (StopReason.STOP if left < 600 else StopReason.NONE)
+    assert outcome.stop_reason == (StopReason.STOP if left < 600 else StopReason.NONE)
     newest = CheckpointStore(tmp_path / "left" / "checkpoints").newest(print)
     assert newest is not None
     assert newest.images == left
@@ -183,7 +184,7 @@ def test_a_run_asked_at_a_tick_does_what_is_due_and_leaves(tmp_path: Path) -> No
         patch.setattr("ganscale.run.stop_signal.EVERY", 0.0)
         calls = iter([StopReason.NONE] * 4 + [StopReason.STOP])
         outcome = run_worker(config, tmp_path / "tick", device=CPU, echo=False, ask=lambda: next(calls))
-    assert (outcome.images, outcome.left) == (60, StopReason.STOP)
+    assert (outcome.images, outcome.stop_reason) == (60, StopReason.STOP)
     assert [row["images"] for row in read_metrics(RunDir(tmp_path / "tick"))] == [60]
     assert final_state(tmp_path / "tick")
 
@@ -207,7 +208,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(tmp_path: Path) -> None:
         took = terminate(command, run, lambda: command.process.send_signal(signal.SIGTERM))
         assert command.process.returncode == LEFT, command.report("another code")
     assert took < 20
-    assert "leaving at " in command.output
+    assert "stopping at " in command.output
     assert "the same command goes on from the last checkpoint" in command.output
     assert "Traceback" not in command.output
     newest = CheckpointStore(run.checkpoints).newest(print)
@@ -225,5 +226,5 @@ def test_sigterm_to_torchrun_saves(tmp_path: Path) -> None:
         terminate(command, run, lambda: command.process.send_signal(signal.SIGTERM))
     newest = CheckpointStore(run.checkpoints).newest(print)
     assert newest is not None
-    assert f"leaving at {newest.images:,} images: the run was asked to leave" in command.output
+    assert f"stopping at {newest.images:,} images" in command.output
     assert newest.images >= read_metrics(run)[-1]["images"]

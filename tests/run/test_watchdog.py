@@ -1,4 +1,4 @@
-"""Signs of life, and the watchdog: it names the worker that did not arrive, and where, and ends what hangs."""
+"""Heartbeats, and the watchdog: it names the worker that hangs and its phase, and ends it."""
 
 import os
 import signal
@@ -9,28 +9,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ganscale.parallel.phase import PHASE, phase
 from ganscale.run import watchdog
-from ganscale.run.watchdog import EXIT_HANG, Heartbeat, Watchdog, born, missing, phase, read_heartbeats, sentence, waits
+from ganscale.run.watchdog import (
+    EXIT_HANG,
+    Heartbeat,
+    Watchdog,
+    born,
+    current_phase,
+    missing,
+    read_heartbeats,
+    sentence,
+    waits,
+)
 from ganscale.storage.failures import read_failures
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import build
-from tests.processes import ROOT, Command, final_state, free_port
+from ganscale.training.loop import train
+from tests.processes import Command, final_state, free_port
 from tests.run.test_stop_signal import RUN
 from tests.runs import MLP, tiny
 
 NOW = 1e9
-
-
-def test_phases_are_known_by_functions_that_exist() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ganscale").rglob("*.py")))
-    assert not [name for name in watchdog._FUNCTIONS if f"def {name}(" not in source]
-    assert set(watchdog._FUNCTIONS) >= {"show"}, "painting samples is no hang between iterations"
 
 
 def heartbeat(rank: int, iteration: int, phase: str, *, ago: float = 1.0, lasts: float = 60.0) -> Heartbeat:
@@ -70,10 +77,7 @@ def test_the_sentence_names_rank_host_and_phase() -> None:
         sentence(CASES["stopped"][0], NOW, 3) == "worker 1 on host1 hangs in iteration 8 (D forward), silent for 50 s"
     )
     assert sentence(CASES["saves"][0], NOW, 2) == "worker 0 on host0 hangs in iteration 8 (saving), for 60 s"
-    assert (
-        sentence([heartbeat(0, 0, "D forward")], NOW, 3)
-        == "worker 1 gave no sign of life; worker 2 gave no sign of life"
-    )
+    assert sentence([heartbeat(0, 0, "D forward")], NOW, 3) == "worker 1 has no heartbeat; worker 2 has no heartbeat"
     assert "the network between them" in sentence(CASES["all_alike"][0], NOW, 2)
 
 
@@ -84,52 +88,31 @@ def test_what_may_last_long_is_not_a_hang() -> None:
     assert all(waits(name) for name in ("D forward", "G backward", "reading data", "saving, in a reduction"))
 
 
-def test_the_phase_is_read_off_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked at in a real iteration, where examples are read, networks run and gradients arrive."""
+def test_an_iteration_sets_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen where examples are read and gradients are computed."""
+    experiment = build(tiny(*MLP, "train.reuse_fakes=false"))
     seen: list[str] = []
-    experiment = build(tiny(*MLP))
-    read = experiment.sampler.source.read
-    for network in (experiment.state.generator, experiment.state.discriminator):
-        network.register_forward_pre_hook(lambda *_: seen.append(phase(sys._getframe())))
 
-    def look_and_read(start: int, stop: int) -> Any:
-        seen.append(phase(sys._getframe()))
-        return read(start, stop)
+    def seen_in(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *a, **k: (seen.append(current_phase(sys._getframe())), function(*a, **k))[1]
 
-    monkeypatch.setattr(experiment.sampler.source, "read", look_and_read)
-    original = torch.autograd.graph._engine_run_backward
-
-    def look_and_run(*arguments: Any, **options: Any) -> Any:
-        seen.append(phase(sys._getframe()))
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(torch.autograd, "_engine_run_backward", look_and_run)
-    experiment.step(*experiment.sampler.batches(0))
-    assert seen[0] == "reading data"
-    assert {"D forward", "D backward", "G forward", "G backward"} <= set(seen)
-    assert seen[-1] == "G backward"
-    assert phase(sys._getframe()) == "between iterations"
+    source = experiment.sampler.source
+    monkeypatch.setattr(source, "read", seen_in(source.read))
+    monkeypatch.setattr(torch.autograd, "_engine_run_backward", seen_in(torch.autograd.graph._engine_run_backward))
+    for side in (experiment.step.d, experiment.step.g):
+        side.apply = seen_in(side.apply)
+    list(train(experiment, intervals={}, until=12))
+    assert seen == ["reading data", "D backward", "D optimizer", "G backward", "G optimizer"]
+    assert PHASE.name == "between iterations"
 
 
-def test_backward_and_reductions_are_told_apart() -> None:
-    def stack(*calls: tuple[str, str]) -> Any:
-        frame = None
-        for module, name in calls:
-            code = type("Code", (), {"co_name": name})
-            frame = type("Frame", (), {"f_globals": {"__name__": module}, "f_code": code, "f_back": frame})
-        return frame
-
-    step = ("ganscale.training.step", "_update_discriminator")
-    assert phase(stack(step, ("torch._tensor", "backward"), ("torch.autograd", "backward"))) == "D backward"
-    assert phase(stack(step, ("torch.autograd", "backward"), ("torch.distributed.c10d", "all_reduce"))) == "D reduction"
-    assert phase(stack(("ganscale.training.step", "_update_generator"), ("torch.optim.adam", "step"))) == "G optimizer"
-    saving = ("ganscale.storage.checkpoint", "save")
-    assert phase(stack(saving)) == "saving"
-    assert (
-        phase(stack(("ganscale.evaluation.evaluator", "evaluate"), ("torch.distributed", "x")))
-        == "evaluation, in a reduction"
-    )
-    assert phase(None) == "between iterations"
+def test_a_reduction_is_seen_on_the_stack() -> None:
+    frame = SimpleNamespace(f_globals={"__name__": "torch.distributed.c10d"}, f_back=None)
+    outer: Any = SimpleNamespace(f_globals={"__name__": "ganscale.training.step"}, f_back=frame)
+    for name, expected in (("D backward", "D reduction"), ("saving", "saving, in a reduction")):
+        with phase(name):
+            assert current_phase(outer) == expected
+            assert current_phase(None) == name
 
 
 class State:
@@ -162,7 +145,7 @@ def test_a_run_that_moves_gives_signs_of_life_and_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, ended, made = heartbeats(tmp_path, monkeypatch)
-    monkeypatch.setattr(watchdog, "phase", lambda _: "D forward")
+    monkeypatch.setattr(watchdog, "current_phase", lambda _: "D forward")
     with made:
         started = time.monotonic()
         while time.monotonic() < started + 1.2:
@@ -190,7 +173,7 @@ def test_the_watchdog_fires_where_it_shall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doing: str, world_size: int, hangs: bool
 ) -> None:
     said, ended, made = heartbeats(tmp_path, monkeypatch, world_size)
-    monkeypatch.setattr(watchdog, "phase", lambda _: doing)
+    monkeypatch.setattr(watchdog, "current_phase", lambda _: doing)
     with made:
         if hangs:
             until(lambda: ended)
@@ -198,15 +181,15 @@ def test_the_watchdog_fires_where_it_shall(
             time.sleep(0.9)
     assert ended[:1] == ([EXIT_HANG] if hangs else [])
     if hangs:
-        assert said[0] == "no iteration for 0 s: worker 1 gave no sign of life"
-        assert (tmp_path / "hang.txt").read_text() == "worker 1 gave no sign of life"
+        assert said[0] == "no iteration for 0 s: worker 1 has no heartbeat"
+        assert (tmp_path / "hang.txt").read_text() == "worker 1 has no heartbeat"
 
 
 def test_the_one_that_hangs_on_this_machine_is_ended_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, ended, made = heartbeats(tmp_path, monkeypatch, 3)
-    monkeypatch.setattr(watchdog, "phase", lambda _: "D backward")
+    monkeypatch.setattr(watchdog, "current_phase", lambda _: "D backward")
     sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     host = made._own[0]
     real = Heartbeat(1, host, sleepers[0].pid, born(sleepers[0].pid), 0, 0, 10, "D forward", 9.0)
@@ -265,7 +248,7 @@ def test_a_stopped_worker_under_torchrun_is_named_and_the_run_ends_as_undisturbe
             stopped.succeed(240)
     said = run.log.read_text()
     assert "no iteration for 10 s: worker 1 on" in said
-    (fault,) = read_failures(run.faults)
+    (fault,) = read_failures(run.failures)
     assert fault.what.startswith("worker 1 on")
     assert 0 <= fault.images_lost <= 6_000
     assert not run.heartbeats.exists()

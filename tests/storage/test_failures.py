@@ -11,8 +11,8 @@ from ganscale.storage.failures import (
     LONGEST,
     Failure,
     RestartBudget,
+    append_failure,
     history,
-    note,
     optimal_interval,
     pause,
     read_failures,
@@ -28,7 +28,7 @@ def test_what_is_noted_is_read_and_damaged_rows_are_left_out(tmp_path: Path) -> 
     assert read_failures(path) == []
     rows = [fault(700, 640), fault(900, 640), fault(100, 128)]
     for row in rows:
-        note(path, row)
+        append_failure(path, row)
     assert read_failures(path) == rows
     assert [json.loads(line)["images_lost"] for line in path.read_text().splitlines()] == [60, 260, 0]
     path.write_text("[1]\n{\n" + path.read_text() + '{"time": 1}\n' + "[" * 100_000)
@@ -89,6 +89,6 @@ def test_the_history_names_the_newest_faults() -> None:
     assert history([]) == ""
     said = history([fault(images, 0) for images in range(1000, 9000, 1000)])
     assert said.startswith(
-        "\n  faults of this run so far: 8\n    at 4,000 images: worker 1 died, 4,000 images and 12 s"
+        "\n  failures of this run so far: 8\n    at 4,000 images: worker 1 died, 4,000 images and 12 s"
     )
     assert said.count("\n") == 6

@@ -1,5 +1,6 @@
 """The run's folder: where it lies, what may go on in it, who may write."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import Config, ConfigError, load
+from ganscale.run.watchdog import read_heartbeats
+from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
-from ganscale.storage.run_dir import BusyError, LeaseLostError, RunDir, WriterLock, check_free, inspect, locate, prepare
+from ganscale.storage.failures import read_failures
+from ganscale.storage.lease import BusyError, LeaseLostError, WriterLease, check_free
+from ganscale.storage.run_dir import RunDir, inspect, locate, migrate, prepare
 
 
 def config(path: Path, *overrides: str) -> Config:
@@ -112,19 +117,57 @@ def test_other_changes_are_refused_and_listed(tmp_path: Path, config_file: str) 
     new = config(tmp_path, *RESUMABLE, "optim.lr_g=0.5", "train.batch_size=8")
     with pytest.raises(ConfigError) as caught:
         inspect(new, folder)
-    assert str(caught.value) == (
-        f"run.name = try1: a run of this name with other settings lies in {folder.path}:\n"
-        "    optim.lr_g: 0.0002 -> 0.5\n"
-        "    train.batch_size: 64 -> 8\n"
-        "  remedy: start anew under another run.name, give the old settings to resume, or move the folder away"
-    )
+    assert (caught.value.key, caught.value.value) == ("run.name", "try1")
+    assert "optim.lr_g: 0.0002 -> 0.5\n    train.batch_size: 64 -> 8\n" in str(caught.value)
+
+
+def test_a_checkpoint_of_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """It was copied there: the folder's own config fits."""
+    old, folder = started(tmp_path)
+    other = config(tmp_path / "other", "optim.lr_g=0.5")
+    save(folder, other, 200)
+    with pytest.raises(ConfigError) as caught:
+        inspect(old, folder)
+    assert caught.value.key == "run.name"
+    assert "000000000200" in str(caught.value)
+    assert "optim.lr_g: 0.5 -> 0.0002" in str(caught.value)
+
+
+def test_a_checkpoint_of_a_version_with_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, folder = started(tmp_path)
+    monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
+    save(folder, old, 200)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError) as caught:
+        inspect(old, folder)
+    assert caught.value.key == "run.name"
+    assert f"schema {checkpoint.SCHEMA + 1}" in str(caught.value)
+
+
+def test_a_folder_of_an_earlier_version_stays_readable(tmp_path: Path) -> None:
+    """Its heartbeats and failures get their new names once; a folder that has them stays as it is."""
+    old, folder = started(tmp_path)
+    beat = {"rank": 0, "host": "a", "pid": 1, "born": 2, "time": 0.0, "images": 60, "iteration": 5}
+    (folder.path / ".alive").mkdir()
+    (folder.path / ".alive" / "0.json").write_text(json.dumps({**beat, "phase": "D forward", "lasts": 1.0}))
+    row = {"time": 1.0, "what": "killed", "workers": 2, "reached": 90, "resumed": 60, "seconds_lost": 3.5}
+    (folder.path / "faults.jsonl").write_text(json.dumps({**row, "images_lost": 30}) + "\n")
+    inspect(old, folder)
+    assert [each.images for each in read_heartbeats(folder.heartbeats)] == [60]
+    assert [each.images_lost for each in read_failures(folder.failures)] == [30]
+    assert not (folder.path / "faults.jsonl").exists()
+    (folder.path / "faults.jsonl").touch()
+    migrate(folder)
+    assert len(read_failures(folder.failures)) == 1
 
 
 @pytest.mark.parametrize("content", [b"train: {", b"train: {imagez: 3}\n", b"\x80\xff", b"[1]"])
 def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes) -> None:
     old, folder = started(tmp_path)
     folder.config.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"the config in this run's folder cannot be read: ") as caught:
+    with pytest.raises(ConfigError, match=r"the config in this run's folder cannot be read") as caught:
         inspect(old, folder)
     assert str(caught.value).count("remedy:") == 1
 
@@ -181,20 +224,17 @@ def test_one_process_writes_at_a_time_and_its_death_frees_the_folder(tmp_path: P
     process = holder(folder)
     try:
         with pytest.raises(ConfigError) as caught:
-            WriterLock(folder, patience=1.3, info=said.append)
-        assert str(caught.value) == (
-            f"run.name = try1: another process is writing to {folder.path}\n"
-            "  remedy: wait for it or stop it, or use another run.name"
-        )
+            WriterLease(folder, patience=1.3, info=said.append)
+        assert (caught.value.key, caught.value.value) == ("run.name", "try1")
         assert said == [f"another process is writing to {folder.path}; waiting up to 1 s for it to end"]
         with pytest.raises(ConfigError, match="another process"):
             check_free(folder, patience=0, info=said.append)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-    lock = WriterLock(folder, patience=0)
+    lock = WriterLease(folder, patience=0)
     with pytest.raises(ConfigError, match="another process"):
-        WriterLock(folder, patience=0)
+        WriterLease(folder, patience=0)
     lock.release()
     check_free(folder, patience=0, info=said.append)
     assert len(said) == 1
@@ -205,20 +245,19 @@ def test_a_writer_that_lost_the_folder_without_knowing_writes_no_more(
 ) -> None:
     """As on storage without locks, or that gave the lock of a machine cut off from it to another one."""
     folder = RunDir(tmp_path)
-    old = WriterLock(folder, patience=0)
+    old = WriterLease(folder, patience=0)
     old.claim()
-    old.check()
+    assert old.problem() is None
     with pytest.raises(BusyError):
-        WriterLock(folder, patience=0)
+        WriterLease(folder, patience=0)
     forget_locks(monkeypatch)
-    new = WriterLock(folder, patience=0)
-    old.check()
+    new = WriterLease(folder, patience=0)
+    assert old.problem() is None
     new.claim()
-    new.check()
-    with pytest.raises(LeaseLostError, match="another process has taken over"):
-        old.check()
+    assert new.problem() is None
+    assert isinstance(old.problem(), LeaseLostError)
     (tmp_path / ".lock").unlink()
-    new.check()
+    assert new.problem() is None
     new.release()
     old.release()
 
@@ -232,13 +271,24 @@ def forget_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", refuse)
 
 
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    (tmp_path / "try1").mkdir()
+    (tmp_path / "try1" / ".lock").symlink_to(target)
+    with pytest.raises(ConfigError) as caught:
+        WriterLease(RunDir(tmp_path / "try1"), patience=0)
+    assert (caught.value.key, caught.value.value) == ("run.dir", str(tmp_path / "try1" / ".lock"))
+    assert target.read_text() == "mine"
+
+
 def test_patience_outlasts_a_writer_that_ends(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     process = holder(folder)
     timer = threading.Timer(1.0, process.kill)
     timer.start()
     started = time.monotonic()
-    WriterLock(folder, patience=30).release()
+    WriterLease(folder, patience=30).release()
     assert 0.5 < time.monotonic() - started < 20
     process.wait(30)
 

@@ -49,7 +49,7 @@ def test_a_seed_trains_as_a_run_of_its_own(tmp_path: Path) -> None:
     raw = ring_plan(tmp_path).space.config(DRAWN).model_dump(mode="json")
     raw["run"]["seed"] = 1
     alone = build(parse(raw))
-    list(train(alone.state, alone.step, alone.sampler, intervals={}, until=640))
+    list(train(alone, intervals={}, until=640))
     for mine, other in zip(
         made.experiments[1].state.generator.parameters(), alone.state.generator.parameters(), strict=True
     ):

@@ -123,7 +123,7 @@ def adapted(*overrides: str) -> list[float]:
     ada = ("augment.transforms=[brightness, cutout]", "augment.adaptive=true", "augment.speed=240", "augment.every=2")
     experiment = build(tiny(*DCGAN, *ada, *overrides))
     state = experiment.state
-    ticks = train(state, experiment.step, experiment.sampler, intervals={"each": 12}, until=12 * 30)
+    ticks = train(experiment, intervals={"each": 12}, until=12 * 30)
     return [state.augment_p for _ in ticks]
 
 
@@ -149,5 +149,5 @@ def test_ada_counts_the_share_of_reals_above_the_boundary() -> None:
             for parameter in experiment.state.discriminator.parameters():
                 parameter.zero_()
             head.fill_(level)
-        statistics = experiment.step(*experiment.sampler.batches(0), details=True)
-        assert statistics.details["real_right"] == expected
+        statistics = experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0, details=True))
+        assert statistics.sums["real_right"] == expected

@@ -10,7 +10,7 @@ from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import Stream
 from ganscale.training.build import Experiment, build
 from ganscale.training.loop import Tick, due, train
-from ganscale.training.step import LOGIT_EDGES
+from ganscale.training.statistics import LOGIT_EDGES
 from tests.fleet import Fleet
 from tests.runs import DCGAN, MLP, RING, tiny
 
@@ -42,7 +42,7 @@ def test_nothing_is_due_twice_or_never() -> None:
 
 def run(*overrides: str, until: int, intervals: dict[str, int]) -> tuple[Experiment, list[Tick]]:
     experiment = build(tiny(*overrides))
-    ticks = train(experiment.state, experiment.step, experiment.sampler, intervals=intervals, until=until)
+    ticks = train(experiment, intervals=intervals, until=until)
     return experiment, list(ticks)
 
 
@@ -64,7 +64,7 @@ def test_ticks_come_at_crossings_and_count_images_of_all_d_steps(d_steps: int) -
 
 def test_a_finished_run_does_nothing() -> None:
     experiment, _ = run(*MLP, until=24, intervals={})
-    again = train(experiment.state, experiment.step, experiment.sampler, intervals={"row": 1}, until=24)
+    again = train(experiment, intervals={"row": 1}, until=24)
     assert list(again) == []
 
 
@@ -123,7 +123,7 @@ def test_histograms_count_every_logit_of_the_last_update(overrides: tuple[str, .
 def test_diversity_is_that_of_the_last_d_update(overrides: tuple[str, ...]) -> None:
     experiment, other = (build(tiny(*MLP, *overrides)) for _ in range(2))
     step = experiment.sampler.images_per_iteration
-    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=step)
+    (tick,) = train(experiment, intervals={}, until=step)
     reals = torch.cat([batch.reals for batch in other.sampler.batches(0)[0][-1]])
     fakes = torch.cat([other.state.generator(batch.z) for batch in other.sampler.batches(0)[0][-1]])
     assert len(reals) == 12
@@ -148,10 +148,10 @@ def test_details_are_those_of_the_last_d_update() -> None:
     """Logit statistics against D and G as they were before the update."""
     experiment = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
     other = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
-    (tick,) = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=24)
+    (tick,) = train(experiment, intervals={}, until=24)
     updates, _ = other.sampler.batches(0)
-    schedule = other.step.schedule
-    other.step._update_discriminator(updates[0], None, schedule.controls(0), schedule.penalties(0), 0.0, details=False)
+    controls = other.schedule.controls(0)
+    other.step._update_discriminator(updates[0], None, controls, controls.penalties[0], details=False)
     with torch.no_grad():
         reals = other.state.discriminator(torch.cat([batch.reals for batch in updates[1]]))
         fakes = other.state.discriminator(other.state.generator(torch.cat([batch.z for batch in updates[1]])))

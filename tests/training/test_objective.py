@@ -243,7 +243,7 @@ def test_a_lazy_penalty_is_due_every_so_many_updates_with_its_weight_times_them(
     every = experiment.sampler.images_per_iteration
     for iteration in range(6):
         images = iteration * every
-        statistics = experiment.step(*experiment.sampler.batches(images), images=images)
+        statistics = experiment.step(experiment.sampler.batches(images), experiment.schedule.controls(images))
         assert ("r1" in statistics.penalties) == any(weight for weight, _ in seen[-d_steps:])
         assert "drift" in statistics.penalties
     assert seen == [(6.0 if update % 3 == 0 else 0.0, 0.1) for update in range(6 * d_steps)]

@@ -20,7 +20,7 @@ def metrics(*overrides: str, iterations: int = 3) -> dict[str, float]:
     """Means over a run and norms at its end."""
     experiment = build(tiny(*overrides))
     until = iterations * experiment.sampler.images_per_iteration
-    ticks = train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=until)
+    ticks = train(experiment, intervals={}, until=until)
     (tick,) = ticks
     return {name: value for name, value in tick.metrics.items() if "second" not in name}
 
@@ -48,7 +48,7 @@ def watch(experiment: Experiment) -> list[torch.dtype]:
         for module in net.modules():
             if isinstance(module, torch.nn.Conv2d):
                 module.register_forward_hook(lambda *args: seen.append(args[2].dtype))
-    experiment.step(*experiment.sampler.batches(0))
+    experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0))
     return seen
 
 
@@ -76,7 +76,7 @@ def test_channels_last_changes_rounding_only(network: str) -> None:
     convolutions = [m for m in experiment.state.discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
     strides = []
     convolutions[1].register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].stride()[1]))
-    experiment.step(*experiment.sampler.batches(0))
+    experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0))
     assert set(strides) == {1}, "channels lie next to each other"
 
 

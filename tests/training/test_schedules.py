@@ -108,7 +108,7 @@ def test_the_schedules_reach_optimizers_and_average() -> None:
     )
     experiment = build(tiny(*MLP, *rates, "ema.half_life={start: 0, end: 50, over: 24}"))
     state, seen = experiment.state, []
-    for _ in train(state, experiment.step, experiment.sampler, intervals={"each": 12}, until=60):
+    for _ in train(experiment, intervals={"each": 12}, until=60):
         groups = [optimizer.param_groups[0] for optimizer in (state.optimizer_g, state.optimizer_d)]
         seen.append([(group["lr"], group["betas"][1]) for group in groups])
     at = [min(1.0, i / 4) for i in range(5)]  # each iteration takes the values of the images before it

@@ -13,7 +13,7 @@ from tests.runs import BATCH_NORM, MLP, tiny
 
 def trained(iterations: int = 3):
     experiment = build(tiny(*MLP, *BATCH_NORM))
-    for _ in train(experiment.state, experiment.step, experiment.sampler, intervals={}, until=12 * iterations):
+    for _ in train(experiment, intervals={}, until=12 * iterations):
         pass
     return experiment
 

@@ -17,7 +17,7 @@ from ganscale.training.build import Experiment, build, build_networks
 from ganscale.training.loop import train
 from ganscale.training.objective import Batch, DiscriminatorObjective, Draws, View
 from ganscale.training.schedules import PenaltyWeights
-from ganscale.training.step import LOGIT_EDGES, LOGIT_RANGE, NUM_BINS, logit_bins, weight_norm
+from ganscale.training.statistics import LOGIT_EDGES, LOGIT_RANGE, NUM_BINS, logit_bins, weight_norm
 from tests.fleet import Fleet, over_gloo
 from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
 
@@ -40,7 +40,7 @@ def _iterate(experiment: Experiment, iterations: int, every: int) -> int:
     """Train on for some iterations, ticking every so many; the number of ticks."""
     step = experiment.sampler.images_per_iteration
     until = experiment.state.images + iterations * step
-    ticks = train(experiment.state, experiment.step, experiment.sampler, intervals={"row": every * step}, until=until)
+    ticks = train(experiment, intervals={"row": every * step}, until=until)
     return sum(1 for _ in ticks)
 
 
@@ -153,7 +153,7 @@ def watch_updates(overrides: tuple[str, ...]) -> list[tuple[set[str], set[str], 
     """What changed in G and in D in each optimizer step of one iteration, and how often D's gradients were touched."""
     experiment = build(tiny(*overrides))
     state, step = experiment.state, experiment.step
-    step(*experiment.sampler.batches(0))
+    step(experiment.sampler.batches(0), experiment.schedule.controls(0))
     seen = []
     before = [_snapshot(state.generator), _snapshot(state.discriminator)]
     gradients = [0]
@@ -170,7 +170,8 @@ def watch_updates(overrides: tuple[str, ...]) -> list[tuple[set[str], set[str], 
         parameter.register_post_accumulate_grad_hook(count)
     state.optimizer_d.register_step_post_hook(record)
     state.optimizer_g.register_step_post_hook(record)
-    step(*experiment.sampler.batches(experiment.sampler.images_per_iteration))
+    images = experiment.sampler.images_per_iteration
+    step(experiment.sampler.batches(images), experiment.schedule.controls(images))
     return seen
 
 
@@ -239,10 +240,10 @@ def test_the_loss_is_the_mean_over_the_batch() -> None:
     """The first iteration by hand: losses, and Adam's first step along the sign of the mean gradient."""
     config = tiny(*MLP, "loss.name=minimax", "loss.label_smoothing=0.2")
     one, other = build(config), build(config)
-    updates, none = one.sampler.batches(0)
-    assert none is None
-    ((batch,),) = updates
-    statistics = one.step(updates, none, details=True)
+    batches = one.sampler.batches(0)
+    assert batches.generator is None
+    ((batch,),) = batches.discriminator
+    statistics = one.step(batches, one.schedule.controls(0, details=True))
 
     generator, discriminator = other.state.generator, other.state.discriminator
     fakes = generator(batch.z)
@@ -257,10 +258,10 @@ def test_the_loss_is_the_mean_over_the_batch() -> None:
     other.state.optimizer_g.step()
 
     torch.testing.assert_close((statistics.loss_d, statistics.loss_g), (loss_d.detach(), loss_g.detach()))
-    torch.testing.assert_close(statistics.details["grad_norm_d"], gradients_d.norm())
-    assert statistics.details["rows"] == 12
-    assert statistics.details["real_right"] == (real > 0.5).sum()
-    assert statistics.details["fake_right"] == (fake < 0.5).sum()
+    torch.testing.assert_close(statistics.grad_norms["grad_norm_d"], gradients_d.norm())
+    assert statistics.sums["rows"] == 12
+    assert statistics.sums["real_right"] == (real > 0.5).sum()
+    assert statistics.sums["fake_right"] == (fake < 0.5).sum()
     for mine, theirs in ((one.state.generator, generator), (one.state.discriminator, discriminator)):
         torch.testing.assert_close(mine.state_dict(), theirs.state_dict(), rtol=1e-10, atol=1e-12)
 

@@ -29,7 +29,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 import ganscale
 from ganscale.run.environment import packages
-from ganscale.storage.checkpoint import sync_folder, write_synced
+from ganscale.storage.files import sync_folder, write_synced
 from ganscale.tracking.wandb import has_key, unreachable
 
 GB = 1e9

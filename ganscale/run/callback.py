@@ -1,0 +1,35 @@
+"""What happens at a run's ticks beside training; the interface for users' own callbacks."""
+
+from typing import TYPE_CHECKING
+
+from ganscale.training.loop import Tick
+
+if TYPE_CHECKING:
+    from ganscale.run.session import Session
+
+
+class Callback:
+    """Override what is needed. A user's callback is called on every rank alike; `session.replica` says which."""
+
+    def on_start(self, session: "Session") -> None:
+        """Called before the first iteration.
+
+        Args:
+            session: with `experiment`, `config`, `images`.
+        """
+
+    def on_tick(self, tick: Tick, session: "Session") -> None:
+        """Called at each tick, after evaluation and health check.
+
+        Args:
+            tick: where the run is; `tick.is_due("log")` and the like tell the reason.
+            session: with `metrics`, `evaluation` and `decision` of this tick.
+        """
+
+    def on_end(self, session: "Session", *, completed: bool) -> None:
+        """Called when training ends, also by an exception.
+
+        Args:
+            session: as it ended.
+            completed: whether the run reached its last image.
+        """

@@ -1,0 +1,128 @@
+"""Batches by position: which real examples and latents this replica takes in an iteration."""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganscale.data.source import Prefetching, Source
+from ganscale.parallel.random import Stream
+from ganscale.parallel.replica import Replica
+from ganscale.training.objective import Batch
+
+
+class Batches(NamedTuple):
+    """This replica's rows of one iteration.
+
+    Attributes:
+        discriminator: the micro-batches of each D update: `d_steps` lists of `accumulation` batches.
+        generator: the micro-batches of the G update; None to take those of the last D update, whose forward pass of G
+            is then shared as well if there is no accumulation.
+    """
+
+    discriminator: list[list[Batch]]
+    generator: list[Batch] | None = None
+
+
+def latents(stream: Stream, kind: str, size: int, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+    """Latents of the rows `start` to `stop - 1` of a stream: `[stop - start, size]`.
+
+    Args:
+        stream: of random numbers.
+        kind: "normal" or "uniform" on [-1, 1].
+        size: length of z.
+        start: first row.
+        stop: row after the last.
+        dtype: of z.
+    """
+    if kind == "normal":
+        return stream.normal(start, stop, (size,), dtype)
+    return stream.uniform(start, stop, (size,), dtype).mul_(2.0).sub_(1.0)
+
+
+class BatchSampler:
+    """Cuts the endless stream of real examples and latents into this replica's batches.
+
+    Args:
+        source: the real examples.
+        seed: the run's seed.
+        latent_dim: length of z.
+        latent: "normal" or "uniform".
+        batch_size: global batch of a D update, in images.
+        d_steps: D updates per iteration.
+        accumulation: micro-batches per update.
+        packing: examples per row of D's input (PacGAN); they stay on one replica.
+        reuse_fakes: whether the G update takes the z of the last D update.
+        conditional: whether the networks get labels.
+        replica: this process among the replicas.
+        device: of z.
+        dtype: of z.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        seed: int,
+        latent_dim: int,
+        latent: str,
+        batch_size: int,
+        d_steps: int,
+        accumulation: int,
+        packing: int = 1,
+        reuse_fakes: bool,
+        conditional: bool,
+        replica: Replica,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.source = source
+        self.latent_dim = latent_dim
+        self.latent = latent
+        self.batch_size = batch_size
+        self.d_steps = d_steps
+        self.reuse_fakes = reuse_fakes
+        self.conditional = conditional
+        self.dtype = dtype
+        units = replica.rows(batch_size // packing, accumulation)
+        self.rows = [(start * packing, stop * packing) for start, stop in units]
+        self._next = -1
+        self._z = Stream(seed, "latent", device)
+        self._z_generator = Stream(seed, "latent/generator", device)
+
+    @property
+    def images_per_iteration(self) -> int:
+        """Images that one iteration shows to the discriminator."""
+        return self.batch_size * self.d_steps
+
+    def batches(self, images: int) -> Batches:
+        """The batches of the iteration whose first image is number `images`."""
+        if images != self._next and isinstance(self.source, Prefetching):
+            self.source.expect(lambda: self._requests(images))
+        self._next = images + self.images_per_iteration
+        updates = [
+            [self._batch(images + d * self.batch_size + start, stop - start) for start, stop in self.rows]
+            for d in range(self.d_steps)
+        ]
+        if self.reuse_fakes:
+            return Batches(updates)
+        first = images + (self.d_steps - 1) * self.batch_size
+        fresh = [self.latents(self._z_generator, first + start, first + stop) for start, stop in self.rows]
+        return Batches(updates, [batch._replace(z=z) for batch, z in zip(updates[-1], fresh, strict=True)])
+
+    def _requests(self, images: int) -> Iterator[tuple[int, int]]:
+        """The ranges to be read from image `images` on, in order, without end."""
+        for update in itertools.count(images, self.batch_size):
+            for start, stop in self.rows:
+                yield update + start, update + stop
+
+    def latents(self, stream: Stream, start: int, stop: int) -> Tensor:
+        """Latents of the rows `start` to `stop - 1` of a stream: `[stop - start, latent_dim]`."""
+        return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
+
+    def _batch(self, position: int, count: int) -> Batch:
+        reals, labels = self.source.read(position, position + count)
+        z = self.latents(self._z, position, position + count)
+        return Batch(reals, z, labels if self.conditional else None, position)

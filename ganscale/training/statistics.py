@@ -1,0 +1,147 @@
+"""Numbers of the update for the log, for health verdicts and for ADA: kept as tensors until a tick needs them."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ganscale.health.diversity import diversity, mean_gap, spread_sums
+from ganscale.parallel.collectives import sum_over_replicas
+
+NUM_BINS = 128
+LOGIT_UNIT, LOGIT_RANGE = 0.05, 1e4
+LOGIT_EDGES: tuple[float, ...] = tuple(
+    LOGIT_UNIT * math.sinh(math.asinh(LOGIT_RANGE / LOGIT_UNIT) * (2 * i / NUM_BINS - 1)) for i in range(NUM_BINS + 1)
+)
+"""Edges of the bins of D's logits: dense around 0, wider outwards, the same for every run; the outer bins are open."""
+
+
+class Statistics(NamedTuple):
+    """Detached tensors of one iteration on this replica; losses and penalties are its share of the global mean.
+
+    Attributes:
+        loss_d: loss of the last D update, `[]`.
+        loss_g: loss of the G update, `[]`.
+        penalties: unweighted value `[]` of each penalty that was due, from the last D update in which it was.
+        sums: with `details` only, sums over the rows of the last D update: `rows`, and for `real` and `fake` each
+            `<side>_sum`, `<side>_square`, `<side>_right` (`[]`), `<side>_bins` (`[NUM_BINS]`, logits per bin of
+            `LOGIT_EDGES`) and `<side>_spread` (`diversity.spread_sums`).
+        grad_norms: with `details` only, `grad_norm_d` and `grad_norm_g`, the same on all replicas.
+    """
+
+    loss_d: Tensor
+    loss_g: Tensor
+    penalties: dict[str, Tensor]
+    sums: dict[str, Tensor]
+    grad_norms: dict[str, Tensor]
+
+
+def add_to(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    """Add tensors to those of the same names in `total`, in place."""
+    for name, value in more.items():
+        total[name] = total[name] + value if name in total else value
+
+
+def batch_sums(
+    real_logits: Tensor, fake_logits: Tensor, reals: Tensor, fakes: Tensor, boundary: float | None
+) -> dict[str, Tensor]:
+    """Sums over the rows of a micro-batch, as `Statistics.sums` holds them.
+
+    Args:
+        real_logits: of D, `[N]`.
+        fake_logits: of D, `[N]`.
+        reals: real examples, `[N, ...]`.
+        fakes: fake examples, `[N, ...]`.
+        boundary: logit above which D decides for real; None compares each real logit with the fake one of its row.
+    """
+    above, below = (fake_logits, real_logits) if boundary is None else (boundary, boundary)
+    sums = {"rows": real_logits.new_tensor(float(real_logits.shape[0]))}
+    for name, logits, right, examples in (
+        ("real", real_logits, real_logits > above, reals),
+        ("fake", fake_logits, fake_logits < below, fakes),
+    ):
+        sums |= {f"{name}_sum": logits.sum(), f"{name}_square": logits.square().sum(), f"{name}_right": right.sum()}
+        sums |= {f"{name}_bins": logit_bins(logits.detach()), f"{name}_spread": spread_sums(examples)}
+    return sums
+
+
+def logit_bins(logits: Tensor) -> Tensor:
+    """Count the finite logits `[N]` in each bin of `LOGIT_EDGES`, without a host sync: `[NUM_BINS]`."""
+    values = logits.reshape(-1).to(torch.float32)
+    finite = values.isfinite()
+    share = torch.asinh(values / LOGIT_UNIT) / math.asinh(LOGIT_RANGE / LOGIT_UNIT)
+    places = ((share + 1) * (NUM_BINS / 2)).nan_to_num(0.0, NUM_BINS, 0.0).clamp(0, NUM_BINS - 1).to(torch.int64)
+    return values.new_zeros(NUM_BINS).scatter_add_(0, places, finite.to(values.dtype))
+
+
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients of a network, after the all-reduce: `[]`."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+
+
+@torch.no_grad()
+def weight_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all weights of a network, without a host sync: `[]`."""
+    return torch.nn.utils.get_total_norm(list(parameters), foreach=True)
+
+
+def has_finite_weights(network: nn.Module) -> bool:
+    """Whether a network's samples can be evaluated; the same on all replicas."""
+    return math.isfinite(float(weight_norm(list(network.parameters()))))
+
+
+def sign_mean(statistics: Statistics) -> float:
+    """ADA's r_t (Karras et al. 2020, Eq. 1): mean sign of D(real) around the loss's boundary, over all replicas."""
+    right, rows = sum_over_replicas([statistics.sums["real_right"], statistics.sums["rows"]])
+    return float(2.0 * right / rows - 1.0)
+
+
+class Window:
+    """Sums since the last tick, and the newest penalties; tensors until the tick turns them into numbers."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._iterations = 0
+        self._losses: dict[str, Tensor] = {}
+        self._penalties: dict[str, Tensor] = {}
+
+    def add(self, statistics: Statistics) -> None:
+        """Add an iteration."""
+        self._iterations += 1
+        self._penalties |= statistics.penalties
+        add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
+
+    def close(
+        self, statistics: Statistics, images_per_iteration: int
+    ) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Reduce the window's numbers over all replicas in one message.
+
+        Args:
+            statistics: of the last iteration, with details.
+            images_per_iteration: over all replicas.
+
+        Returns:
+            The tick's metrics by name, and counts of D's logits by bin for `real` and `fake`.
+        """
+        penalties = {f"penalty_{name}": value for name, value in self._penalties.items()}
+        tensors = statistics.sums | penalties | self._losses
+        totals = sum_over_replicas([*tensors.values()])
+        sums: dict[str, Any] = {name: total.tolist() for name, total in zip(tensors, totals, strict=True)}
+        metrics = {name: sums[name] / self._iterations for name in self._losses}
+        for side in ("real", "fake"):
+            mean = sums[f"{side}_sum"] / sums["rows"]
+            metrics[f"{side}_logit_mean"] = mean
+            metrics[f"{side}_logit_std"] = max(0.0, sums[f"{side}_square"] / sums["rows"] - mean**2) ** 0.5
+            metrics[f"d_accuracy_{side}"] = sums[f"{side}_right"] / sums["rows"]
+        real, fake = sums["real_spread"], sums["fake_spread"]
+        metrics |= {"diversity_real": diversity(real), "diversity_fake": diversity(fake)}
+        metrics["mean_gap"] = mean_gap(real, fake)
+        metrics |= {name: sums[name] for name in penalties}
+        metrics |= {name: float(value) for name, value in statistics.grad_norms.items()}
+        seconds = time.perf_counter() - self._started
+        metrics["seconds_per_iteration"] = seconds / self._iterations
+        metrics["images_per_second"] = self._iterations * images_per_iteration / seconds
+        return metrics, {side: sums[f"{side}_bins"] for side in ("real", "fake")}
