@@ -10,9 +10,9 @@ from cluster import local_cluster
 from cluster.nodes import LocalCluster
 from ganscale import doctor
 from ganscale.config import load
-from ganscale.diagnosis import Needs, judge
+from ganscale.launch.doctor.checks import Requirements, run_checks
 from tests.k8s.manifests import ROOT
-from tests.test_diagnosis import cluster
+from tests.launch.doctor.test_checks import cluster
 from tests.test_docs import blocks
 
 PAGE = ROOT / "docs" / "cluster.md"
@@ -52,20 +52,20 @@ def test_the_doctor_takes_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_table_has_every_check() -> None:
     text = PAGE.read_text(encoding="utf-8").partition("| check | red when |")[2]
     rows = [cell.strip() for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for cell in row.split(",")]
-    assert rows == [line.check for line in judge(cluster(), Needs())]
+    assert rows == [result.check for result in run_checks(cluster(), Requirements())]
 
 
 def test_the_bounds_are_those_of_the_code() -> None:
-    text, needs = " ".join(PAGE.read_text(encoding="utf-8").split()), Needs()
+    text, requirements = " ".join(PAGE.read_text(encoding="utf-8").split()), Requirements()
     for phrase in (
-        f"`--min-bandwidth` MB/s (default {needs.bandwidth_mb:g})",
-        f"above {needs.latency_ms:g} ms",
-        f"`--min-free` GB (default {needs.free_gb:g})",
-        f"more than {needs.skew:g} seconds apart",
-        f"less than {needs.memory_gb:g} GB available",
+        f"`--min-bandwidth` MB/s (default {requirements.bandwidth_mb:g})",
+        f"above {requirements.latency_ms:g} ms",
+        f"`--min-free` GB (default {requirements.free_gb:g})",
+        f"more than {requirements.skew:g} seconds apart",
+        f"less than {requirements.memory_gb:g} GB available",
     ):
         assert phrase in text
-    assert 0.25 <= needs.shm_gb <= 0.256
+    assert 0.25 <= requirements.shm_gb <= 0.256
 
 
 def test_the_code_uses_what_there_is() -> None:
