@@ -36,8 +36,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _make(options: argparse.Namespace) -> int:
-    from ganscale.reporting.dashboards import for_runs, for_sweep, outline
-    from ganscale.reporting.sweep import is_sweep, read_sweep
+    from ganscale.report.sweep import is_sweep, read_sweep
+    from ganscale.tracking.dashboards import for_runs, for_sweep, outline
     from ganscale.tracking.wandb_dashboards import DashboardError, check_ready, save
 
     dashboards = [for_runs()]
@@ -46,7 +46,8 @@ def _make(options: argparse.Namespace) -> int:
         if not is_sweep(path):
             remedy = "name the folder of a sweep that has begun, e.g. runs/sweeps/NAME"
             raise ConfigError("no results of a sweep lie there", key="path", value=name, remedy=remedy)
-        dashboards.append(for_sweep(read_sweep(path)))
+        sweep = read_sweep(path)
+        dashboards.append(for_sweep(sweep.name, sweep.metrics, sweep.settings))
     if options.dry_run:
         print(outline(dashboards, entity=options.entity, project=options.project))
         return 0

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: parallel coordinates, importance, success by setting and threshold, learning curves, front."""
+"""Plots of a sweep as PNGs, for its folder, the report and W&B."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,17 @@ def save_all(
     rates: Mapping[str, Sequence[Rate]],
     folder: Path,
 ) -> list[Path]:
-    """Draw what the entries allow and return the files.
+    """Draw the plots for which there is data.
 
     Args:
         plan: the sweep.
         entries: its configurations.
         important: its settings by importance.
         rates: success by the value of each setting.
-        folder: for the pictures.
+        folder: for the PNGs; it is created.
+
+    Returns:
+        The files.
 
     Raises:
         OSError: a file cannot be written.
@@ -65,26 +68,21 @@ def save_all(
     return [folder / f"{name}.png" for name in drawings]
 
 
-def _label(plan: SweepPlan) -> list[str]:
-    return short_names(plan.names)
-
-
 def _learning_curves(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> None:
-    """The first metric's mean over sound seeds, a line per configuration; failed ones end with a cross."""
+    """The first metric's mean over the seeds that did not fail, one line per configuration; a cross marks failures."""
     axes, metric = figure.subplots(), plan.metrics[0]
     best = ranked(entries)[0]
     for entry in entries:
         points = []
         for row in entry.rows:
-            sound = [seed.values[metric] for seed in row.seeds if not has_failed(seed, (metric,))]
-            if sound:
-                points.append((row.images, fmean(sound)))
+            values = [seed.values[metric] for seed in row.seeds if not has_failed(seed, (metric,))]
+            if values:
+                points.append((row.images, fmean(values)))
         color, front = (GOOD, 3) if entry is best else (GREY, 1)
-        axes.plot(
-            *zip(*points, strict=True), color=color, zorder=front, lw=2 if entry is best else 1
-        ) if points else None
-        if points and entry.standing.failures:
-            axes.plot(*points[-1], "x", color=BAD, zorder=2)
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, zorder=front, lw=2 if entry is best else 1)
+            if entry.standing.failures:
+                axes.plot(*points[-1], "x", color=BAD, zorder=2)
     _scale(axes, [v for line in axes.lines for v in line.get_ydata()])
     if plan.sweep.sweep.threshold is not None:
         axes.axhline(plan.sweep.sweep.threshold, color="black", ls="--", lw=1)
@@ -106,7 +104,7 @@ def _small(axes: Any) -> None:
 
 
 def _parallel(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> None:
-    """A line per configuration through its values, colored by the rank of its score."""
+    """One line per configuration through its values, colored by the rank of its score."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
 
@@ -116,11 +114,11 @@ def _parallel(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> None:
     for rank, entry in enumerate(ordered):
         share = rank / max(1, len(ordered) - 1)
         points = [(x, p.share(entry.drawn[p.name])) for x, p in enumerate(parameters) if p.name in entry.drawn]
-        xs, heights = zip(*points, (len(parameters), share), strict=True)  # past settings that do not apply
+        xs, heights = zip(*points, (len(parameters), share), strict=True)  # skips settings that do not apply
         axes.plot(xs, heights, color=colors(share), alpha=0.8, lw=1.2, marker=".", ms=4)
     for x, parameter in enumerate(parameters):
         _coordinate(axes, x, parameter)
-    axes.set_xticks(range(len(parameters) + 1), [*_label(plan), "rank of score"], fontsize=8)
+    axes.set_xticks(range(len(parameters) + 1), [*short_names(plan.names), "rank of score"], fontsize=8)
     axes.set_yticks([])
     axes.set_xlim(-0.2, len(parameters) + 0.3)
     figure.colorbar(ScalarMappable(cmap=colors), ax=axes, label="worst to best", ticks=[])
@@ -147,14 +145,14 @@ def _importance(figure: Any, important: Sequence[Importance]) -> None:
 
 
 def _success(figure: Any, plan: SweepPlan, rates: Mapping[str, Sequence[Rate]]) -> None:
-    """Share of seeds that succeeded (without a threshold: that did not fail), by value, with Wilson's interval."""
+    """Share of seeds that succeeded (without a threshold: did not fail) by value, with Wilson's interval."""
     columns = min(4, len(plan.names))
     rows = math.ceil(len(plan.names) / columns)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes in grid[len(plan.names) :]:
         axes.set_visible(False)
     threshold, metric = plan.sweep.sweep.threshold, plan.metrics[0]
-    for axes, parameter, name in zip(grid, plan.space.parameters, _label(plan), strict=False):
+    for axes, parameter, name in zip(grid, plan.space.parameters, short_names(plan.names), strict=False):
         labels = []
         for x, rate in enumerate(rates[parameter.name]):
             low, high = rate.interval
@@ -171,7 +169,7 @@ def _success(figure: Any, plan: SweepPlan, rates: Mapping[str, Sequence[Rate]]) 
 
 
 def _curves(figure: Any, plan: SweepPlan, entries: Sequence[Entry], grids: Sequence[Parameter]) -> None:
-    """Share of seeds that reach a threshold, for every threshold, a line per value of a setting."""
+    """Share of seeds that reach a threshold, for every threshold, one line per value of a setting."""
     metric, threshold = plan.metrics[0], plan.sweep.sweep.threshold
     panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
     every: list[float] = []
@@ -193,7 +191,7 @@ def _curves(figure: Any, plan: SweepPlan, entries: Sequence[Entry], grids: Seque
 
 
 def _pareto(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> None:
-    """The bounds of the first two metrics; the front over all metrics is joined."""
+    """The bounds of the first two metrics; a line joins the front over all metrics."""
     axes = figure.subplots()
     x, y = plan.metrics[:2]
     chosen = {id(entries[i]) for i in pareto_front([objectives(e.standing, plan.metrics) for e in entries])}

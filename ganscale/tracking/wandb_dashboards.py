@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ganscale.config import ConfigError
-from ganscale.reporting.dashboards import Dashboard, Panel
+from ganscale.tracking.dashboards import Dashboard, Panel
 from ganscale.tracking.wandb_account import has_key
 
 COLUMNS = 24

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ganscale.reporting.dashboards import Dashboard, Panel, for_runs
 from ganscale.tracking import wandb_dashboards as module
+from ganscale.tracking.dashboards import Dashboard, Panel, for_runs
 from ganscale.tracking.wandb_dashboards import make_report, make_workspace, save
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")

@@ -1,17 +1,16 @@
-"""Which panels a W&B dashboard has, for runs and for a sweep, as plain data; `tracking.wandb_dashboards` makes them."""
+"""The panels of W&B dashboards, for runs and for a sweep, as plain data for `tracking.wandb_dashboards`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ganscale.config.evaluation import METRICS
-from ganscale.reporting.charts import FAMILIES, GROUPS
-from ganscale.reporting.sweep import SweepRecord
+from ganscale.tracking.families import FAMILIES, GROUPS
 
 PENALTIES = ("gp", "r1", "r2", "dragan", "drift")
 LOGARITHMIC = frozenset({"Gradient norm", "Learning rate"})
 PLOTS = ("success", "success_curves", "importance", "learning_curves", "parallel_coordinates", "pareto")
-"""Of a sweep's summary run, those that it has."""
+"""Keys of the plots that a sweep's summary run may have."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,10 @@ class Panel:
     """One panel.
 
     Attributes:
-        kind: lines over images (of a histogram: colors), pictures, settings that differ, parallel coordinates or
-            importance.
-        title: what it shows.
-        keys: what is logged under: numbers of lines, pictures; of the last two, settings and then the score.
-        logarithmic: whether the y axis is.
+        kind: lines over images, pictures, settings that differ, parallel coordinates or importance.
+        title: of the panel.
+        keys: logged keys of the lines or pictures; for the last two kinds, settings and then the score.
+        logarithmic: whether the y axis is logarithmic.
     """
 
     kind: Literal["lines", "pictures", "settings", "parallel", "importance"]
@@ -34,12 +32,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A workspace, and a report of the same panels.
+    """A workspace and a report with the same panels.
 
     Attributes:
         name: of both.
-        view: of the workspace in its address; the same one is updated the next time.
-        description: in a sentence.
+        view: the workspace's part of its URL; saving the same view again updates the workspace.
+        description: one sentence.
         group: W&B group whose runs are shown; empty for all runs.
         sections: headline to panels.
     """
@@ -54,8 +52,8 @@ class Dashboard:
 def for_runs() -> Dashboard:
     """The dashboard of a project's runs."""
     samples = (
-        Panel("pictures", "Samples, the same latents each time", ("samples",)),
-        Panel("pictures", "Real examples", ("real",)),
+        Panel("pictures", "Samples, fixed latents", ("samples",)),
+        Panel("pictures", "Real images", ("real",)),
         Panel("pictures", "Interpolation", ("interpolation",)),
         Panel("pictures", "Samples by class", ("classes",)),
     )
@@ -69,24 +67,30 @@ def for_runs() -> Dashboard:
         ]
         if group == "Training":
             panels.append(Panel("lines", "Penalties", tuple(f"penalty_{name}" for name in PENALTIES), logarithmic=True))
-            panels += [Panel("lines", f"D's logits, {side}", (f"{side}_logits",)) for side in ("real", "fake")]
+            panels += [Panel("lines", f"Logits, {side}", (f"{side}_logits",)) for side in ("real", "fake")]
         if panels:
             sections[group] = tuple(panels)
     sections["Settings"] = (Panel("settings", "What differs between runs"),)
     return Dashboard("ganscale runs", "ganscaleruns", "Runs of ganscale; the x axis is images.", "", sections)
 
 
-def for_sweep(sweep: SweepRecord) -> Dashboard:
-    """The dashboard of a sweep's trials."""
-    settings = _settings(sweep)
+def for_sweep(name: str, metrics: Sequence[str], settings: Sequence[str]) -> Dashboard:
+    """The dashboard of a sweep's trials.
+
+    Args:
+        name: of the sweep, which is also its W&B group.
+        metrics: that are optimized.
+        settings: keys that are searched; of several joined by commas, the first stands for all.
+    """
+    firsts = dict.fromkeys(setting.split(",")[0].strip() for setting in settings)
     curves = tuple(
-        Panel("lines", f"{name}: mean and bound ({_better(name)} is better)", (name, f"{name}_bound"))
-        for name in sweep.metrics
+        Panel("lines", f"{metric}: mean and bound ({_better(metric)} is better)", (metric, f"{metric}_bound"))
+        for metric in metrics
     )
     sections = {
         "Trials": (*curves, Panel("lines", "Score", ("score",)), Panel("lines", "Failed seeds", ("failures",))),
         "Settings": (
-            Panel("parallel", "Settings and score", (*settings, "score")),
+            Panel("parallel", "Settings and score", (*firsts, "score")),
             Panel("importance", "What the score depends on", ("score",)),
             Panel("settings", "What differs between trials"),
         ),
@@ -95,15 +99,9 @@ def for_sweep(sweep: SweepRecord) -> Dashboard:
             Panel("pictures", "Table of trials", ("trials",)),
         ),
     }
-    view = "sweep" + "".join(letter for letter in sweep.name.lower() if letter.isascii() and letter.isalnum())
-    description = f"Trials of the sweep {sweep.name}; each has several seeds."
-    return Dashboard(f"ganscale sweep {sweep.name}", view[:40], description, sweep.name, sections)
-
-
-def _settings(sweep: SweepRecord) -> list[str]:
-    """Settings that the sweep searched; a setting that stands for several counts as its first."""
-    names = dict.fromkeys(name for trial in sweep.trials for name in trial.get("drawn") or {})
-    return [name.split(",")[0].strip() for name in names]
+    view = "sweep" + "".join(letter for letter in name.lower() if letter.isascii() and letter.isalnum())
+    description = f"Trials of the sweep {name}; each has several seeds."
+    return Dashboard(f"ganscale sweep {name}", view[:40], description, name, sections)
 
 
 def _better(name: str) -> str:
@@ -111,7 +109,13 @@ def _better(name: str) -> str:
 
 
 def outline(dashboards: Sequence[Dashboard], *, entity: str, project: str) -> str:
-    """What would be made, as text."""
+    """The dashboards as text, for `--dry-run`.
+
+    Args:
+        dashboards: to list.
+        entity: W&B team or user; empty for the account's default.
+        project: W&B project.
+    """
     lines = []
     for dashboard in dashboards:
         place = f"{entity or '(your default entity)'}/{project}"

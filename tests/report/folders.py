@@ -1,7 +1,8 @@
-"""Folders of runs and sweeps as training leaves them, without training."""
+"""Folders of runs and sweeps as training writes them, without training, and a parser of the page."""
 
 import json
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,45 @@ def sweep(folder: Path, trials: Sequence[dict[str, Any]], **facts: Any) -> Path:
         rows = [{"images": images, "seeds": one["seeds"]} for images in (10, 20)]
         (below / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+class Page(HTMLParser):
+    """A parsed page.
+
+    Attributes:
+        tags: name and attributes of each element.
+        texts: of scripts and styles, in order.
+        rows: texts of the cells of each row of a table.
+        data: what the page's script reads.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.rows: list[list[str]] = []
+        self._open = ""
+        self.feed(page)
+        self.data: dict[str, Any] = json.loads(next(text for text in self.texts if text.startswith("{")))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("th", "td"):
+            self.rows[-1].append("")
+        if tag in ("th", "td", "script", "style"):
+            self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open * (self._open != tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("th", "td"):
+            self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
+        elif self._open:
+            self.texts.append(data)
+
+    def row(self, name: str) -> list[str]:
+        """The first row whose first cell begins with `name`, without that cell."""
+        return next(row[1:] for row in self.rows if row[0].startswith(name))

@@ -1,15 +1,17 @@
-"""What a run's folder tells: settings, rows, evaluations, pictures and health events; damaged parts are left out."""
+"""Reads a run's folder: settings, rows, evaluations, sample grids and health events; damaged parts are left out."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
 
 from ganscale.config import ConfigError, parse
 from ganscale.config.errors import did_you_mean
+from ganscale.config.load import flat
 from ganscale.config.yaml12 import Loader
 from ganscale.evaluation.compare import read_evaluations
 from ganscale.evaluation.metrics.result import Evaluation
@@ -19,10 +21,10 @@ from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells.
+    """The contents of a run's folder.
 
     Attributes:
-        name: of the folder; with the folders above where several runs are called alike.
+        name: of the folder; with parent folders where several runs have the same name.
         path: the folder.
         config: its settings as plain nested mappings; empty where they cannot be read.
         rows: of metrics.jsonl, by images.
@@ -30,8 +32,8 @@ class RunRecord:
         pictures: images and file of each sample grid, by images.
         events: health events in the order of the file.
         real: file of a grid of real examples, if there is one.
-        environment: what its last life ran on, as plain nested mappings.
-        is_trial: whether it stands for all seeds of a sweep's trial.
+        environment: what its last attempt ran on, as plain nested mappings.
+        is_trial: whether it is the mean over the seeds of a sweep's trial.
     """
 
     name: str
@@ -47,8 +49,24 @@ class RunRecord:
 
     @property
     def images(self) -> int:
-        """How far its rows and pictures reach."""
+        """Images up to the last row or sample grid."""
         return max([row["images"] for row in self.rows] + [images for images, _ in self.pictures], default=0)
+
+    @property
+    def speed(self) -> float | None:
+        """Images per second: the median over the rows, since single rows include evaluations and start-up."""
+        speeds = [value for row in self.rows if isinstance(value := row.get("images_per_second"), int | float)]
+        return median(speeds) if speeds else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config with dotted keys."""
+        return flat(self.config)
+
+
+def sample_grids(folder: Path) -> list[tuple[int, Path]]:
+    """Images and file of each sample grid in a folder, by images."""
+    return sorted((int(file.stem), file) for file in folder.glob("*.png") if file.stem.isdigit())
 
 
 def is_run(path: Path) -> bool:
@@ -58,12 +76,15 @@ def is_run(path: Path) -> bool:
 
 
 def read_run(path: Path) -> RunRecord:
-    """All that a run's folder tells.
+    """Read a run's folder.
+
+    Args:
+        path: the folder; damaged or missing files in it are left out.
 
     Raises:
         ConfigError: there is no such folder, or it is not a run's.
     """
-    check_run(path)
+    _check(path)
     folder = RunDir(path)
     evaluations: list[Evaluation] = []
     with suppress(ConfigError):  # none there
@@ -74,15 +95,14 @@ def read_run(path: Path) -> RunRecord:
         config=_read_config(folder),
         rows=sorted(read_metrics(folder), key=lambda row: row["images"]),
         evaluations=evaluations,
-        pictures=sorted((int(file.stem), file) for file in folder.samples.glob("*.png") if file.stem.isdigit()),
+        pictures=sample_grids(folder.samples),
         events=_read_events(folder),
         real=folder.real if folder.real.is_file() else None,
         environment=read_environment(folder),
     )
 
 
-def check_run(path: Path) -> None:
-    """Refuse what is not a run's folder; see `read_run`."""
+def _check(path: Path) -> None:
     value = str(path)
     if not path.is_dir():
         near = [str(folder) for folder in path.parent.glob("*") if is_run(folder)]
@@ -100,7 +120,7 @@ def check_run(path: Path) -> None:
 
 
 def with_distinct_names(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The same records, those that are called alike by more of their paths; one that is there twice is taken once."""
+    """The records without duplicates; parent folders are added to equal names until all names differ."""
     unique = list({record.path.resolve(): record for record in records}.values())
     names = [record.name for record in unique]
     depth = 1
@@ -114,9 +134,9 @@ def with_distinct_names(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _read_config(folder: RunDir) -> dict[str, Any]:
-    """Plain mappings, with defaults for what an older version did not know.
+    """Settings with defaults for keys that an older version did not have.
 
-    A run with networks of its own, or of another version, is still worth showing: then what the file says.
+    A config that this version refuses (custom networks, other versions) is returned as the file has it.
     """
     try:
         raw = yaml.load(folder.config.read_text(encoding="utf-8"), Loader=Loader)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.reporting.record import read_run, with_distinct_names
-from tests.reporting import folders
+from ganscale.report.record import read_run, with_distinct_names
+from tests.report import folders
 
 
 def test_everything_in_a_folder_is_read_by_images(tmp_path: Path) -> None:
@@ -48,21 +48,15 @@ def test_an_old_config_is_filled_and_a_strange_one_taken_as_it_is(tmp_path: Path
     assert read_run(path).config == {"train": {"images": 5000}, "news": {"x": 1}}
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("try2", r"no such run\n.*did you mean '.*try1'"),
-        ("file", "not a folder"),
-        ("empty", r"not a run's folder.*\n.*name the folder of a run"),
-        ("", r"not a run's folder.*\n.*name runs in it: .*try1"),
-    ],
-)
-def test_what_is_no_run_is_refused_with_a_remedy(tmp_path: Path, name: str, message: str) -> None:
+@pytest.mark.parametrize(("name", "remedy"), [("try2", "try1"), ("file", "try1"), ("empty", "runs/"), ("", "try1")])
+def test_what_is_no_run_is_refused_with_a_remedy(tmp_path: Path, name: str, remedy: str) -> None:
     folders.run(tmp_path / "try1")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError) as caught:
         read_run(tmp_path / name)
+    assert caught.value.key == "path"
+    assert remedy in str(caught.value)
 
 
 def test_runs_of_one_name_are_told_apart_and_one_given_twice_is_one(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganscale.reporting import pictures
-from ganscale.reporting.pictures import choose, sample_strips, shrunk
-from ganscale.reporting.record import RunRecord, read_run
+from ganscale.report import images
+from ganscale.report.images import choose, sample_strips, shrunk
+from ganscale.report.record import RunRecord, read_run
 from ganscale.tracking.images import write_png
-from tests.reporting import folders
+from tests.report import folders
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 5), (5, 5), (7, 5), (1000, 50), (9, 1)])
@@ -51,7 +51,7 @@ def test_noise_is_shrunk_to_its_share(tmp_path: Path) -> None:
 def test_many_runs_share_the_bytes_and_broken_files_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "MOST_IN_ALL", 8)
+    monkeypatch.setattr(images, "MAX_IN_ALL", 8)
     runs = [read_run(folders.run(tmp_path / name, pictures=range(0, 60, 10))) for name in ("a", "b")]
     runs.insert(1, RunRecord("none", tmp_path))
     (tmp_path / "b" / "samples" / "00000000.png").write_bytes(b"no picture")

@@ -1,0 +1,155 @@
+"""A sweep in the report: its `results.json`, its plots, and its trials as curves."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ganscale.config import ConfigError
+from ganscale.report.record import RunRecord, sample_grids
+from ganscale.storage.run_dir import read_objects
+
+RESULTS = "results.json"
+MAX_CURVES = 40
+"""Trials whose curves are drawn, the best ones."""
+
+Interval = tuple[float, float]
+
+
+class Outcome(BaseModel):
+    """Results of one configuration over its seeds; see `ganscale.sweep.score.Standing`."""
+
+    means: dict[str, float | None] = {}
+    bounds: dict[str, float | None] = {}
+    failures: int = 0
+    successes: int | None = None
+    rate_interval: Interval | None = None
+    seeds: list[Any] = []
+
+    @property
+    def num_good(self) -> int:
+        """Seeds that succeeded; without a threshold, seeds that did not fail."""
+        return len(self.seeds) - self.failures if self.successes is None else self.successes
+
+
+class Trial(Outcome):
+    """One configuration of the sweep."""
+
+    trial: int
+    drawn: dict[str, Any] = {}
+    status: str = ""
+    images: int = 0
+
+    @property
+    def name(self) -> str:
+        """`trial 0003`."""
+        return f"trial {self.trial:04d}"
+
+
+class Rate(BaseModel):
+    """Success at one value of a setting; see `ganscale.sweep.success.Rate`."""
+
+    value: str
+    successes: int
+    runs: int
+    configs: int
+    interval: Interval
+
+
+class Difference(BaseModel):
+    """Two values of a grid at the same draws; see `ganscale.sweep.compare.Difference`."""
+
+    better: str
+    worse: str
+    share: float
+    interval: Interval | None
+    draws: int
+
+
+class Importance(BaseModel):
+    """What a setting explains of the scores; see `ganscale.sweep.importance.Importance`."""
+
+    name: str
+    explained: float
+    by_chance: float
+    p: float
+
+
+class SweepRecord(BaseModel):
+    """A sweep as its `results.json` describes it; keys of other versions are ignored.
+
+    Attributes:
+        path: its folder.
+        name: of the sweep.
+        metrics: what was optimized, the leading one first.
+        trials: the best first.
+    """
+
+    path: Path
+    name: str = Field("", alias="sweep")
+    metrics: list[str] = []
+    images: int | None = None
+    winner: int | None = None
+    confirmed: Outcome | None = None
+    success_by_setting: dict[str, list[Rate]] = {}
+    differences: dict[str, list[Difference]] = {}
+    importance: list[Importance] = []
+    trials: list[Trial]
+
+    @property
+    def settings(self) -> list[str]:
+        """Keys that the sweep searched."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.drawn))
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether success means more than not to fail."""
+        return any(trial.successes is not None for trial in self.trials)
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder holds the results of a sweep."""
+    return (path / RESULTS).is_file()
+
+
+def read_sweep(path: Path) -> SweepRecord:
+    """Read a sweep's folder.
+
+    Raises:
+        ConfigError: its results cannot be read.
+    """
+    try:
+        raw = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        return SweepRecord.model_validate({"sweep": path.resolve().name, **raw, "path": path})
+    except (OSError, ValueError, TypeError, RecursionError) as error:  # ValidationError is a ValueError
+        remedy = "run the sweep's command again: it rewrites them"
+        raise ConfigError(
+            f"its {RESULTS} cannot be read ({error})", key="path", value=str(path), remedy=remedy
+        ) from None
+
+
+def trial_runs(sweep: SweepRecord, *, prefix: str = "") -> list[RunRecord]:
+    """The best trials as runs: means of the metrics over the seeds that did not fail, and the first seed's samples.
+
+    Args:
+        sweep: whose folder is read.
+        prefix: of the runs' names, e.g. the sweep's name.
+    """
+    runs = []
+    for trial in sweep.trials[:MAX_CURVES]:
+        folder = sweep.path / "trials" / f"{trial.trial:04d}"
+        first = next(iter(sorted(folder.glob("seed-*/samples"))), folder / "samples")
+        rows = [_mean_row(row) for row in read_objects(folder / "rows.jsonl") if row.keys() >= {"images", "seeds"}]
+        name = f"{prefix} {trial.name}".strip()
+        runs.append(RunRecord(name, folder, rows=rows, pictures=sample_grids(first), is_trial=True))
+    return runs
+
+
+def _mean_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Images, and the mean of each metric over the seeds that did not fail."""
+    values = [seed["values"] for seed in row["seeds"] if not seed["failure"]]
+    names = dict.fromkeys(name for each in values for name in each)
+    known = {name: [each[name] for each in values if each.get(name) is not None] for name in names}
+    return {"images": row["images"], **{name: fmean(found) if found else None for name, found in known.items()}}

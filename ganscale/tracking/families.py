@@ -1,0 +1,47 @@
+"""Which numbers of `metrics.jsonl` share a chart, in the report and in W&B."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """Numbers that share a chart.
+
+    Attributes:
+        title: of the chart.
+        group: of charts, one of `GROUPS`.
+        note: how to read the chart; may be empty.
+        members: name in `metrics.jsonl` to its label.
+    """
+
+    title: str
+    group: str
+    note: str
+    members: Mapping[str, str]
+
+
+GROUPS = ("Quality", "Training", "Speed and memory", "Other")
+FAMILIES = (
+    Family("Loss", "Training", "Mean since the last row.", {"loss_d": "D", "loss_g": "G"}),
+    Family(
+        "Discriminator accuracy",
+        "Training",
+        "Share of examples classified correctly: 0.5 is guessing.",
+        {"d_accuracy_real": "real", "d_accuracy_fake": "fake"},
+    ),
+    Family("Logits, mean", "Training", "", {"real_logit_mean": "real", "fake_logit_mean": "fake"}),
+    Family("Logits, spread", "Training", "Standard deviation.", {"real_logit_std": "real", "fake_logit_std": "fake"}),
+    Family(
+        "Diversity of a batch",
+        "Training",
+        "Mean distance of two examples, and of the two batches' means, per pixel.",
+        {"diversity_real": "real", "diversity_fake": "fake", "mean_gap": "means"},
+    ),
+    Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
+    Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
+    Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),
+    Family("Augmentation", "Training", "Probability of each transform (ADA).", {"augment_p": "p"}),
+    Family("Images per second", "Speed and memory", "", {"images_per_second": ""}),
+    Family("Seconds per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}),
+    Family("Memory of rank 0, MiB", "Speed and memory", "", {"memory_mib": "host", "gpu_memory_mib": "GPU"}),
+)
