@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ganscale.cli import log_to_stdout
 from ganscale.config import Config, ConfigError, parse
 from ganscale.config.checks import check_files
 from ganscale.config.evaluation import METRICS
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    log_to_stdout()
     options = _parse(arguments)
     try:
         return _compare(options) if options.compare else _evaluate(options)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ganscale.cli import log_to_stdout
 from ganscale.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class SamplingError(RuntimeError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    log_to_stdout()
     options = _parse(arguments)
     try:
         _check(options)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ganscale.cli import show
+from ganscale.cli import log_to_stdout, show
 from ganscale.config import Config, ConfigError, dump, load
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ LAUNCHERS = ("auto", "ray", "torchrun", "local")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    log_to_stdout()
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         config = load(options.config, options.overrides)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ganscale.cli import show
+from ganscale.cli import log_to_stdout, show
 from ganscale.config import ConfigError
 from ganscale.config.errors import shown
 
@@ -22,6 +22,7 @@ SAMPLES = 10
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    log_to_stdout()
     options = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         from ganscale.sweep.plan import load_plan
@@ -86,7 +87,7 @@ def _run(plan: "SweepPlan") -> int:
 
     check_files(plan.config)
     try:
-        print(search_on_ray(plan, lambda text: print(text, flush=True)), flush=True)
+        print(search_on_ray(plan), flush=True)
     except SearchError as error:
         print(f"ganscale: the search stopped: {error}\n  the same command goes on", file=sys.stderr, flush=True)
         return 1

@@ -19,7 +19,7 @@ from ganscale.evaluation.compare import read_evaluations
 from ganscale.run.health_monitor import read_rollbacks
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
-from ganscale.sweep.statistics import wilson
+from ganscale.sweep.score import wilson
 
 FIRST_SEED = 5000
 """Of runs on which nothing was chosen."""

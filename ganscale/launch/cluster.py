@@ -1,37 +1,56 @@
-"""To a Ray cluster: join the one that runs, or start one on this machine."""
+"""The connection to a Ray cluster: joins a running one, or starts one on this machine."""
 
 import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
 from ganscale.config import Config, ConfigError
-from ganscale.launch.address import reach
+from ganscale.launch.compat import draining_nodes, running_cluster
 from ganscale.launch.placement import NodeResources, max_workers
 
+_logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds that a cluster which is still starting may take to accept connections; Ray itself waits for 15 minutes."""
+INIT_ATTEMPTS = 3
+INIT_PAUSE = 5.0
+"""Seconds between two attempts."""
+
 _SLOW = (
-    "the Ray cluster at {address} does not answer yet; if it is no longer there, stop this (Ctrl-C), then run "
+    "the Ray cluster at %s does not answer yet; if it no longer exists, interrupt this (Ctrl-C), then run "
     "`ray stop`, or train on this machine alone with cluster.address=local"
 )
+_NO_CLUSTER = (
+    "start one with `ray start --head`, remove a dead one with `ray stop`, "
+    "or train on this machine alone with cluster.address=local"
+)
+
+
+class ClusterError(ConnectionError):
+    """Ray cannot be started or joined though the settings are right, as on an overloaded machine."""
 
 
 @contextmanager
 def connected(config: Config, *, dashboard: bool = False) -> Iterator[bool]:
-    """Be connected while the block runs; a cluster that was started for it ends with it.
+    """Stay connected while the block runs; a cluster that was started for it ends with it.
 
     Args:
-        config: whose section `cluster` says where, and how much a cluster of our own must hold.
-        dashboard: whether a cluster of our own has one; Ray frees what a killed nested run held only with it.
+        config: Section `cluster` names the cluster and what one started here must hold.
+        dashboard: Whether a cluster started here has one; Ray frees the resources of a killed nested run only with it.
 
     Yields:
-        Whether the cluster was there before: one of our own never gets more nodes.
+        Whether the cluster existed before; one that was started here never grows.
 
     Raises:
-        ConfigError: the cluster cannot be reached, or this machine is too small.
+        ConfigError: The cluster cannot be reached, or this machine is too small.
+        ClusterError: Ray did not start in `INIT_ATTEMPTS` attempts.
     """
     joined = _connect(config, dashboard)
     try:
@@ -46,67 +65,108 @@ def _connect(config: Config, dashboard: bool = False) -> bool:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address == "auto":
-        address = _running_cluster() or "local"
-    if address != "local":
-        print(f"joining the Ray cluster at {address}", flush=True)
-        reach(address)
-        patience = threading.Timer(20.0, print, [_SLOW.format(address=address)], {"flush": True})
-        patience.daemon = True
-        patience.start()
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError) as error:  # RuntimeError: it runs another version of Ray or Python
-            raise ConfigError(
-                f"the Ray cluster there does not let this process in ({' '.join(str(error).split())[:300]})",
-                key="cluster.address",
-                value=address,
-                remedy="use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python",
-            ) from None
-        finally:
-            patience.cancel()
-        return True
-    print("starting Ray on this machine", flush=True)
+        address = running_cluster() or "local"
+    if address == "local":
+        _start(config, dashboard)
+        return False
+    _logger.info("joining the Ray cluster at %s", address)
+    wait_for_listener(address)
+    warning = threading.Timer(20.0, _logger.warning, [_SLOW, address])
+    warning.daemon = True
+    warning.start()
+    try:
+        _init(address=address)
+    except (ConnectionError, RuntimeError) as error:  # RuntimeError: another version of Ray or Python
+        if isinstance(error, ClusterError):
+            raise
+        message = f"the Ray cluster there refuses this process ({_one_line(error)})"
+        remedy = "use the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), Ray and Python"
+        raise ConfigError(message, key="cluster.address", value=address, remedy=remedy) from None
+    finally:
+        warning.cancel()
+    return True
+
+
+def _start(config: Config, dashboard: bool) -> None:
+    _logger.info("starting Ray on this machine")
     workers, each = config.cluster.num_workers, config.cluster.cpus_per_worker
-    wanted = max_workers(workers) * each
-    cpus = os.cpu_count() or 1
-    most = max(8, 4 * cpus) // each
-    if wanted > max(8, 4 * cpus):
+    wanted, cpus = max_workers(workers) * each, os.cpu_count() or 1
+    limit = max(8, 4 * cpus)
+    if wanted > limit:
+        most = limit // each
         raise ConfigError(
-            f"{wanted} CPUs are asked for, this machine has {cpus}",
+            f"{wanted} CPUs are requested, this machine has {cpus}",
             key="cluster.num_workers" if most else "cluster.cpus_per_worker",
             value=workers if most else each,
             remedy=f"use at most {most or cpus} {'workers' if most else 'CPUs per worker'}, or join a cluster",
         )
-    ray.init(
-        address="local",
-        num_cpus=max(cpus, wanted),
-        include_dashboard=dashboard,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    return False
+    _init(address="local", num_cpus=max(cpus, wanted), include_dashboard=dashboard)
 
 
-def _running_cluster() -> str | None:
-    """Address of a cluster that `ray start` left on this machine, if it is alive."""
-    from ray._private.services import canonicalize_bootstrap_address, find_bootstrap_address
+def _init(**options: Any) -> None:
+    """Call `ray.init`, again where a node did not start in time.
 
-    address = find_bootstrap_address(None)
-    return canonicalize_bootstrap_address(address) if address else None
+    Raises:
+        ConnectionError, RuntimeError: The cluster to join refuses this process.
+        ClusterError: All attempts failed.
+    """
+    for attempt in range(1, INIT_ATTEMPTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+            return
+        except Exception as error:  # Ray raises a bare Exception for a node that did not start in time
+            if options["address"] != "local" and isinstance(error, ConnectionError | RuntimeError):
+                raise
+            ray.shutdown()
+            if attempt == INIT_ATTEMPTS:
+                message = f"Ray did not start in {attempt} attempts ({_one_line(error)})"
+                raise ClusterError(f"{message}; the machine may be overloaded, run the same command later") from error
+            _logger.warning("Ray did not start (%s); trying again in %.0f s", _one_line(error), INIT_PAUSE)
+            time.sleep(INIT_PAUSE)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def wait_for_listener(address: str, *, timeout: float = CONNECT_TIMEOUT) -> None:
+    """Return as soon as a process accepts connections at an address.
+
+    Args:
+        address: HOST:PORT.
+        timeout: Seconds to wait.
+
+    Raises:
+        ConfigError: The address has another form, or no process accepts connections in time.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65_536:
+        remedy = "write HOST:PORT as `ray start --head` shows it, auto or local"
+        raise ConfigError("is not the address of a Ray cluster", key="cluster.address", value=address, remedy=remedy)
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
+            return
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a host name
+            if time.monotonic() + 1.0 > until:
+                message = f"no Ray cluster answers there ({getattr(error, 'strerror', None) or error})"
+                raise ConfigError(message, key="cluster.address", value=address, remedy=_NO_CLUSTER) from None
+        time.sleep(1.0)
 
 
 def nodes() -> list[NodeResources]:
-    """What each living machine of the cluster offers that is not about to go."""
-    leaving = draining()
+    """Resources of each live node that is not being drained."""
+    draining = draining_nodes()
     return [
         NodeResources(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in leaving
+        if node["Alive"] and node["NodeID"] not in draining
     ]
 
 
-def silent() -> list[str]:
-    """Addresses of nodes that count as alive but take no connection: dead without a word, or cut off."""
+def unreachable_nodes() -> list[str]:
+    """Addresses of nodes that the cluster believes alive but that accept no connection: crashed or cut off."""
     found = []
     for node in ray.nodes():
         if node["Alive"]:
@@ -117,19 +177,12 @@ def silent() -> list[str]:
     return found
 
 
-def draining() -> set[str]:
-    """Ids of the nodes that are about to go: a spot machine that is taken back, a pod that ends."""
-    from ray._private.state import state
-
-    return set(state.get_draining_nodes())
-
-
-def hosts(ids: set[str]) -> set[str]:
-    """Names that the machines of these nodes have for themselves."""
+def host_names(ids: set[str]) -> set[str]:
+    """Host names of nodes, as their machines know them."""
     return {node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in ids}
 
 
-def free() -> NodeResources:
-    """What is free on all machines together."""
+def unused() -> NodeResources:
+    """Unused resources of all nodes together."""
     resources = ray.available_resources()
     return NodeResources(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))

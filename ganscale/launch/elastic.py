@@ -1,31 +1,126 @@
-"""When an elastic group is to have more workers: there is free room, or nodes have come that were asked for."""
+"""Changes of the cluster under a run: room that is requested and waited for, nodes that drain, room to scale up.
 
+An autoscaler (KubeRay's, Ray's own on clouds) adds nodes for what is pending in the cluster's queue. Room is therefore
+requested as placement groups, one per worker: they need no privileges, do not interfere with other jobs' requests, and
+vanish with this process, however it ends.
+"""
+
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from ray.exceptions import RayError
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from ganscale.config import Config, ConfigError
-from ganscale.launch.cluster import free, nodes
+from ganscale.launch.cluster import host_names, nodes, unused
+from ganscale.launch.compat import draining_nodes
 from ganscale.launch.placement import NodeResources, Placement, place, worker_resources
-from ganscale.launch.placement_request import PlacementRequest
+from ganscale.run.stop_signal import StopFile, StopReason
+from ganscale.run.watchdog import Heartbeat
 
-STEADY = 3
-"""Looks in a row that must see the same room before the group is made anew."""
-SETTLED = 15
-"""The same while more nodes are to come: each start costs more than a wait for the next node."""
-IN_VAIN = 30
-"""Looks after which room that is held but is of no use is given back."""
-PAUSE = 300.0
-"""Seconds until it is asked for again."""
+Placed = TypeVar("Placed")
+
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts to place."""
+POLL_INTERVAL = 2.0
+"""Seconds between two polls of `ClusterMonitor`."""
+STABLE_POLLS = 3
+"""Consecutive polls that must see the same room before the group restarts with more workers."""
+SETTLED_POLLS = 15
+"""The same while more nodes are pending: a restart costs more than the wait for the next node."""
+USELESS_POLLS = 30
+"""Consecutive polls after which room that is held but too small is released."""
+REQUEST_PAUSE = 300.0
+"""Seconds until it is requested again."""
 
 
-def may_grow(config: Config, workers: int, all_nodes: list[NodeResources], unused: NodeResources) -> bool:
-    """Whether a group of `workers` could have more: the config allows it, nodes have room, and that room is free.
+class PlacementRequest:
+    """Room for workers, requested and held until it is canceled.
 
     Args:
-        config: the run's.
-        workers: number of them now.
-        all_nodes: what the cluster's nodes have.
-        unused: what of it nobody uses.
+        each: Resources of a worker by Ray's names, e.g. `{"CPU": 1, "GPU": 1}`.
+        workers: Number of workers.
+    """
+
+    def __init__(self, each: Mapping[str, float], workers: int) -> None:
+        self._groups: list[PlacementGroup] = []
+        try:
+            for _ in range(workers):
+                self._groups.append(placement_group([dict(each)]))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def held(self) -> int | None:
+        """Number of workers that have room so far; None if the cluster lost the request."""
+        states = [placement_group_table(group).get("state") for group in self._groups]
+        return None if set(states) - {"PENDING", "CREATED", "RESCHEDULING"} else states.count("CREATED")
+
+    def cancel(self) -> None:
+        """Release all room, held or pending."""
+        groups, self._groups = self._groups, []
+        for group in groups:
+            with suppress(RayError):
+                remove_placement_group(group)
+
+
+def waiting_message(error: ConfigError, seconds: float) -> str:
+    """The log line of a wait for nodes.
+
+    Args:
+        error: Why there is no room yet.
+        seconds: Longest wait.
+    """
+    return f"{str(error).partition(chr(10))[0]}; requesting nodes and waiting up to {seconds:.0f} s for them"
+
+
+def wait_for_placement(
+    place: Callable[[], Placed],
+    *,
+    seconds: float,
+    request: Callable[[ConfigError], PlacementRequest] | None = None,
+    is_canceled: Callable[[], bool] = lambda: False,
+) -> Placed:
+    """Call `place` until it succeeds, and return its result.
+
+    Args:
+        place: Inspects the cluster's nodes; raises ConfigError where there is no room.
+        seconds: Longest wait.
+        request: Called with the first ConfigError; its result is held until this returns.
+        is_canceled: Whether to stop waiting.
+
+    Raises:
+        ConfigError: The last one of `place`.
+    """
+    until = time.monotonic() + seconds
+    pending: PlacementRequest | None = None
+    try:
+        while True:
+            try:
+                return place()
+            except ConfigError as error:
+                if time.monotonic() >= until or is_canceled():
+                    raise
+                if pending is None and request is not None:
+                    pending = request(error)
+            time.sleep(min(RETRY_INTERVAL, max(0.0, until - time.monotonic())))
+    finally:
+        if pending is not None:
+            pending.cancel()
+
+
+def may_grow(config: Config, workers: int, all_nodes: list[NodeResources], available: NodeResources) -> bool:
+    """Whether a group could have more workers: the config allows it, nodes have room, and that room is unused.
+
+    Args:
+        config: The run's config.
+        workers: Current number of workers.
+        all_nodes: Resources of the cluster's nodes.
+        available: Unused resources of all nodes together.
     """
     if not isinstance(config.cluster.num_workers, tuple) or workers >= config.cluster.num_workers[1]:
         return False
@@ -34,62 +129,121 @@ def may_grow(config: Config, workers: int, all_nodes: list[NodeResources], unuse
     except ConfigError:
         return False
     more = placement.num_workers - workers
-    enough = unused.cpus >= more * config.cluster.cpus_per_worker
-    return more > 0 and enough and (not placement.use_gpu or unused.gpus >= more)
+    enough = available.cpus >= more * config.cluster.cpus_per_worker
+    return more > 0 and enough and (not placement.use_gpu or available.gpus >= more)
 
 
 class ScaleUpPolicy:
-    """Looks for room, and where the config has `cluster.node_wait` asks for it.
+    """Decides when an elastic group restarts with more workers; requests room where `cluster.node_wait` allows it.
 
     Args:
-        config: the run's.
-        placement: of the workers that it has.
-        asks: whether the cluster can grow.
+        config: The run's config.
+        placement: Its current workers.
+        autoscales: Whether the cluster can add nodes.
     """
 
-    def __init__(self, config: Config, placement: Placement, *, asks: bool) -> None:
+    def __init__(self, config: Config, placement: Placement, *, autoscales: bool) -> None:
         self._config, self._workers = config, placement.num_workers
         self._each = worker_resources(config, use_gpu=placement.use_gpu)
         wanted = config.cluster.num_workers
-        self._most = wanted[1] if isinstance(wanted, tuple) else self._workers
-        self._asks = asks and config.cluster.node_wait > 0
+        self._max_workers = wanted[1] if isinstance(wanted, tuple) else self._workers
+        self._may_request = autoscales and config.cluster.node_wait > 0
         self._request: PlacementRequest | None = None
-        self._asked_again = 0.0
-        self._saw, self._looks = (False, 0), 0
+        self._paused_until = 0.0
+        self._seen, self._polls = (False, 0), 0
 
-    def look(self, *, started: Callable[[], bool]) -> bool:
-        """Whether it is time to make the group anew; called again and again.
+    def should_resize(self, *, has_started: Callable[[], bool]) -> bool:
+        """Whether to restart the group now; polled at a fixed interval.
 
         Args:
-            started: tells whether the group has taken its own room: until then asking would take that away from it.
+            has_started: Whether the group occupies its own room: an earlier request would take that room.
         """
-        if self._workers >= self._most:
+        more = self._max_workers - self._workers
+        if more <= 0:
             return False
-        if self._asks and self._request is None and time.monotonic() >= self._asked_again and started():
-            self._request = PlacementRequest(self._each, self._most - self._workers)
-        held = self._held()
-        unused = free()
-        room = NodeResources(unused.cpus + held * self._each["CPU"], unused.gpus + held * self._each.get("GPU", 0.0))
-        saw = may_grow(self._config, self._workers, nodes(), room), held
-        self._looks = self._looks + 1 if saw == self._saw else 1
-        self._saw = saw
-        if held and not saw[0] and self._looks >= IN_VAIN:  # others have the rest of the cluster
+        can_request = self._may_request and self._request is None and time.monotonic() >= self._paused_until
+        if can_request and has_started():
+            self._request = PlacementRequest(self._each, more)
+        held, free = self._held(), unused()
+        room = NodeResources(free.cpus + held * self._each["CPU"], free.gpus + held * self._each.get("GPU", 0.0))
+        seen = may_grow(self._config, self._workers, nodes(), room), held
+        self._polls = self._polls + 1 if seen == self._seen else 1
+        self._seen = seen
+        if held and not seen[0] and self._polls >= USELESS_POLLS:  # other jobs use the rest of the cluster
             self.cancel()
-            self._asked_again = time.monotonic() + PAUSE
-        more_come = self._request is not None and held < self._most - self._workers
-        return saw[0] and self._looks >= (SETTLED if more_come else STEADY)
+            self._paused_until = time.monotonic() + REQUEST_PAUSE
+        is_pending = self._request is not None and held < more
+        return seen[0] and self._polls >= (SETTLED_POLLS if is_pending else STABLE_POLLS)
 
     def cancel(self) -> None:
-        """Give back what is held and ask for no more."""
+        """Release all requested room."""
         request, self._request = self._request, None
         if request is not None:
             request.cancel()
 
     def _held(self) -> int:
-        """Workers more for which room is held."""
-        if self._request is None:
-            return 0
-        held = self._request.held()
-        if held is None:  # the cluster's head has forgotten it
+        held = self._request.held() if self._request is not None else 0
+        if held is None:  # the head node restarted and lost the request
             self.cancel()
         return held or 0
+
+
+class ClusterMonitor:
+    """Requests a stop of the workers while the block runs, when one of their nodes drains or the group can grow.
+
+    Args:
+        config: The run's config.
+        placement: Its workers.
+        stop_file: Where the stop is requested.
+        heartbeats: Reads the heartbeats in the run's folder, which may be those of an earlier attempt.
+        autoscales: Whether the cluster can add nodes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        placement: Placement,
+        stop_file: StopFile,
+        heartbeats: Callable[[], Sequence[Heartbeat]],
+        *,
+        autoscales: bool = True,
+    ) -> None:
+        self._stop_file, self._heartbeats, self._workers = stop_file, heartbeats, placement.num_workers
+        self._known_draining = draining_nodes()
+        self._previous = set(map(_process, heartbeats()))
+        self._scale_up = ScaleUpPolicy(config, placement, autoscales=autoscales)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cluster_monitor", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(5 * POLL_INTERVAL)
+
+    def _run(self) -> None:
+        while not self._ended.wait(POLL_INTERVAL):
+            with suppress(Exception):  # a cluster that does not answer fails the workers, too
+                reason = self._poll()
+                if reason and not self._ended.is_set() and self._stop_file.read() < reason:
+                    self._stop_file.write(reason)
+        with suppress(Exception):
+            self._scale_up.cancel()
+
+    def _poll(self) -> StopReason:
+        draining = draining_nodes() - self._known_draining
+        if draining:
+            heartbeats = self._current()
+            if not heartbeats or host_names(draining) & {heartbeat.host for heartbeat in heartbeats}:
+                return StopReason.DRAIN
+        grows = self._scale_up.should_resize(has_started=lambda: len(self._current()) >= self._workers)
+        return StopReason.RESIZE if grows else StopReason.NONE
+
+    def _current(self) -> list[Heartbeat]:
+        """Heartbeats of this attempt's workers: files on the run's storage, read only when they matter."""
+        return [heartbeat for heartbeat in self._heartbeats() if _process(heartbeat) not in self._previous]
+
+
+def _process(heartbeat: Heartbeat) -> tuple[int, str, int, int]:
+    return heartbeat.rank, heartbeat.host, heartbeat.pid, heartbeat.born

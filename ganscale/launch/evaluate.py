@@ -1,4 +1,4 @@
-"""An evaluation as a Ray Train job: as many workers as asked for find the same numbers as one."""
+"""Evaluation as a Ray Train job; the metrics do not depend on the number of workers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ from ganscale.launch.worker_group import WorkerGroupSpec, prepare_worker, run_wo
 
 
 def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[Evaluation]:
-    """Judge checkpoints on `cluster.num_workers` workers.
+    """Evaluate checkpoints on `cluster.num_workers` workers.
 
     Args:
-        config: the run's, with the protocol in its section `eval`.
-        folders: of the checkpoints; every node must see them.
-        storage: folder for Ray's own files; every node must see it.
+        config: The run's config; section `eval` is the protocol.
+        folders: Folders of the checkpoints, visible to every node.
+        storage: Folder for Ray's own files, visible to every node.
 
     Raises:
-        ConfigError: data, checkpoint or extractor are not there or damaged, or the cluster is too small.
-        TrainingError: a worker failed.
+        ConfigError: Data, checkpoint or extractor are missing or damaged, or the cluster is too small.
+        TrainingError: A worker failed.
     """
     with connected(config):
         group = WorkerGroupSpec(config, place(config, nodes()), storage, 0)

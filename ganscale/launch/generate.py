@@ -1,4 +1,4 @@
-"""Shards of samples made by the workers of a Ray cluster: one task per shard, retried elsewhere when a node is lost."""
+"""Shards of samples from the workers of a Ray cluster: one task per shard, retried when its worker or node is lost."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +11,10 @@ from ganscale.config import ConfigError, load
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.shards import GenerationError, ShardPlan, check_visible, make_shard, one_thread
 from ganscale.launch.cluster import connected
+from ganscale.launch.compat import root_cause
 
 RETRIES = 3
-"""Times that a shard is tried again after its worker or node was lost."""
+"""How often a shard is retried after its worker or node was lost."""
 
 
 def make_on_ray(
@@ -25,24 +26,24 @@ def make_on_ray(
     num_workers: int,
     address: str = "auto",
 ) -> Iterator[int]:
-    """Make shards on a Ray cluster, at most `num_workers` at a time, one CPU (and with cuda one GPU) each.
+    """Make shards on a Ray cluster, each by a task of one CPU (with cuda, and one GPU).
 
-    A shard has the same bytes whoever makes it.
+    The bytes of a shard do not depend on the worker.
 
     Args:
-        generator: on the CPU.
-        folder: absolute, on storage that all nodes share; prepared for `plan`.
-        plan: what is made.
-        shards: which of them.
-        num_workers: tasks at a time.
-        address: of the cluster, as `cluster.address` in a run's config.
+        generator: The generator, on the CPU.
+        folder: Absolute path on storage that all nodes share, prepared for `plan`.
+        plan: The samples.
+        shards: Numbers of the shards to make.
+        num_workers: Concurrent tasks, at most.
+        address: Address of the cluster, as `cluster.address` of a run.
 
     Yields:
-        Each shard when it is done.
+        The number of each shard when it is done.
 
     Raises:
-        ConfigError: the cluster cannot be reached or lacks what is asked for, or its nodes do not see the folder.
-        GenerationError: a shard failed for good.
+        ConfigError: The cluster cannot be reached or lacks resources, or its nodes do not see the folder.
+        GenerationError: A shard failed after all retries.
     """
     with connected(load(overrides=(f"cluster.num_workers={num_workers}", f"cluster.address={address}"))):
         _check_resources(plan)
@@ -60,7 +61,7 @@ def _check_resources(plan: ShardPlan) -> None:
 def _dispatch(
     generator: LoadedGenerator, folder: Path, plan: ShardPlan, shards: Sequence[int], num_workers: int
 ) -> Iterator[int]:
-    """Keep `num_workers` shards in the making until all are done."""
+    """Keep `num_workers` tasks running until all shards are done."""
     task = ray.remote(num_cpus=1, num_gpus=1 if plan.device == "cuda" else 0, max_retries=RETRIES, max_calls=0)(_make)
     shared = ray.put(LoadedGenerator(generator.network, generator.description))
     waiting = list(reversed(shards))
@@ -74,16 +75,16 @@ def _dispatch(
         try:
             problem = ray.get(done[0])
         except RayError as error:
-            cause = getattr(error, "cause", None) or error
+            cause = root_cause(error)
             reason = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
-            raise GenerationError(f"shard {shard} failed ({reason}); the same command goes on from here") from error
+            raise GenerationError(f"shard {shard} failed ({reason}); the same command resumes here") from error
         if problem is not None:
             raise problem
         yield shard
 
 
 def _make(generator: LoadedGenerator, folder: Path, plan: ShardPlan, shard: int) -> ConfigError | None:
-    """Runs in a worker. An error for the user to mend is returned, not retried."""
+    """Run in a worker; an error of the configuration is returned, as a retry does not help."""
     try:
         check_visible(folder, plan)
     except ConfigError as error:

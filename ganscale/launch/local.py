@@ -1,4 +1,4 @@
-"""Launchers without Ray: one process, or the processes that torchrun started."""
+"""Launchers without Ray: this process, or the processes that torchrun started."""
 
 import os
 from datetime import timedelta
@@ -16,8 +16,12 @@ from ganscale.run.stop_signal import SigtermFlag, on_sigterm
 def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
     """The device of this process.
 
+    Args:
+        config: The run's config.
+        local_rank: Rank of this process on its machine.
+
     Raises:
-        ConfigError: a GPU is asked for where there is none for this process.
+        ConfigError: A GPU is required and there is none for this process.
     """
     if config.train.device == "cpu":
         return torch.device("cpu")
@@ -27,7 +31,7 @@ def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
         return torch.device("cuda", local_rank)
     if config.train.device == "cuda":
         raise ConfigError(
-            f"this machine has {available} GPU(s), process {local_rank} needs one of its own",
+            f"this machine has {available} GPUs, local rank {local_rank} needs one of its own",
             key="train.device",
             value="cuda",
             remedy="use train.device=auto or cpu, or start fewer processes",
@@ -36,7 +40,7 @@ def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
 
 
 def _fits(config: Config, num_workers: int) -> bool:
-    """Whether the config may run on so many workers."""
+    """Whether the config allows this number of workers."""
     wanted = config.cluster.num_workers
     if isinstance(wanted, tuple):
         return wanted[0] <= num_workers <= wanted[1]
@@ -49,36 +53,36 @@ def under_torchrun() -> bool:
 
 
 def launch_local(config: Config, path: Path) -> Outcome:
-    """Train in this process alone.
+    """Train in this process.
+
+    Args:
+        config: The run's config.
+        path: The run's folder.
 
     Raises:
-        ConfigError: the config asks for several workers or a missing GPU.
+        ConfigError: The config requires several workers or a missing GPU.
     """
     if not _fits(config, 1):
-        raise ConfigError(
-            "the local launcher runs one worker",
-            key="cluster.num_workers",
-            value=config.cluster.num_workers,
-            remedy="use --launcher ray or torchrun, or cluster.num_workers=1",
-        )
+        wanted, remedy = config.cluster.num_workers, "use --launcher ray or torchrun, or cluster.num_workers=1"
+        raise ConfigError("the local launcher runs one worker", key="cluster.num_workers", value=wanted, remedy=remedy)
     flag = SigtermFlag()
     with on_sigterm(flag.set):
         return run_worker(config, path, device=pick_device(config), echo=True, ask=flag)
 
 
 def launch_torchrun(config: Config, path: Path) -> Outcome:
-    """Train as one of the processes that torchrun started; their number is the number of workers.
+    """Train as one of the workers that torchrun started.
+
+    Args:
+        config: The run's config.
+        path: The run's folder.
 
     Raises:
-        ConfigError: not under torchrun, or the config names another number of workers, or a GPU is missing.
+        ConfigError: Not under torchrun, or the config requires another number of workers, or a GPU is missing.
     """
     if not under_torchrun():
-        raise ConfigError(
-            "this process was not started by torchrun",
-            key="--launcher",
-            value="torchrun",
-            remedy="start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ...",
-        )
+        remedy = "start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ..."
+        raise ConfigError("torchrun did not start this process", key="--launcher", value="torchrun", remedy=remedy)
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if not _fits(config, world_size):
         raise ConfigError(

@@ -1,5 +1,6 @@
-"""A run as a Ray Train job: place the workers, show their progress, start them again after a fault, report the end."""
+"""A run as a Ray Train job: places the workers, follows the run's log, and restarts the workers after a failure."""
 
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -9,16 +10,15 @@ from typing import Any
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
-from ganscale.launch.cluster import connected, nodes, silent
-from ganscale.launch.cluster_monitor import ClusterMonitor
+from ganscale.launch.cluster import connected, nodes, unreachable_nodes
+from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import Placement, max_workers, place, worker_resources
-from ganscale.launch.placement_request import PlacementRequest, wait_for_placement, waiting
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
 from ganscale.run.recovery import forget
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
-from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, Heartbeat, read_heartbeats
+from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, read_heartbeats
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.run_dir import BusyError, RunDir, check_free
@@ -26,99 +26,114 @@ from ganscale.tracking.console import LogFollower
 
 __all__ = ["TrainingError", "train_on_ray"]
 
+_logger = logging.getLogger(__name__)
+
 
 def train_on_ray(config: Config, folder: RunDir) -> Outcome:
-    """Run to the end on a Ray cluster, starting failed workers again from their last checkpoint.
+    """Run to the end on a Ray cluster; after a failure, workers restart from the last checkpoint.
+
+    Args:
+        config: The run's config.
+        folder: The run's folder.
 
     Raises:
-        ConfigError: the cluster cannot give what the config asks for, or another process writes to the folder.
-        TrainingError: the workers failed more often than `cluster.max_restarts` without getting any further.
+        ConfigError: The cluster cannot provide what the config requires, or another process writes to the folder.
+        TrainingError: The workers failed more than `cluster.max_restarts` times without progress.
     """
     _wait_until_free(config, folder)
-    stop = StopFile(folder.stop)
-    stop.clear()
-    with connected(config) as joined, _Following(folder.log), on_sigterm(lambda: stop.write(StopReason.STOP)):
+    stop_file = StopFile(folder.stop)
+    stop_file.clear()
+    stop = on_sigterm(lambda: stop_file.write(StopReason.STOP))
+    with connected(config) as joined, _FollowedLog(folder.log), stop:
         try:
-            return _Supervisor(config, folder, stop, grows=joined).run()
+            return _Supervisor(config, folder, stop_file, autoscales=joined).run()
         except KeyboardInterrupt:
             forget(folder)
             raise
         finally:
-            stop.clear()
+            stop_file.clear()
 
 
 class _Supervisor:
-    """Starts the group of workers, again and again until the run is over or its budget is spent.
+    """Starts worker groups until the run is over or its budget of restarts is spent.
 
-    Ray itself restarts none: it does not retry what fails while the process group forms, and knows no pause.
+    Ray itself restarts none: it does not retry failures of the process group's start, and knows no pause.
     """
 
-    def __init__(self, config: Config, folder: RunDir, stop: StopFile, *, grows: bool = True) -> None:
-        self._config, self._folder, self._stop, self._grows = config, folder, stop, grows
+    def __init__(self, config: Config, folder: RunDir, stop_file: StopFile, *, autoscales: bool = True) -> None:
+        self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
         self._budget = RestartBudget(config.cluster.max_restarts, config.cluster.restart_pause)
-        self._patience = 0.0
+        self._patience = 0.0  # seconds to wait for room or unreachable nodes, after the first start
 
     def run(self) -> Outcome:
-        """The run's end; arguments and errors: `train_on_ray`."""
+        """Run to the end. Raises: `train_on_ray`."""
         previous_failure: str | None = None
         while True:
             try:
                 placement = self._place()
             except (ConfigError, TrainingError):
-                if self._stop.read() == StopReason.STOP:
+                if self._stop_requested():
                     return Outcome(self._saved(), 0, left=StopReason.STOP)
                 raise
-            group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
-            self._patience = max(60.0, self._config.cluster.timeout)
-            settings = {"path": str(self._folder.path), "previous_failure": previous_failure}
             try:
-                with ClusterMonitor(self._config, group.placement, self._stop, self._heartbeats, grows=self._grows):
-                    outcome = run_worker_group(_train_loop, settings, group)
+                outcome = self._attempt(placement, previous_failure)
             except TrainingError as error:
-                previous_failure = str(error).partition("\n")[0][:300]
-                if self._stop.read() == StopReason.STOP:
+                if self._stop_requested():
                     return Outcome(self._saved(), 0, left=StopReason.STOP)
-                self._wait(error, previous_failure)
+                previous_failure = str(error).partition("\n")[0][:300]
+                self._pause(error, previous_failure)
                 continue
-            assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
             if outcome.left not in (StopReason.DRAIN, StopReason.RESIZE):
                 return outcome
             previous_failure = None
-            self._stop.clear()
+            self._stop_file.clear()
 
-    def _wait(self, error: TrainingError, cause: str) -> None:
-        """Wait before the next start, if there is to be one."""
+    def _attempt(self, placement: Placement, previous_failure: str | None) -> Outcome:
+        group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
+        self._patience = max(60.0, self._config.cluster.timeout)
+        settings = {"path": str(self._folder.path), "previous_failure": previous_failure}
+        heartbeats = partial(read_heartbeats, self._folder.heartbeats)
+        with ClusterMonitor(self._config, placement, self._stop_file, heartbeats, autoscales=self._autoscales):
+            outcome = run_worker_group(_train_loop, settings, group)
+        assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
+        return outcome
+
+    def _stop_requested(self) -> bool:
+        return self._stop_file.read() == StopReason.STOP
+
+    def _pause(self, error: TrainingError, cause: str) -> None:
+        """Wait before the next attempt, if the budget allows one."""
         seconds = self._budget.failed(self._saved())
         if seconds is None:
             raise TrainingError(f"{error}{history(read_failures(self._folder.faults))}") from error
         count = f"{self._budget.failures} of {self._budget.most} without a new checkpoint"
         after = f" in {seconds:.0f} s" if seconds else ""
-        _info(f"the workers failed ({cause}); starting them again{after} ({count})")
+        _logger.warning("the workers failed (%s); restarting them%s (%s)", cause, after, count)
         time.sleep(seconds)
         self._wait_for_unreachable_nodes()
 
     def _wait_for_unreachable_nodes(self) -> None:
-        """Ray would place workers on a node that is gone until it is counted out: wait until it is, or is back."""
-        until, told = time.monotonic() + self._patience, False
-        while time.monotonic() < until and self._stop.read() != StopReason.STOP:
-            gone = silent()
-            if not gone:
+        """Wait until unreachable nodes answer or are declared dead: until then Ray places workers on them."""
+        until, logged = time.monotonic() + self._patience, False
+        while time.monotonic() < until and not self._stop_requested():
+            lost = ", ".join(unreachable_nodes())
+            if not lost:
                 return
-            if not told:
-                _info(f"{', '.join(gone)} does not answer; waiting until the cluster has counted it out, or it is back")
-                told = True
+            if not logged:
+                _logger.warning("%s does not answer; waiting until it does, or the cluster declares it dead", lost)
+                logged = True
             time.sleep(1.0)
 
     def _place(self) -> Placement:
-        """Where the workers go; after a fault there may be no room until a node is counted out or comes back."""
-        wait = self._config.cluster.node_wait if self._grows else 0.0
+        """Choose the workers; after a failure there may be no room until a node is declared dead or returns."""
+        wait = self._config.cluster.node_wait if self._autoscales else 0.0
         seconds = max(self._patience, wait)
         try:
             placement = wait_for_placement(
                 self._fitting,
                 seconds=seconds,
-                ask=partial(self._ask, seconds) if wait else None,
-                given_up=lambda: self._stop.read() == StopReason.STOP,
+                request=(lambda error: self._request(error, seconds)) if wait else None,
+                is_canceled=self._stop_requested,
             )
             check_workers(self._config, placement.num_workers)
             return placement
@@ -129,18 +144,15 @@ class _Supervisor:
 
     def _fitting(self) -> Placement:
         placement = place(self._config, nodes())
-        if self._patience:  # after a fault another number of nodes may do; before the first start it is for the user
+        if self._patience:  # after a failure, wait for a number of nodes that divides the batch
             check_workers(self._config, placement.num_workers)
         return placement
 
-    def _ask(self, seconds: float, error: ConfigError) -> PlacementRequest:
+    def _request(self, error: ConfigError, seconds: float) -> PlacementRequest:
         use_gpu = self._config.train.device == "cuda"
         workers = max_workers(self._config.cluster.num_workers, use_gpu=use_gpu)
-        _info(waiting(error, seconds))
+        _logger.info(waiting_message(error, seconds))
         return PlacementRequest(worker_resources(self._config, use_gpu=use_gpu), workers)
-
-    def _heartbeats(self) -> list[Heartbeat]:
-        return read_heartbeats(self._folder.heartbeats)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
@@ -148,46 +160,41 @@ class _Supervisor:
 
 
 def _wait_until_free(config: Config, folder: RunDir) -> None:
-    """Wait for another writer to end; longer where it does not get on, as its own watchdog then ends it.
+    """Wait for another writer to end; longer if it makes no progress, as its own watchdog then ends it.
 
     Raises:
-        BusyError: it trains, or does not end.
+        BusyError: It trains, or does not end.
     """
     before = _iterations(folder)
     try:
-        check_free(folder, patience=min(30.0, config.cluster.timeout / 2), info=_info)
+        check_free(folder, patience=min(30.0, config.cluster.timeout / 2), info=_logger.info)
     except BusyError:
         if not before or _iterations(folder) != before:
             raise
-        check_free(folder, patience=config.cluster.timeout + HEARTBEAT_TIMEOUT, info=_info)
+        check_free(folder, patience=config.cluster.timeout + HEARTBEAT_TIMEOUT, info=_logger.info)
 
 
 def _iterations(folder: RunDir) -> dict[int, int]:
-    """How far each worker of the folder's writer is, by its last sign of life."""
+    """Rank to iteration, by the last heartbeats."""
     return {heartbeat.rank: heartbeat.iteration for heartbeat in read_heartbeats(folder.heartbeats)}
 
 
-def _info(line: str) -> None:
-    print(line, flush=True)
-
-
 def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
-    """Runs in each Ray Train worker, in its process group. An error for the user to mend is returned, not retried.
+    """Run in each Ray Train worker, in its process group; errors of the configuration are returned, not retried.
 
-    After a fault a folder that is in use is no such error: a worker of the life before may be cut off from the others
-    but not from the storage. It ends when its iteration has lasted `cluster.timeout`; until then starts fail.
+    After a failure a folder in use is retried: a worker of the previous attempt may be cut off from the others but
+    not from the storage. It ends when its iteration has lasted `cluster.timeout`; until then starts fail.
     """
     try:
         config, device = prepare_worker(settings)
         path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
-        ask = StopFile(RunDir(path).stop).read
         return run_worker(
             config,
             path,
             device=device,
             echo=False,
             trackers=[gauges],
-            ask=ask,
+            ask=StopFile(RunDir(path).stop).read,
             previous_failure=settings["previous_failure"],
         )
     except ConfigError as error:
@@ -196,16 +203,16 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
         return error
 
 
-class _Following:
+class _FollowedLog:
     """Shows the run's log while the block runs."""
 
     def __init__(self, path: Path) -> None:
         self._follower = LogFollower(path)
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        while not self._stop.wait(0.3):
+        while not self._ended.wait(0.3):
             with suppress(OSError):
                 self._follower.show()
 
@@ -213,7 +220,7 @@ class _Following:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._ended.set()
         self._thread.join()
         with suppress(OSError):
             self._follower.show()

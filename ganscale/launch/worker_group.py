@@ -1,5 +1,6 @@
-"""A group of Ray Train workers that run one function together, in one process group of torch.distributed."""
+"""A group of Ray Train workers that run one function in one torch.distributed process group."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -9,62 +10,61 @@ from typing import Any
 
 import torch
 from ray.exceptions import RayError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from ganscale.config import Config, ConfigError, parse
+from ganscale.launch.compat import root_cause
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.run.session import collective_timeout
 from ganscale.training.register import ADDED, extend
 
+_logger = logging.getLogger(__name__)
+
 
 class TrainingError(RuntimeError):
-    """The run ended before its end; the message is the root cause."""
+    """The workers failed; the message is the root cause."""
 
 
 @dataclass(frozen=True)
 class WorkerGroupSpec:
-    """The workers of a run.
+    """The workers of a run."""
 
-    Attributes:
-        config: the run's.
-        placement: number, devices and spread of the workers.
-        storage: folder for Ray's own files.
-        max_restarts: times that a failed group is started again.
-    """
-
-    config: Config
-    placement: Placement
-    storage: Path
-    max_restarts: int
+    config: Config  # the run's config
+    placement: Placement  # number, devices and spread of the workers
+    storage: Path  # folder for Ray's own files
+    max_restarts: int  # how often Ray restarts a failed group
 
 
 def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Any:
-    """Run a function in every worker of a group, restarting all of them when one fails, and return rank 0's result.
+    """Run a function in every worker of a group, restart all when one fails, and return rank 0's result.
 
     Args:
-        loop: the function; it returns a `ConfigError` for the user to mend instead of raising it, as that is not
-            worth a restart.
-        settings: its argument, and what it needs of the user's own networks and losses.
-        group: the workers.
+        loop: The function; returns a `ConfigError` instead of raising it, as a restart does not help.
+        settings: Its argument; the config and the user's own networks and losses are added.
+        group: The workers.
 
     Raises:
-        ConfigError: rank 0 returned it.
-        TrainingError: the workers failed more often than `max_restarts`.
+        ConfigError: Rank 0 returned it.
+        TrainingError: The workers failed more often than `max_restarts`.
     """
     config, placement = group.config, group.placement
-    kind = "GPU" if placement.use_gpu else "CPU"
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the driver itself looks for nodes that go
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # it is also how late ends and deaths are seen
-    # how long Ray waits for the workers' room before it calls the start failed
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, config.cluster.node_wait))
-    print(f"starting {placement.num_workers} workers on {kind} (this takes a moment)", flush=True)
+    kind = "GPU" if placement.use_gpu else "CPU"
+    _logger.info("starting %d workers on %s (this takes a moment)", placement.num_workers, kind)
     trainer = TorchTrainer(
         loop,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "extension": ADDED._asdict(),  # cloudpickle takes classes of the user's script along
+            "extension": ADDED._asdict(),  # cloudpickle includes classes of the user's script
             **settings,
         },
         torch_config=TorchConfig(timeout_s=max(1, round(collective_timeout(config)))),
@@ -75,7 +75,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
             placement_strategy=placement.strategy,
         ),
         run_config=RunConfig(
-            name=f"{time.time_ns()}",  # never resumed: a damaged snapshot of Ray's would keep a run from starting
+            name=f"{time.time_ns()}",  # never resumed: a damaged snapshot of Ray's would block the run
             storage_path=str(group.storage),
             failure_config=FailureConfig(
                 max_failures=group.max_restarts,
@@ -92,17 +92,20 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
         cause = _root_cause(error)
         raise TrainingError(f"{type(cause).__name__}: {cause}") from error
     except RayError as error:
-        raise TrainingError(f"Ray gave up: {type(error).__name__}: {error}") from error
+        raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
     if isinstance(result.return_value, ConfigError):
         raise result.return_value
     return result.return_value
 
 
 def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
-    """In a worker: its device, and the run's config, with the user's own networks and losses added.
+    """Set up a worker: register the user's networks and losses, and return the run's config and the device.
+
+    Args:
+        settings: The argument of the worker's function.
 
     Raises:
-        ConfigError: the config does not fit what is installed here.
+        ConfigError: The config does not fit the package that is installed here.
     """
     device = get_device()
     if device.type == "cuda":
@@ -126,6 +129,4 @@ def _root_cause(error: TrainingFailedError) -> BaseException:
         cause = error.worker_failures[min(error.worker_failures)]
     elif isinstance(error, ControllerError):
         cause = error.controller_failure
-    while isinstance(inner := getattr(cause, "cause", None) or getattr(cause, "_base_exc", None), BaseException):
-        cause = inner
-    return cause
+    return root_cause(cause)

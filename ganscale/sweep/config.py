@@ -1,6 +1,8 @@
-"""A sweep's YAML file: the run that all trials start from, the settings to search and how to search them."""
+"""The YAML schema of a sweep: base run, search space, search algorithm and budget."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,82 +22,78 @@ def _number_or_auto(value: object) -> object:
 
 
 class SweepSettings(Section):
-    """How a sweep searches, what it optimizes, and how much it may spend."""
+    """Search algorithm, objective and budget of a sweep."""
 
     name: str = Field(
         default="sweep",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
-        description="Name of the sweep and of its folder. The same name again goes on with the sweep.",
+        description="Name of the sweep and of its folder. The same name again resumes the sweep.",
     )
     dir: str = Field(
-        default="runs/sweeps", min_length=1, description="Folder of the sweeps' folders; every node must see it."
+        default="runs/sweeps", min_length=1, description="Parent of the sweeps' folders; shared storage."
     )
-    seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed of the search: which configurations are drawn.")
+    seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed from which configurations are drawn.")
     search: Literal["random", "grid", "optuna"] = Field(
         default="random",
-        description="random: independent draws; grid: all combinations; optuna: TPE, which learns from ended trials.",
+        description="random: independent draws; grid: all combinations; optuna: TPE, from the results of ended trials.",
     )
     num_configs: Count = Field(
-        default=16, ge=1, le=100_000, description="Draws of what is not a grid; each is combined with the whole grid."
+        default=16,
+        ge=1,
+        le=100_000,
+        description="Draws of what is not a grid, each combined with the whole grid.",
     )
-    seeds: Count = Field(
-        default=3, ge=3, le=1000, description="Runs of each configuration, with seeds run.seed, +1, ..."
-    )
+    seeds: Count = Field(default=3, ge=3, le=1000, description="Runs per configuration: seeds run.seed, +1, ...")
     confirm_seeds: Count = Field(
-        default=5, ge=0, le=1000, description="Runs of the winner on fresh seeds, whose figure is reported; 0: none."
+        default=5,
+        ge=0,
+        le=1000,
+        description="Runs of the winner on fresh seeds, for its reported quality; 0: none.",
     )
     metrics: Annotated[tuple[MetricName, ...], BeforeValidator(listed)] = Field(
         default=(),
-        description="What is optimized: a metric, or several: the first leads, the results show the Pareto front. "
-        "Unless eval.metrics is given, the runs compute these alone. Empty: the first that the base run evaluates.",
+        description="Metrics to optimize; the first decides, and the results show the Pareto front of all. Unless "
+        "eval.metrics is given, runs compute only these. Empty: the first metric that the base run evaluates.",
     )
     score: Literal["lower_bound", "success_rate"] = Field(
         default="lower_bound",
-        description="lower_bound: pessimistic end of the confidence interval over seeds of the first metric's mean; "
+        description="lower_bound: pessimistic end of the confidence interval of the first metric's mean over seeds; "
         "success_rate: share of seeds that reach sweep.threshold (lower end of Wilson's interval).",
     )
-    threshold: float | None = Field(
-        default=None,
-        description="Value of the first metric from which a seed counts as a success; state it beforehand.",
-    )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="Of all intervals.")
+    threshold: float | None = Field(default=None, description="First metric's value from which a seed is a success.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0, description="Confidence level of all intervals.")
     scheduler: Literal["none", "asha", "median", "pbt"] = Field(
         default="none",
-        description="none: every trial runs to its end; asha: successive halving; median: stops what is below the "
-        "median of the others; pbt: poor trials go on from a copy of a good one with changed settings.",
+        description="none: every trial completes; asha: successive halving; median: stops trials below the median "
+        "of the others; pbt: poor trials continue from a copy of a good one with perturbed settings.",
     )
-    grace: Count = Field(
-        default=0, ge=0, description="Images before asha or median may stop a trial; 0: the first evaluation."
-    )
-    reduction: float = Field(default=3.0, gt=1.0, le=16.0, description="asha goes on with one in so many trials.")
+    grace: Count = Field(default=0, ge=0, description="First rung of asha or median, in images; 0: first evaluation.")
+    reduction: float = Field(default=3.0, gt=1.0, le=16.0, description="asha promotes one in so many trials.")
     brackets: Count = Field(
         default=1,
         ge=1,
         le=16,
-        description="1: asha as it is; more: Hyperband, a bandit that hedges against rungs too early: the trials are "
-        "divided, and each further bracket stops none before the second, third, ... rung.",
+        description="1: plain asha; more: Hyperband, which hedges against rungs that are too early: each further "
+        "bracket of trials starts to stop them at the second, third, ... rung.",
     )
-    perturb_every: Count = Field(
-        default=0, ge=0, description="Images between two exchanges of pbt; 0: every evaluation."
-    )
-    quantile: float = Field(default=0.25, gt=0.0, le=0.5, description="Share of the trials that pbt replaces.")
-    resample: float = Field(default=0.25, ge=0.0, le=1.0, description="How often pbt draws a setting anew.")
-    stop_failing: bool = Field(
-        default=True, description="A seed that diverges or collapses is not trained further; it counts as a failure."
-    )
+    perturb_every: Count = Field(default=0, ge=0, description="Images per exploit step of pbt; 0: every evaluation.")
+    quantile: float = Field(default=0.25, gt=0.0, le=0.5, description="Fraction of the trials that pbt replaces.")
+    resample: float = Field(default=0.25, ge=0.0, le=1.0, description="Share of settings that pbt resamples.")
+    stop_failing: bool = Field(default=True, description="Stop seeds that diverge or collapse; they count as failed.")
     workers: Count = Field(default=1, ge=1, le=65_536, description="Data-parallel workers of each trial.")
     cpus_per_worker: Count = Field(default=1, ge=1, description="CPUs, and threads, of each worker.")
     gpus_per_worker: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="GPU of each worker, where there are GPUs; a share only with 1 worker."
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="GPUs of each worker, where there are GPUs; a fraction only with 1 worker.",
     )
     max_concurrent: Annotated[int | Literal["auto"], BeforeValidator(_number_or_auto)] = Field(
         default="auto",
-        description="Trials at a time, at most what the cluster holds, with cluster.node_wait as many as given. "
-        "auto: as many as it holds at the start.",
+        description="Concurrent trials, at most what the cluster holds, with cluster.node_wait as many as given. "
+        "auto: as many as fit at the start.",
     )
-    budget_hours: float = Field(
-        default=0.0, ge=0.0, description="No trial starts after so many hours of a command; 0: no limit."
-    )
+    budget_hours: float = Field(default=0.0, ge=0.0, description="Hours after which no trial starts; 0: no limit.")
 
     @model_validator(mode="after")
     def _rate_needs_threshold(self) -> "SweepSettings":
@@ -104,7 +102,7 @@ class SweepSettings(Section):
         if self.gpus_per_worker < 1.0 and self.workers > 1:
             raise ValueError("of whole GPUs where sweep.workers is above 1")
         if self.budget_hours and self.scheduler == "pbt":
-            raise ValueError("without sweep.budget_hours where sweep.scheduler is pbt: its members all start at once")
+            raise ValueError("without sweep.budget_hours where sweep.scheduler is pbt: its members all start together")
         return self
 
 
@@ -113,7 +111,7 @@ Whole = Annotated[tuple[Count, Count], BeforeValidator(listed)]
 
 
 class Draw(Section):
-    """Where the values of one setting come from: exactly one of the five, and the condition under which it is drawn."""
+    """The distribution of one setting, exactly one of five kinds, and the condition under which it applies."""
 
     choice: list[Any] | dict[str, dict[str, Any]] | None = Field(
         default=None, description="One of these values; a mapping names bundles of several settings."
@@ -124,9 +122,7 @@ class Draw(Section):
     uniform: Pair | None = Field(default=None, description="A number between two.")
     loguniform: Pair | None = Field(default=None, description="A positive number between two, its logarithm uniform.")
     randint: Whole | None = Field(default=None, description="A whole number between two, both included.")
-    when: dict[str, Any] = Field(
-        default={}, description="Drawn only where another setting of the space has this value, or one of a list."
-    )
+    when: dict[str, Any] = Field(default={}, description="Condition: another setting has this value, or one of a list.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Draw":
@@ -147,15 +143,14 @@ KINDS = ("choice", "grid", "uniform", "loguniform", "randint")
 
 
 class Sweep(Section):
-    """A whole sweep."""
+    """A sweep file."""
 
     sweep: SweepSettings = Field(default=SweepSettings(), description=SweepSettings.__doc__)
-    base: str = Field(
-        default="", description="YAML file of the run that all trials start from; empty: the default run."
-    )
+    base: str = Field(default="", description="YAML file of the base run; empty: the default run.")
     set: dict[str, Any] = Field(default={}, description="Settings of all trials: section.key to value.")
     space: dict[str, Draw] = Field(
-        min_length=1, description="section.key (several with commas between them, or a name for bundles) to its draw."
+        min_length=1,
+        description="section.key (several with commas between them, or a name for bundles) to its draw.",
     )
 
 
@@ -163,14 +158,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
     """Read a sweep's YAML file and its base run, and apply overrides.
 
     Args:
-        path: the YAML file.
+        path: YAML file.
         overrides: `sweep.key=value` for the sweep, `section.key=value` for the runs of all trials.
 
     Returns:
-        The sweep, and the base run as plain mappings, unchecked.
+        The sweep, and the base run as unvalidated plain mappings.
 
     Raises:
-        ConfigError: a file is missing or not YAML; a key of the sweep is unknown or has a wrong value.
+        ConfigError: A file is missing or is not YAML, or a key of the sweep is unknown or has a wrong value.
     """
     path = Path(path)
     raw = read(path)
@@ -181,23 +176,21 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
             run: dict[str, Any] = {}
             apply_override(run, override)
             key = override.partition("=")[0]
-            value: Any = run
-            for part in key.split("."):
-                value = value[part]
-            raw["set"] = {**(raw.get("set") or {}), key: value}
+            raw["set"] = {**(raw.get("set") or {}), key: reduce(getitem, key.split("."), run)}
     try:
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
         raise _translate(error) from None
-    base = read(_base(path, sweep.base)) if sweep.base else {}
+    beside = path.parent / sweep.base
+    base = read(beside if beside.exists() else Path(sweep.base)) if sweep.base else {}
     return sweep, _with_metrics(sweep, base)
 
 
 def _with_metrics(sweep: Sweep, base: dict[str, Any]) -> dict[str, Any]:
-    """The base run, which computes no more metrics than the sweep needs, unless a file says otherwise."""
+    """Limit the base run to the metrics that the sweep needs, unless a file sets `eval.metrics`."""
     evaluation, checkpoint = base.get("eval") or {}, base.get("checkpoint") or {}
     if not isinstance(evaluation, Mapping) or not isinstance(checkpoint, Mapping):
-        return base  # refused where the run is checked
+        return base  # refused when the run is validated
     if not sweep.sweep.metrics or "eval.metrics" in sweep.set:
         return base
     best = sweep.set.get("checkpoint.best_metric", checkpoint.get("best_metric"))
@@ -205,14 +198,8 @@ def _with_metrics(sweep: Sweep, base: dict[str, Any]) -> dict[str, Any]:
     return {**base, "eval": {"metrics": needed, **evaluation}}
 
 
-def _base(path: Path, base: str) -> Path:
-    """The base run's file: beside the sweep's file, or from the working directory."""
-    beside = path.parent / base
-    return beside if beside.exists() else Path(base)
-
-
 def _translate(error: ValidationError) -> ConfigError:
-    """The first problem of a sweep file in our words."""
+    """Turn pydantic's first error into a `ConfigError`."""
     details = error.errors(include_url=False)
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     parts = [str(part) for part in first["loc"]]

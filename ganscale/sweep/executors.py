@@ -1,13 +1,13 @@
-"""Where a trial's configuration is trained: in the trial's own process, or on a group of Ray Train workers.
+"""Where a configuration is trained: in the trial's own process, or on a group of Ray Train workers.
 
-A group outlives a trial: the next configuration of the same trial actor is sent to the workers that are there, so that
-only the first pays for their start. A message carries all that a restarted worker needs to know, and is answered once.
+A group outlives a trial: the same trial actor sends the next configuration to the running workers, so that only the
+first pays for their start. A message is self-contained, as a restarted worker knows nothing, and is answered once.
 """
 
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,15 +17,16 @@ from ganscale.config import Config, ConfigError, parse
 from ganscale.launch.placement import Placement
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
 from ganscale.parallel.collectives import Replica
-from ganscale.sweep.record import TrialRow
 from ganscale.sweep.trial import MultiSeedTrial
 
-FAREWELL = 20.0
+CLOSE_TIMEOUT = 20.0
 """Seconds that a group may take to end."""
+READY = -1
+"""Serial number of the message that a started or restarted group sends."""
 
 
 class TrialSpec(NamedTuple):
-    """A configuration to train, as plain data. The fields are `MultiSeedTrial`'s."""
+    """A configuration to train, as plain data; the fields are `MultiSeedTrial`'s."""
 
     config: dict[str, Any]
     drawn: dict[str, Any]
@@ -35,85 +36,56 @@ class TrialSpec(NamedTuple):
     stop_failing: bool
     keep: int
 
-    def trial(self, device: torch.device) -> MultiSeedTrial:
-        """The configuration in training."""
-        return MultiSeedTrial(
-            parse(self.config),
-            self.drawn,
-            self.seeds,
-            self.metrics,
-            Path(self.folder),
-            device=device,
-            stop_failing=self.stop_failing,
-            keep=self.keep,
-        )
 
-
-class TrialExecutor(Protocol):
-    """Trains one configuration at a time."""
-
-    def row(self, work: TrialSpec, number: int) -> TrialRow:
-        """Row `number` of a configuration: the recorded one, or trained now."""
-        ...
-
-    def save(self, work: TrialSpec, path: Path) -> None:
-        """Write the states of all seeds."""
-        ...
-
-    def load(self, work: TrialSpec, path: Path) -> None:
-        """Let a configuration go on from what `save` wrote."""
-        ...
-
-    def close(self) -> None:
-        """Free what is held."""
-        ...
+Operation = Literal["row", "save", "load"]
+"""row: train to row `argument` and return it; save: write the states of all seeds to a path; load: continue from it."""
 
 
 class InProcessExecutor:
-    """Trains in this process.
+    """Trains one configuration at a time in this process.
 
     Args:
-        device: where.
+        device: Device of this process.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._work: TrialSpec | None = None
+        self._spec: TrialSpec | None = None
         self._trial: MultiSeedTrial | None = None
 
-    def trial(self, work: TrialSpec) -> MultiSeedTrial:
-        """The configuration in training; the one before goes."""
-        if self._trial is None or work != self._work:
-            self._trial = None
-            self._work, self._trial = work, work.trial(self._device)
-        return self._trial
+    def run(self, spec: TrialSpec, operation: Operation, argument: Any) -> Any:
+        """Run one operation; another configuration than before replaces the current one.
 
-    def row(self, work: TrialSpec, number: int) -> TrialRow:
-        """Row `number` of a configuration."""
-        return self.trial(work).row(number)
-
-    def save(self, work: TrialSpec, path: Path) -> None:
-        """Write the states of all seeds."""
-        states = self.trial(work).states()
+        Args:
+            spec: The configuration.
+            operation: See `Operation`.
+            argument: Number of the row, or the path as a text.
+        """
+        if self._trial is None or spec != self._spec:
+            self._trial = None  # frees memory first
+            fields = spec._asdict() | {"config": parse(spec.config), "folder": Path(spec.folder)}
+            self._spec, self._trial = spec, MultiSeedTrial(**fields, device=self._device)
+        if operation == "row":
+            return self._trial.row(argument)
+        if operation == "load":
+            return self._trial.adopt(torch.load(argument, map_location="cpu", weights_only=True))
+        states = self._trial.states()
         if Replica.current().is_rank_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(states, path)
-
-    def load(self, work: TrialSpec, path: Path) -> None:
-        """Let a configuration go on from other states; its settings stay its own."""
-        self.trial(work).adopt(torch.load(path, map_location="cpu", weights_only=True))
+            Path(argument).parent.mkdir(parents=True, exist_ok=True)
+            torch.save(states, argument)
+        return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no workers."""
 
 
 class WorkerGroupExecutor:
-    """Trains on a group of Ray Train workers, which starts with the first message.
+    """Trains on a group of Ray Train workers, which starts with the first operation.
 
     Args:
-        config: a run of the sweep, for what all have in common.
-        placement: of the workers.
-        storage: folder for Ray's own files.
+        config: A run of the sweep, for what all runs share.
+        placement: Placement of the workers.
+        storage: Folder for Ray's own files.
     """
 
     def __init__(self, config: Config, placement: Placement, storage: Path) -> None:
@@ -122,30 +94,16 @@ class WorkerGroupExecutor:
         self._error: BaseException | None = None
         self._serial = 0
 
-    def row(self, work: TrialSpec, number: int) -> TrialRow:
-        """Row `number` of a configuration."""
-        return self._ask(work, "row", number)
+    def run(self, spec: TrialSpec, operation: Operation, argument: Any) -> Any:
+        """As `InProcessExecutor.run`; the operation is sent again to workers that were restarted.
 
-    def save(self, work: TrialSpec, path: Path) -> None:
-        """Write the states of all seeds."""
-        self._ask(work, "save", str(path))
-
-    def load(self, work: TrialSpec, path: Path) -> None:
-        """Let a configuration go on from other states."""
-        self._ask(work, "load", str(path))
-
-    def close(self) -> None:
-        """Let the workers end by themselves, so that Ray gets back what they hold."""
-        if self._thread is not None:
-            self._messages.put((0, None, "stop", None))
-            self._thread.join(FAREWELL)
-
-    def _ask(self, work: TrialSpec, verb: str, argument: Any) -> Any:
-        """Send a message and return its answer; workers that were restarted are sent it again."""
+        Raises:
+            TrainingError: The workers failed or ended.
+        """
         self._serial += 1
-        message = (self._serial, work, verb, argument)
+        message = (self._serial, spec, operation, argument)
         if self._thread is None:
-            self._start()  # the workers say when they are there
+            self._start()  # the workers send READY
         else:
             self._messages.put(message)
         while True:
@@ -157,8 +115,14 @@ class WorkerGroupExecutor:
                 continue
             if serial == self._serial:
                 return answer
-            if serial == RESTARTED:
+            if serial == READY:
                 self._messages.put(message)
+
+    def close(self) -> None:
+        """Let the workers return, so that Ray frees their resources."""
+        if self._thread is not None:
+            self._messages.put((0, None, "stop", None))
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _start(self) -> None:
         options = {"num_cpus": 0}
@@ -174,30 +138,24 @@ class WorkerGroupExecutor:
             self._error = error
 
 
-RESTARTED = -1
-"""Serial number of what a worker group says first."""
-
-
 def _serve(settings: dict[str, Any]) -> ConfigError | None:
-    """Runs in each worker: rank 0 takes messages and passes them on, all work, rank 0 answers."""
+    """Run in each worker: rank 0 receives messages and broadcasts them, all work, rank 0 answers."""
     try:
         _, device = prepare_worker(settings)
-        place, first, done = InProcessExecutor(device), Replica.current().is_rank_zero, 0
-        if first:
-            settings["answers"].put((RESTARTED, None))
+        executor, replica, done = InProcessExecutor(device), Replica.current(), 0
+        if replica.is_rank_zero:
+            settings["answers"].put((READY, None))
         while True:
-            message: list[Any] = [settings["messages"].get() if first else None]
-            if Replica.current().world_size > 1:
+            message: list[Any] = [settings["messages"].get() if replica.is_rank_zero else None]
+            if replica.world_size > 1:
                 dist.broadcast_object_list(message, 0, device=device)
-            serial, work, verb, argument = message[0]
-            if verb == "stop":
+            serial, spec, operation, argument = message[0]
+            if operation == "stop":
                 return None
-            if serial == done:  # sent again, though it had not got lost
+            if serial == done:  # sent again, although it had arrived
                 continue
-            answer = place.row(work, argument) if verb == "row" else None
-            if verb in ("save", "load"):
-                getattr(place, verb)(work, Path(argument))
-            if first:
+            answer = executor.run(spec, operation, argument)
+            if replica.is_rank_zero:
                 settings["answers"].put((serial, answer))
             done = serial
     except ConfigError as error:

@@ -7,12 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from ganscale.config.evaluation import METRICS
-from ganscale.sweep.importance import Importance
+from ganscale.sweep.analysis import Importance, Rate, success_curve, value_groups
 from ganscale.sweep.plan import SweepPlan
+from ganscale.sweep.results import Entry, ranked, short_names
 from ganscale.sweep.score import has_failed, objectives, pareto_front
 from ganscale.sweep.space import Parameter
-from ganscale.sweep.success import Rate, success_curve, value_groups
-from ganscale.sweep.table import Entry, ranked, short_names
 
 GOOD, BAD, GREY = "#1f5ab4", "#c8502d", "#b4b4b4"
 

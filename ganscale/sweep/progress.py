@@ -1,103 +1,104 @@
-"""What a person sees while a sweep goes on, and what is noted of trials that end otherwise than by themselves."""
+"""Ray Tune's callbacks: record how trials end, and log the progress of a sweep."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
 
+from ganscale.launch.compat import root_cause
 from ganscale.sweep.plan import SweepPlan
-from ganscale.sweep.record import read_end
-from ganscale.sweep.table import Entry, leaderboard, read_entries
+from ganscale.sweep.results import Entry, leaderboard, read_end, read_entries
 from ganscale.sweep.trainable import IMAGES
 from ganscale.sweep.trial import drop_checkpoints, end_trial
 from ganscale.tracking.console import clock
 
-PAUSE = 30.0
+_logger = logging.getLogger(__name__)
+
+TABLE_INTERVAL = 30.0
 """Seconds between two tables."""
 
 
 class TrialStatusCallback(Callback):
-    """Ends in the trials' folders what the scheduler stopped and what failed for good.
+    """Records trials that the scheduler stopped and trials that failed (Ray's protocol).
 
     Args:
-        trials: folder of the trials.
+        trials: Folder of the trials.
     """
 
     def __init__(self, trials: Path) -> None:
         self._trials = trials
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial that was stopped."""
+        """Record a trial that was stopped."""
         number = int(str(trial))
         folder = self._trials / f"{number:04d}"
         if not read_end(folder)[0]:
             end_trial(folder, "stopped", f"by the scheduler at {(trial.last_result or {}).get(IMAGES, 0):,} images")
             for run in folder.glob("seed-*"):
                 drop_checkpoints(run, 0)
-        self.ended(number)
+        self.on_end(number)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Note a trial that failed by itself; one that was killed, or lost its machine, stays open."""
-        number = int(str(trial))
+        """Record a trial that raised an error; one that was killed or lost its node stays open."""
         error = trial.get_error()
         if error is None or (isinstance(error, RayError) and not isinstance(error, RayTaskError)):
             return
-        cause = getattr(error, "cause", None) or error
-        reason = f"{type(cause).__name__}: {cause}"
-        end_trial(self._trials / f"{number:04d}", "failed", " ".join(reason.split())[-400:])
-        self.ended(number)
+        number, cause = int(str(trial)), root_cause(error)
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())
+        end_trial(self._trials / f"{number:04d}", "failed", reason[-400:])
+        self.on_end(number)
 
-    def ended(self, number: int) -> None:
-        """Called when a trial is done."""
+    def on_end(self, number: int) -> None:
+        """Called when a trial has ended."""
 
 
 class ProgressCallback(TrialStatusCallback):
-    """Also shows each trial's end, the best configurations now and then, and the time left.
+    """Also logs each trial's end, the best configurations at intervals, and the time left.
 
     Args:
-        plan: the sweep.
-        trials: folder of its trials.
-        show: takes texts for the user.
+        plan: The sweep.
+        trials: Folder of its trials.
     """
 
-    def __init__(self, plan: SweepPlan, trials: Path, show: Callable[[str], None]) -> None:
+    def __init__(self, plan: SweepPlan, trials: Path) -> None:
         super().__init__(trials)
-        self._plan, self._show = plan, show
-        self._started = self._shown = time.monotonic()
-        self._at_first = sum(entry.spent for entry in self._entries())
+        self._plan = plan
+        self._started = self._logged = time.monotonic()
+        self._spent_before = sum(entry.spent for entry in self._entries())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show the table now and then."""
-        if time.monotonic() - self._shown > PAUSE:
-            self._table(self._entries())
+        """Log the table at intervals."""
+        if time.monotonic() - self._logged > TABLE_INTERVAL:
+            self._log_table(self._entries())
 
-    def ended(self, number: int) -> None:
-        """Show how a trial ended."""
+    def on_end(self, number: int) -> None:
+        """Log how a trial ended."""
         entries = self._entries()
         entry = next(e for e in entries if e.index == number)
         done, total = sum(bool(e.status) for e in entries), len(self._plan.sampler)
-        how = f"{entry.status} {entry.reason}".strip()
-        self._show(f"[{done}/{total}] trial {number:04d} {how}; time left {self._left(entries)}")
-        if done == total or time.monotonic() - self._shown > PAUSE:
-            self._table(entries)
+        status = f"{entry.status} {entry.reason}".strip()
+        _logger.info("[%d/%d] trial %04d %s; time left %s", done, total, number, status, self._time_left(entries))
+        if done == total or time.monotonic() - self._logged > TABLE_INTERVAL:
+            self._log_table(entries)
 
     def _entries(self) -> list[Entry]:
         return read_entries(self._trials, self._plan.metrics, self._plan.sweep.sweep)
 
-    def _left(self, entries: Sequence[Entry]) -> str:
-        """At the speed of this command so far; an upper bound where trials stop early."""
+    def _time_left(self, entries: Sequence[Entry]) -> str:
+        """Estimate from this command's throughput; an upper bound where trials stop early."""
         each = len(self._plan.seeds) * self._plan.config.train.images
         ended = sum(bool(entry.status) for entry in entries)
         left = (len(self._plan.sampler) - ended) * each - sum(entry.spent for entry in entries if not entry.status)
-        spent = sum(entry.spent for entry in entries) - self._at_first
+        spent = sum(entry.spent for entry in entries) - self._spent_before
         return clock((time.monotonic() - self._started) * left / spent) if spent > 0 else "unknown"
 
-    def _table(self, entries: Sequence[Entry]) -> None:
-        self._shown = time.monotonic()
+    def _log_table(self, entries: Sequence[Entry]) -> None:
+        self._logged = time.monotonic()
         plan = self._plan
-        self._show(leaderboard(entries, plan.metrics, plan.names, seeds=len(plan.seeds), most=8))
+        _logger.info(leaderboard(entries, plan.metrics, plan.names, seeds=len(plan.seeds), most=8))

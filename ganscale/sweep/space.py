@@ -1,4 +1,4 @@
-"""The settings that a sweep searches, checked against the run's schema, and the runs that follow from drawn values."""
+"""The search space: validated against the run's schema, and turned into runs."""
 
 import copy
 import math
@@ -12,36 +12,29 @@ from ganscale.config.schema import Config
 from ganscale.sweep.config import KINDS, Draw, Sweep
 
 Drawn = Mapping[str, Any]
-"""Name of each setting of the space that applies, to its value; of a bundle, to its label."""
+"""Name of each applicable setting of the space to its value; for a bundle, to its label."""
 
 _SHARED = ("run.", "eval.", "log.", "checkpoint.", "wandb.", "cluster.", "train.images", "train.device")
-"""Settings that all trials of a sweep have alike: what is compared, and how."""
+"""Settings that all trials share: the protocol of the comparison."""
 _ARCHITECTURES = ("model.generator.name", "model.discriminator.name")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a space.
+    """One setting of a space."""
 
-    Attributes:
-        name: as in the sweep's file.
-        kind: choice, grid, uniform, loguniform or randint.
-        options: the values of a choice or grid; of bundles, their labels.
-        bounds: of the other kinds.
-        bundles: label to the settings it stands for; empty if the values are a setting's own.
-        when: other names to the values with which this one is drawn.
-    """
-
-    name: str
-    kind: str
-    options: tuple[Any, ...] = ()
-    bounds: tuple[float, float] = (0.0, 0.0)
+    name: str  # key in the sweep's file
+    kind: str  # choice, grid, uniform, loguniform or randint
+    options: tuple[Any, ...] = ()  # values of a choice or grid; labels of bundles
+    bounds: tuple[float, float] = (0.0, 0.0)  # lower and upper bound of the other kinds
+    # label to the settings it stands for; empty where the options are values of the setting itself
     bundles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # names of other parameters to the values under which this one applies
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The run's settings that get the value."""
+        """Keys of the run that get the value."""
         return tuple(part.strip() for part in self.name.split(","))
 
     @property
@@ -50,49 +43,59 @@ class Parameter:
         return self.kind in ("uniform", "loguniform", "randint")
 
     def applies(self, drawn: Drawn) -> bool:
-        """Whether it is drawn beside these values."""
+        """Whether its condition holds."""
         return all(name in drawn and drawn[name] in allowed for name, allowed in self.when.items())
 
-    def at(self, share: float) -> Any:
-        """The value at a share in [0, 1) of the distribution."""
+    def at(self, quantile: float) -> Any:
+        """Invert the cumulative distribution.
+
+        Args:
+            quantile: In [0, 1).
+        """
         if not self.is_number:
-            return self.options[int(share * len(self.options))]
+            return self.options[int(quantile * len(self.options))]
         low, high = self.bounds
         if self.kind == "randint":
-            return int(low) + int(share * (int(high) - int(low) + 1))
-        if self.kind == "uniform":
-            return low + (high - low) * share
-        return low * (high / low) ** share
+            return int(low) + int(quantile * (int(high) - int(low) + 1))
+        return low + (high - low) * quantile if self.kind == "uniform" else low * (high / low) ** quantile
 
     def share(self, value: Any) -> float:
-        """Where a value lies between the ends, in [0, 1]; of options, evenly spread."""
+        """Position of a value between the bounds, in [0, 1]; options are evenly spaced.
+
+        Args:
+            value: A value of the parameter.
+        """
         if not self.is_number:
             return self.options.index(value) / max(1, len(self.options) - 1)
         low, high = self.bounds
-        if self.kind == "loguniform":
-            return math.log(value / low) / math.log(high / low)
-        return (value - low) / (high - low)
+        return (
+            math.log(value / low) / math.log(high / low) if self.kind == "loguniform" else (value - low) / (high - low)
+        )
 
     def probes(self) -> tuple[Any, ...]:
-        """All options, or both ends."""
+        """All options, or both bounds."""
         if not self.is_number:
             return self.options
         return tuple(int(b) if self.kind == "randint" else float(b) for b in self.bounds)
 
     def settings(self, value: Any) -> dict[str, Any]:
-        """The run's settings that a drawn value stands for."""
+        """Keys of the run to the values that a drawn value stands for.
+
+        Args:
+            value: A value of the parameter, or a bundle's label.
+        """
         return dict(self.bundles[value]) if self.bundles else dict.fromkeys(self.targets, value)
 
 
 class Space:
-    """All settings of a sweep, in an order in which each comes after those that it depends on.
+    """All parameters of a sweep; each comes after those that its condition names.
 
     Args:
-        sweep: the sweep.
-        base: its base run as plain mappings.
+        sweep: The sweep.
+        base: Its base run as plain mappings.
 
     Raises:
-        ConfigError: the base run is no valid run; a key is unknown; a value cannot be; conditions are circular.
+        ConfigError: The base run is invalid, a key is unknown, a value is impossible, or conditions are circular.
     """
 
     def __init__(self, sweep: Sweep, base: Mapping[str, Any]) -> None:
@@ -109,7 +112,7 @@ class Space:
         """The base run with drawn values, as plain mappings.
 
         Raises:
-            ConfigError: a key does not fit its section.
+            ConfigError: A key does not fit its section.
         """
         run = copy.deepcopy(self._base)
         settings: dict[str, Any] = {}
@@ -121,15 +124,18 @@ class Space:
         return run
 
     def config(self, drawn: Drawn) -> Config:
-        """The checked run with drawn values.
+        """The validated run with drawn values.
+
+        Args:
+            drawn: Values of the applicable parameters.
 
         Raises:
-            ConfigError: the values contradict each other.
+            ConfigError: The values contradict each other.
         """
         return parse(self.raw(drawn))
 
     def _put(self, run: dict[str, Any], key: str, value: Any, shown_key: str) -> None:
-        """Enter one value; another architecture leaves the settings of the old one behind."""
+        """Set one value in place; a change of architecture clears the settings of the previous one."""
         *parents, last = key.split(".")
         node: Any = run
         defaults: Any = self._defaults
@@ -140,9 +146,8 @@ class Space:
                 below = list(defaults) if last.isdigit() and isinstance(defaults, list) else {}
             node[part] = below
             if not isinstance(below, dict | list) or (isinstance(below, list) and part != parents[-1]):
-                raise ConfigError(
-                    f"{part} is a value, not a section", key=shown_key, value=value, remedy="mend the key"
-                )
+                remedy = "name a key of a section"
+                raise ConfigError(f"{part} is a value, not a section", key=shown_key, value=value, remedy=remedy)
             node = below
         if isinstance(node, list):
             if not last.isdigit() or int(last) >= len(node):
@@ -160,35 +165,24 @@ class Space:
         return node
 
     def _check_targets(self) -> None:
-        """Two settings of the space must not set the same key, unless never together."""
+        """Refuse two parameters that set one key, unless their conditions exclude each other."""
         owners: dict[str, Parameter] = {}
         for parameter in self.parameters:
+            key = f"space.{parameter.name}"
             for target in {target for value in parameter.probes() for target in parameter.settings(value)}:
                 if target.startswith(_SHARED):
-                    raise ConfigError(
-                        "is the same for all trials of a sweep",
-                        key=f"space.{parameter.name}",
-                        value=target,
-                        remedy="write it below set:, or leave it to the base run",
-                    )
+                    remedy = "write it below set:, or leave it to the base run"
+                    raise ConfigError("is the same for all trials of a sweep", key=key, value=target, remedy=remedy)
                 other = owners.setdefault(target, parameter)
                 if other is not parameter and not _exclude(other, parameter):
-                    raise ConfigError(
-                        f"{other.name} sets {target} too",
-                        key=f"space.{parameter.name}",
-                        value=None,
-                        remedy="let one of them set it, or give both a `when` that excludes the other",
-                    )
+                    remedy = "let one of them set it, or give both a `when` that excludes the other"
+                    raise ConfigError(f"{other.name} sets {target} too", key=key, value=None, remedy=remedy)
             if not parameter.bundles and any("." not in target for target in parameter.targets):
-                raise ConfigError(
-                    "is no section.key of a run",
-                    key=f"space.{parameter.name}",
-                    value=None,
-                    remedy="write section.key, or a mapping of bundles, each with its own section.key: value lines",
-                )
+                remedy = "write section.key, or a mapping of bundles, each with its own section.key: value lines"
+                raise ConfigError("is no section.key of a run", key=key, value=None, remedy=remedy)
 
     def _check_values(self) -> None:
-        """Try every option and both ends, alone and beside every option of each other choice."""
+        """Validate every option and both bounds, alone and with every option of each other choice."""
         for parameter in self.parameters:
             inside = (parameter.at(0.37),) if parameter.is_number else ()
             for value in (*parameter.probes(), *inside):
@@ -196,10 +190,10 @@ class Space:
                     try:
                         validate(self.raw(drawn))
                     except ConfigError as error:
-                        raise _unfit(parameter, value, drawn, error) from None
+                        raise _invalid(parameter, value, drawn, error) from None
 
     def _contexts(self, parameter: Parameter, value: Any) -> Iterator[dict[str, Any]]:
-        """Values under which one can be drawn: its conditions alone, then with each option of the other choices."""
+        """Draws with one value: with its conditions only, then with each option of the other choices."""
         alone = self._complete({parameter.name: value})
         yield alone
         for other in self.parameters:
@@ -210,7 +204,7 @@ class Space:
                         yield drawn
 
     def _complete(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """Add what the conditions of the drawn ones ask for."""
+        """Add values that satisfy the conditions of the drawn parameters."""
         done = dict(drawn)
         for parameter in reversed(self.parameters):
             if parameter.name in done:
@@ -228,54 +222,52 @@ def _parameter(name: str, draw: Draw) -> Parameter:
     given = getattr(draw, kind)
     when = {key: tuple(v) if isinstance(v, list) else (v,) for key, v in draw.when.items()}
     if kind in ("choice", "grid"):
-        bundles = given if isinstance(given, dict) else {}
-        return Parameter(name, kind, tuple(given), bundles=bundles, when=when)
+        return Parameter(name, kind, tuple(given), bundles=given if isinstance(given, dict) else {}, when=when)
     return Parameter(name, kind, bounds=given, when=when)
 
 
 def _ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """Each after those that its condition names.
+    """Sort topologically by conditions.
 
     Raises:
-        ConfigError: a condition names nothing of the space, a value that is never drawn, or leads back to itself.
+        ConfigError: A condition names no parameter or a value that is never drawn, or conditions are circular.
     """
     known = {parameter.name: parameter for parameter in parameters}
     for parameter in parameters:
+        key = f"space.{parameter.name}.when"
         for name, allowed in parameter.when.items():
-            key = f"space.{parameter.name}.when"
             if name not in known:
                 raise ConfigError("names nothing of the space", key=key, value=name, remedy=did_you_mean(name, known))
-            impossible = [value for value in allowed if not known[name].is_number and value not in known[name].options]
-            if impossible or known[name].is_number:
-                options = ", ".join(map(shown, known[name].options))
-                remedy = f"use {options}" if options else "name a choice or grid"
+            options = known[name].options
+            impossible = [value for value in allowed if value not in options]
+            if impossible or not allowed:
+                remedy = f"use {', '.join(map(shown, options))}" if options else "name a choice or grid"
                 raise ConfigError(
-                    f"{name} is never exactly that", key=key, value=(impossible or allowed)[0], remedy=remedy
+                    f"{name} is never exactly that", key=key, value=(impossible or [[]])[0], remedy=remedy
                 )
     done: dict[str, Parameter] = {}
     while len(done) < len(known):
         ready = [p for p in parameters if p.name not in done and all(name in done for name in p.when)]
         if not ready:
-            circle = next(p for p in parameters if p.name not in done)
-            remedy = "let one of them be drawn always"
-            key = f"space.{circle.name}.when"
-            raise ConfigError("the conditions lead back to themselves", key=key, value=list(circle.when), remedy=remedy)
+            first = next(p for p in parameters if p.name not in done)
+            key, remedy = f"space.{first.name}.when", "remove the condition of one of them"
+            raise ConfigError("the conditions are circular", key=key, value=list(first.when), remedy=remedy)
         done |= {parameter.name: parameter for parameter in ready}
     return tuple(done.values())
 
 
 def _exclude(one: Parameter, other: Parameter) -> bool:
-    """Whether two can never be drawn together."""
+    """Whether two parameters never apply together."""
     common = set(one.when) & set(other.when)
     return any(not set(map(repr, one.when[name])) & set(map(repr, other.when[name])) for name in common)
 
 
-def _unfit(parameter: Parameter, value: Any, drawn: Drawn, error: ConfigError) -> ConfigError:
+def _invalid(parameter: Parameter, value: Any, drawn: Drawn, error: ConfigError) -> ConfigError:
     reason = " ".join(str(error).split())
-    beside = ", ".join(f"{name} = {shown(v)}" for name, v in drawn.items() if name != parameter.name)
+    context = ", ".join(f"{name} = {shown(v)}" for name, v in drawn.items() if name != parameter.name)
     return ConfigError(
-        f"makes no run{f' beside {beside}' if beside else ''}: {reason}",
+        f"gives an invalid run{f' with {context}' if context else ''}: {reason}",
         key=f"space.{parameter.name}",
         value=value,
-        remedy="change the value, or give the setting a `when` that leaves such combinations out",
+        remedy="change the value, or give the setting a `when` that excludes such combinations",
     )

@@ -9,135 +9,103 @@ from typing import Any, NamedTuple
 import torch
 from ray.tune import Trainable
 
-from ganscale.config import Config, parse
+from ganscale.config import parse
 from ganscale.launch.placement import Placement
 from ganscale.sweep.config import Sweep
-from ganscale.sweep.executors import InProcessExecutor, TrialExecutor, TrialSpec, WorkerGroupExecutor
-from ganscale.sweep.record import TrialRow, read_rows
+from ganscale.sweep.executors import InProcessExecutor, TrialSpec, WorkerGroupExecutor
+from ganscale.sweep.results import read_rows
 from ganscale.sweep.score import standing
 from ganscale.sweep.space import Space
 from ganscale.training.register import extend
 
 SCORE, IMAGES = "score", "images"
-"""Of what a trial reports: the number that schedulers compare, and the time that they go by."""
+"""Keys of a trial's reports: what schedulers compare, and their time axis."""
 
 
 class Job(NamedTuple):
-    """What all trials of a sweep have in common; plain data, as it travels to other processes.
+    """What all trials of a sweep share, as plain data, since it travels to other processes."""
 
-    Attributes:
-        sweep: `Sweep` as plain mappings.
-        base: the base run as plain mappings.
-        folder: of the trials.
-        metrics: that are optimized.
-        seeds: run.seed of each run.
-        one_seed_each: whether trial i runs seeds[i] alone, and not all of them.
-        use_gpu: whether trials compute on GPUs.
-        from_end: whether a trial that goes on starts reporting at its last row (population-based training), not its
-            first (so that a scheduler sees again what it saw before).
-        keep: checkpoints that a finished run keeps.
-        storage: folder for Ray's own files.
-        extension: the user's own networks and losses.
-    """
-
-    sweep: dict[str, Any]
-    base: dict[str, Any]
-    folder: str
-    metrics: tuple[str, ...]
-    seeds: tuple[int, ...]
-    one_seed_each: bool
-    use_gpu: bool
+    sweep: dict[str, Any]  # `Sweep` as plain mappings
+    base: dict[str, Any]  # the base run as plain mappings
+    folder: str  # folder of the trials
+    metrics: tuple[str, ...]  # metrics that are optimized
+    seeds: tuple[int, ...]  # `run.seed` of each run
+    one_seed_each: bool  # whether trial i runs seeds[i] only, instead of all seeds
+    use_gpu: bool  # whether trials compute on GPUs
+    # whether a resumed trial reports its last row first (population-based training) instead of all rows, which
+    # restore the scheduler's state
     from_end: bool
-    keep: int
-    storage: str
-    extension: dict[str, Any]
-
-
-def trial_config(space: Space, sweep: Sweep, drawn: dict[str, Any]) -> Config:
-    """The run of a configuration in this sweep.
-
-    Raises:
-        ConfigError: the values contradict each other.
-    """
-    raw, settings = space.raw(drawn), sweep.sweep
-    cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
-    raw["cluster"] = {**raw.get("cluster", {}), **cluster}
-    return parse(raw)
-
-
-def reported(row: TrialRow, metrics: tuple[str, ...], sweep: Sweep) -> dict[str, Any]:
-    """What Tune is told: finite plain numbers only, as others poison schedulers and snapshots."""
-    judged = standing(row.seeds, metrics, sweep.sweep)
-    return {SCORE: judged.score, IMAGES: row.images, "spent": row.spent, "done": row.last}
+    keep: int  # number of checkpoints that a finished run keeps
+    storage: str  # folder for Ray's own files
+    extension: dict[str, Any]  # the user's own networks and losses
 
 
 class TrialActor(Trainable):
-    """Trains configurations one after another, so that only the first pays for imports and workers."""
+    """Trains configurations one after another, so that only the first pays for imports and workers (Ray's protocol)."""
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
-        """Take the job, and the first configuration."""
+        """Set up the job and the first configuration (Ray's protocol)."""
         assert job is not None, "given by with_parameters"
-        with suppress(ValueError):  # a process that runs its second sweep knows them already
+        with suppress(ValueError):  # already registered by the previous sweep in this process
             extend(**job.extension)
         self._job = job
         self._sweep = Sweep.model_validate(job.sweep)
         self._space = Space(self._sweep, job.base)
-        self._place: TrialExecutor | None = None
-        self._begin(config)
+        self._executor: InProcessExecutor | WorkerGroupExecutor | None = None
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Go on with another configuration."""
-        self._begin(new_config)
-        return True
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        job, drawn = self._job, json.loads(config["drawn"])
-        number = int(self.trial_name)  # config["index"] is the donor's after an exchange
-        run = trial_config(self._space, self._sweep, drawn)
-        self._work = TrialSpec(
+        """Continue with another configuration (Ray's protocol)."""
+        job, settings, drawn = self._job, self._sweep.sweep, json.loads(new_config["drawn"])
+        number = int(self.trial_name)  # after an exploit step, config["index"] is the donor's
+        raw = self._space.raw(drawn)
+        cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
+        run = parse({**raw, "cluster": {**raw.get("cluster", {}), **cluster}})
+        self._folder = Path(job.folder) / f"{number:04d}"
+        self._spec = TrialSpec(
             config=run.model_dump(mode="json"),
             drawn=drawn,
             seeds=job.seeds[number : number + 1] if job.one_seed_each else job.seeds,
             metrics=job.metrics,
-            folder=str(Path(job.folder) / f"{number:04d}"),
-            stop_failing=self._sweep.sweep.stop_failing,
+            folder=str(self._folder),
+            stop_failing=settings.stop_failing,
             keep=job.keep,
         )
-        if self._place is None:
-            self._place = self._open(run)
-        self._next = max(0, len(read_rows(Path(self._work.folder))) - 1) if job.from_end else 0
+        if self._executor is None and settings.workers > 1:
+            placement = Placement(settings.workers, job.use_gpu, "PACK")
+            self._executor = WorkerGroupExecutor(run, placement, Path(job.storage))
+        elif self._executor is None:
+            self._executor = InProcessExecutor(torch.device("cuda", 0) if job.use_gpu else torch.device("cpu"))
+        self._next = max(0, len(read_rows(self._folder)) - 1) if job.from_end else 0
+        return True
 
-    def _open(self, run: Config) -> TrialExecutor:
-        workers = self._sweep.sweep.workers
-        if workers > 1:
-            placement = Placement(workers, self._job.use_gpu, "PACK")
-            return WorkerGroupExecutor(run, placement, Path(self._job.storage))
-        return InProcessExecutor(torch.device("cuda", 0) if self._job.use_gpu else torch.device("cpu"))
+    def _execute(self, operation: Any, argument: Any) -> Any:
+        assert self._executor is not None, "setup opens it"
+        return self._executor.run(self._spec, operation, argument)
 
     def step(self) -> dict[str, Any]:
-        """Train all seeds to their next evaluation, or tell again what is recorded."""
-        assert self._place is not None, "setup opens it"
-        row = self._place.row(self._work, self._next)
+        """Train all seeds to their next evaluation, or report a recorded row (Ray's protocol)."""
+        row = self._execute("row", self._next)
         self._next += 1
-        return reported(row, self._job.metrics, self._sweep)
+        # Plain finite numbers only: others break schedulers and snapshots.
+        score = standing(row.seeds, self._job.metrics, self._sweep.sweep).score
+        return {SCORE: score, IMAGES: row.images, "spent": row.spent, "done": row.last}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the states of all seeds; only population-based training asks for it."""
-        assert self._place is not None, "setup opens it"
-        path = Path(self._work.folder) / "states.pt"
-        self._place.save(self._work, path)  # on storage that the workers share
-        path.replace(Path(checkpoint_dir) / "states.pt")
+        """Write the states of all seeds for population-based training (Ray's protocol)."""
+        path = self._folder / "states.pt"
+        self._execute("save", str(path))  # on the storage that workers share; Ray's folder is on this node only
+        shutil.move(path, Path(checkpoint_dir) / path.name)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Take over the states of another trial (or its own, after a pause); settings stay this trial's own."""
-        assert self._place is not None, "setup opens it"
-        path = Path(self._work.folder) / "states.pt"
-        shutil.copy(Path(checkpoint) / "states.pt", path)
-        self._place.load(self._work, path)
+        """Continue from the states of another trial, or from its own after a pause (Ray's protocol)."""
+        path = self._folder / "states.pt"
+        shutil.copy(Path(checkpoint) / path.name, path)
+        self._execute("load", str(path))
         path.unlink()
-        self._next = len(read_rows(Path(self._work.folder)))
+        self._next = len(read_rows(self._folder))
 
     def cleanup(self) -> None:
-        """Free the workers."""
-        if self._place is not None:
-            self._place.close()
+        """Free the workers (Ray's protocol)."""
+        if self._executor is not None:
+            self._executor.close()

@@ -31,7 +31,7 @@ from ganscale.run.samples import SampleRenderer
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, write_atomically
 from ganscale.storage.run_dir import RunDir, prepare
-from ganscale.sweep.record import TrialRow, read_rows
+from ganscale.sweep.results import TrialRow, read_rows
 from ganscale.sweep.score import SeedResult
 from ganscale.tracking.jsonl import JsonlTracker, read_metrics
 from ganscale.training.build import Experiment, build

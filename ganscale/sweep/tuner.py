@@ -1,16 +1,15 @@
-"""A sweep on a Ray cluster: Ray Tune runs the trials, the sweep's folder remembers them.
+"""The driver of a sweep: Ray Tune runs the trials, the sweep's folder records them.
 
-The same command goes on with a sweep: what is in its folder is never trained again. That is kept in files of our own
-and not in Tune's (`Tuner.restore`), as those die with a half-written snapshot, start interrupted trials anew, and count
-iterations where trials count images. A trial that goes on first tells its recorded rows again, so that the scheduler
-knows what it knew.
+The same command resumes a sweep: nothing in its folder is trained again. The state is kept in our own files instead of
+Tune's (`Tuner.restore`), which a half-written snapshot breaks, which restart interrupted trials, and which count
+iterations where trials count images. A resumed trial reports its recorded rows first, which restores the scheduler.
 """
 
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,210 +20,245 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import connected, nodes
-from ganscale.launch.placement import NodeResources, concurrent_trials
-from ganscale.launch.placement_request import PlacementRequest, wait_for_placement, waiting
+from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
+from ganscale.launch.placement import NodeResources, count_gpus, describe
 from ganscale.storage.run_dir import RunDir, WriterLock, locate
 from ganscale.sweep.config import SweepSettings
-from ganscale.sweep.folder import SweepFolder, prepare, resolved
-from ganscale.sweep.optuna_sampler import OptunaSampler
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
-from ganscale.sweep.record import read_end
 from ganscale.sweep.report import winner, write_report
+from ganscale.sweep.results import Entry, SweepFolder, prepare, read_end, read_entries, read_entry, resolved
+from ganscale.sweep.sampler import OptunaSampler
 from ganscale.sweep.schedulers import make_scheduler
 from ganscale.sweep.score import objectives
 from ganscale.sweep.searcher import ReplayableSearcher
-from ganscale.sweep.table import Entry, read_entries, read_entry
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
 from ganscale.sweep.wandb import publish
 from ganscale.training.register import ADDED
 
+_logger = logging.getLogger(__name__)
+
 _ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has it all
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder holds the results
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the command; the same command goes on
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the command; the same command resumes
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # never restored from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 RETRIES = 2
-"""Times that a trial whose process died goes on from its last row; then it counts as failed."""
+"""How often a trial whose process died resumes from its last row before it counts as failed."""
 
 
 class SearchError(RuntimeError):
-    """The search ended before its end; the same command goes on."""
+    """The search stopped before its end; the same command resumes it."""
 
 
 def sweep_folder(plan: SweepPlan) -> SweepFolder:
-    """Where the sweep lives.
+    """The folder of a sweep.
 
     Raises:
-        ConfigError: the place cannot be found.
+        ConfigError: The location is invalid.
     """
     settings = plan.sweep.sweep
     run = plan.config.run.model_copy(update={"dir": settings.dir, "name": settings.name})
     return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
 
 
-def search_on_ray(plan: SweepPlan, show: Callable[[str], None]) -> str:
-    """Run all trials of a sweep that are not done yet, and then the winner on fresh seeds.
+def search_on_ray(plan: SweepPlan) -> str:
+    """Run all open trials of a sweep, then the winner on fresh seeds.
 
     Args:
-        plan: the sweep.
-        show: takes texts for the user.
+        plan: The sweep.
 
     Returns:
-        The results as a text; all of them lie in the sweep's folder.
+        A summary of the results, which lie in the sweep's folder.
 
     Raises:
-        ConfigError: the cluster can never hold a trial, or another sweep lives in the folder.
-        SearchError: the cluster was lost.
+        ConfigError: The cluster can never hold a trial, or the folder holds another sweep.
+        SearchError: Ray failed.
     """
-    folder = sweep_folder(plan)
+    folder, settings = sweep_folder(plan), plan.sweep.sweep
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = WriterLock(RunDir(folder.path), patience=30.0, info=show)
+    lock = WriterLock(RunDir(folder.path), patience=30.0, info=_logger.info)
     try:
         prepare(folder, plan.sweep, plan.base)
-        with connected(_cluster(plan), dashboard=plan.sweep.sweep.workers > 1) as joined:
+        with connected(_local_cluster(plan), dashboard=settings.workers > 1) as joined:
             wait = plan.config.cluster.node_wait if joined else 0.0
             search = wait_for_placement(
-                lambda: _Search(plan, folder, nodes(), show, grows=wait > 0),
+                lambda: _Search(plan, folder, nodes(), autoscales=wait > 0),
                 seconds=wait,
-                ask=(lambda error: _ask(plan, error, show)) if wait else None,
+                request=(lambda error: _request(plan, error)) if wait else None,
             )
             search.run()
-            best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
-            if best and plan.sweep.sweep.confirm_seeds and not search.open_trials():
+            best = winner(read_entries(folder.trials, plan.metrics, settings))
+            if best and settings.confirm_seeds and not search.open_trials():
                 search.confirm(best)
-        text = write_report(plan, folder)
-        publish(plan, folder, show)
-        return text
+        summary = write_report(plan, folder)
+        publish(plan, folder)
+        return summary
     except (RayError, ConnectionError, TuneError) as error:
-        raise SearchError(f"Ray gave up: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise SearchError(f"Ray failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
         lock.release()
 
 
-def _cluster(plan: SweepPlan) -> Config:
-    """What a cluster of our own must hold."""
+def _local_cluster(plan: SweepPlan) -> Config:
+    """What a cluster that is started here must hold."""
     settings = plan.sweep.sweep
-    cluster = {"num_workers": settings.workers * _asked_at_once(settings), "cpus_per_worker": settings.cpus_per_worker}
+    workers = settings.workers * _requested_concurrency(settings)
+    cluster = {"num_workers": workers, "cpus_per_worker": settings.cpus_per_worker}
     return plan.config.model_copy(update={"cluster": plan.config.cluster.model_copy(update=cluster)})
+
+
+def _request(plan: SweepPlan, error: ConfigError) -> PlacementRequest:
+    """Request room for all concurrent trials."""
+    settings = plan.sweep.sweep
+    _logger.info(waiting_message(error, plan.config.cluster.node_wait))
+    each = _worker_resources(settings, use_gpu=plan.config.train.device == "cuda")
+    return PlacementRequest(each, settings.workers * _requested_concurrency(settings))
+
+
+def _worker_resources(settings: SweepSettings, *, use_gpu: bool) -> dict[str, float]:
+    cpus: dict[str, float] = {"CPU": settings.cpus_per_worker}
+    return cpus | ({"GPU": settings.gpus_per_worker} if use_gpu else {})
+
+
+def _requested_concurrency(settings: SweepSettings) -> int:
+    """Concurrent trials to make room for while the cluster's size is unknown."""
+    return 1 if settings.max_concurrent == "auto" else settings.max_concurrent
+
+
+def concurrent_trials(
+    sweep: SweepSettings, nodes: Sequence[NodeResources], *, use_gpu: bool, autoscales: bool = False
+) -> int:
+    """How many trials the cluster holds with all workers of each, at most `sweep.max_concurrent`.
+
+    Args:
+        sweep: Section `sweep`.
+        nodes: All nodes of the cluster.
+        use_gpu: Whether trials use GPUs.
+        autoscales: Whether pending trials make the cluster grow: then `sweep.max_concurrent` decides.
+
+    Raises:
+        ConfigError: Not even one fits.
+    """
+    cpus, share = sweep.cpus_per_worker, sweep.gpus_per_worker
+    rooms = [int(node.cpus // cpus) for node in nodes]
+    if use_gpu:
+        rooms = [min(room, int(node.gpus) * int(1 / share + 1e-9)) for room, node in zip(rooms, nodes, strict=True)]
+    fit = sum(rooms) // sweep.workers
+    if not fit:
+        each = f"{cpus} CPU{'s' * (cpus > 1)}" + (f" and {share:g} GPU" if use_gpu else "")
+        raise ConfigError(
+            f"the cluster can hold {sum(rooms)} workers of {each} (it has {describe(nodes)}): no trial could start",
+            key="sweep.workers",
+            value=sweep.workers,
+            remedy=f"use sweep.workers <= {sum(rooms)}" if sum(rooms) else "use a smaller sweep.cpus_per_worker",
+        )
+    if sweep.max_concurrent == "auto":
+        return fit
+    return sweep.max_concurrent if autoscales else min(fit, sweep.max_concurrent)
 
 
 class _Search:
     """One command's part of a sweep, on a connected cluster."""
 
     def __init__(
-        self,
-        plan: SweepPlan,
-        folder: SweepFolder,
-        machines: list[NodeResources],
-        show: Callable[[str], None],
-        *,
-        grows: bool = False,
+        self, plan: SweepPlan, folder: SweepFolder, machines: list[NodeResources], *, autoscales: bool
     ) -> None:
-        self._plan, self._folder, self._show = plan, folder, show
-        settings = plan.sweep.sweep
-        self.use_gpu = _use_gpu(plan.config, machines)
-        self._at_once = concurrent_trials(settings, machines, use_gpu=self.use_gpu, grows=grows)
-        hours = settings.budget_hours
+        self._plan, self._folder, self._settings = plan, folder, plan.sweep.sweep
+        self._use_gpu = count_gpus(plan.config, machines) > 0 and plan.config.train.device != "cpu"
+        self._concurrency = concurrent_trials(self._settings, machines, use_gpu=self._use_gpu, autoscales=autoscales)
+        hours = self._settings.budget_hours
         self._until = time.monotonic() + hours * 3600 if hours else math.inf
 
     def open_trials(self) -> list[int]:
         """Numbers of the configurations that have not ended."""
-        folders = ((n, self._folder.trials / f"{n:04d}") for n in range(len(self._plan.sampler)))
-        return [n for n, folder in folders if not read_end(folder)[0]]
+        return _open(self._folder.trials, len(self._plan.sampler))
 
     def run(self) -> None:
-        """Run the trials that are not done."""
-        settings, trials = self._plan.sweep.sweep, self._folder.trials
-        total = len(self._plan.sampler)
-        open_ones = self.open_trials()
-        self._show(
-            f"{total} configurations x {settings.seeds} seeds, {total - len(open_ones)} done, {self._at_once} at a time"
-        )
-        if not open_ones:
+        """Run the open trials."""
+        plan, settings, trials = self._plan, self._settings, self._folder.trials
+        total, numbers = len(plan.sampler), self.open_trials()
+        counts = total, settings.seeds, total - len(numbers), self._concurrency
+        _logger.info("%d configurations x %d seeds, %d done, %d at a time", *counts)
+        if not numbers:
             return
-        learns = settings.scheduler in ("asha", "median")
-        numbers = list(range(total)) if learns else open_ones
+        if settings.scheduler in ("asha", "median"):  # ended trials report their rows to the scheduler
+            numbers = list(range(total))
         searcher = self._searcher(numbers)
-        board = ProgressCallback(self._plan, trials, self._show)
-        scheduler = make_scheduler(
-            settings, self._plan.space, images=self._plan.config.train.images, every=self._plan.config.eval.every
-        )
-        self._tune(self._job(trials, self._plan.seeds), searcher, board, scheduler)
-
+        scheduler = make_scheduler(settings, plan.space, images=plan.config.train.images, every=plan.config.eval.every)
+        self._tune(self._job(trials, plan.seeds), searcher, ProgressCallback(plan, trials), scheduler)
         left = len(self.open_trials())
         if left:
-            self._show(f"{left} configurations have not ended; the same command goes on with them")
+            _logger.warning("%d configurations have not ended; the same command resumes them", left)
 
     def _searcher(self, numbers: Sequence[int]) -> ReplayableSearcher:
-        """What to try: fixed draws, or what Optuna learned from the trials that have ended."""
-        trials, settings = self._folder.trials, self._plan.sweep.sweep
+        """Fixed draws, or Optuna with the results of the trials that have ended."""
+        plan, settings, trials = self._plan, self._settings, self._folder.trials
         if settings.search != "optuna":
-            return ReplayableSearcher(numbers, self._plan.sampler.__getitem__, trials, until=self._until)
-        learner = OptunaSampler(self._plan.space, seed=settings.seed, num_objectives=len(self._plan.metrics))
+            return ReplayableSearcher(numbers, plan.sampler.__getitem__, trials, until=self._until)
+        optuna = OptunaSampler(plan.space, seed=settings.seed, num_objectives=len(plan.metrics))
 
-        def tell(number: int) -> None:
-            entry = read_entry(trials / f"{number:04d}", self._plan.metrics, settings)
+        def add(number: int) -> None:
+            entry = read_entry(trials / f"{number:04d}", plan.metrics, settings)
             if entry:
-                several = objectives(entry.standing, self._plan.metrics)
-                learner.tell(number, entry.drawn, several if len(several) > 1 else [entry.standing.score])
+                several = objectives(entry.standing, plan.metrics)
+                optuna.tell(number, entry.drawn, several if len(several) > 1 else [entry.standing.score])
 
-        for number in range(len(self._plan.sampler)):
-            if read_end(trials / f"{number:04d}")[0]:
-                tell(number)
-        return ReplayableSearcher(numbers, learner.ask, trials, until=self._until, told=tell)
+        for number in sorted(set(range(len(plan.sampler))) - set(self.open_trials())):
+            add(number)
+        return ReplayableSearcher(numbers, optuna.ask, trials, until=self._until, on_complete=add)
 
     def confirm(self, best: Entry) -> None:
-        """Run the winner on fresh seeds, each a trial of its own."""
+        """Run the winner on fresh seeds, each as a trial."""
         trials, seeds = self._folder.confirm / f"{best.index:04d}", self._plan.fresh_seeds
-        numbers = [n for n in range(len(seeds)) if not read_end(trials / f"{n:04d}")[0]]
+        numbers = _open(trials, len(seeds))
         if numbers:
-            self._show(f"trial {best.index:04d} is the best: running it on {len(seeds)} fresh seeds")
+            _logger.info("trial %04d is the best: running it on %d fresh seeds", best.index, len(seeds))
             searcher = ReplayableSearcher(numbers, lambda _: dict(best.drawn), trials, until=self._until)
             job = self._job(trials, seeds)._replace(one_seed_each=True, from_end=False)
             self._tune(job, searcher, TrialStatusCallback(trials), FIFOScheduler())
 
     def _job(self, trials: Path, seeds: Sequence[int]) -> Job:
-        raw = resolved(self._plan.sweep, {})
+        sweep = self._plan.sweep
         return Job(
-            sweep={**raw, "base": self._plan.sweep.base},
+            sweep={**resolved(sweep, {}), "base": sweep.base},
             base=self._plan.base,
             folder=str(trials),
             metrics=self._plan.metrics,
             seeds=tuple(seeds),
-            use_gpu=self.use_gpu,
-            from_end=self._plan.sweep.sweep.scheduler == "pbt",
+            use_gpu=self._use_gpu,
+            from_end=self._settings.scheduler == "pbt",
             one_seed_each=False,
             keep=0,
             storage=str(self._folder.path / ".ray"),
             extension=ADDED._asdict(),
         )
 
-    def _tune(self, job: Job, searcher: ReplayableSearcher, notes: TrialStatusCallback, scheduler: Any) -> None:
-        """Let Ray Tune run the trials."""
+    def _tune(self, job: Job, searcher: ReplayableSearcher, callback: TrialStatusCallback, scheduler: Any) -> None:
+        """Run the trials with Ray Tune."""
         os.environ.update(_ENVIRONMENT)
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses its own files of results
-        settings = self._plan.sweep.sweep
-        resources: dict[str, float] = {"CPU": 0, "memory": 1e6}  # a group's workers reserve theirs (nothing is refused)
-        if settings.workers == 1:
-            resources = _worker_resources(settings, use_gpu=self.use_gpu)
-        trainable = tune.with_resources(tune.with_parameters(TrialActor, job=job), resources)
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of its missing result files
+        # The workers of a group reserve their own resources; a trial without any is refused.
+        resources: dict[str, float] = {"CPU": 0, "memory": 1e6}
+        if self._settings.workers == 1:
+            resources = _worker_resources(self._settings, use_gpu=self._use_gpu)
         search: dict[str, Any] = {
             "search_alg": searcher,
             "num_samples": len(searcher.numbers),
-            "max_concurrent_trials": self._at_once,
+            "max_concurrent_trials": self._concurrency,
         }
         space: dict[str, Any] = {}
-        if isinstance(scheduler, PopulationBasedTraining):  # it refuses searchers, and its members take turns
-            search, space = (
-                {},
-                {"index": tune.grid_search(searcher.numbers), "drawn": tune.sample_from(searcher.drawn)},
-            )
+        if isinstance(scheduler, PopulationBasedTraining):  # refuses searchers, and its members take turns
+            search, space = {}, {"index": tune.grid_search(searcher.numbers), "drawn": tune.sample_from(searcher.drawn)}
+
+        def name(trial: Any) -> str:
+            return f"{trial.config['index']:04d}"
+
         tune.Tuner(
-            trainable,
+            tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
             param_space=space,
             tune_config=tune.TuneConfig(
                 metric=SCORE,
@@ -232,43 +266,20 @@ class _Search:
                 **search,
                 scheduler=scheduler,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: f"{trial.config['index']:04d}",
-                trial_dirname_creator=lambda trial: f"{trial.config['index']:04d}",
+                trial_name_creator=name,
+                trial_dirname_creator=name,
             ),
             run_config=tune.RunConfig(
                 name=f"{time.time_ns()}",
-                storage_path=str(self._folder.path / ".ray"),
+                storage_path=job.storage,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[notes],
+                callbacks=[callback],
                 verbose=0,
             ),
         ).fit()
 
 
-def _ask(plan: SweepPlan, error: ConfigError, show: Callable[[str], None]) -> PlacementRequest:
-    """Ask for room for as many trials as may run at a time."""
-    settings = plan.sweep.sweep
-    show(waiting(error, plan.config.cluster.node_wait))
-    each = _worker_resources(settings, use_gpu=plan.config.train.device == "cuda")
-    return PlacementRequest(each, settings.workers * _asked_at_once(settings))
-
-
-def _worker_resources(settings: SweepSettings, *, use_gpu: bool) -> dict[str, float]:
-    """What one worker of a trial takes, by Ray's names."""
-    cpus: dict[str, float] = {"CPU": settings.cpus_per_worker}
-    return cpus | ({"GPU": settings.gpus_per_worker} if use_gpu else {})
-
-
-def _asked_at_once(settings: SweepSettings) -> int:
-    """Trials at a time that there must be room for before anything of the cluster is known."""
-    return 1 if settings.max_concurrent == "auto" else settings.max_concurrent
-
-
-def _use_gpu(config: Config, machines: Sequence[NodeResources]) -> bool:
-    gpus = sum(node.gpus for node in machines)
-    if config.train.device == "cuda" and not gpus:
-        raise ConfigError(
-            "the cluster has no GPU", key="train.device", value="cuda", remedy="use train.device=auto or cpu"
-        )
-    return config.train.device != "cpu" and gpus > 0
+def _open(trials: Path, total: int) -> list[int]:
+    """Numbers of the trials that have not ended."""
+    return [number for number in range(total) if not read_end(trials / f"{number:04d}")[0]]

@@ -1,65 +1,63 @@
 """A sweep in Weights & Biases: a run per trial and a summary run, all in a group of the sweep's name."""
 
-from collections.abc import Callable
+import logging
 
 from ganscale.config import Config
 from ganscale.storage.run_dir import RunDir
-from ganscale.sweep.folder import SweepFolder
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.report import confirmed, winner
-from ganscale.sweep.score import standing
-from ganscale.sweep.table import Entry, cells, header, ranked, read_entries, short_names, title
+from ganscale.sweep.results import SweepFolder, ranked, read_entries, table, title
+from ganscale.sweep.score import Standing, standing
 from ganscale.tracking.wandb import WandbTracker
 
+_logger = logging.getLogger(__name__)
 
-def publish(plan: SweepPlan, folder: SweepFolder, info: Callable[[str], None]) -> None:
-    """Log every trial that has ended and was not logged yet, and the state of the whole sweep.
+
+def publish(plan: SweepPlan, folder: SweepFolder) -> None:
+    """Send every trial that has ended and was not sent yet, and a summary of the sweep.
 
     Args:
-        plan: the sweep.
-        folder: its folder; W&B's files go below it.
-        say: takes a sentence for the user.
+        plan: The sweep.
+        folder: Its folder; W&B's files lie below it.
     """
     if plan.config.wandb.mode == "disabled":
         return
     entries = ranked(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
-    said: set[str] = set()
+    logged: set[str] = set()
 
-    def once(line: str) -> None:
-        if line.partition(":")[0].split()[:2] != ["W&B", "run"] and line not in said:
-            said.add(line)
-            info(line)
+    def log_once(line: str) -> None:
+        """Log a line that is not specific to one run, once for all trials."""
+        if line.partition(":")[0].split()[:2] != ["W&B", "run"] and line not in logged:
+            logged.add(line)
+            _logger.info(line)
 
     for entry in entries:
-        run = folder.trials / f"{entry.index:04d}"
-        if entry.status and not (run / "wandb_id").exists():
-            _log_trial(plan, entry, RunDir(run), once)
-    tracker = WandbTracker(_named(plan, plan.config, plan.sweep.sweep.name), RunDir(folder.path), info)
+        run = RunDir(folder.trials / f"{entry.index:04d}")
+        if entry.status and not (run.path / "wandb_id").exists():
+            tracker = WandbTracker(
+                _named(plan, plan.space.config(entry.drawn), title(entry, plan.names)), run, log_once
+            )
+            for row in entry.rows:
+                summary = standing(row.seeds, plan.metrics, plan.sweep.sweep)
+                scores = {"score": summary.score, "failures": float(summary.failures)}
+                tracker.log(row.images, {**_numbers(summary), **scores})
+            tracker.close(completed=entry.status == "complete")
     facts: dict[str, float] = {"images": float(sum(entry.spent for entry in entries))}
     best = winner(entries)
     if best:
-        fresh = confirmed(folder, best)
         facts["winner"] = float(best.index)
-        if fresh:
-            judged = standing(fresh, plan.metrics, plan.sweep.sweep)
-            facts |= {f"confirmed/{m}": judged.means[m] for m in plan.metrics}
-            facts |= {f"confirmed/{m}_bound": judged.bounds[m] for m in plan.metrics}
-    columns = header(plan.metrics, short_names(plan.names))
-    rows = [cells(entry, plan.metrics, plan.names, len(plan.seeds)) for entry in entries]
+        fresh = confirmed(folder, best)
+        numbers = _numbers(standing(fresh, plan.metrics, plan.sweep.sweep)) if fresh else {}
+        facts |= {f"confirmed/{name}": value for name, value in numbers.items()}
+    titles, *rows = table(entries, plan.metrics, plan.names, seeds=len(plan.seeds))
     pictures = {path.stem: path for path in sorted(folder.plots.glob("*.png"))}
-    tracker.summary(facts, columns, rows, pictures)
+    tracker = WandbTracker(_named(plan, plan.config, plan.sweep.sweep.name), RunDir(folder.path), _logger.info)
+    tracker.summary(facts, titles, rows, pictures)
     tracker.close(completed=all(entry.status for entry in entries))
 
 
-def _log_trial(plan: SweepPlan, entry: Entry, folder: RunDir, info: Callable[[str], None]) -> None:
-    """A trial's rows: each metric's mean and bound over the seeds."""
-    config = _named(plan, plan.space.config(entry.drawn), title(entry, plan.names))
-    tracker = WandbTracker(config, folder, info)
-    for row in entry.rows:
-        judged = standing(row.seeds, plan.metrics, plan.sweep.sweep)
-        numbers = {m: judged.means[m] for m in plan.metrics} | {f"{m}_bound": judged.bounds[m] for m in plan.metrics}
-        tracker.log(row.images, {**numbers, "score": judged.score, "failures": float(judged.failures)})
-    tracker.close(completed=entry.status == "complete")
+def _numbers(summary: Standing) -> dict[str, float]:
+    return summary.means | {f"{name}_bound": bound for name, bound in summary.bounds.items()}
 
 
 def _named(plan: SweepPlan, config: Config, name: str) -> Config:

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from ganscale.sweep import tuner
 from ganscale.sweep.plan import SweepPlan
-from ganscale.sweep.table import read_entries
+from ganscale.sweep.results import read_entries
 from ganscale.sweep.tuner import search_on_ray, sweep_folder
 from tests.processes import ROOT
 from tests.sweep.sweeps import ring_plan
@@ -39,13 +39,13 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, Any]]:
 
 
 def results(plan: SweepPlan) -> list[tuple[Any, ...]]:
-    search_on_ray(plan, lambda _: None)
+    search_on_ray(plan)
     entries = read_entries(sweep_folder(plan).trials, plan.metrics, plan.sweep.sweep)
     return [(e.index, dict(e.drawn), e.status, [(row.images, row.seeds) for row in e.rows]) for e in entries]
 
 
 class Blackout:
-    """Which node goes, and when it went; Tune pickles its callbacks, so they cannot hold a cluster themselves."""
+    """The node to remove; a class, as Tune pickles its callbacks, which therefore cannot hold a cluster."""
 
     cluster: Any = None
     node: Any = None
@@ -53,14 +53,14 @@ class Blackout:
 
     @classmethod
     def strike(cls, pid: int) -> None:
-        """Take the node away if the process runs on it."""
+        """Remove the node if the process runs on it."""
         if not cls.lost and _parent(pid) == cls.node.all_processes["raylet"][0].process.pid:
             cls.lost = True
             cls.cluster.remove_node(cls.node, allow_graceful=False)
 
 
 class PowerCut(tuner.ProgressCallback):
-    """Cuts as soon as a trial on the node has a result to lose."""
+    """Strikes as soon as a trial on the node has a result to lose."""
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         if result["images"] == 640:

@@ -1,9 +1,11 @@
 """Placement: how many workers, on what, spread how."""
 
+from typing import Any
+
 import pytest
 
 from ganscale.config import ConfigError, load
-from ganscale.launch.placement import NodeResources, Placement, place
+from ganscale.launch.placement import NodeResources, Placement, max_workers, place, worker_resources
 
 LAPTOP = [NodeResources(8)]
 SINGLE = [NodeResources(2)]
@@ -82,3 +84,16 @@ def test_what_the_cluster_can_never_hold_is_refused(
     assert caught.value.key == key
     assert message in str(caught.value)
     assert "<= 0" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "use_gpu", "expected"), [(3, False, 3), ((2, 5), True, 5), ("auto", True, 1), ("auto", False, 2)]
+)
+def test_the_most_workers_of_a_run(wanted: Any, use_gpu: bool, expected: int) -> None:
+    assert max_workers(wanted, use_gpu=use_gpu) == expected
+
+
+def test_resources_of_a_worker() -> None:
+    config = load(overrides=["cluster.cpus_per_worker=3"])
+    assert worker_resources(config, use_gpu=False) == {"CPU": 3}
+    assert worker_resources(config, use_gpu=True) == {"CPU": 3, "GPU": 1}

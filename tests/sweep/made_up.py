@@ -4,9 +4,8 @@ import json
 import math
 from pathlib import Path
 
-from ganscale.sweep.folder import SweepFolder, prepare
 from ganscale.sweep.plan import SweepPlan, make_plan
-from ganscale.sweep.record import TrialRow
+from ganscale.sweep.results import SweepFolder, TrialRow, prepare
 from ganscale.sweep.sampler import uniform
 from ganscale.sweep.score import SeedResult
 from tests.sweep.sweeps import RING, sweep

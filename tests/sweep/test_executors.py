@@ -1,4 +1,4 @@
-"""Messages to a worker group: answered once, sent again to workers that were restarted, their end told."""
+"""Messages to a worker group: answered once, and sent again to workers that were restarted."""
 
 import queue
 import threading
@@ -11,12 +11,12 @@ from ganscale.config import load
 from ganscale.launch.placement import Placement
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
 from ganscale.sweep import executors
-from ganscale.sweep.executors import RESTARTED, TrialSpec, WorkerGroupExecutor
+from ganscale.sweep.executors import READY, TrialSpec, WorkerGroupExecutor
 
 WORK = TrialSpec({}, {}, (0,), ("modes",), "folder", True, 0)
 
 
-class Line(queue.Queue):
+class FakeQueue(queue.Queue):
     """Stands in for Ray's queue."""
 
     def __init__(self, actor_options: dict[str, Any]) -> None:
@@ -26,13 +26,13 @@ class Line(queue.Queue):
 
 @pytest.fixture
 def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> WorkerGroupExecutor:
-    monkeypatch.setattr(executors, "Queue", Line)
+    monkeypatch.setattr(executors, "Queue", FakeQueue)
     monkeypatch.setattr(executors, "Empty", queue.Empty)
     return WorkerGroupExecutor(load(), Placement(2, False, "PACK"), tmp_path)
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, worker: Any) -> None:
-    """Let a function of (messages, answers) be the workers."""
+    """Replace the workers by a function of (messages, answers)."""
 
     def run(loop: Any, settings: dict[str, Any], group: WorkerGroupSpec) -> None:
         assert group.placement.num_workers == 2
@@ -44,15 +44,15 @@ def serve(monkeypatch: pytest.MonkeyPatch, worker: Any) -> None:
 def test_messages_are_answered_in_turn(group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def worker(messages: Line, answers: Line) -> None:
-        answers.put((RESTARTED, None))
+    def worker(messages: FakeQueue, answers: FakeQueue) -> None:
+        answers.put((READY, None))
         while (message := messages.get())[2] != "stop":
             seen.append(message)
             answers.put((message[0], f"row {message[3]}"))
 
     serve(monkeypatch, worker)
-    assert [group.row(WORK, number) for number in range(3)] == ["row 0", "row 1", "row 2"]
-    group.save(WORK, Path("/tmp/x"))
+    assert [group.run(WORK, "row", number) for number in range(3)] == ["row 0", "row 1", "row 2"]
+    group.run(WORK, "save", "/tmp/x")
     assert [(verb, argument) for _, work, verb, argument in seen if work == WORK] == [
         ("row", 0),
         ("row", 1),
@@ -64,30 +64,30 @@ def test_messages_are_answered_in_turn(group: WorkerGroupExecutor, monkeypatch: 
     assert threading.active_count() == threads - 1
 
 
-def test_restarted_workers_are_told_again(group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def worker(messages: Line, answers: Line) -> None:
-        answers.put((RESTARTED, None))
-        messages.get()  # and dies with it
-        answers.put((RESTARTED, None))
+def test_restarted_workers_get_the_message_again(group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def worker(messages: FakeQueue, answers: FakeQueue) -> None:
+        answers.put((READY, None))
+        messages.get()  # lost with the worker
+        answers.put((READY, None))
         while (message := messages.get())[2] != "stop":
             answers.put((message[0], message[3]))
 
     serve(monkeypatch, worker)
-    assert group.row(WORK, 5) == 5
-    assert group.row(WORK, 6) == 6
+    assert group.run(WORK, "row", 5) == 5
+    assert group.run(WORK, "row", 6) == 6
     group.close()
 
 
 @pytest.mark.parametrize("error", [None, TrainingError("the disk is full")])
-def test_the_end_of_the_workers_is_told(
+def test_the_end_of_the_workers_is_an_error(
     group: WorkerGroupExecutor, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    def worker(messages: Line, answers: Line) -> None:
-        answers.put((RESTARTED, None))
+    def worker(messages: FakeQueue, answers: FakeQueue) -> None:
+        answers.put((READY, None))
         messages.get()
         if error:
             raise error
 
     serve(monkeypatch, worker)
     with pytest.raises(TrainingError, match="the disk is full" if error else "the workers ended"):
-        group.row(WORK, 0)
+        group.run(WORK, "row", 0)

@@ -1,4 +1,4 @@
-"""What a sweep's scheduler decides, told scores as Tune would tell them."""
+"""Decisions of the schedulers for given scores."""
 
 from collections import Counter
 from pathlib import Path
@@ -29,45 +29,45 @@ ALONE: Any = SimpleNamespace(get_live_trials=list)
 """A controller with no other trial."""
 
 
-class Told:
-    """What schedulers read of a trial."""
+class FakeTrial:
+    """The attributes of a trial that schedulers read."""
 
     def __init__(self, number: int) -> None:
         self.trial_id, self.config = f"{number:04d}", {"index": number}
 
 
 def trial(number: int) -> Any:
-    return Told(number)
+    return FakeTrial(number)
 
 
-def lives(made: TrialScheduler, scores: list[float], first: int = 0) -> dict[int, int]:
+def reached(made: TrialScheduler, scores: list[float], first: int = 0) -> dict[int, int]:
     """Images that each trial gets, one after another; a trial has the same score all the time."""
-    reached, told = {}, {}
+    images_by_trial, result = {}, {}
     for number, score in enumerate(scores, first):
         one = trial(number)
         made.on_trial_add(ALONE, one)
         for images in ENDS:
-            reached[number] = images
-            told = {SCORE: score, IMAGES: images, "training_iteration": 1}
-            if made.on_trial_result(ALONE, one, told) == TrialScheduler.STOP:
+            images_by_trial[number] = images
+            result = {SCORE: score, IMAGES: images, "training_iteration": 1}
+            if made.on_trial_result(ALONE, one, result) == TrialScheduler.STOP:
                 break
         else:
-            made.on_trial_complete(ALONE, one, told)
-    return reached
+            made.on_trial_complete(ALONE, one, result)
+    return images_by_trial
 
 
-def test_none_stops_nobody(tmp_path: Path) -> None:
-    assert set(lives(scheduler(ring_plan(tmp_path)), [3.0, 1.0, 2.0, 0.0]).values()) == {1280}
+def test_none_stops_no_trial(tmp_path: Path) -> None:
+    assert set(reached(scheduler(ring_plan(tmp_path)), [3.0, 1.0, 2.0, 0.0]).values()) == {1280}
 
 
 def test_halving_stops_what_is_in_the_worse_half_at_a_rung(tmp_path: Path) -> None:
     plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0)
-    assert lives(scheduler(plan), [5.0, 1.0, 4.0, 6.0]) == {0: 1280, 1: 320, 2: 640, 3: 1280}
+    assert reached(scheduler(plan), [5.0, 1.0, 4.0, 6.0]) == {0: 1280, 1: 320, 2: 640, 3: 1280}
 
 
 def test_grace_is_the_first_rung(tmp_path: Path) -> None:
     plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0, grace=640)
-    assert lives(scheduler(plan), [5.0, 1.0, 4.0, 2.0]) == {0: 1280, 1: 640, 2: 1280, 3: 640}
+    assert reached(scheduler(plan), [5.0, 1.0, 4.0, 2.0]) == {0: 1280, 1: 640, 2: 1280, 3: 640}
 
 
 def brackets(plan: SweepPlan, numbers: list[int]) -> dict[int, int]:
@@ -75,7 +75,7 @@ def brackets(plan: SweepPlan, numbers: list[int]) -> dict[int, int]:
     made = scheduler(plan)
     for image in ENDS:  # a good trial in each bracket
         made._brackets[min(2, ENDS.index(image))].on_result(trial(9999), image, 1e9)  # pyright: ignore
-    return {number: lives(made, [-float(place)], number)[number] for place, number in enumerate(numbers)}
+    return {number: reached(made, [-float(place)], number)[number] for place, number in enumerate(numbers)}
 
 
 def test_brackets_differ_in_when_they_begin_to_stop(tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_brackets_differ_in_when_they_begin_to_stop(tmp_path: Path) -> None:
 
 
 def test_a_trial_keeps_its_bracket_whatever_came_before(tmp_path: Path) -> None:
-    """A sweep that goes on after a kill tells the scheduler of the same trials again."""
+    """A resumed sweep reports the same trials again."""
     plan = ring_plan(tmp_path, scheduler="asha", reduction=2.0, brackets=3)
     whole = brackets(plan, list(range(30)))
     numpy.random.seed(3)
     state = numpy.random.get_state()[1].copy()  # pyright: ignore
     assert brackets(plan, list(range(29, -1, -1))) == whole
-    assert (numpy.random.get_state()[1] == state).all(), "nobody else's draws change"  # pyright: ignore
+    assert (numpy.random.get_state()[1] == state).all(), "numpy's global generator is untouched"  # pyright: ignore
     other = ring_plan(tmp_path, scheduler="asha", reduction=2.0, brackets=3, seed=1)
     assert brackets(other, list(range(30))) != whole
 
@@ -121,6 +121,6 @@ def test_the_last_that_can_be_are_taken(tmp_path: Path, settings: dict[str, Any]
 def test_the_median_stops_what_is_below_it(tmp_path: Path) -> None:
     plan = ring_plan(tmp_path, scheduler="median")
     made = scheduler(plan)
-    reached = lives(made, [1.0, 2.0, 3.0, 0.5, 9.0])
-    assert reached[3] < 1280
-    assert reached[4] == 1280
+    images = reached(made, [1.0, 2.0, 3.0, 0.5, 9.0])
+    assert images[3] < 1280
+    assert images[4] == 1280

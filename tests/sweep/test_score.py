@@ -1,17 +1,27 @@
-"""A configuration is judged by all of its seeds: failures count, luck does not."""
+"""The score of a configuration over all of its seeds: failures count, luck does not."""
 
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from ganscale.sweep.config import SweepSettings
-from ganscale.sweep.score import SeedResult, is_success, objectives, pareto_front, seed_from_json, standing
-from ganscale.sweep.statistics import mean_bound, wilson
+from ganscale.sweep.score import (
+    SeedResult,
+    is_success,
+    mean_interval,
+    objectives,
+    pareto_front,
+    seed_from_json,
+    standing,
+    wilson,
+)
 
 
 def seeds(*values: float, metric: str = "frechet", failed: int = 0) -> list[SeedResult]:
-    sound = [SeedResult(i, 100, {metric: value}) for i, value in enumerate(values)]
-    return sound + [SeedResult(90 + i, 50, {metric: 1.0}, "collapse: gone") for i in range(failed)]
+    valid = [SeedResult(i, 100, {metric: value}) for i, value in enumerate(values)]
+    return valid + [SeedResult(90 + i, 50, {metric: 1.0}, "collapse") for i in range(failed)]
 
 
 LOWER = SweepSettings()
@@ -23,9 +33,9 @@ def score(results: list[SeedResult], settings: SweepSettings = LOWER, metric: st
 
 
 def test_the_bound_is_on_the_pessimistic_side() -> None:
-    assert score(seeds(10, 12, 11)) == pytest.approx(-mean_bound([10, 12, 11], 0.95, upper=True))
+    assert score(seeds(10, 12, 11)) == pytest.approx(-mean_interval([10, 12, 11], 0.95)[1])
     rising = score(seeds(10, 12, 11, metric="modes"), metric="modes")
-    assert rising == pytest.approx(mean_bound([10, 12, 11], 0.95, upper=False))
+    assert rising == pytest.approx(mean_interval([10, 12, 11], 0.95)[0])
 
 
 def test_steady_beats_lucky() -> None:
@@ -52,10 +62,10 @@ def test_a_number_that_is_none_is_a_failure() -> None:
 
 
 def test_success_rate() -> None:
-    judged = standing(seeds(40, 50, 60, failed=1), ("frechet",), RATE)
-    assert judged.successes == 2
-    assert judged.rate_interval == wilson(2, 4, 0.95)
-    assert judged.score == pytest.approx(wilson(2, 4, 0.95)[0], abs=1e-5)
+    summary = standing(seeds(40, 50, 60, failed=1), ("frechet",), RATE)
+    assert summary.successes == 2
+    assert summary.rate_interval == wilson(2, 4, 0.95)
+    assert summary.score == pytest.approx(wilson(2, 4, 0.95)[0], abs=1e-5)
     assert score(seeds(40, 41, 60), RATE) > score(seeds(1, 60, 60), RATE)
     assert score(seeds(30, 31, 32), RATE) > score(seeds(40, 41, 42), RATE)  # equal rates: the bound decides
 
@@ -73,10 +83,10 @@ def test_pareto_front() -> None:
 
 
 def test_objectives_point_up() -> None:
-    judged = standing(
+    summary = standing(
         [SeedResult(i, 1, {"frechet": 10.0 + i, "modes": 5.0 + i}) for i in range(3)], ("frechet", "modes"), LOWER
     )
-    first, second = objectives(judged, ("frechet", "modes"))
+    first, second = objectives(summary, ("frechet", "modes"))
     assert first < -10 < 0 < second < 7
 
 
@@ -85,3 +95,19 @@ def test_json_and_back() -> None:
     back = seed_from_json(result.as_json())
     assert math.isnan(back.values["frechet"])
     assert (back.seed, back.images, back.values["modes"], back.failure) == (3, 100, 4.0, "collapse: x")
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    values = [1.0, 4.0, 2.5, 3.0]
+    expected = stats.t.interval(0.9, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert mean_interval(values, 0.9) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 3), (1, 3), (3, 3), (17, 40), (189, 200)])
+def test_wilson(successes: int, trials: int) -> None:
+    expected = stats.binomtest(successes, trials).proportion_ci(0.95, "wilson")
+    assert wilson(successes, trials, 0.95) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_no_trial_gives_no_information() -> None:
+    assert wilson(0, 0, 0.95) == (0.0, 1.0)

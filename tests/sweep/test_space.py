@@ -26,12 +26,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
             "optim.lr_d": {"choice": [1e-4], "when": {"optim.lr_g": 1e-4}},
         },
         "space.optim.lr_g.when",
-        "lead back",
+        "circular",
     ),
     (
         {"model.generator.name": {"choice": ["mlp", "dcgan"]}, "model.generator.depth": {"randint": [1, 3]}},
         "space.model.generator.depth",
-        "beside model.generator.name = dcgan",
+        "with model.generator.name = dcgan",
     ),
     (
         {"a": {"choice": {"x": {"optim.lr_g": 1e-4}}}, "optim.lr_g": {"choice": [1e-3]}},

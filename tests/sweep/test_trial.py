@@ -10,7 +10,7 @@ import torch
 from ganscale.config import parse
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.sweep import trial
-from ganscale.sweep.record import read_end, read_rows
+from ganscale.sweep.results import read_end, read_rows
 from ganscale.sweep.trial import MultiSeedTrial
 from ganscale.training.build import build
 from ganscale.training.loop import train

@@ -1,10 +1,17 @@
-"""As many trials at a time as fit with all of their workers, so that none waits for another for ever."""
+"""Concurrency and requested room: a trial starts only with all of its workers, so that none waits for another."""
+
+import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.launch.placement import NodeResources, concurrent_trials
+from ganscale.launch.placement import NodeResources
+from ganscale.sweep import tuner
 from ganscale.sweep.config import SweepSettings
+from ganscale.sweep.tuner import concurrent_trials
+from tests.sweep.sweeps import ring_plan
 
 
 @pytest.mark.parametrize(
@@ -35,3 +42,22 @@ def test_what_never_fits_is_refused() -> None:
     assert caught.value.key == "sweep.workers"
     with pytest.raises(ConfigError, match="smaller"):
         concurrent_trials(SweepSettings(cpus_per_worker=4), [NodeResources(2), NodeResources(2)], use_gpu=False)
+
+
+def test_pending_trials_make_the_cluster_grow() -> None:
+    sweep = SweepSettings(workers=2, max_concurrent=6)
+    assert concurrent_trials(sweep, [NodeResources(4)], use_gpu=False, autoscales=True) == 6
+    with pytest.raises(ConfigError):
+        concurrent_trials(sweep, [NodeResources(1)], use_gpu=False, autoscales=True)
+
+
+def test_a_sweep_requests_room_for_all_concurrent_trials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    requested: list[tuple[Any, int]] = []
+    monkeypatch.setattr(tuner, "PlacementRequest", lambda each, workers: requested.append((each, workers)))
+    plan = ring_plan(tmp_path, workers=2, max_concurrent=3, cpus_per_worker=4)
+    with caplog.at_level(logging.INFO, "ganscale"):
+        tuner._request(plan, ConfigError("no room"))
+    assert requested == [({"CPU": 4}, 6)]
+    assert "no room" in caplog.text

@@ -1,4 +1,4 @@
-"""Configurations are functions of seed and number, spread as asked, and always valid runs."""
+"""Configurations are functions of seed and number, follow their distributions, and are valid runs."""
 
 import math
 from collections import Counter
@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.sweep.sampler import Sampler, uniform
+from ganscale.sweep.sampler import OptunaSampler, Sampler, uniform
 from ganscale.sweep.space import Space
-from tests.sweep.sweeps import sweep
+from tests.sweep.sweeps import space, sweep
 
 
 def sampler(draws: dict, **settings) -> Sampler:
@@ -31,7 +31,7 @@ def test_a_configuration_is_a_function_of_seed_and_number() -> None:
     assert sampler(DRAWS, seed=4)[0] != one[0]
 
 
-def test_draws_are_spread_as_asked() -> None:
+def test_draws_follow_their_distributions() -> None:
     drawn = [sampler(DRAWS, num_configs=2000)[i] for i in range(2000)]
     logs = [math.log10(row["optim.lr_g"]) for row in drawn]
     assert -5 <= min(logs) < -4.95
@@ -78,7 +78,7 @@ def test_a_range_has_no_grid() -> None:
     assert caught.value.key == "space.optim.lr_g"
 
 
-def test_contradictions_are_drawn_again() -> None:
+def test_contradictions_are_redrawn() -> None:
     """Batches of 12 cannot be packed by 8: only 4 fits."""
     draws = {"train.batch_size": {"choice": [12, 16]}, "model.packing": {"choice": [4, 8]}}
     found = sampler(draws, num_configs=60)
@@ -100,3 +100,67 @@ def test_what_does_not_apply_is_not_drawn() -> None:
     found = sampler(draws, num_configs=30)
     for i in range(30):
         assert ("loss.fake_label_smoothing" in found[i]) == (found[i]["loss.name"] == "minimax")
+
+
+OPTUNA = {
+    "optim.lr_g": {"loguniform": [1e-5, 1e-1]},
+    "loss.name": {"choice": ["minimax", "non_saturating"]},
+    "optim.betas_g": {"choice": [[0.0, 0.9], [0.5, 0.999]]},
+    "loss.fake_label_smoothing": {"uniform": [0.0, 0.4], "when": {"loss.name": "minimax"}},
+    "optim.d_steps": {"randint": [1, 3]},
+}
+
+
+def value(drawn: dict) -> float:
+    """Best at a rate of 1e-2 with the first betas."""
+    return -abs(math.log10(drawn["optim.lr_g"]) + 2) - (drawn["optim.betas_g"] != [0.0, 0.9])
+
+
+def run(optuna: OptunaSampler, numbers: range) -> list[dict]:
+    found = []
+    for number in numbers:
+        found.append(optuna.ask(number))
+        optuna.tell(number, found[-1], [value(found[-1])])
+    return found
+
+
+def test_optuna_improves() -> None:
+    found = run(OptunaSampler(space(OPTUNA), seed=0, num_objectives=1), range(60))
+    early, late = (sum(map(value, part)) / 15 for part in (found[:15], found[-15:]))
+    assert late > early + 0.5
+
+
+def test_proposals_lie_in_the_space() -> None:
+    whole = space(OPTUNA)
+    for drawn in run(OptunaSampler(whole, seed=1, num_objectives=1), range(20)):
+        whole.config(drawn)
+        assert ("loss.fake_label_smoothing" in drawn) == (drawn["loss.name"] == "minimax")
+        assert drawn["optim.d_steps"] in (1, 2, 3)
+
+
+def test_another_command_resumes_with_the_same_proposals() -> None:
+    whole = OptunaSampler(space(OPTUNA), seed=2, num_objectives=1)
+    found = run(whole, range(20))
+    resumed = OptunaSampler(space(OPTUNA), seed=2, num_objectives=1)
+    for number in range(14):
+        resumed.tell(number, found[number], [value(found[number])])
+    assert run(resumed, range(14, 20)) == found[14:]
+
+
+def test_optuna_replaces_contradictions() -> None:
+    draws = {"train.batch_size": {"choice": [12, 16]}, "model.packing": {"choice": [4, 8]}}
+    optuna = OptunaSampler(space(draws), seed=0, num_objectives=1)
+    pairs = set()
+    for number in range(15):
+        drawn = optuna.ask(number)
+        optuna.tell(number, drawn, [0.0])
+        pairs.add((drawn["train.batch_size"], drawn["model.packing"]))
+    assert (12, 8) not in pairs
+    assert len(pairs) > 1
+
+
+def test_several_objectives() -> None:
+    optuna = OptunaSampler(space(OPTUNA), seed=0, num_objectives=2)
+    for number in range(12):
+        drawn = optuna.ask(number)
+        optuna.tell(number, drawn, [value(drawn), -value(drawn)])

@@ -1,0 +1,287 @@
+"""The folder of a sweep and the results that lie in it.
+
+<sweep.dir>/<sweep.name>/
+    sweep.yaml      the resolved sweep with its base run
+    trials/         a folder per configuration (see trial.py)
+    confirm/        the winner on fresh seeds: a folder per configuration that ever won
+    results.json    all results; results.csv: the table
+    best.yaml       the winner as a run for `python -m ganscale.train`
+    plots/          pictures
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ganscale.config import ConfigError
+from ganscale.config.errors import shown
+from ganscale.config.load import flat, read
+from ganscale.config.yaml12 import Dumper
+from ganscale.storage.checkpoint import write_atomically
+from ganscale.sweep.config import Sweep, SweepSettings
+from ganscale.sweep.score import SeedResult, Standing, finite_or_none, seed_from_json, standing
+
+FREE = (
+    *("name", "dir", "num_configs", "confirm_seeds", "confidence", "max_concurrent", "budget_hours"),
+    *("workers", "cpus_per_worker", "gpus_per_worker"),
+)
+"""Keys of section `sweep` that may change when a sweep resumes: recorded results do not depend on them."""
+
+
+class SweepFolder:
+    """Paths of one sweep.
+
+    Args:
+        path: The sweep's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sweep, self.best = path / "sweep.yaml", path / "best.yaml"
+        self.trials, self.confirm, self.plots = path / "trials", path / "confirm", path / "plots"
+
+
+def resolved(sweep: Sweep, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The sweep as one plain mapping that includes its base run."""
+    return {**sweep.model_dump(mode="json", exclude_none=True), "base": dict(base)}
+
+
+def prepare(folder: SweepFolder, sweep: Sweep, base: Mapping[str, Any]) -> None:
+    """Create the folder and write the resolved sweep, if it is new or unchanged.
+
+    Args:
+        folder: Where the sweep lies.
+        sweep: The sweep.
+        base: Its base run as plain mappings.
+
+    Raises:
+        ConfigError: The folder holds another sweep.
+    """
+    new = resolved(sweep, base)
+    changed = _changed(read(folder.sweep), new) if folder.sweep.exists() else []
+    if changed:
+        raise ConfigError(
+            f"a sweep of this name with other settings lies in {folder.path} ({', '.join(changed)} differ)",
+            key="sweep.name",
+            value=sweep.sweep.name,
+            remedy="use another sweep.name, restore the old settings to resume, or move the folder away",
+        )
+    folder.trials.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.sweep, yaml.dump(new, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Keys that differ and change results; a key that the old file lacks had its default."""
+    defaults = {f"sweep.{key}": value for key, value in SweepSettings().model_dump(mode="json").items()}
+    before, after = defaults | flat(old), flat(new)
+    if "base.eval.metrics" not in before:  # written by a version whose runs computed more metrics
+        after.pop("base.eval.metrics", None)
+    keys = [key for key in before | after if not key.startswith(("set.cluster.", "base.cluster."))]
+    free = {f"sweep.{key}" for key in FREE}
+    return [key for key in keys if key not in free and before.get(key) != after.get(key)]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """The results of a configuration at one evaluation."""
+
+    images: int  # images of each seed, rounded down to a multiple of `eval.every`, so that configurations share an axis
+    drawn: dict[str, Any]  # drawn values with which it was trained up to here
+    seeds: tuple[SeedResult, ...]  # each seed's result
+    seconds: float  # seconds of work since the previous row
+    last: bool  # whether the configuration is done
+
+    @property
+    def spent(self) -> int:
+        """Images over all seeds."""
+        return sum(seed.images for seed in self.seeds)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain mappings."""
+        return {**self.__dict__, "seeds": [seed.as_json() for seed in self.seeds]}
+
+
+def read_rows(folder: Path) -> list[TrialRow]:
+    """The rows of a trial up to the first damaged one."""
+    rows: list[TrialRow] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
+            raw = json.loads(line)
+            rows.append(TrialRow(**{**raw, "seeds": tuple(map(seed_from_json, raw["seeds"]))}))
+    return rows
+
+
+def read_end(folder: Path) -> tuple[str, str]:
+    """Status and reason of a trial's end; both empty while it is open."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        raw = json.loads((folder / "end.json").read_text(encoding="utf-8"))
+        return str(raw["status"]), str(raw["reason"])
+    return "", ""
+
+
+def read_drawn(folder: Path) -> dict[str, Any] | None:
+    """The drawn values that a trial was proposed with; None if there is no valid record."""
+    with suppress(OSError, ValueError):
+        raw = json.loads((folder / "drawn.json").read_text(encoding="utf-8"))
+        return raw if isinstance(raw, dict) else None
+    return None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration of a sweep."""
+
+    index: int  # its number
+    drawn: Mapping[str, Any]  # its drawn values; with population-based training the newest
+    status: str  # "complete", "stopped" (by the scheduler), "failed" (its process); empty while it is open
+    reason: str  # reason of the status
+    rows: tuple[TrialRow, ...]  # all recorded rows
+    standing: Standing  # summary of its newest row
+
+    @property
+    def images(self) -> int:
+        """Images of each seed."""
+        return self.rows[-1].images if self.rows else 0
+
+    @property
+    def spent(self) -> int:
+        """Images over all seeds."""
+        return self.rows[-1].spent if self.rows else 0
+
+    @property
+    def has_valid_seed(self) -> bool:
+        """Whether at least one seed has not failed."""
+        return bool(self.rows) and self.standing.failures < len(self.rows[-1].seeds)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain mappings; None in place of what is not finite."""
+        facts = {"status": self.status, "reason": self.reason, "images": self.images, "spent": self.spent}
+        seeds = [seed.as_json() for seed in self.rows[-1].seeds] if self.rows else []
+        return {"trial": self.index, "drawn": dict(self.drawn), **facts, **self.standing.as_json(), "seeds": seeds}
+
+
+def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) -> list[Entry]:
+    """All configurations of a sweep, by index.
+
+    Args:
+        trials: Folder of the trials.
+        metrics: Metrics that are optimized, the first decides.
+        settings: Section `sweep`.
+    """
+    found = [read_entry(folder, metrics, settings) for folder in sorted(trials.glob("[0-9]*"))]
+    return [entry for entry in found if entry is not None]
+
+
+def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) -> Entry | None:
+    """The configuration in a trial's folder; None if there is none. Arguments: `read_entries`."""
+    drawn = read_drawn(folder)
+    if drawn is None:
+        return None
+    rows = read_rows(folder)
+    summary = standing(rows[-1].seeds if rows else (), metrics, settings)
+    return Entry(int(folder.name), rows[-1].drawn if rows else drawn, *read_end(folder), tuple(rows), summary)
+
+
+def ranked(entries: Sequence[Entry]) -> list[Entry]:
+    """Complete entries, best first; then the others by images and score; last those whose seeds all failed."""
+
+    def key(entry: Entry) -> tuple[bool, bool, int, float, int]:
+        complete = entry.status == "complete"
+        images = 0 if complete else entry.images
+        return not entry.has_valid_seed, not complete, -images, -entry.standing.score, entry.index
+
+    return sorted(entries, key=key)
+
+
+def table(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str], *, seeds: int) -> list[list[str]]:
+    """Entries as rows of formatted texts, below a row of titles.
+
+    Args:
+        entries: Configurations of a sweep.
+        metrics: Metrics whose means and bounds are shown.
+        names: Names of the settings to show.
+        seeds: Number of seeds.
+    """
+    titles = ["trial", "status", "images", "success", "failed", *(f"{m} (bound)" for m in metrics)]
+    rows = [[*titles, *short_names(names)]]
+    for entry in entries:
+        summary = entry.standing
+        success = "" if summary.successes is None else f"{summary.successes}/{seeds}"
+        values = [f"{_short(summary.means[m])} ({_short(summary.bounds[m])})" for m in metrics]
+        drawn = [_value(entry.drawn[name]) if name in entry.drawn else "" for name in names]
+        reached, failures = f"{entry.images:,}" if entry.rows else "", str(summary.failures or "")
+        rows.append([f"{entry.index:04d}", entry.status or "running", reached, success, failures, *values, *drawn])
+    return rows
+
+
+def _short(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else shown(value)
+
+
+def title(entry: Entry, names: Sequence[str]) -> str:
+    """Number of a trial with its settings, as its name in W&B.
+
+    Args:
+        entry: The configuration.
+        names: Names of the settings to show.
+    """
+    short = zip(names, short_names(names), strict=True)
+    drawn = [f"{brief}={_value(entry.drawn[name])}" for name, brief in short if name in entry.drawn]
+    return " ".join([f"{entry.index:04d}", *drawn])
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The shortest suffixes of dotted names that are distinct.
+
+    Args:
+        names: Dotted names; of several separated by commas, the first counts.
+    """
+    parts = [name.split(",")[0].strip().split(".") for name in names]
+    short = []
+    for own in parts:
+        length = 1
+        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        short.append(".".join(own[-length:]))
+    return short
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def leaderboard(
+    entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str], *, seeds: int, most: int
+) -> str:
+    """The best `most` entries as an aligned table. Arguments: `table`."""
+    return columns(table(ranked(entries)[:most], metrics, names, seeds=seeds))
+
+
+def as_csv(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str]) -> str:
+    """A row per configuration, best first, with full precision. Arguments: `table`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    per_metric = [f"{m}_{what}" for m in metrics for what in ("mean", "bound")]
+    fixed = ["trial", "status", "images", "spent", "score", "failures", "successes"]
+    writer.writerow([*fixed, *per_metric, *names])
+    for entry in ranked(entries):
+        summary = entry.standing
+        row = [entry.index, entry.status, entry.images, entry.spent, summary.score, summary.failures, summary.successes]
+        row += [finite_or_none(v) for m in metrics for v in (summary.means[m], summary.bounds[m])]
+        writer.writerow([*row, *(entry.drawn.get(name, "") for name in names)])
+    return out.getvalue()
