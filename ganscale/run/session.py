@@ -63,6 +63,7 @@ def run_worker(
     trackers: Sequence[Tracker] = (),
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     previous_failure: str | None = None,
+    callbacks: Sequence[Callable[[Tick], None]] = (),
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -75,6 +76,7 @@ def run_worker(
         echo: whether rank 0 prints its progress (it always writes it to train.log).
         trackers: where rank 0's numbers and pictures go beside the run folder and W&B.
         ask: what is asked of this replica; all call it equally often, every few seconds.
+        callbacks: called on rank 0 with each tick.
         again: where the same command starts the run again after a fault: what is known of that.
 
     Raises:
@@ -94,7 +96,8 @@ def run_worker(
     try:
         check_shared(folder, replica)
         console = Console(folder.log, echo=echo) if replica.is_rank_zero else None
-        return _run(config, folder, lock, StopSignal(device, ask), device, console, trackers, previous_failure)
+        signal = StopSignal(device, ask)
+        return _run(config, folder, lock, signal, device, console, trackers, previous_failure, callbacks)
     finally:
         if lock:
             lock.release()
@@ -109,6 +112,7 @@ def _run(
     console: Console | None,
     trackers: Sequence[Tracker],
     previous_failure: str | None,
+    callbacks: Sequence[Callable[[Tick], None]],
 ) -> Outcome:
     replica = Replica.current()
     if console:
@@ -125,7 +129,9 @@ def _run(
     try:
         with Watchdog(folder.heartbeats, experiment.state, timeout=config.cluster.timeout, info=info):
             if console and lock:
-                diagnosis = _train_and_save(experiment, folder, lock, judge, watch, stop_signal, console, trackers)
+                diagnosis = _train_and_save(
+                    experiment, folder, lock, judge, watch, stop_signal, console, trackers, callbacks
+                )
             else:
                 diagnosis = _train(experiment, judge, watch, stop_signal)
     except KeyboardInterrupt:
@@ -182,6 +188,7 @@ def _train_and_save(
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
+    callbacks: Sequence[Callable[[Tick], None]],
 ) -> str:
     """Rank 0: train, and write what is due at each tick; returns why a verdict stopped the run, if so."""
     config, state = experiment.config, experiment.state
@@ -210,6 +217,8 @@ def _train_and_save(
                 metrics |= evaluation.numbers()
                 tracker_group.evaluated(evaluation, folder)
             tracker_group.row(tick, metrics)
+            for callback in callbacks:
+                callback(tick)
             decision = watch(tick, metrics)
             tracker_group.decided(tick.images, decision)
             if decision.action == "rollback":

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ganscale.config import ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.tracking.dashboards import Dashboard, Panel
 from ganscale.tracking.wandb_account import has_key
 
@@ -15,7 +16,7 @@ WORKSPACES, REPORTS = "wandb_workspaces.workspaces", "wandb_workspaces.reports.v
 """Modules of an optional package, imported when they are needed."""
 
 
-class DashboardError(RuntimeError):
+class DashboardError(ExecutionError):
     """W&B refused, or cannot be reached."""
 
 
