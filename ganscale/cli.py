@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -34,17 +34,34 @@ class Parser(argparse.ArgumentParser):
     Args:
         name: Name of the command.
         description: What the command does.
-        settings: Returns what the help shows below the options.
+        epilog: What the help shows last.
+        settings: Returns what the help shows after that.
+        keys: Returns the keys of settings that the command takes, for the shell's completion.
     """
 
-    def __init__(self, name: str, description: str, *, settings: Callable[[], str] = str, epilog: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        *,
+        epilog: str = "",
+        settings: Callable[[], str] = str,
+        keys: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         prog = f"ganscale {name}" if Path(sys.argv[0]).name == "ganscale" else f"python -m ganscale.{name}"
         super().__init__(prog=prog, description=description, epilog=epilog)
-        self._settings = settings
+        self._settings, self.setting_keys = settings, keys
 
     def print_help(self, file: object = None) -> None:
         """Print the help to stdout."""
         show("\n".join(filter(None, (self.format_help(), self._settings()))).rstrip("\n"))
+
+
+def run_keys() -> list[str]:
+    """Dotted keys of a run's settings."""
+    from ganscale.config.reference import rows
+
+    return sorted({re.sub(r"\[\w+\]", "", key) for key, *_ in rows()})
 
 
 Main = Callable[[Sequence[str] | None], int]
@@ -168,14 +185,7 @@ complete -o default -F _ganscale ganscale"""
 
 
 def _completions(name: str) -> Iterator[str]:
-    """Options of a command and, if it takes settings, their keys."""
-    from ganscale.config.reference import rows
-    from ganscale.sweep.config import SweepSettings
-
-    parser: argparse.ArgumentParser = import_module(COMMANDS[name][0]).make_parser()
-    for action in parser._actions:  # noqa: SLF001 (argparse has no other list of them)
+    parser: Parser = import_module(COMMANDS[name][0]).make_parser()
+    for action in parser._actions:
         yield from (option for option in action.option_strings if option.startswith("--"))
-        if action.dest == "words":
-            yield from sorted({re.sub(r"\[\w+\]", "", key) + "=" for key, *_ in rows()})
-    if name == "tune":
-        yield from (f"sweep.{key}=" for key in SweepSettings.model_fields)
+    yield from (f"{key}=" for key in parser.setting_keys())

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from ganscale.cli import DONE, FAILED, Parser, command, split_words
+from ganscale.cli import DONE, FAILED, Parser, command, run_keys, split_words
 from ganscale.config import ConfigError, load
 from ganscale.launch.doctor.checks import CheckResult, Requirements, run_checks
 from ganscale.storage.run_dir import locate
@@ -22,7 +22,7 @@ from ganscale.tracking.console import show
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = "Check every node of a Ray cluster before a long run; print what is wrong and what to do about it."
-    parser = Parser("doctor", description)
+    parser = Parser("doctor", description, keys=run_keys)
     add = parser.add_argument
     bandwidth, free = Requirements.bandwidth_mb, Requirements.free_gb
     add("words", nargs="*", metavar="CONFIG.yaml | section.key=value", help="the run, as for training")

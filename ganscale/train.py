@@ -9,7 +9,7 @@ import os
 import sys
 
 from ganscale.api import LAUNCHERS, Result, Trainer
-from ganscale.cli import DONE, FAILED, STOPPED, UNHEALTHY, Parser, command, fail, split_words
+from ganscale.cli import DONE, FAILED, STOPPED, UNHEALTHY, Parser, command, fail, run_keys, split_words
 from ganscale.config import dump
 from ganscale.tracking.console import show
 
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     from ganscale.config.reference import text
 
     description = "Train a GAN, data-parallel on any number of workers; the same command again resumes the run."
-    parser = Parser("train", description, settings=text)
+    parser = Parser("train", description, settings=text, keys=run_keys)
     parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | section.key=value")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run, then stop")
     launcher = "what starts the workers: Ray (default), torchrun (default under torchrun), or this process alone"

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ganscale.api import Tuner
-from ganscale.cli import DONE, Parser, command, split_words
+from ganscale.cli import DONE, Parser, command, run_keys, split_words
 from ganscale.config import ConfigError
 from ganscale.config.errors import shown
 from ganscale.tracking.console import show
@@ -24,7 +24,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = "Search for settings that train well on every seed; the same command again resumes the sweep."
     epilog = "docs/sweeps.md explains the file; configs/sweeps/ holds examples."
-    parser = Parser("tune", description, epilog=epilog)
+    from ganscale.sweep.config import SweepSettings
+
+    parser = Parser(
+        "tune",
+        description,
+        epilog=epilog,
+        keys=lambda: [*run_keys(), *(f"sweep.{key}" for key in SweepSettings.model_fields)],
+    )
     parser.add_argument("words", nargs="*", metavar="SWEEP.yaml | sweep.key=value | section.key=value")
     parser.add_argument("--dry-run", action="store_true", help=f"print the space and {SAMPLES} samples, then stop")
     parser.add_argument("--max-concurrent", metavar="N", help="concurrent trials (sweep.max_concurrent)")

@@ -181,10 +181,11 @@ class Console:
     """
 
     def __init__(self, path: Path, *, echo: bool) -> None:
+        file = _File(path)
         self._open = ExitStack()
         if echo:
             self._open.enter_context(setup_logging())
-        self._open.enter_context(_handling(_File(path)))
+        self._open.enter_context(_handling(file))
         self.starts(0, 1)
 
     def starts(self, images: int, until: int) -> None:
