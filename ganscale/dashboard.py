@@ -26,12 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ganscale.report.sweep import is_sweep, read_sweep
     from ganscale.tracking.dashboards import for_runs, for_sweep, outline
     from ganscale.tracking.wandb_dashboards import check_ready, save
 
     dashboards = [for_runs()]
     for name in options.sweeps:
+        from ganscale.report.sweep import is_sweep, read_sweep
+
         path = Path(name).expanduser()
         if not is_sweep(path):
             remedy = "name the folder of a sweep that has begun, e.g. runs/sweeps/NAME"

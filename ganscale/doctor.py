@@ -15,7 +15,6 @@ from pathlib import Path
 from ganscale.cli import DONE, FAILED, Parser, command, run_keys, split_words
 from ganscale.config import ConfigError, load
 from ganscale.launch.doctor.checks import CheckResult, Requirements, run_checks
-from ganscale.storage.run_dir import locate
 from ganscale.tracking.console import show
 
 
@@ -36,7 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ganscale.launch.doctor.collect import collect  # after --help: Ray takes a second
+    from ganscale.launch.doctor.collect import collect  # after --help: Ray and torch take seconds
+    from ganscale.storage.run_dir import locate
 
     config = load(*split_words(options.words))
     if options.timeout <= 0:

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ganscale import __version__
 
 SCHEMA = 1
@@ -99,6 +97,8 @@ class CheckpointStore:
         Raises:
             OSError: the storage refuses; what was saved before stays as it is.
         """
+        import torch  # paths and manifests are read without it
+
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{_ASIDE}{uuid.uuid4().hex}"
         aside.mkdir()
@@ -264,6 +264,8 @@ def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     Raises:
         CheckpointError: it must not be used; the message says why.
     """
+    import torch
+
     manifest = read_manifest(folder)
     try:
         state = torch.load(io.BytesIO(_read_state(manifest)), map_location="cpu", weights_only=True)
