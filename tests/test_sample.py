@@ -148,9 +148,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         ([], "required: RUN"),
         (["nothing"], "path = nothing: no such folder"),
-        (["."], "no checkpoint lies there"),
+        (["."], "path = .: "),
         (["plain", "--checkpoint", "77"], "one of: 64, 128"),
-        (["conditional", "--checkpoint", "best"], "this run marked none"),
+        (["conditional", "--checkpoint", "best"], "--checkpoint = best: "),
         (["plain", "--seeds", "3-1"], "is no range of seeds"),
         (["plain", "--seeds", ""], "is no range of seeds"),
         (["plain", "--seeds", "0-5000"], "too many for a grid"),
