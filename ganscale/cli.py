@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 from ganscale.config.errors import ConfigError, ExecutionError, did_you_mean
 from ganscale.tracking.console import setup_logging, show
@@ -64,7 +65,10 @@ def run_keys() -> list[str]:
     return sorted({re.sub(r"\[\w+\]", "", key) for key, *_ in rows()})
 
 
-Main = Callable[[Sequence[str] | None], int]
+class Main(Protocol):
+    """A command: takes its arguments, by default those of the process, and returns the exit code."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
 
 
 def command(

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 _MERGE = "tag:yaml.org,2002:merge"
 MAX_DEPTH = 32
@@ -27,7 +28,7 @@ class Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node (PyYAML's hook), bounding the depth."""
         if self._depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+            raise ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -37,10 +38,10 @@ class Loader(yaml.SafeLoader):
         """Compose the document (PyYAML's hook), bounding its size."""
         node = super().get_single_node()
         if node is not None and _size(node, {}) > MAX_NODES:
-            raise yaml.composer.ComposerError(None, None, "aliases expand to too many values", node.start_mark)
+            raise ComposerError(None, None, "aliases expand to too many values", node.start_mark)
         return node
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
+    def construct_int(self, node: yaml.ScalarNode) -> int | str:
         """Construct an integer; one beyond 64 bits, which no setting accepts, stays a text."""
         digits = str(self.construct_scalar(node)).replace("_", "")
         value = int(digits) if len(digits) < 40 else 2**64
@@ -69,7 +70,7 @@ def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
     return sizes[id(node)]
 
 
-Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_int)
 
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$")
