@@ -44,7 +44,7 @@ def test_every_command_is_shown() -> None:
 def test_the_doctor_takes_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = shlex.split(line)
-    options = doctor._parse(words[words.index("ganscale.doctor") + 1 :])
+    options = doctor.make_parser().parse_intermixed_args(words[words.index("ganscale.doctor") + 1 :])
     load(options.config, options.overrides)
     assert options.nodes == 3
 
