@@ -12,48 +12,16 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from ganscale.cli import DONE, FAILED, Parser, command, run_keys, split_words
 from ganscale.config import ConfigError, load
 from ganscale.launch.doctor.checks import CheckResult, Requirements, run_checks
-from ganscale.storage.run_dir import locate
+from ganscale.tracking.console import show
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    options = _parse(arguments)
-    from ganscale.launch.doctor.collect import collect  # after --help: Ray takes a second
-
-    try:
-        config = load(options.config, options.overrides)
-        with redirect_stdout(sys.stderr if options.json else sys.stdout):
-            storage = Path(options.storage).expanduser().absolute() if options.storage else locate(config).path.parent
-            facts = collect(config, storage, timeout=options.timeout)
-    except ConfigError as error:
-        print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    requirements = Requirements(
-        options.nodes, config.train.device, config.wandb.mode, options.min_bandwidth, free_gb=options.min_free
-    )
-    results = run_checks(facts, requirements)
-    ok = all(result.status != "red" for result in results)
-    if options.json:
-        checks = [asdict(result) for result in results]
-        print(json.dumps({"ok": ok, "checks": checks, "facts": asdict(facts)}, indent=2), flush=True)
-    else:
-        _show(results)
-    return int(not ok)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ganscale.doctor",
-        description="Check every node of a Ray cluster before a long run; print what is wrong and what to do about it.",
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    description = "Check every node of a Ray cluster before a long run; print what is wrong and what to do about it."
+    parser = Parser("doctor", description, keys=run_keys)
     add = parser.add_argument
     bandwidth, free = Requirements.bandwidth_mb, Requirements.free_gb
     add("words", nargs="*", metavar="CONFIG.yaml | section.key=value", help="the run, as for training")
@@ -63,19 +31,38 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--min-bandwidth", type=float, default=bandwidth, metavar="MB", help=f"least MB/s (default: {bandwidth:g})")
     add("--min-free", type=float, default=free, metavar="GB", help=f"least free storage (default: {free:g} GB)")
     add("--json", action="store_true", help="print results and facts as JSON")
-    options = parser.parse_intermixed_args(arguments)
-    files = [word for word in options.words if "=" not in word]
-    options.overrides = [word for word in options.words if "=" in word]
-    if len(files) > 1:
-        parser.error(f"at most one config file, not {' and '.join(files)}")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ganscale.launch.doctor.collect import collect  # after --help: Ray and torch take seconds
+    from ganscale.storage.run_dir import locate
+
+    config = load(*split_words(options.words))
     if options.timeout <= 0:
-        parser.error("--timeout must be above 0 seconds")
-    options.config = files[0] if files else None
-    return options
+        raise ConfigError("too small", key="--timeout", value=options.timeout, remedy="use a number above 0")
+    with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        storage = Path(options.storage).expanduser().absolute() if options.storage else locate(config).path.parent
+        facts = collect(config, storage, timeout=options.timeout)
+    requirements = Requirements(
+        options.nodes, config.train.device, config.wandb.mode, options.min_bandwidth, free_gb=options.min_free
+    )
+    results = run_checks(facts, requirements)
+    ok = all(result.status != "red" for result in results)
+    if options.json:
+        checks = [asdict(result) for result in results]
+        show(json.dumps({"ok": ok, "checks": checks, "facts": asdict(facts)}, indent=2))
+    else:
+        _show(results)
+    return DONE if ok else FAILED
 
 
 def _show(results: Sequence[CheckResult]) -> None:
     """Print a line per check, with a remedy unless it is green; colors and wrapped lines are for terminals."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table.grid(padding=(0, 2, 0, 0))
     for result in results:
         table.add_row(Text(result.status, style=result.status), result.check, result.found)
@@ -87,6 +74,8 @@ def _show(results: Sequence[CheckResult]) -> None:
     red = sum(result.status == "red" for result in results)
     console.print(f"{red} of {len(results)} checks are red: fix them from the top" if red else "no check is red")
 
+
+main = command(make_parser, _run, failed="the check failed")
 
 if __name__ == "__main__":
     sys.exit(main())

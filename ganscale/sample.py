@@ -1,49 +1,29 @@
 """Make images with a trained generator: `python -m ganscale.sample RUN [options]`.
 
-RUN is a run's folder, one of its checkpoints, or an export. Exit codes: 0 done, 1 it failed, 2 a request cannot work.
+RUN is a run's folder, one of its checkpoints, or an export. Exit codes: 0 done, 1 failed, 2 invalid argument.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ganscale.cli import log_to_stdout
+from ganscale.cli import DONE, Parser, command
 from ganscale.config.errors import ConfigError
+from ganscale.tracking.console import show
 
 if TYPE_CHECKING:
     from ganscale.inference.generator import LoadedGenerator
 
 
-class SamplingError(RuntimeError):
-    """The request is right and yet something failed."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    log_to_stdout()
-    options = _parse(arguments)
-    try:
-        _check(options)
-        return _run(options)
-    except ConfigError as error:
-        print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except (SamplingError, OSError) as error:
-        print(f"ganscale: sampling failed: {error}", file=sys.stderr, flush=True)
-        return 1
-    except KeyboardInterrupt:
-        print("ganscale: interrupted; the same command makes what is missing", file=sys.stderr, flush=True)
-        return 130
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ganscale.sample",
-        description="Make images with a trained generator's moving average. The image of a seed depends on the seed, "
-        "its label and the truncation alone. Without one of the modes below: a grid (of 2-D data a scatter plot).",
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = Parser(
+        "sample",
+        "Make images with a trained generator's moving average. The image of a seed depends on the seed, its label "
+        "and the truncation alone. Without one of the modes below: a grid (of 2-D data a scatter plot).",
     )
     add = parser.add_argument
     add("path", metavar="RUN", type=Path, help="a run's folder, one of its checkpoints, or an export")
@@ -59,21 +39,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
     modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
     modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
-    add(
-        "--features",
-        choices=("pixels", "mnist", "inception"),
-        help="with --nearest: what is compared, pixels (default) or an extractor's features",
-    )
+    features = "with --nearest: what is compared, pixels (default) or an extractor's features"
+    add("--features", choices=("pixels", "mnist", "inception"), help=features)
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
     add("--workers", type=int, metavar="N", help="with --num-samples: make N files at a time on a Ray cluster")
     add("--address", metavar="HOST:PORT", help="with --num-samples: the cluster; auto (default), local, or its address")
     add("--formats", metavar="LIST", help="with --export: of safetensors,pt2,onnx (default: all that can be written)")
-    return parser.parse_args(arguments)
+    return parser
 
 
-BELONGS = {
+_MODE_OF = {
     "features": "nearest",
     "steps": "interpolate",
     "format": "num_samples",
@@ -83,6 +60,7 @@ BELONGS = {
     "formats": "export",
 }
 """Option to the mode that it is for."""
+_LEAST = {"nearest": 1, "steps": 2, "num_samples": 1, "shard_size": 1, "workers": 1}
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -90,21 +68,18 @@ def _check(options: argparse.Namespace) -> None:
     if not 0.0 <= options.truncation <= 1.0:
         remedy = "use a number from 0 (the mean of z) to 1 (z as in training)"
         raise ConfigError("out of range", key="--truncation", value=options.truncation, remedy=remedy)
-    for name, mode in BELONGS.items():
-        value = getattr(options, name)
-        if value is not None and getattr(options, mode) in (None, False):
-            key, remedy = f"--{name.replace('_', '-')}", f"add --{mode.replace('_', '-')}, or leave it out"
+    for name, value in vars(options).items():
+        key = f"--{name.replace('_', '-')}"
+        mode = _MODE_OF.get(name)
+        if mode and value is not None and getattr(options, mode) in (None, False):
+            remedy = f"add --{mode.replace('_', '-')}, or leave it out"
             raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
-    for name, least in (("nearest", 1), ("steps", 2), ("num_samples", 1), ("shard_size", 1), ("workers", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(
-                "too small", key=f"--{name.replace('_', '-')}", value=value, remedy=f"use {least} or more"
-            )
+        if name in _LEAST and value is not None and value < _LEAST[name]:
+            raise ConfigError("too small", key=key, value=value, remedy=f"use {_LEAST[name]} or more")
 
 
 class _Request(NamedTuple):
-    """What the modes work on."""
+    """What a mode works on."""
 
     options: argparse.Namespace
     generator: "LoadedGenerator"
@@ -113,11 +88,12 @@ class _Request(NamedTuple):
     labels: list[int] | None
 
     def seeds_or(self, count: int) -> tuple[list[int], str]:
-        """The seeds asked for, or the first `count`, and how they are written."""
+        """The seeds and how they are written; by default the first `count`."""
         return (self.seeds, self.options.seeds) if self.seeds else (list(range(count)), f"0-{count - 1}")
 
 
 def _run(options: argparse.Namespace) -> int:
+    _check(options)
     from ganscale.inference.grid import parse_labels, parse_seeds
     from ganscale.inference.load import load_generator
 
@@ -128,12 +104,12 @@ def _run(options: argparse.Namespace) -> int:
     about = generator.description
     classes = f", {about.num_classes} classes" if about.num_classes else ""
     size = "x".join(map(str, about.shape))
-    print(f"run {about.run} at {about.images:,} images: {about.generator['name']}, {size}{classes}", flush=True)
+    show(f"run {about.run} at {about.images:,} images: {about.generator['name']}, {size}{classes}")
     request = _Request(options, generator, options.out or _home(options.path) / "generated", seeds, labels)
     mode = next((do for name, do in MODES.items() if getattr(options, name) not in (None, False)), _grid)
     for line in mode(request):
-        print(f"  {line}", flush=True)
-    return 0
+        show(f"  {line}")
+    return DONE
 
 
 def _device(name: str) -> str:
@@ -218,7 +194,7 @@ def _one_label(request: _Request) -> int | None:
 
 
 def _generate(request: _Request) -> Iterator[str]:
-    from ganscale.inference.shards import GenerationError, make_here, make_plan, missing, prepare, sole_writer
+    from ganscale.inference.shards import make_here, make_plan, missing, prepare, sole_writer
 
     options, generator = request.options, request.generator
     if request.seeds:
@@ -247,10 +223,7 @@ def _generate(request: _Request) -> Iterator[str]:
             shards = make_on_ray(generator, folder, plan, todo, num_workers=options.workers, address=address)
         else:
             shards = make_here(generator, folder, plan, todo)
-        try:
-            yield from _progress(shards, len(todo), sum(len(plan.seeds(shard)) for shard in todo))
-        except GenerationError as error:
-            raise SamplingError(str(error)) from error
+        yield from _progress(shards, len(todo), sum(len(plan.seeds(shard)) for shard in todo))
 
 
 def _progress(shards: Iterator[int], count: int, samples: int) -> Iterator[str]:
@@ -266,16 +239,13 @@ def _progress(shards: Iterator[int], count: int, samples: int) -> Iterator[str]:
 
 
 def _export(request: _Request) -> Iterator[str]:
-    from ganscale.inference.export import ExportError, export, missing_for_onnx, parse_formats
+    from ganscale.inference.export import export, missing_for_onnx, parse_formats
 
     options = request.options
     formats = parse_formats(options.formats)
     folder = options.export.expanduser().absolute()
-    try:
-        for path, difference in export(request.generator, folder, formats):
-            yield f"{path.name}  largest difference from the network {difference:.2g}"
-    except ExportError as error:
-        raise SamplingError(str(error)) from error
+    for path, difference in export(request.generator, folder, formats):
+        yield f"{path.name}  largest difference from the network {difference:.2g}"
     missing = missing_for_onnx()
     if options.formats is None and missing:
         yield f"no ONNX: not installed: {', '.join(missing)} (pip install 'ganscale[export]')"
@@ -289,8 +259,11 @@ MODES: dict[str, Callable[[_Request], Iterator[str]]] = {
     "num_samples": _generate,
     "export": _export,
 }
-"""Option to what it does; without any, `_grid`. Each yields lines for the user."""
+"""Option to its mode, which yields lines for the user; without any, `_grid`."""
 
+main = command(
+    make_parser, _run, failed="sampling failed", interrupted="interrupted; the same command makes what is missing"
+)
 
 if __name__ == "__main__":
     sys.exit(main())

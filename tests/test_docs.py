@@ -58,7 +58,7 @@ TOOLS = {
 def test_a_tools_command_is_understood(name: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     module = importlib.import_module(f"ganscale.{name}")
-    options = module._parse(words[words.index(f"ganscale.{name}") + 1 :])
+    options = module.make_parser().parse_intermixed_args(words[words.index(f"ganscale.{name}") + 1 :])
     assert vars(options)
 
 

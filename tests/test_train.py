@@ -1,4 +1,4 @@
-"""The command line in one process: runs from start to end, interrupted ones, and everything that is refused."""
+"""`python -m ganscale.train` in one process: complete runs, interrupted ones, and everything that is refused."""
 
 import fcntl
 import subprocess
@@ -14,7 +14,7 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.train import main
 from tests.config.bad import BAD, Bad
-from tests.processes import ROOT, TRAIN, final_state, snapshot
+from tests.processes import TRAIN, final_state, snapshot
 from tests.runs import MLP
 
 TINY = (*MLP, "train.batch_size=16", "train.images=960", "log.every=160", "log.samples_every=480", "log.num_samples=4")
@@ -66,7 +66,7 @@ def test_bad_settings_end_with_one_message_and_touch_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["one.yaml", "two.yaml"], "one config file at most, not one.yaml and two.yaml"),
+        (["one.yaml", "two.yaml"], "argument = two.yaml: "),
         (["--lr", "1"], "unrecognized arguments: --lr"),
         (["--launcher", "slurm"], "invalid choice: 'slurm'"),
         (["--launcher"], "expected one argument"),
@@ -248,7 +248,6 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     saved: bool,
 ) -> None:
     interrupted(3, saved=saved)
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
     newest = 720 if saved else 480
     disturb(folder)
     interrupted(1, saved=saved)
@@ -280,20 +279,6 @@ def test_options_may_stand_between_settings(folder: RunDir, capsys: pytest.Captu
     assert not folder.path.parent.exists()
 
 
-@pytest.mark.parametrize("option", ["--help", "--dry-run"])
-def test_help_and_dry_run_are_light(option: str) -> None:
-    code = (
-        "import sys; from ganscale.train import main\n"
-        f"try: main(['{option}'])\nexcept SystemExit as stop: assert stop.code == 0\n"
-        "print(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.returncode == 0, done.stderr
-    text, _, modules = done.stdout.rstrip().rpartition("\n")
-    assert "batch_size" in text
-    assert not {"torch", "ray", "wandb", "numpy"} & set(modules.split())
-
-
 def test_a_local_run_needs_neither_ray_nor_when_disabled_wandb() -> None:
     arguments = [*LOCAL, "train.images=16"]
     code = f"import sys; from ganscale.train import main\nassert main({arguments}) == 0\nprint(*sys.modules)"
@@ -319,7 +304,7 @@ def test_a_full_disk_does_not_stop_a_run_before_its_end(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ganscale.storage.checkpoint.torch.save", full)
+        patch.setattr("torch.save", full)
         patch.setattr("ganscale.tracking.jsonl.write_png", full)
         patch.setattr("ganscale.tracking.jsonl.json.dumps", full)
         assert main(LOCAL) == 1

@@ -2,9 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -88,16 +85,6 @@ def test_what_cannot_work_is_refused(
 def test_a_missing_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "no.yaml")]) == 2
     assert "no such config file" in capsys.readouterr().err
-
-
-def test_it_starts_without_torch_and_ray(sweep: Path) -> None:
-    code = (
-        "import sys; from ganscale.tune import main; main(sys.argv[1:]); "
-        "assert not {'torch', 'ray', 'wandb', 'numpy', 'matplotlib'} & set(sys.modules)"
-    )
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code, str(sweep), "--dry-run"], check=True, capture_output=True, cwd=ROOT)
-    assert time.perf_counter() - started < 10  # a second on an idle machine
 
 
 PAGE = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")

@@ -1,13 +1,17 @@
-"""The one error a user can cause: it names the key, the value and the remedy."""
+"""The errors that a command reports in one message: invalid settings, and valid requests that fail."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work, found before training starts.
+    """An invalid setting, found before training starts; commands end with exit code 2.
 
-    `str()` of it is one short message; the command lines print it and end with exit code 2.
+    Args:
+        message: What is wrong.
+        key: Dotted name of the setting, or of an argument.
+        value: The value as it was given.
+        remedy: What to do instead.
     """
 
     def __init__(self, message: str, *, key: str = "", value: object = None, remedy: str = "") -> None:
@@ -19,17 +23,25 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the finished message when the error crosses a process boundary (Ray pickles it)."""
-        return (_rebuild, (self.args[0], self.key, self.value, self.remedy))
+        return (_rebuild, (type(self), self.args[0], self.key, self.value, self.remedy))
 
 
-def _rebuild(text: str, key: str, value: object, remedy: str) -> ConfigError:
-    error = ConfigError(text)
+def _rebuild(kind: type[ConfigError], text: str, key: str, value: object, remedy: str) -> ConfigError:
+    error = kind(text)
     error.key, error.value, error.remedy = key, value, remedy
     return error
 
 
+class ExecutionError(RuntimeError):
+    """A valid request that fails; commands end with exit code 1."""
+
+
 def shown(value: object) -> str:
-    """A value as a user would write it in YAML, cut to 80 characters."""
+    """Format a value as YAML would, cut to 80 characters.
+
+    Args:
+        value: Any value of a setting.
+    """
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif value is None:
@@ -41,8 +53,32 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+SYNONYMS = {
+    "fid": ("frechet", " (eval.extractor=inception makes it FID)"),
+    "is": ("inception_score", ""),
+    "gan": ("non_saturating", ""),
+    "vanilla": ("non_saturating", ""),
+    "nsgan": ("non_saturating", ""),
+    "lsgan": ("least_squares", ""),
+    "wgan": ("wasserstein", " with loss.clip_weights=0.01, or with penalty.gp=10"),
+    "wgan_gp": ("wasserstein", " with penalty.gp=10"),
+    "rpgan": ("relativistic_pairing", ""),
+    "r3gan": ("relativistic_pairing", " with penalty.r1 and penalty.r2"),
+    "ragan": ("relativistic_average", ""),
+}
+"""Names from papers to the name here and what belongs to it."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as a remedy, or the list of all of them."""
+    """Suggest the known word that is meant, by a synonym or by its letters, or list all of them.
+
+    Args:
+        word: What was written.
+        known: The valid words.
+    """
     known = sorted(known)
+    name, note = SYNONYMS.get(word.lower().replace("-", "_"), ("", ""))
+    if name in known:
+        return f"did you mean {name!r}{note}?"
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(known)}"

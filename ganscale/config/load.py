@@ -1,6 +1,7 @@
-"""From YAML and `section.key=value` overrides to a checked `Config`, and back."""
+"""From YAML and `section.key=value` overrides to a validated `Config`, and back."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,35 +9,66 @@ import yaml
 from pydantic import ValidationError
 
 from ganscale.config.checks import check
-from ganscale.config.errors import ConfigError, did_you_mean
+from ganscale.config.errors import ConfigError, did_you_mean, shown
 from ganscale.config.objective import Scheduled
 from ganscale.config.registry import schema
 from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
-from ganscale.config.yaml12 import Dumper, Loader
+from ganscale.config.yaml12 import MAX_DEPTH, Dumper, Loader
+
+MAX_BYTES = 1_000_000
+"""Of a config file."""
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a run's YAML file, apply overrides, fill in defaults and check it all.
+def load(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a run's settings, apply overrides, fill in defaults and validate them.
 
     Args:
-        path: the YAML file; None for the default run.
+        source: YAML file or plain nested mappings; None for the default run.
         overrides: `section.key=value` strings, values in YAML syntax, applied in order.
 
     Raises:
-        ConfigError: the file is missing, unreadable or not YAML; a key is unknown; a value has the wrong type or
-            range; settings contradict each other.
+        ConfigError: The file is missing, unreadable, not YAML or a sweep's; a key is unknown; a value has the wrong
+            type or range; settings contradict each other.
     """
-    raw = read(Path(path)) if path is not None else {}
+    raw = deepcopy(dict(source)) if isinstance(source, Mapping) else read(Path(source)) if source is not None else {}
+    if "space" in raw or "sweep" in raw:
+        remedy = f"search with python -m ganscale.tune {shown(source) if isinstance(source, str | Path) else 'FILE'}"
+        raise ConfigError("holds a sweep, not a run", key="config", value=_name(source), remedy=remedy)
     for override in overrides:
         apply_override(raw, override)
     return parse(raw)
 
 
-def parse(raw: Mapping[str, Any]) -> Config:
-    """Check plain nested mappings (from YAML or from a checkpoint) and return the `Config`.
+def read_sweep_file(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Read a sweep's settings as plain mappings, unvalidated.
+
+    Args:
+        source: YAML file or plain nested mappings.
 
     Raises:
-        ConfigError: as `load`.
+        ConfigError: The file is missing, unreadable, not YAML or a run's.
+    """
+    raw = deepcopy(dict(source)) if isinstance(source, Mapping) else read(Path(source))
+    if "space" not in raw and raw.keys() & Config.model_fields.keys():
+        remedy = (
+            "train it with python -m ganscale.train, or write a sweep with `base: FILE` and settings below `space:`"
+        )
+        raise ConfigError("holds a run, not a sweep", key="config", value=_name(source), remedy=remedy)
+    return raw
+
+
+def _name(source: object) -> str:
+    return str(source) if isinstance(source, str | Path) else "mapping"
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+    """Validate plain nested mappings, from YAML or from a checkpoint.
+
+    Args:
+        raw: Section to key to value.
+
+    Raises:
+        ConfigError: A key is unknown, a value has the wrong type or range, or settings contradict each other.
     """
     config = validate(raw)
     check(config)
@@ -44,10 +76,13 @@ def parse(raw: Mapping[str, Any]) -> Config:
 
 
 def validate(raw: Mapping[str, Any]) -> Config:
-    """Check names, types and ranges alone; whether settings contradict each other is left open.
+    """Validate names, types and ranges, but not whether settings contradict each other.
+
+    Args:
+        raw: Section to key to value.
 
     Raises:
-        ConfigError: a key is unknown, or a value has the wrong type or range.
+        ConfigError: A key is unknown, or a value has the wrong type or range.
     """
     try:
         return schema().model_validate(_with_names(raw))
@@ -56,7 +91,7 @@ def validate(raw: Mapping[str, Any]) -> Config:
 
 
 def _with_names(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the default architecture where the user set only some of its settings."""
+    """Insert the name of the default architecture where only some of its settings are given."""
     raw = dict(raw)
     model = raw.get("model")
     if isinstance(model, Mapping):
@@ -70,13 +105,22 @@ def _with_names(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The whole run as YAML, defaults included; `load` reads it back to an equal `Config`."""
+    """Write the whole run as YAML, defaults included; `load` reads it back to an equal `Config`.
+
+    Args:
+        config: The run.
+    """
     raw = config.model_dump(mode="json")
     return yaml.dump(raw, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def flat(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys."""
+    """Flatten nested mappings to one with dotted keys.
+
+    Args:
+        raw: Nested mappings.
+        prefix: Put before each key.
+    """
     rows: dict[str, Any] = {}
     for key, value in raw.items():
         if isinstance(value, Mapping):
@@ -87,7 +131,15 @@ def flat(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that change the trajectory and differ: dotted key to (old, new)."""
+    """Find settings that change the trajectory and differ.
+
+    Args:
+        old: A run's config.
+        new: Another one.
+
+    Returns:
+        Dotted key to (old, new).
+    """
     before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     keys = [key for key in before | after if not _free(key)]
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
@@ -98,33 +150,43 @@ def _free(key: str) -> bool:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file as plain mappings, unchecked.
+    """Read the settings of a YAML file as plain mappings, unvalidated.
+
+    Args:
+        path: The file.
 
     Raises:
-        ConfigError: the file is missing, unreadable or not YAML, or holds something else.
+        ConfigError: The file is missing, unreadable, too large or not YAML, or holds something else than settings.
     """
+    value = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content[:MAX_BYTES].decode("utf-8", "strict" if len(content) <= MAX_BYTES else "ignore")
     except FileNotFoundError:
-        shipped = sorted(str(p) for p in Path("configs").glob("*.yaml"))
-        remedy = did_you_mean(str(path), shipped) if shipped else "give the path of a YAML file"
-        raise ConfigError("no such config file", key="config", value=str(path), remedy=remedy) from None
+        raise ConfigError("no such config file", key="config", value=value, remedy=_suggest_file(value)) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(
-            f"cannot read the config file ({reason})", key="config", value=str(path), remedy="give a readable YAML file"
-        ) from None
-    raw = _yaml(text, key="config", value=str(path))
+        remedy = "give a readable YAML file"
+        raise ConfigError(f"cannot read the config file ({reason})", key="config", value=value, remedy=remedy) from None
+    if len(content) > MAX_BYTES:
+        remedy = f"give a file of at most {MAX_BYTES:,} bytes"
+        raise ConfigError("the config file is too large", key="config", value=value, remedy=remedy)
+    raw = _yaml(text, key="config", value=value)
     if raw is None:
         return {}
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"the file holds a {type(raw).__name__}, not settings",
-            key="config",
-            value=str(path),
-            remedy="write sections such as `train:` with indented `key: value` lines",
-        )
+        remedy = "write sections such as `train:` with indented `key: value` lines"
+        message = f"the file holds a {type(raw).__name__}, not settings"
+        raise ConfigError(message, key="config", value=value, remedy=remedy)
     return raw
+
+
+def _suggest_file(name: str) -> str:
+    if name in flat(schema()().model_dump(mode="json")):
+        return f"write {name}=VALUE to set it"
+    files = sorted(str(path) for path in (*Path().glob("*.yaml"), *Path("configs").glob("**/*.yaml")))
+    return did_you_mean(name, files) if files else "give the path of a YAML file"
 
 
 def _yaml(text: str, *, key: str, value: str) -> Any:
@@ -134,32 +196,30 @@ def _yaml(text: str, *, key: str, value: str) -> Any:
         problem = getattr(error, "problem", None) or "not YAML"
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"not valid YAML{where}: {problem}", key=key, value=value, remedy="mend the YAML syntax there"
-        ) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply", key=key, value=value, remedy="mend the YAML syntax there") from None
+        message = f"not valid YAML{where}: {problem}"
+    except (ValueError, KeyError, TypeError, AttributeError):  # an explicit tag such as !!int before a word
+        message = "a value does not have the type of its tag"
+    raise ConfigError(message, key=key, value=value, remedy="fix the YAML syntax there")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Enter `section.key=value`, the value in YAML syntax, into plain mappings.
+    """Set one key in plain mappings.
+
+    Args:
+        raw: The settings; they are changed.
+        override: `section.key=value`, the value in YAML syntax.
 
     Raises:
-        ConfigError: it is no such thing.
+        ConfigError: It is not of this form.
     """
     key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(
-            "not an override", key="argument", value=override, remedy="write section.key=value, e.g. optim.lr_g=1e-4"
-        )
+    remedy = "write section.key=value, e.g. optim.lr_g=1e-4"
+    if not separator or not key or key.count(".") > MAX_DEPTH:
+        raise ConfigError("not an override", key="argument", value=override, remedy=remedy)
     *parents, last = key.split(".")
     if not parents or not all((*parents, last)):
-        raise ConfigError(
-            "the key has no section" if not parents else "the key has an empty part",
-            key=key,
-            value=text,
-            remedy="write section.key=value, e.g. optim.lr_g=1e-4",
-        )
+        message = "the key has no section" if not parents else "the key has an empty part"
+        raise ConfigError(message, key=key, value=text, remedy=remedy)
     node = raw
     for part in parents:
         below = node.get(part)
@@ -171,65 +231,78 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     node[last] = _yaml(text, key=key, value=text)
 
 
+_SCHEDULE = "write {start: 2e-4, end: 1e-5, over: 1_000_000}, or a single number"
 _REMEDIES = {
     "int_type": "give a whole number",
     "int_from_float": "give a whole number",
     "float_type": "give a number",
     "bool_type": "write true or false",
     "string_type": "give a text (quote it if it looks like a number or a truth value)",
+    "string_too_short": "give at least one character",
+    "string_pattern_mismatch": "use letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit",
     "finite_number": "give a finite number",
     "tuple_type": "give a list, e.g. [0.5, 0.999]",
+    "model_type": "indent its settings below it as key: value lines",
+    "model_attributes_type": "indent its settings below it as key: value lines",
+    "missing": "give both, e.g. [0.5, 0.999]",
+    "too_long": "give both, e.g. [0.5, 0.999]",
+}
+_MESSAGES = {
+    "string_pattern_mismatch": "has characters that a folder name should not have",
+    "string_too_short": "should not be empty",
+    "model_type": "should be a section",
+    "model_attributes_type": "should be a section",
+    "missing": "should be two numbers",
+    "too_long": "should be two numbers",
 }
 
 
 def _translate(error: ValidationError) -> ConfigError:
-    """The first problem of a pydantic error in our words."""
+    """Turn pydantic's first error into a `ConfigError`."""
     details = error.errors(include_url=False)
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     kind, context = first["type"], first.get("ctx", {})
     parts = [str(part) for index, part in enumerate(first["loc"]) if not (index == 2 and part in _TAGS)]
     section, key = _locate(parts)
     value = first.get("input")
-    if kind == "extra_forbidden":
-        return ConfigError("unknown key", key=key, value=value, remedy=_suggest(section, parts[-1]))
-    if kind == "union_tag_invalid":
-        known = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        remedy = did_you_mean(str(context["tag"]), known)
-        return ConfigError("unknown name", key=f"{key}.name", value=(value or {}).get("name"), remedy=remedy)
-    if kind == "union_tag_not_found":
-        return ConfigError("has no name", key=key, value=value, remedy=f"add {key}.name, the architecture's name")
-    if kind == "literal_error":
-        known = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return ConfigError("not one of the choices", key=key, value=value, remedy=did_you_mean(str(value), known))
-    if kind == "string_pattern_mismatch":
-        return ConfigError(
-            "has characters that a folder name should not have",
-            key=key,
-            value=value,
-            remedy="use letters, digits, '.', '_' and '-', at most 100, starting with a letter or digit",
-        )
-    if kind == "missing" and section is Scheduled:
-        remedy = "write {start: 2e-4, end: 1e-5, over: 1_000_000}, or a single number"
-        return ConfigError(f"a schedule without {parts[-1]}", key=key.rpartition(".")[0], value=value, remedy=remedy)
-    if kind in ("missing", "too_long"):
-        key = key.rpartition(".")[0] if kind == "missing" else key
-        return ConfigError("should be two numbers", key=key, value=value, remedy="give both, e.g. [0.5, 0.999]")
-    if kind == "string_too_short":
-        return ConfigError("should not be empty", key=key, value=value, remedy="give at least one character")
-    if kind in ("model_type", "model_attributes_type"):
-        return ConfigError(
-            "should be a section", key=key, value=value, remedy="indent its settings below it as key: value lines"
-        )
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    if kind == "value_error":
+    problem = _MESSAGES.get(kind, f"should be {message}")
+    remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help")
+    if kind == "extra_forbidden":
+        problem, remedy = "unknown key", _suggest(section, parts[-1], value)
+    elif kind == "union_tag_invalid":
+        problem, key, value = "unknown name", f"{key}.name", (value or {}).get("name")
+        remedy = did_you_mean(str(context["tag"]), _words(context["expected_tags"]))
+    elif kind == "union_tag_not_found":
+        problem, remedy = "has no name", f"add {key}.name, the architecture's name"
+    elif kind == "literal_error":
+        problem, remedy = "not one of the choices", _suggest_choice(value, _words(context["expected"]))
+    elif kind == "missing":
+        key = key.rpartition(".")[0]
+        if section is Scheduled:
+            problem, remedy = f"a schedule without {parts[-1]}", _SCHEDULE
+    elif kind == "float_type" and isinstance(value, str) and value.partition(":")[0] in Scheduled.model_fields:
+        remedy = f"{_SCHEDULE}, quoted for the shell"
+    elif kind == "tuple_type" and isinstance(value, str):
+        remedy = f"give a list: [{', '.join(value.strip('[]').replace(',', ' ').split())}]"
+    elif kind == "value_error":
         remedy = f"give {message}"
-    else:
-        remedy = _REMEDIES.get(kind, f"give a value that is {message}" if "than" in kind else "see --help")
-    return ConfigError(f"should be {message}", key=key, value=value, remedy=remedy)
+    return ConfigError(problem, key=key, value=value, remedy=remedy)
+
+
+def _words(text: object) -> list[str]:
+    """The names in pydantic's list of what it expects."""
+    return [word.strip("' ") for word in str(text).replace(" or ", ", ").split(",")]
+
+
+def _suggest_choice(value: object, known: list[str]) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        return f"give one text, not a list: {shown(value[0])}"
+    return did_you_mean(str(value), known)
 
 
 _TAGS = frozenset({"number", "schedule"})
-"""What pydantic puts behind section and key in the location of an error in a number that may be a schedule."""
+"""Pydantic's tags of a number that may be a schedule, in the location of an error."""
 
 
 def _locate(parts: list[str]) -> tuple[type | None, str]:
@@ -247,7 +320,7 @@ def _locate(parts: list[str]) -> tuple[type | None, str]:
 
 
 def _below(field: Any, tag: str) -> Any:
-    """The class behind a field; of a union of architectures, the one with that tag."""
+    """The class of a field; of a union of architectures, the one with the tag."""
     if field is None:
         return None
     options = getattr(field.annotation, "__args__", None)
@@ -262,8 +335,11 @@ def _below(field: Any, tag: str) -> Any:
     return None
 
 
-def _suggest(section: Any, word: str) -> str:
-    """The nearest key, in this section or, failing that, in any other."""
+def _suggest(section: Any, word: str, value: object) -> str:
+    """Suggest the nearest key of the section or else of another one."""
+    if ":" in word and value is None:
+        name, _, text = word.partition(":")
+        return f"write a space after the colon: {name}: {text}"
     here = list(getattr(section, "model_fields", {}))
     remedy = did_you_mean(word, here) if here else "remove it"
     if remedy.startswith("did you mean"):

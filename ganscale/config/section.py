@@ -18,7 +18,7 @@ def is_conditional(settings: object) -> bool:
 
 def whole(value: object) -> object:
     """Read `1e6` as the whole number it is; leave anything else to the strict check."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
 
 
 def as_tuple(value: object) -> object:

@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from ganscale import __version__
 from ganscale.config import ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.inference.generator import LANES, LoadedGenerator, build_network
 from ganscale.inference.load import CONFIG, EXPORT_FORMAT, WEIGHTS, load_generator
 
@@ -36,7 +37,7 @@ TOLERANCES = {"float32": 1e-4, "float64": 1e-10}
 """Largest accepted difference, times the largest output if that is above 1. Safetensors must be exact."""
 
 
-class ExportError(RuntimeError):
+class ExportError(ExecutionError):
     """A file could not be made, or its outputs differ from the eager network's; nothing was put in place."""
 
 

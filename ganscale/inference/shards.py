@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from ganscale.config import ConfigError
-from ganscale.config.errors import shown
+from ganscale.config.errors import ExecutionError, shown
 from ganscale.inference.generator import MAX_SEED, LoadedGenerator
 from ganscale.inference.grid import to_bytes
 from ganscale.storage.files import write_atomically
@@ -40,7 +40,7 @@ PLAN = "generation.json"
 _ASIDE = ".writing-"
 
 
-class GenerationError(RuntimeError):
+class GenerationError(ExecutionError):
     """A shard could not be made; finished shards stay."""
 
 

@@ -1,6 +1,7 @@
 """Launchers without Ray: this process, or the processes that torchrun started."""
 
 import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.run.session import Outcome, collective_timeout, run_worker
 from ganscale.run.stop_signal import SigtermFlag, on_sigterm
+from ganscale.training.loop import Tick
 
 
 def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
@@ -52,12 +54,13 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
-def launch_local(config: Config, path: Path) -> Outcome:
+def launch_local(config: Config, path: Path, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
     """Train in this process.
 
     Args:
         config: The run's config.
         path: The run's folder.
+        callbacks: Called on rank 0 with each tick.
 
     Raises:
         ConfigError: The config requires several workers or a missing GPU.
@@ -67,15 +70,16 @@ def launch_local(config: Config, path: Path) -> Outcome:
         raise ConfigError("the local launcher runs one worker", key="cluster.num_workers", value=wanted, remedy=remedy)
     flag = SigtermFlag()
     with on_sigterm(flag.set):
-        return run_worker(config, path, device=pick_device(config), echo=True, ask=flag)
+        return run_worker(config, path, device=pick_device(config), echo=True, ask=flag, callbacks=callbacks)
 
 
-def launch_torchrun(config: Config, path: Path) -> Outcome:
+def launch_torchrun(config: Config, path: Path, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
     """Train as one of the workers that torchrun started.
 
     Args:
         config: The run's config.
         path: The run's folder.
+        callbacks: Called on rank 0 with each tick.
 
     Raises:
         ConfigError: Not under torchrun, or the config requires another number of workers, or a GPU is missing.
@@ -105,6 +109,6 @@ def launch_torchrun(config: Config, path: Path) -> Outcome:
     flag = SigtermFlag()
     try:
         with on_sigterm(flag.set):
-            return run_worker(config, path, device=device, echo=True, ask=flag)
+            return run_worker(config, path, device=device, echo=True, ask=flag, callbacks=callbacks)
     finally:
         dist.destroy_process_group()

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,20 @@ from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.lease import BusyError, check_free
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.console import LogFollower
+from ganscale.training.loop import Tick
 
 __all__ = ["TrainingError", "train_on_ray"]
 
 _logger = logging.getLogger(__name__)
 
 
-def train_on_ray(config: Config, folder: RunDir) -> Outcome:
+def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
     """Run to the end on a Ray cluster; after a failure, workers restart from the last checkpoint.
 
     Args:
         config: The run's config.
         folder: The run's folder.
+        callbacks: Called on rank 0 with each tick; cloudpickle must be able to pickle them.
 
     Raises:
         ConfigError: The cluster cannot provide what the config requires, or another process writes to the folder.
@@ -48,7 +50,7 @@ def train_on_ray(config: Config, folder: RunDir) -> Outcome:
     stop = on_sigterm(lambda: stop_file.write(StopReason.STOP))
     with connected(config) as joined, _followed(folder.log), stop:
         try:
-            return _Supervisor(config, folder, stop_file, autoscales=joined).run()
+            return _Supervisor(config, folder, stop_file, callbacks, autoscales=joined).run()
         except KeyboardInterrupt:
             clear_heartbeats(folder)
             raise
@@ -62,8 +64,17 @@ class _Supervisor:
     Ray itself restarts none: it does not retry failures of the process group's start, and knows no pause.
     """
 
-    def __init__(self, config: Config, folder: RunDir, stop_file: StopFile, *, autoscales: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunDir,
+        stop_file: StopFile,
+        callbacks: Sequence[Callable[[Tick], None]] = (),
+        *,
+        autoscales: bool = True,
+    ) -> None:
         self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
+        self._callbacks = callbacks
         self._budget = RestartBudget(config.cluster.max_restarts, config.cluster.restart_pause)
         self._patience = 0.0  # seconds to wait for room or unreachable nodes, after the first start
 
@@ -93,7 +104,11 @@ class _Supervisor:
     def _attempt(self, placement: Placement, previous_failure: str | None) -> Outcome:
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
-        settings = {"path": str(self._folder.path), "previous_failure": previous_failure}
+        settings = {
+            "path": str(self._folder.path),
+            "previous_failure": previous_failure,
+            "callbacks": self._callbacks,
+        }
         heartbeats = partial(read_heartbeats, self._folder.heartbeats)
         with ClusterMonitor(self._config, placement, self._stop_file, heartbeats, autoscales=self._autoscales):
             outcome = run_worker_group(_train_loop, settings, group)
@@ -198,6 +213,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
             trackers=[gauges],
             ask=StopFile(RunDir(path).stop).read,
             previous_failure=settings["previous_failure"],
+            callbacks=settings["callbacks"],
         )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:

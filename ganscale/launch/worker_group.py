@@ -22,6 +22,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ganscale.config import Config, ConfigError, parse
+from ganscale.config.errors import ExecutionError
 from ganscale.launch.compat import root_cause
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.run.session import collective_timeout
@@ -30,7 +31,7 @@ from ganscale.training.register import ADDED, extend
 _logger = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ExecutionError):
     """The workers failed; the message is the root cause."""
 
 

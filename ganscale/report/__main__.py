@@ -1,7 +1,7 @@
 """Write a report: `python -m ganscale.report RUN [RUN ...] [--out FILE.html]`.
 
 One HTML file with curves, sample grids, scores and settings of runs and sweeps; it needs no network and no account.
-Exit codes: 0 done, 1 the file could not be written, 2 an argument cannot work.
+Exit codes: 0 done, 1 the file could not be written, 2 invalid argument.
 """
 
 import argparse
@@ -9,37 +9,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ganscale.config import ConfigError
+from ganscale.cli import DONE, Parser, command
+from ganscale.tracking.console import show
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: of the command line; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m ganscale.report",
-        description="Write an HTML page about runs or sweeps: curves, sample grids, scores beside floors, settings.",
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    description = "Write an HTML page about runs or sweeps: curves, sample grids, scores beside floors, settings."
+    parser = Parser("report", description)
     parser.add_argument("paths", nargs="+", type=Path, metavar="RUN", help="folder of a run or of a sweep")
     default = "default: report.html in the run's folder; for several runs, in the current folder"
     parser.add_argument("--out", type=Path, help=f"the HTML file ({default})")
     parser.add_argument("--title", default="", help="headline of the page (default: the runs' names)")
-    options = parser.parse_args(arguments)
-    try:
-        out = _write([path.expanduser() for path in options.paths], options.out, options.title)
-    except ConfigError as error:
-        print(f"ganscale: error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except OSError as error:
-        print(f"ganscale: the report could not be written: {error}", file=sys.stderr, flush=True)
-        return 1
-    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    out = _write([path.expanduser() for path in options.paths], options.out, options.title)
+    show(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
+    return DONE
 
 
 def _write(paths: Sequence[Path], out: Path | None, title: str) -> Path:
@@ -55,6 +43,8 @@ def _write(paths: Sequence[Path], out: Path | None, title: str) -> Path:
     write_atomically(out, render(runs, sweeps, title=title))
     return out
 
+
+main = command(make_parser, _run, failed="the report could not be written")
 
 if __name__ == "__main__":
     sys.exit(main())

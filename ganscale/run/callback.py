@@ -1,5 +1,6 @@
 """What happens at a run's ticks beside training; the interface for users' own callbacks."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ganscale.training.loop import Tick
@@ -33,3 +34,19 @@ class Callback:
             session: as it ended.
             completed: whether the run reached its last image.
         """
+
+
+class TickFunction(Callback):
+    """A plain function of the tick as a callback of rank 0.
+
+    Args:
+        function: called with each tick.
+    """
+
+    def __init__(self, function: Callable[[Tick], None]) -> None:
+        self._function = function
+
+    def on_tick(self, tick: Tick, session: "Session") -> None:
+        """Call the function on rank 0."""
+        if session.replica.is_rank_zero:
+            self._function(tick)

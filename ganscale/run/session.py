@@ -15,7 +15,7 @@ from ganscale.health.policy import Decision
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.phase import phase
 from ganscale.parallel.replica import Replica
-from ganscale.run.callback import Callback
+from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
@@ -181,7 +181,7 @@ def run_worker(
     device: torch.device,
     echo: bool,
     trackers: Sequence[Tracker] = (),
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | Callable[[Tick], None]] = (),
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     previous_failure: str | None = None,
 ) -> Outcome:
@@ -195,7 +195,7 @@ def run_worker(
         device: where this replica computes.
         echo: whether rank 0 prints its progress (it always writes it to train.log).
         trackers: further trackers of rank 0, beside the run folder and W&B.
-        callbacks: called at each tick, on every rank.
+        callbacks: `Callback` objects of every rank, or functions that rank 0 calls with each tick.
         ask: whether this replica should stop; all call it equally often, every few seconds.
         previous_failure: where the same command restarts the run after a failure: its cause.
 
@@ -221,9 +221,10 @@ def run_worker(
         experiment = build(config, device=device, replica=replica)
         resume(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
+        own: list[Callback] = []
         if console:
             record_failure(folder, start, previous_failure, info)
-            callbacks = (*_rank_zero_callbacks(experiment, folder, stop_signal, console, trackers), *callbacks)
+            own = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
         session = Session(
             experiment,
             intervals=run_intervals(config),
@@ -231,7 +232,7 @@ def run_worker(
             health=HealthMonitor(
                 experiment, folder, checkpoint_store(config, folder), history=read_metrics(folder) if lease else ()
             ),
-            callbacks=callbacks,
+            callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,
             lease=lease,
         )

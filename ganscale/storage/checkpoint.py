@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ganscale import __version__
 from ganscale.storage.files import sync_folder, write_atomically, write_synced
 
@@ -111,6 +109,8 @@ class CheckpointStore:
         Raises:
             OSError: the storage refuses; earlier checkpoints stay as they are.
         """
+        import torch  # paths and manifests are read without it
+
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{_ASIDE}{uuid.uuid4().hex}"
         aside.mkdir()
@@ -303,6 +303,8 @@ def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     Raises:
         CheckpointError: it must not be used; the message says why.
     """
+    import torch
+
     manifest = read_manifest(folder)
     content = _read_state(manifest)
     try:

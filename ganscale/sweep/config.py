@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.evaluation import MetricName
-from ganscale.config.load import apply_override, read
+from ganscale.config.load import apply_override, read, read_sweep_file
 from ganscale.config.section import Count, Section, listed, whole
 
 
@@ -152,11 +152,11 @@ class Sweep(Section):
     )
 
 
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, dict[str, Any]]:
+def load_sweep(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Sweep, dict[str, Any]]:
     """Read a sweep's YAML file and its base run, and apply overrides.
 
     Args:
-        path: YAML file.
+        path: YAML file, or its content as plain mappings.
         overrides: `sweep.key=value` for the sweep, `section.key=value` for the runs of all trials.
 
     Returns:
@@ -165,8 +165,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
     Raises:
         ConfigError: A file is missing or is not YAML, or a key of the sweep is unknown or has a wrong value.
     """
-    path = Path(path)
-    raw = read(path)
+    raw = read_sweep_file(path)
     for override in overrides:
         if override.startswith("sweep."):
             apply_override(raw, override)
@@ -179,7 +178,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, 
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
         raise _translate(error) from None
-    beside = path.parent / sweep.base
+    beside = (Path(path).parent if isinstance(path, str | Path) else Path()) / sweep.base
     base = read(beside if beside.exists() else Path(sweep.base)) if sweep.base else {}
     return sweep, _with_metrics(sweep, base)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class SweepPlan:
         return len(self.sampler) * len(self.seeds) * self.config.train.images
 
 
-def load_plan(path: str | Path, overrides: list[str]) -> SweepPlan:
+def load_plan(path: str | Path | Mapping[str, Any], overrides: list[str]) -> SweepPlan:
     """Read and validate a sweep.
 
     Args:

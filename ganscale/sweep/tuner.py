@@ -19,6 +19,7 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
@@ -51,7 +52,7 @@ RETRIES = 2
 """How often a trial whose process died resumes from its last row before it counts as failed."""
 
 
-class SearchError(RuntimeError):
+class SearchError(ExecutionError):
     """The search stopped before its end; the same command resumes it."""
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Tracker(Protocol):
@@ -14,7 +15,7 @@ class Tracker(Protocol):
         """Record metrics by name at `images`."""
         ...
 
-    def samples(self, images: int, picture: np.ndarray) -> None:
+    def samples(self, images: int, picture: "np.ndarray") -> None:
         """Record a sample picture, uint8 `[H, W, 3]`."""
         ...
 
@@ -34,7 +35,7 @@ class Histogram(NamedTuple):
 class DetailedTracker(Tracker, Protocol):
     """A tracker that also records named pictures and histograms."""
 
-    def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
+    def details(self, images: int, pictures: "Mapping[str, np.ndarray]", histograms: Mapping[str, Histogram]) -> None:
         """Record pictures, uint8 `[H, W, 3]`, and histograms by name."""
         ...
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ganscale.config import ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.tracking.dashboards import Dashboard, Panel
 from ganscale.tracking.wandb import has_key
 
@@ -15,8 +16,8 @@ WORKSPACES, REPORTS = "wandb_workspaces.workspaces", "wandb_workspaces.reports.v
 """Modules of an optional package, imported on use."""
 
 
-class DashboardError(RuntimeError):
-    """W&B refuses, or cannot be reached."""
+class DashboardError(ExecutionError):
+    """W&B refused, or cannot be reached."""
 
 
 def check_ready() -> None:

@@ -9,6 +9,7 @@ import pytest
 from cluster import local_cluster
 from cluster.nodes import LocalCluster
 from ganscale import doctor
+from ganscale.cli import split_words
 from ganscale.config import load
 from ganscale.launch.doctor.checks import Requirements, run_checks
 from tests.k8s.manifests import ROOT
@@ -44,8 +45,8 @@ def test_every_command_is_shown() -> None:
 def test_the_doctor_takes_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = shlex.split(line)
-    options = doctor._parse(words[words.index("ganscale.doctor") + 1 :])
-    load(options.config, options.overrides)
+    options = doctor.make_parser().parse_intermixed_args(words[words.index("ganscale.doctor") + 1 :])
+    load(*split_words(options.words))
     assert options.nodes == 3
 
 

@@ -4,6 +4,9 @@ Each entry names the key that the message must show, the value as it must show i
 come from a YAML text, from overrides, or, for broken files, from `file`, which makes one below a folder.
 """
 
+from itertools import pairwise
+from pathlib import Path
+
 from tests.config.bad_objective import OBJECTIVE
 from tests.config.case import FINITE, NUMBER, WHOLE, Bad, file_bytes, file_text, override
 
@@ -12,6 +15,9 @@ SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14"
 CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
 PIXELS = "eval.extractor=pixels"
 
+BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijk"))
+"""Ten levels of aliases, for twenty million values."""
+
 BAD = [
     # Files
     Bad("missing", "config", "", "give the path of a YAML file", file=lambda folder: folder / "none.yaml"),
@@ -19,25 +25,32 @@ BAD = [
     Bad("below_a_file", "config", "", "readable YAML file", file=lambda f: file_bytes(b"")(f) / "x.yaml"),
     Bad("name_too_long", "config", "", "give a readable YAML file", file=lambda folder: folder / ("x" * 300)),
     Bad("binary", "config", "", "give a readable YAML file", file=file_bytes(b"\x89PNG\r\n\x1a\n\x00\xff\xfe")),
-    Bad("nul", "config", "", "mend the YAML syntax", file=file_bytes(b"train:\n  images: \x001\n")),
+    Bad("nul", "config", "", "fix the YAML syntax", file=file_bytes(b"train:\n  images: \x001\n")),
     file_text("list", "config", "", "write sections", "- train\n- optim\n"),
     file_text("plain_text", "config", "", "write sections", "hello\n"),
     file_text("number", "config", "", "write sections", "3\n"),
     # Syntax
-    file_text("unclosed", "config", "", "mend the YAML syntax", "train: {images: 1\n"),
-    file_text("tab", "config", "", "mend the YAML syntax", "train:\n\timages: 1\n"),
-    file_text("indentation", "config", "", "mend the YAML syntax", "train:\n  images: 1\n batch_size: 2\n"),
-    file_text("two_documents", "config", "", "mend the YAML syntax", "train: {images: 1}\n---\ntrain: {images: 2}\n"),
-    file_text("duplicate_key", "config", "", "mend the YAML syntax", "train:\n  images: 1\n  images: 2\n"),
-    file_text(
-        "duplicate_section", "config", "", "mend the YAML syntax", "train: {images: 1}\ntrain: {batch_size: 2}\n"
-    ),
-    file_text("python_object", "config", "", "mend the YAML syntax", "run: {name: !!python/name:os.system }\n"),
+    file_text("unclosed", "config", "", "fix the YAML syntax", "train: {images: 1\n"),
+    file_text("tab", "config", "", "fix the YAML syntax", "train:\n\timages: 1\n"),
+    file_text("indentation", "config", "", "fix the YAML syntax", "train:\n  images: 1\n batch_size: 2\n"),
+    file_text("two_documents", "config", "", "fix the YAML syntax", "train: {images: 1}\n---\ntrain: {images: 2}\n"),
+    file_text("duplicate_key", "config", "", "fix the YAML syntax", "train:\n  images: 1\n  images: 2\n"),
+    file_text("duplicate_section", "config", "", "fix the YAML syntax", "train: {images: 1}\ntrain: {batch_size: 2}\n"),
+    file_text("python_object", "config", "", "fix the YAML syntax", "run: {name: !!python/name:os.system }\n"),
     file_text("holds_itself", "train.images", "{'images': {...}}", WHOLE, "train: &a\n  images: *a\n"),
-    file_text("nested_too_deeply", "config", "", "mend the YAML syntax", "[" * 10_000),
-    file_text("unknown_anchor", "config", "", "mend the YAML syntax", "train: *nothing\n"),
-    file_text("list_as_key", "config", "", "mend the YAML syntax", "? [train]\n: 1\n"),
-    override("override_syntax", "optim.lr_g=[0.1", "mend the YAML syntax"),
+    file_text("nested_too_deeply", "config", "", "fix the YAML syntax", "[" * 10_000),
+    file_text("unknown_anchor", "config", "", "fix the YAML syntax", "train: *nothing\n"),
+    file_text("list_as_key", "config", "", "fix the YAML syntax", "? [train]\n: 1\n"),
+    file_text("wrong_tag", "config", "", "fix the YAML syntax", "train: {images: !!int many}\n"),
+    file_text("aliases_that_grow", "config", "", "fix the YAML syntax", BOMB),
+    Bad("endless", "config", "", "give a file of at most", file=lambda _: Path("/dev/zero")),
+    Bad("deep_key", "argument", "a" + ".a" * 38 + "...", "section.key=value", overrides=("a" + ".a" * 5000 + "=1",)),
+    file_text("digits_in_file", "train.images", "9" * 77 + "...", WHOLE, f"train:\n  images: {'9' * 5000}\n"),
+    override("digits", "train.images=" + "9" * 5000, WHOLE, value="9" * 77 + "..."),
+    override("digits_for_number", "optim.lr_g=" + "9" * 400, NUMBER, value="9" * 77 + "..."),
+    override("float_of_many_digits", "train.images=1e300", WHOLE, value="1e+300"),
+    file_text("sweep_file", "config", "", "ganscale.tune", "space: {optim.lr_g: {choice: [1e-3]}}\n"),
+    override("override_syntax", "optim.lr_g=[0.1", "fix the YAML syntax"),
     # Keys
     override("key_misspelt", "optim.lr_gen=0.1", "did you mean 'lr_g'"),
     file_text("key_misspelt_in_file", "train.batchsize", "2", "did you mean 'batch_size'", "train:\n  batchsize: 2\n"),
@@ -81,7 +94,8 @@ BAD = [
     override("number_for_text", "run.name=2024", "quote it"),
     override("nothing_for_text", "run.dir=", "give a text", value="null"),
     override("truth_for_text", "wandb.group=true", "quote it"),
-    override("text_for_tags", "wandb.tags=one", "give a list"),
+    override("text_for_tags", "wandb.tags=one", "give a list: [one]"),
+    override("list_for_name", "data.name=[mnist]", "give one text, not a list: mnist", value="['mnist']"),
     override("number_for_pair", "optim.betas_g=0.5", "give a list"),
     override("text_for_section", "train=fast", "section.key=value"),
     file_text("list_for_section", "train", "[1]", "key: value lines", "train: [1]\n"),
@@ -147,6 +161,7 @@ BAD = [
         "metric_misspelt", "eval.metrics.0", "frechett", "did you mean 'frechet'", overrides=("eval.metrics=frechett",)
     ),
     override("too_few_samples", "eval.num_samples=5", "at least 6", "eval.metrics=recall"),
+    Bad("metric_by_its_paper", "eval.metrics.0", "fid", "did you mean 'frechet'", overrides=("eval.metrics=fid",)),
     override("best_of_nothing", "checkpoint.best_metric=fid", "use frechet"),
     override("best_of_what_is_not_computed", "checkpoint.best_metric=recall", "add it to eval.metrics"),
     override("best_without_evaluation", "checkpoint.best_metric=frechet", "set eval.every", "eval.every=0"),

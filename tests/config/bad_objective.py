@@ -20,8 +20,15 @@ OBJECTIVE = [
     override("never_due", "penalty.r1_every=0", "greater than or equal to 1"),
     override("penalty_misspelt", "penalty.drfit=10", "did you mean 'drift'"),
     override("penalty_interval_misspelt", "penalty.r1_evry=4", "did you mean 'r1_every'"),
-    override("objective_by_its_paper", "loss.name=wgan", "use one of: hinge, least_squares"),
-    override("transform_is_no_list", "augment.transforms=flip", "give a list"),
+    override("wgan", "loss.name=wgan", "did you mean 'wasserstein' with loss.clip_weights=0.01, or with penalty.gp"),
+    override("wgan_gp", "loss.name=WGAN-GP", "did you mean 'wasserstein' with penalty.gp"),
+    override("gan", "loss.name=gan", "did you mean 'non_saturating'"),
+    override("lsgan", "loss.name=lsgan", "did you mean 'least_squares'"),
+    override("r3gan", "loss.name=r3gan", "did you mean 'relativistic_pairing'"),
+    override("transform_is_no_list", "augment.transforms=flip", "give a list: [flip]"),
+    override(
+        "transforms_are_one_text", "augment.transforms='[flip, cutout]'", "[flip, cutout]", value="[flip, cutout]"
+    ),
     override("p_above_one", "augment.p=1.5", "less than or equal to 1"),
     override("transforms_of_points", FLIPPED, "use []", "data.name=ring", value="['flip']"),
     Bad(
@@ -43,6 +50,8 @@ OBJECTIVE = [
     override("compiled_schedule", "train.compile=true", "penalty.gp = 0", f"penalty.gp={TO_ZERO}"),
     override("half_precision", "train.precision=float16", "did you mean"),
     # Schedules
+    Bad("colon", "optim.lr_g.start:1e-4", "null", "write a space", overrides=("optim.lr_g={start:1e-4, end:1e-5}",)),
+    override("schedule_without_braces", "optim.lr_g=start:1e-4", "write {start: 2e-4, end: 1e-5"),
     override("schedule_without_start", "optim.lr_g={'end': 1, 'over': 9}", "write {start: 2e-4"),
     override("schedule_without_over", "optim.lr_g={'start': 1, 'end': 1}", "a single number"),
     override("empty_schedule", "optim.lr_g={}", "write {start: 2e-4"),

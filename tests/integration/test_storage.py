@@ -100,7 +100,7 @@ def test_full_storage_stops_the_run_where_it_shall(
     said = capsys.readouterr()
     assert said.out.count("the checkpoint could not be saved") == 1
     assert "stopping at 252 images: a checkpoint could not be saved (checkpoint.on_failure = stop)" in said.out
-    assert "run full was left at 252 images" in said.err
+    assert "run full stopped at 252 images" in said.err
     newest = CheckpointStore(small / "full" / "checkpoints").newest(print)
     assert newest is not None
     assert newest.images == 120

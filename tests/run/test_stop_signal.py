@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from ganscale.cli import STOPPED
 from ganscale.config import load as load_config
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import (
@@ -26,7 +27,6 @@ from ganscale.run.stop_signal import (
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
-from ganscale.train import LEFT
 from tests.fleet import Fleet
 from tests.processes import TRAIN, Command, final_state, free_port
 from tests.runs import FIFTY, QUIET
@@ -206,10 +206,10 @@ def test_sigterm_saves_and_ends_with_its_own_code(tmp_path: Path) -> None:
     arguments = [*TRAIN, "--launcher", "local", *LONG, f"run.dir={tmp_path}", "run.name=term"]
     with Command(arguments, tmp_path / "out", cwd=tmp_path) as command:
         took = terminate(command, run, lambda: command.process.send_signal(signal.SIGTERM))
-        assert command.process.returncode == LEFT, command.report("another code")
+        assert command.process.returncode == STOPPED, command.report("another code")
     assert took < 20
     assert "stopping at " in command.output
-    assert "the same command goes on from the last checkpoint" in command.output
+    assert "the same command resumes" in command.output
     assert "Traceback" not in command.output
     newest = CheckpointStore(run.checkpoints).newest(print)
     assert newest is not None

@@ -1,13 +1,17 @@
 """What people see: progress lines, the time left, and the log followed from another process."""
 
+import errno
+import io
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ganscale.tracking import console as module
-from ganscale.tracking.console import Console, LogFollower, clock, progress
+from ganscale.tracking.console import PACKAGE, Console, LogFollower, clock, progress, setup_logging
 
 METRICS = {
     "images_per_second": 12345.6,
@@ -16,6 +20,13 @@ METRICS = {
     "d_accuracy_real": 0.504,
     "d_accuracy_fake": 1.0,
 }
+
+
+@pytest.fixture
+def screen() -> Iterator[None]:
+    """Log lines are shown."""
+    with setup_logging():
+        yield
 
 
 def test_a_tick_is_one_line() -> None:
@@ -44,7 +55,7 @@ def test_long_runs_show_hours() -> None:
     assert clock(100 * 3600 + 62) == "100:01:02"
 
 
-def test_the_time_left_follows_from_this_lifes_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_follows_from_this_attempts_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
     console = Console(tmp_path / "train.log", echo=False)
@@ -65,15 +76,29 @@ def test_lines_go_to_the_file_and_if_wanted_to_the_screen(
     path.write_text("before\n")
     console = Console(path, echo=echo)
     console.info("größer\nthan\r\none line\n")
+    logging.getLogger("ganscale.storage").warning("from %s", "elsewhere")
+    logging.getLogger("ganscale.storage").debug("nothing")
     console.samples(0, np.zeros((1, 1, 3), np.uint8))
     console.close(completed=True)
-    before, line = path.read_text(encoding="utf-8").splitlines()
+    console.info("after the end")
+    before, *lines = path.read_text(encoding="utf-8").splitlines()
     assert before == "before"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d größer than one line", line)
-    assert capsys.readouterr().out == ("größer than one line\n" if echo else "")
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    assert [line[20:] for line in lines] == ["größer than one line", "warning: from elsewhere"]
+    assert capsys.readouterr().out.splitlines() == ([line[20:] for line in lines] if echo else [])
+    assert (PACKAGE.handlers, PACKAGE.level) == ([], logging.NOTSET)
 
 
-def test_a_full_disk_and_a_late_word_do_not_stop_anything(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_is_no_log_file(tmp_path: Path) -> None:
+    (tmp_path / "train.log").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError) as caught:
+        Console(tmp_path / "train.log", echo=True)
+    assert caught.value.errno == errno.ELOOP
+    assert not (tmp_path / "other").exists()
+    assert PACKAGE.handlers == []
+
+
+def test_a_full_disk_and_a_late_line_do_not_stop_anything(screen: None, capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(Path("/dev/full"), echo=True)
     console.info("one")
     console.info("two")
@@ -82,10 +107,48 @@ def test_a_full_disk_and_a_late_word_do_not_stop_anything(capsys: pytest.Capture
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
-def test_a_follower_shows_new_whole_lines_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_show_warnings_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")
+    with setup_logging():
+        PACKAGE.info("one")
+        PACKAGE.warning("two")
+    assert capsys.readouterr().out == "[rank 2] warning: two\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_in_a_terminal_ticks_and_phases_are_one_live_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "300")
+    console = Console(tmp_path / "train.log", echo=True)
+    console.info("first")
+    console.starts(0, 30)
+    for images in (10, 20, 30):
+        console.log(images, METRICS)
+    console.phase("evaluating")
+    console.info("[last]")
+    console.close(completed=True)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    whole = [line.rpartition("\r")[2].strip() for line in text.split("\n") if line.strip()]
+    assert [line for line in whole if line in ("first", "[last]")] == ["first", "[last]"]
+    assert whole[-1].startswith("30 / 30 images")
+    assert "evaluating ...  30 / 30 images" in text
+    lines = [line[20:] for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert (lines[0], lines[-2:]) == ("first", ["evaluating ...", "[last]"])
+    assert len(lines) == 6, "the file has every tick"
+
+
+def test_a_follower_shows_new_whole_lines_once(
+    screen: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "train.log"
     stamp = "2026-01-01 00:00:00 "
-    path.write_text(f"{stamp}an earlier life\n")
+    path.write_text(f"{stamp}an earlier attempt\n")
     follower = LogFollower(path)
     with path.open("ab") as file:
 
@@ -105,7 +168,7 @@ def test_a_follower_shows_new_whole_lines_once(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_follower_waits_for_its_file_and_notices_a_new_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    screen: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "train.log"
     follower = LogFollower(path)
@@ -119,15 +182,17 @@ def test_a_follower_waits_for_its_file_and_notices_a_new_one(
     assert capsys.readouterr().out == "one\ntwo\nanew\n"
 
 
-def test_what_a_console_says_a_follower_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_console_logs_a_follower_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "train.log"
     follower, console = LogFollower(path), Console(path, echo=False)
     console.info("hello\nyou")
     console.log(1, METRICS)
-    assert follower.show() == 2
+    console.close(completed=True)
+    with setup_logging():
+        assert follower.show() == 2
     assert capsys.readouterr().out.startswith("hello you\n           1 / 1 images 100.0%")
 
 
-def test_an_event_is_said(tmp_path: Path) -> None:
+def test_an_event_is_logged(tmp_path: Path) -> None:
     Console(tmp_path / "train.log", echo=False).event(12_800, "collapse", "at most one mode")
     assert (tmp_path / "train.log").read_text().endswith(" collapse at 12,800 images: at most one mode\n")

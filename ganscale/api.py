@@ -1,0 +1,235 @@
+"""Training and search from Python: `Trainer(config).fit()` and `Tuner(sweep).fit()`, as the commands run them."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganscale.config import Config, ConfigError, load
+from ganscale.config.errors import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ganscale.inference.load import LoadedGenerator
+    from ganscale.storage.run_dir import RunDir
+    from ganscale.training.loop import Tick
+
+LAUNCHERS = ("auto", "ray", "torchrun", "local")
+Source = Config | Mapping[str, Any] | str | Path | None
+
+
+class Table(list[dict[str, Any]]):
+    """Rows as plain mappings."""
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the rows as a data frame; needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended, and what its folder holds.
+
+    Attributes:
+        config: The run's config.
+        folder: The run's folder.
+        images: Images reached.
+        resumed_at: Images at which `fit` continued; equal to `images` if there was nothing left to train.
+        stop_reason: Why training stopped before its end, by its name in `StopReason`; empty otherwise.
+        diagnosis: The health verdict that stopped training; empty otherwise.
+    """
+
+    config: Config
+    folder: Path
+    images: int
+    resumed_at: int
+    stop_reason: str = ""
+    diagnosis: str = ""
+
+    @property
+    def metrics(self) -> Table:
+        """The rows of `metrics.jsonl`."""
+        from ganscale.storage.run_dir import RunDir
+        from ganscale.tracking.jsonl import read_metrics
+
+        return Table(read_metrics(RunDir(self.folder)))
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The folder of the newest valid checkpoint."""
+        return self._checkpoint("newest")
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The folder of the best checkpoint by `checkpoint.best_metric`."""
+        return self._checkpoint("best")
+
+    def _checkpoint(self, choice: str) -> Path | None:
+        from ganscale.inference.load import choose_checkpoint
+
+        try:
+            return choose_checkpoint(self.folder, choice)
+        except ConfigError:
+            return None
+
+    def load_generator(self, checkpoint: str | int = "newest", *, device: str = "cpu") -> "LoadedGenerator":
+        """Load the moving average of the run's generator.
+
+        Args:
+            checkpoint: "newest", "best" or a number of images.
+            device: Where it computes.
+
+        Raises:
+            ConfigError: There is no such checkpoint.
+        """
+        from ganscale.inference.load import load_generator
+
+        return load_generator(self.folder, device=device, checkpoint=checkpoint)
+
+
+class Trainer:
+    """A run. `fit` again, or in another process, resumes it.
+
+    Args:
+        config: A `Config`, plain mappings, a YAML file, or None for the default run.
+        overrides: `section.key=value`, values in YAML syntax.
+        launcher: "ray", "torchrun", "local" (this process), or "auto": torchrun under torchrun, otherwise Ray.
+        callbacks: Called on rank 0 with each `Tick` after it was logged; Ray pickles them (cloudpickle).
+
+    Raises:
+        ConfigError: A setting is invalid.
+    """
+
+    def __init__(
+        self,
+        config: Source = None,
+        overrides: Sequence[str] = (),
+        *,
+        launcher: str = "auto",
+        callbacks: "Sequence[Callable[[Tick], None]]" = (),
+    ) -> None:
+        if launcher not in LAUNCHERS:
+            raise ConfigError("unknown", key="launcher", value=launcher, remedy=did_you_mean(launcher, LAUNCHERS))
+        if launcher == "auto":
+            launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "ray"
+        raw = config.model_dump(mode="json") if isinstance(config, Config) else config
+        self.config = load(raw, overrides)
+        self.launcher, self.callbacks = launcher, tuple(callbacks)
+
+    @property
+    def is_rank_zero(self) -> bool:
+        """Whether this process reports for the run."""
+        return self.launcher != "torchrun" or os.environ.get("RANK", "0") == "0"
+
+    def fit(self) -> Result:
+        """Train to the end, from the newest checkpoint if there is one.
+
+        Raises:
+            ConfigError: A setting is invalid on this machine or cluster, or the folder holds another run.
+            ExecutionError: The workers failed more often than `cluster.max_restarts`.
+            OSError: The last checkpoint could not be saved.
+        """
+        from ganscale.config.checks import check_files
+        from ganscale.storage.run_dir import inspect, locate
+
+        config = self.config
+        check_files(config)
+        folder = locate(config)
+        newest = inspect(config, folder)
+        with _logging():
+            if newest and newest.images >= config.train.images:
+                if self.is_rank_zero:
+                    _send_to_wandb(config, folder)
+                return Result(config, folder.path, newest.images, newest.images)
+            if self.launcher == "ray":
+                from ganscale.launch.ray_train import TrainingError, train_on_ray
+
+                try:
+                    outcome = train_on_ray(config, folder, callbacks=self.callbacks)
+                except TrainingError as error:
+                    raise TrainingError(f"{error}\n  log: {folder.log}") from error
+            else:
+                from ganscale.launch.local import launch_local, launch_torchrun
+
+                launch = launch_torchrun if self.launcher == "torchrun" else launch_local
+                outcome = launch(config, folder.path, callbacks=self.callbacks)
+        reason = outcome.left.name if outcome.left else ""
+        return Result(config, folder.path, outcome.images, outcome.resumed_at, reason, outcome.diagnosis)
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The results of a sweep; its folder holds all of them.
+
+    Attributes:
+        folder: The sweep's folder.
+        summary: Leaderboard and winner as a text.
+        results: A row per configuration, best first.
+        best_config: The winner as a run; None if no configuration has a valid seed.
+        best_value: The winner's mean of the first metric, over the fresh seeds if there were any.
+    """
+
+    folder: Path
+    summary: str
+    results: Table
+    best_config: Config | None
+    best_value: float | None
+
+
+class Tuner:
+    """A sweep. `fit` again, or in another process, resumes it.
+
+    Args:
+        sweep: A sweep's YAML file, or its content as plain mappings.
+        overrides: `sweep.key=value` for the sweep, `section.key=value` for its runs.
+
+    Raises:
+        ConfigError: A setting is invalid.
+    """
+
+    def __init__(self, sweep: Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> None:
+        from ganscale.sweep.plan import load_plan
+
+        self.plan = load_plan(sweep, list(overrides))
+
+    def fit(self) -> SweepResult:
+        """Run all configurations that have not ended, then the winner on fresh seeds.
+
+        Raises:
+            ConfigError: The cluster cannot hold a trial, or the folder holds another sweep.
+            ExecutionError: Ray failed.
+        """
+        from ganscale.config.checks import check_files
+        from ganscale.sweep.tuner import search_on_ray, sweep_folder
+
+        check_files(self.plan.config)
+        with _logging():
+            summary = search_on_ray(self.plan)
+        folder = sweep_folder(self.plan)
+        found = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
+        rows, metric = Table(found["trials"]), self.plan.metrics[0]
+        winner = next((row for row in rows if row["trial"] == found["winner"]), None)
+        value = (found["confirmed"] or winner)["means"][metric] if winner else None
+        return SweepResult(folder.path, summary, rows, load(folder.best) if winner else None, value)
+
+
+def _logging() -> Any:
+    """Show log lines, unless the calling program has set up logging itself."""
+    from ganscale.tracking.console import PACKAGE, setup_logging
+
+    return nullcontext() if PACKAGE.hasHandlers() else setup_logging()
+
+
+def _send_to_wandb(config: Config, folder: "RunDir") -> None:
+    """Send W&B what it has not received."""
+    if config.wandb.mode in ("online", "auto"):
+        from ganscale.tracking.console import PACKAGE
+        from ganscale.tracking.wandb import deliver
+
+        deliver(config, folder, PACKAGE.info)
