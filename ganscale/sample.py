@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ganscale.config import EXTRACTORS
 from ganscale.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
     add(
         "--features",
-        choices=("pixels", "mnist", "inception"),
+        choices=tuple(EXTRACTORS),
         help="with --nearest: what is compared, pixels (default) or an extractor's features",
     )
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")

@@ -13,8 +13,8 @@ import torch
 from benchmarks.health.faults import FAULTS
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import load
-from ganscale.evaluation.callback import make_evaluator
-from ganscale.run.health_monitor import can_sample, health_row
+from ganscale.evaluation.callback import can_sample, make_evaluator
+from ganscale.run.health_monitor import health_row
 from ganscale.training.build import build
 from ganscale.training.loop import train
 

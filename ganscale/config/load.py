@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.objective import Scheduled
-from ganscale.config.registry import schema
-from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
+from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model, schema
 from ganscale.config.yaml12 import Dumper, Loader
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ganscale.config import Config
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
 from ganscale.parallel.random import Stream
@@ -70,7 +71,9 @@ class _Pictures(Dataset[Tensor]):
         try:
             return torch.from_numpy(decode(self._read(name), self.resolution))
         except OSError as error:
-            raise ValueError(f"cannot decode the picture {name} in {self.path}: {error}; remove or mend it") from error
+            raise ValueError(
+                f"cannot decode the picture {name} in {self.path}: {error}; remove or repair it"
+            ) from error
 
     def _read(self, name: str) -> bytes:
         if self.path.is_dir():
@@ -174,6 +177,20 @@ class FolderSource:
     def state_hash(self) -> str:
         """SHA-256 of the pictures' names and sizes in bytes."""
         return self._pictures.state_hash()
+
+
+def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> FolderSource:
+    """The pictures of a run. Args: `Dataset.source`."""
+    data, path = config.data, Path(config.data.path).expanduser()
+    return FolderSource(
+        path,
+        data.resolution,
+        seed=config.run.seed,
+        device=device,
+        dtype=dtype,
+        mirror=data.mirror,
+        num_workers=data.num_workers,
+    )
 
 
 class _Requests:

@@ -1,10 +1,13 @@
 """2-D mixtures of Gaussians: the ring and the grid of VEEGAN and PacGAN (Lin et al. 2018, section 4.1)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ganscale.config import DATASETS, Config
+from ganscale.config.table import resolve
 from ganscale.parallel.random import Stream
 
 
@@ -20,12 +23,23 @@ def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
     return torch.cartesian_prod(line, line)
 
 
-MIXTURES = {"ring": (ring(), 0.01), "grid": (grid(), 0.05)}
-"""Centers and standard deviation of each benchmark."""
+class Mixture(NamedTuple):
+    """Gaussians of equal weight.
+
+    Attributes:
+        centers: of the modes, float64 `[M, 2]`.
+        sigma: standard deviation of each mode.
+    """
+
+    centers: Tensor
+    sigma: float
+
+
+RING, GRID = Mixture(ring(), 0.01), Mixture(grid(), 0.05)
 
 
 class PointSource:
-    """Fresh points for ever: point p is a function of (seed, p).
+    """An endless stream of fresh points: point p is a function of (seed, p).
 
     Args:
         centers: of the modes, `[M, 2]`.
@@ -50,3 +64,9 @@ class PointSource:
         modes = self._modes.integers(start, stop, self.num_classes, (1,)).squeeze(1)
         noise = self._noise.normal(start, stop, (2,), self.centers.dtype)
         return self.centers[modes] + self.sigma * noise, modes
+
+
+def open_points(config: Config, device: torch.device, dtype: torch.dtype) -> PointSource:
+    """The points of a run whose data set has a `mixture`. Args: `Dataset.source`."""
+    mixture: Mixture = resolve(DATASETS[config.data.name].mixture)
+    return PointSource(*mixture, seed=config.run.seed, device=device, dtype=dtype)

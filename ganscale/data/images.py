@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ganscale.data.order import Order
+from ganscale.data.order import Order, draw
+from ganscale.data.source import Reader
 from ganscale.parallel.random import Stream
+
+HELD_OUT = "evaluation/held_out"
+"""Stream of the draws of held-out examples."""
 
 
 class ImageSource:
@@ -109,6 +113,18 @@ class StackedSource(ImageSource):
         """SHA-256 of all digits and triples."""
         triples = hashlib.sha256(self.triples.cpu().numpy().data).hexdigest()
         return f"{super().state_hash()}/{triples}"
+
+
+def held_out_reader(images: Tensor, count: int, seed: int) -> Reader:
+    """`count` random images of a test set, for the floor of an evaluation.
+
+    Args:
+        images: uint8 `[N, C, H, W]`.
+        count: how many; with replacement if above N.
+        seed: of the draw.
+    """
+    rows = draw(len(images), count, seed=seed, stream=HELD_OUT)
+    return lambda start, stop: normalize(images[rows[start:stop]], torch.float32)
 
 
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:

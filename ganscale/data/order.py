@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ganscale.parallel.random import Stream
+from ganscale.parallel.random import Stream, permutation
 
 _ROUNDS = 6
 _ROUNDS_OF_SMALL = 16
@@ -45,7 +45,7 @@ class Order:
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
 
-        Whoever leaves out one of them expects anew, or computes each later read by itself.
+        After a read that is not among them, each later read is computed by itself until `expect` is called again.
         """
         self._expected = requests()
         self._ahead = {}
@@ -89,6 +89,23 @@ class Order:
             else:
                 left = (left + function.integers_at(epochs * self._right + right, self._left)) % self._left
         return left * self._right + right
+
+
+def draw(size: int, count: int, *, seed: int, stream: str) -> Tensor:
+    """Random rows of a set: all different if it has as many, otherwise independent draws.
+
+    Args:
+        size: rows of the set.
+        count: rows to draw.
+        seed: of the draw.
+        stream: name of the draw, so that others with the same seed are independent of it.
+
+    Returns:
+        int64 `[count]`.
+    """
+    if count <= size:
+        return permutation(seed, stream, size)[:count]
+    return Stream(seed, stream).integers(0, count, size).squeeze(-1)
 
 
 def _sides(size: int) -> tuple[int, int]:

@@ -5,6 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+Reader = Callable[[int, int], Tensor]
+"""Gives rows `start` to `stop - 1` as the networks see them: images `[n, C, H, W]` in [-1, 1], or points `[n, 2]`."""
+
 
 class Source(Protocol):
     """An endless stream of real examples; position p is the same example at any world size and after any resume.

@@ -1,5 +1,6 @@
 """Evaluation during a run, and of a checkpoint, on any number of replicas. Knows nothing of Ray."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,13 +11,22 @@ from ganscale.evaluation.evaluator import Evaluator, extractor_name, missing_ext
 from ganscale.evaluation.metrics.cache import cache_folder
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.parallel.collectives import Replica
-from ganscale.run.health_monitor import can_sample
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError
 from ganscale.tracking.console import Console
 from ganscale.training.build import Experiment, build_networks, build_source
 from ganscale.training.ema import MovingAverage
 from ganscale.training.loop import Tick
+from ganscale.training.step import weight_norm
+
+
+def can_sample(experiment: Experiment) -> bool:
+    """Whether the average's weights are finite, so that samples of it can be judged; the same on all replicas.
+
+    Args:
+        experiment: the run.
+    """
+    return math.isfinite(float(weight_norm(list(experiment.state.ema.module.parameters()))))
 
 
 def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.device) -> list[Evaluation]:
@@ -59,8 +69,10 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
         raise ConfigError(reason, key="eval.extractor", value=extractor_name(config), remedy=remedy)
     try:
         return Evaluator(config, source, device=device, replica=Replica.current(), cache=cache_folder())
+    except ConfigError:
+        raise
     except (ImportError, FileNotFoundError, ValueError) as error:
-        remedy = "mend or replace the file"
+        remedy = "repair or replace the file"
         raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
 
 

@@ -6,7 +6,6 @@ from typing import Literal
 
 from ganscale.config.health import Health
 from ganscale.health.detectors import Verdict
-from ganscale.training.schedules import rate_scale
 
 Action = Literal["continue", "warn", "stop", "rollback"]
 
@@ -29,6 +28,20 @@ class Decision:
     target: int = 0
     kind: str = ""
     text: str = ""
+
+
+def rate_scale(factor: float, rollbacks: int, share: float) -> float:
+    """What rates are multiplied by in a run that was rolled back k times: factor^(k + share), or 1 where k = 0.
+
+    That rates were too high is known, by how much is not, and rates a few times too high ruin a run without any
+    verdict. So they fall by one more factor until the run's end, and pass all values between on the way.
+
+    Args:
+        factor: of one rollback.
+        rollbacks: k.
+        share: of the run that is done, in [0, 1].
+    """
+    return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
 
 
 def healthy_until(images: Sequence[int], since: int) -> int:

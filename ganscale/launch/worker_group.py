@@ -14,9 +14,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from ganscale.config import Config, ConfigError, parse
+from ganscale.config.register import ADDED, register
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.run.session import collective_timeout
-from ganscale.training.register import ADDED, extend
 
 
 class TrainingError(RuntimeError):
@@ -46,7 +46,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
     Args:
         loop: the function; it returns a `ConfigError` for the user to mend instead of raising it, as that is not
             worth a restart.
-        settings: its argument, and what it needs of the user's own networks and losses.
+        settings: its argument, and what the user registered.
         group: the workers.
 
     Raises:
@@ -64,7 +64,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
         loop,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "extension": ADDED._asdict(),  # cloudpickle takes classes of the user's script along
+            "extension": ADDED,  # cloudpickle takes classes of the user's script along
             **settings,
         },
         torch_config=TorchConfig(timeout_s=max(1, round(collective_timeout(config)))),
@@ -99,7 +99,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
 
 
 def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
-    """In a worker: its device, and the run's config, with the user's own networks and losses added.
+    """In a worker: its device, and the run's config, with what the user registered.
 
     Raises:
         ConfigError: the config does not fit what is installed here.
@@ -107,7 +107,7 @@ def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    extend(**settings["extension"])
+    register(**settings["extension"])
     return parse(settings["config"]), device
 
 

@@ -1,11 +1,10 @@
 """Adversarial objectives as pure functions of logits, one value per sample, computed without overflow.
 
 Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimized. sigma is the logistic
-function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels.
+function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels. Which functions
+make an objective is said in `ganscale.config.losses.LOSSES`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,25 +22,6 @@ class Targets(NamedTuple):
 
 
 HARD = Targets()
-
-
-@dataclass(frozen=True)
-class AdversarialLoss:
-    """The two sides of an objective.
-
-    Attributes:
-        discriminator: `(real_logits, fake_logits, targets) -> loss`, all `[N]`.
-        generator: `(fake_logits, real_logits) -> loss`, all `[N]`; real_logits is None unless `compares`.
-        compares: whether the generator's loss needs D's logits of real samples (relativistic objectives).
-        has_labels: whether `targets` mean anything.
-        boundary: logit above which D takes an example for real; None if only differences between logits mean anything.
-    """
-
-    discriminator: Callable[[Tensor, Tensor, Targets], Tensor]
-    generator: Callable[[Tensor, Tensor | None], Tensor]
-    compares: bool = False
-    has_labels: bool = False
-    boundary: float | None = 0.0
 
 
 def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
@@ -123,20 +103,3 @@ def relativistic_average_generator(fake_logits: Tensor, real_logits: Tensor | No
     """The same with real and fake exchanged (Jolicoeur-Martineau 2018, section 4.2)."""
     assert real_logits is not None, "compares is set"
     return relativistic_average_discriminator(fake_logits, real_logits)
-
-
-LOSSES: dict[str, AdversarialLoss] = {
-    "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator, has_labels=True),
-    "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator, has_labels=True),
-    "least_squares": AdversarialLoss(
-        least_squares_discriminator, least_squares_generator, has_labels=True, boundary=0.5
-    ),
-    "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
-    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, boundary=None),
-    "relativistic_pairing": AdversarialLoss(
-        relativistic_pairing_discriminator, relativistic_pairing_generator, compares=True, boundary=None
-    ),
-    "relativistic_average": AdversarialLoss(
-        relativistic_average_discriminator, relativistic_average_generator, compares=True, boundary=None
-    ),
-}

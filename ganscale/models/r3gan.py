@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
-from ganscale.config.resolution import feature_maps
+from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import ACTIVATIONS, Linear, MinibatchStddev, SelfAttention, activation_gain

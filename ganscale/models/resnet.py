@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
-from ganscale.config.resolution import feature_maps
+from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (

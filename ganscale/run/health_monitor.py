@@ -43,11 +43,6 @@ def weight_norms(experiment: Experiment) -> dict[str, float]:
     }
 
 
-def can_sample(experiment: Experiment) -> bool:
-    """Whether the average's weights are finite, so that samples of it can be judged; the same on all replicas."""
-    return math.isfinite(float(weight_norm(list(experiment.state.ema.module.parameters()))))
-
-
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     """A row of metrics.jsonl, null as NaN."""
     return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "images"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ganscale.config import Config, ConfigError
-from ganscale.config.evaluation import EVALUATED
+from ganscale.config.checks import metric_names
 from ganscale.sweep.config import Sweep, SweepSettings, load_sweep
 from ganscale.sweep.perturb import check_perturbable
 from ganscale.sweep.sampler import Sampler
@@ -84,7 +84,7 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
             value=config.eval.every,
             remedy=f"use at least 1 and at most train.images = {config.train.images}",
         )
-    computed = config.eval.metrics or EVALUATED[config.data.name]
+    computed = metric_names(config)
     metrics = sweep.sweep.metrics or computed[:1]
     for name in metrics:
         if name not in computed:

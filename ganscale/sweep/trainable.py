@@ -10,13 +10,13 @@ import torch
 from ray.tune import Trainable
 
 from ganscale.config import Config, parse
+from ganscale.config.register import register
 from ganscale.launch.placement import Placement
 from ganscale.sweep.config import Sweep
 from ganscale.sweep.executors import InProcessExecutor, TrialExecutor, TrialSpec, WorkerGroupExecutor
 from ganscale.sweep.record import TrialRow, read_rows
 from ganscale.sweep.score import standing
 from ganscale.sweep.space import Space
-from ganscale.training.register import extend
 
 SCORE, IMAGES = "score", "images"
 """Of what a trial reports: the number that schedulers compare, and the time that they go by."""
@@ -37,7 +37,7 @@ class Job(NamedTuple):
             first (so that a scheduler sees again what it saw before).
         keep: checkpoints that a finished run keeps.
         storage: folder for Ray's own files.
-        extension: the user's own networks and losses.
+        extension: what the user registered.
     """
 
     sweep: dict[str, Any]
@@ -78,7 +78,7 @@ class TrialActor(Trainable):
         """Take the job, and the first configuration."""
         assert job is not None, "given by with_parameters"
         with suppress(ValueError):  # a process that runs its second sweep knows them already
-            extend(**job.extension)
+            register(**job.extension)
         self._job = job
         self._sweep = Sweep.model_validate(job.sweep)
         self._space = Space(self._sweep, job.base)

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ganscale.config import Config
-from ganscale.evaluation.callback import make_evaluator
-from ganscale.evaluation.evaluator import Evaluator, metric_names, store_evaluation
+from ganscale.config import DETECTORS, Config
+from ganscale.config.checks import metric_names
+from ganscale.evaluation.callback import can_sample, make_evaluator
+from ganscale.evaluation.evaluator import Evaluator, store_evaluation
 from ganscale.health import detectors
 from ganscale.parallel.collectives import Replica
-from ganscale.run.health_monitor import can_sample, health_row, numbers
+from ganscale.run.health_monitor import health_row, numbers
 from ganscale.run.samples import SampleRenderer
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, write_atomically
@@ -266,7 +267,7 @@ class SeedRun:
                 evaluations,
                 loss=self.config.loss.name,
                 patience=settings.patience,
-                ignore=(*settings.ignore, *detectors.TRANSIENT),
+                ignore=(*settings.ignore, *(kind for kind, entry in DETECTORS.items() if entry.is_transient)),
             )
             text = str(verdict) if verdict else ""
         if Replica.current().world_size > 1:

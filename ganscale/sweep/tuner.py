@@ -20,6 +20,7 @@ from ray.tune import TuneError
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.register import ADDED
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.placement import NodeResources, concurrent_trials
 from ganscale.launch.placement_request import PlacementRequest, wait_for_placement, waiting
@@ -37,7 +38,6 @@ from ganscale.sweep.searcher import ReplayableSearcher
 from ganscale.sweep.table import Entry, read_entries, read_entry
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
 from ganscale.sweep.wandb import publish
-from ganscale.training.register import ADDED
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder has it all
@@ -200,7 +200,7 @@ class _Search:
             one_seed_each=False,
             keep=0,
             storage=str(self._folder.path / ".ray"),
-            extension=ADDED._asdict(),
+            extension=ADDED,
         )
 
     def _tune(self, job: Job, searcher: ReplayableSearcher, notes: TrialStatusCallback, scheduler: Any) -> None:

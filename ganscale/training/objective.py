@@ -160,7 +160,7 @@ class DiscriminatorObjective(nn.Module):
         # One pass for both is cheapest, unless only one side's gradient is wanted: that would run through both.
         fused = self.fused and bool(weights.r1) == bool(weights.r2)
         real_logits, fake_logits, class_loss = self._logits(seen_reals, seen_fakes, batch.labels, fused=fused)
-        rows = self.loss.discriminator(real_logits, fake_logits, self.targets)
+        rows = self.loss.discriminator_loss(real_logits, fake_logits, self.targets)
         if class_loss is not None:
             rows = rows + self.class_weight * class_loss
         values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights)
@@ -272,7 +272,7 @@ class GeneratorObjective:
         if self.loss.compares:
             with torch.no_grad():
                 real_logits = self.discriminator(reals, batch.labels)
-        total = self.loss.generator(logits, real_logits).sum()
+        total = self.loss.generator_loss(logits, real_logits).sum()
         if class_loss is not None:
             total = total + self.class_weight * class_loss.sum()
         total = total * scale

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
+from ganscale.health.policy import rate_scale
 
 
 def value(setting: float | Scheduled, images: int) -> float:
@@ -20,20 +21,6 @@ def value(setting: float | Scheduled, images: int) -> float:
         return setting.start ** (1.0 - t) * setting.end**t
     share = t if setting.curve == "linear" else 0.5 * (1.0 - math.cos(math.pi * t))
     return setting.start + (setting.end - setting.start) * share
-
-
-def rate_scale(factor: float, rollbacks: int, share: float) -> float:
-    """What rates are multiplied by in a run that was rolled back k times: factor^(k + share), or 1 where k = 0.
-
-    That rates were too high is known, by how much is not, and rates a few times too high spoil a run without any
-    verdict. So they fall by one more factor until the run's end, and pass all values between on the way.
-
-    Args:
-        factor: of one rollback.
-        rollbacks: k.
-        share: of the run that is done, in [0, 1].
-    """
-    return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
 
 
 @dataclass(frozen=True)
