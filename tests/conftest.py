@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import ganscale.training.build
+import ganscale.data.mnist
 from tests.fleet import Fleet
 from tests.trajectories import trajectory
 
@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # networks here are tiny: threads only cost
 def _read_mnist_once() -> Iterator[None]:
     """Most tests build a whole run; reading and resizing the digits each time would take longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ganscale.training.build, "load_mnist", lru_cache(ganscale.training.build.load_mnist))
+        patch.setattr(ganscale.data.mnist, "load_mnist", lru_cache(ganscale.data.mnist.load_mnist))
         yield
 
 

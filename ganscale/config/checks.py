@@ -202,7 +202,8 @@ def _check_objective(config: Config) -> None:
             f"loss.name = {loss.name} has no logit above which D says real, by which ADA sees overfitting",
             key="augment.adaptive",
             value=True,
-            remedy=f"use false, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].boundary is not None)}",
+            remedy="use false, or loss.name = "
+            + " or ".join(n for n, each in LOSSES.items() if each.boundary is not None),
         )
     packing = config.model.packing
     if packing > 1 and is_conditional(config.model.discriminator):

@@ -22,7 +22,7 @@ class Metric:
         needs: what it is computed from.
         meaning: in a few words.
         compute: `(reference, judged, setting) -> value`, a number or a `Value` with its error; metrics that one
-            function gives together name the same function, which returns them by name (`ganscale.evaluation.metrics.scores`).
+            function gives together name the same function, which returns them by name (`evaluation.metrics.scores`).
         min_samples: fewest samples that it can be computed from.
         above_floor: whether what is reported is the value less that of as many real examples.
     """

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.checks import extractor_name
 from ganscale.data import Source
-from ganscale.evaluation.evaluator import Evaluator, extractor_name, missing_extractor
+from ganscale.evaluation.evaluator import Evaluator, missing_extractor
 from ganscale.evaluation.metrics.cache import cache_folder
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.parallel.collectives import Replica

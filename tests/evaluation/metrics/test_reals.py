@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from ganscale.config import Config, load
+from ganscale.config import DATASETS, Config, load
 from ganscale.data.images import normalize
 from ganscale.data.mnist import load_mnist
-from ganscale.evaluation.metrics.reals import STACKED_REFERENCE, Reals, draw, make_reals
+from ganscale.data.order import draw
+from ganscale.evaluation.metrics.reals import Reals, make_reals
 from ganscale.training.build import build_source
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_mnist_is_judged_by_its_training_set_and_floored_by_its_test_set() -> No
 
 def test_stacked_mnist_has_triples_of_test_digits() -> None:
     found = reals(load(overrides=["data.name=stacked_mnist"]))
-    assert found.num_reference == STACKED_REFERENCE
+    assert found.num_reference == DATASETS["stacked_mnist"].reference_size
     assert found.reference(5, 7).shape == (2, 3, 28, 28)
     assert found.held_out is not None
     held_out = found.held_out(0, 2)
