@@ -78,7 +78,7 @@ LOSSES: dict[str, AdversarialLoss] = {
     "hinge": AdversarialLoss(
         f"{_HERE}:hinge_discriminator",
         f"{_HERE}:wasserstein_generator",
-        "hinge (Lim and Ye 2017)",
+        "the margin loss of Lim and Ye 2017",
         guessing_loss=2.0,
     ),
     "wasserstein": AdversarialLoss(

@@ -87,5 +87,6 @@ def _check(kind: str, name: str, entry: Any) -> None:
         raise ValueError(f"{name}: the settings must be a subclass of ganscale.config.Section, not {settings}")
     for each in fields(entry_class):
         value = getattr(entry, each.name)
-        if each.type in (Function, Function | None) and not (callable(value) or isinstance(value, str)):
+        empty = value is None and each.type == Function | None
+        if each.type in (Function, Function | None) and not (callable(value) or isinstance(value, str) or empty):
             raise ValueError(f"{name}: {each.name} must be a function or a reference to one, not {value!r}")
