@@ -39,7 +39,7 @@ DETECTORS: dict[str, Detector] = {
     "oscillation": Detector(f"{_RULES}:oscillation", "G and D win in turn", is_transient=True),
     "replica-drift": Detector(None, "workers' states differ"),
 }
-"""Every detector by the kind of its verdicts, the gravest first; the last one is about machines."""
+"""Every detector by the kind of its verdicts, the most severe first; the last one is about machines."""
 
 
 class Health(Section):

@@ -33,6 +33,10 @@ class Architecture:
     needs_images: bool = False
     checks: tuple[Check, ...] = ()
 
+    def make(self, settings: Any, geometry: Any) -> Any:
+        """The network. Args: `build`."""
+        return resolve(self.build)(settings, geometry)
+
 
 def map_sides(resolution: int) -> tuple[int, ...]:
     """Sides of the maps from the smallest (4 to 7 pixels) by doubling up to `resolution`.
@@ -201,7 +205,8 @@ def named(settings: type[Section] | str, name: str) -> type[Section]:
     if "name" in found.model_fields and found.model_fields["name"].default == name:
         return found
     field: Any = (Literal[name], Field(default=name, description="Architecture."))
-    return create_model(found.__name__, __base__=found, __doc__=found.__doc__, name=field)
+    made: Any = create_model(found.__name__, __base__=found, __doc__=found.__doc__, name=field)
+    return made
 
 
 def settings_classes(table: Mapping[str, Architecture]) -> tuple[type[Section], ...]:

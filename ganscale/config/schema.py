@@ -49,7 +49,7 @@ Betas = Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)]
 
 
 class Run(Section):
-    """What the run is called, where it lives and which random numbers it draws."""
+    """Name of the run, its folder and the seed of its random numbers."""
 
     name: str = Field(
         default="mnist_mlp",

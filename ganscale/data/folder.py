@@ -24,7 +24,7 @@ ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", "
 
 
 def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted. Args: path: the folder or zip.
 
     Raises:
         FileNotFoundError: no such path.
@@ -46,7 +46,10 @@ def list_pictures(path: Path) -> list[str]:
 
 
 def decode(content: bytes, resolution: int) -> np.ndarray:
-    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos)."""
+    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos).
+
+    Args: content: the file's bytes; resolution: side in pixels.
+    """
     with Image.open(io.BytesIO(content)) as opened:
         picture = opened.convert("RGB")
     side = min(picture.size)
@@ -134,7 +137,10 @@ class FolderSource:
         self._ahead: Iterator[Tensor] | None = None
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end."""
+        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
+
+        Args: requests: gives the reads, anew at each call.
+        """
         self._order.expect(requests)
         if self._num_workers:
             self._expected = requests()
@@ -148,6 +154,8 @@ class FolderSource:
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]`.
+
+        Args: start, stop: positions in the stream.
 
         Raises:
             ValueError: a picture cannot be decoded; the message names it.
@@ -164,6 +172,8 @@ class FolderSource:
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[n, 3, H, W]` in [-1, 1], not mirrored, and classes of rows of the sorted names.
 
+        Args: rows: indices into the set, int64 `[n]`.
+
         Raises:
             ValueError: as `read`.
         """
@@ -171,7 +181,7 @@ class FolderSource:
         return normalize(images, self._dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the sorted names."""
+        """Classes of rows of the sorted names. Args: rows: indices into the set, int64 `[n]`."""
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:

@@ -12,13 +12,19 @@ from ganscale.parallel.random import Stream
 
 
 def ring(num_modes: int = 8, radius: float = 1.0) -> Tensor:
-    """Centers on a circle: float64 `[num_modes, 2]`. The benchmark's sigma is 0.01."""
+    """Centers on a circle: float64 `[num_modes, 2]`. The benchmark's sigma is 0.01.
+
+    Args: num_modes: number of centers; radius: of the circle.
+    """
     angle = torch.arange(num_modes, dtype=torch.float64) * (2.0 * math.pi / num_modes)
     return radius * torch.stack((angle.cos(), angle.sin()), dim=1)
 
 
 def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
-    """Centers on a square grid around 0, {-4, -2, 0, 2, 4}^2: float64 `[side^2, 2]`. The benchmark's sigma is 0.05."""
+    """Centers on a square grid around 0, {-4, -2, 0, 2, 4}^2: float64 `[side^2, 2]`. The benchmark's sigma is 0.05.
+
+    Args: side: centers along each axis; spacing: between neighbors.
+    """
     line = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
     return torch.cartesian_prod(line, line)
 
@@ -60,7 +66,7 @@ class PointSource:
         self._noise = Stream(seed, "data/noise", device)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Points `[stop - start, 2]` and their modes `[stop - start]`."""
+        """Points `[stop - start, 2]` and their modes `[stop - start]`. Args: start, stop: positions in the stream."""
         modes = self._modes.integers(start, stop, self.num_classes, (1,)).squeeze(1)
         noise = self._noise.normal(start, stop, (2,), self.centers.dtype)
         return self.centers[modes] + self.sigma * noise, modes

@@ -29,6 +29,8 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
 
     28 pixels are the original; 32 adds a black border of 2; other sizes are resized (bilinear, antialiased).
 
+    Args: split: train or test; resolution: side in pixels.
+
     Raises:
         ValueError: a bundled file is damaged.
         FileNotFoundError: a bundled file is missing.
@@ -40,7 +42,7 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
 
 
 def fit(images: Tensor, resolution: int) -> Tensor:
-    """Bring bytes `[N, 1, 28, 28]` to another resolution."""
+    """Bring bytes `[N, 1, 28, 28]` to another resolution. Args: images: uint8; resolution: side in pixels."""
     if resolution == 28:
         return images
     if resolution == 32:

@@ -46,12 +46,17 @@ class Order:
         """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
 
         After a read that is not among them, each later read is computed by itself until `expect` is called again.
+
+        Args: requests: gives the reads, anew at each call.
         """
         self._expected = requests()
         self._ahead = {}
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows at positions `start` to `stop - 1`: int64 `[stop - start]`."""
+        """Rows at positions `start` to `stop - 1`: int64 `[stop - start]`.
+
+        Args: start, stop: positions in the stream.
+        """
         if not self._ahead:
             self._look_ahead()
         rows = self._ahead.pop((start, stop), None)

@@ -1,6 +1,6 @@
 """Verdicts on a run, as pure functions of its recent ticks: what is wrong, since when, and with which figures.
 
-docs/health.md says what each verdict means, what to do, and how often it is right. `Thresholds` were chosen on one
+docs/health.md explains each verdict, what to do, and how often it is right. `Thresholds` were chosen on one
 half of the runs of `python -m benchmarks.health`.
 """
 
@@ -25,7 +25,7 @@ class Thresholds:
 
     Attributes:
         max_logit: mean logit beyond which D has diverged; a healthy WGAN critic without bounds passes hundreds.
-        max_loss_ratio: D's loss over that of guessing, at which D is not undecided but wrong, and confident.
+        max_loss_ratio: D's loss over that of guessing, at which D is confident and wrong.
         max_gradient_growth: times that a gradient norm may grow over its early median.
         min_early_gradient: early median of a gradient norm; smaller ones are taken for this.
         max_weight_growth: times that a network's weights may grow within `weight_growth_ticks`.
@@ -41,7 +41,7 @@ class Thresholds:
         recovered_separation: distance at which D no longer is fooled.
         oscillation_ticks: ticks in which D may be fooled, and recover, fewer than `max_oscillations` times.
         max_oscillations: see there.
-        collapsed_diversity: diversity of fakes over that of reals, below which G makes the same again and again.
+        collapsed_diversity: diversity of fakes over that of reals, below which G makes nearly equal samples.
         collapsed_reverse_kl: reverse KL of the samples' modes over log(number of modes), above which few modes hold
             nearly all samples.
         min_ticks_of_modes: ticks before which few modes are no collapse: a run often begins so.
@@ -126,21 +126,30 @@ class Evidence:
         return self.ticks[-1]
 
     def since(self, bad: Callable[[Row], bool], *, patience: int = 0) -> int | None:
-        """Index of the first of the newest ticks that are bad without gap; None if these are too few."""
+        """Index of the first of the newest ticks that are bad without gap; None if these are too few.
+
+        Args: bad: of one row; patience: rows that are enough, 0 for the evidence's.
+        """
         start = len(self.ticks)
         while start > 0 and bad(self.ticks[start - 1]):
             start -= 1
         return start if len(self.ticks) - start >= (self.streak or patience or self.patience) else None
 
     def early(self, name: str) -> float:
-        """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0."""
+        """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0.
+
+        Args: name: of the number.
+        """
         if len(self.ticks) < 2 * self.patience:
             return 0.0
         return median(row.get(name, 0.0) for row in self.ticks[: self.patience])
 
 
 def non_finite(e: Evidence) -> Verdict | None:
-    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one only says: no mode found)."""
+    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one only means that no mode was found).
+
+    Args: e: the run so far.
+    """
     for row in (*e.ticks[-1:], *e.evaluations[-1:]):
         for name, value in row.items():
             if math.isnan(value) or (math.isinf(value) and name.partition("_floor")[0] not in METRICS):
@@ -149,7 +158,7 @@ def non_finite(e: Evidence) -> Verdict | None:
 
 
 def divergence(e: Evidence) -> Verdict | None:
-    """Logits, losses, gradients or weights have grown without bound."""
+    """Logits, losses, gradients or weights have grown without bound. Args: e: the run so far."""
     t = e.thresholds
     for side in ("real", "fake"):
         name = f"{side}_logit_mean"
@@ -193,7 +202,7 @@ def _weights_grown(e: Evidence, name: str) -> Verdict | None:
 
 
 def vanishing_gradient(e: Evidence) -> Verdict | None:
-    """G's gradient has gone: whatever it makes, D's answer does not change."""
+    """G's gradient has gone: whatever it makes, D's answer does not change. Args: e: the run so far."""
     t = e.thresholds
     early = e.early("grad_norm_g")
 
@@ -208,14 +217,17 @@ def vanishing_gradient(e: Evidence) -> Verdict | None:
 
 
 def separation(row: Row) -> float:
-    """Distance of D's mean logits on real and fake in standard deviations (d'); negative where it is fooled."""
+    """Distance of D's mean logits on real and fake in standard deviations (d'); negative where it is fooled.
+
+    Args: row: metrics of a tick.
+    """
     spread = math.hypot(row.get("real_logit_std", 0.0), row.get("fake_logit_std", 0.0))
     distance = row.get("real_logit_mean", 0.0) - row.get("fake_logit_mean", 0.0)
     return distance / max(spread, 1e-12)
 
 
 def discriminator_strong(e: Evidence) -> Verdict | None:
-    """D tells all examples apart, and with such confidence that G has nothing left to follow.
+    """D separates all examples, and with such confidence that G has nothing left to follow. Args: e: the run so far.
 
     At the beginning of a run D does so too, but without confidence: its loss is near that of guessing.
     """
@@ -231,12 +243,14 @@ def discriminator_strong(e: Evidence) -> Verdict | None:
     since = e.since(won, patience=e.patience if guessing else 2 * e.patience)
     if since is None:
         return None
-    reason = f"D tells all apart, by {separation(e.last):.1f} standard deviations; loss_g is {e.last['loss_g']:.3g}"
+    reason = (
+        f"D separates all examples, by {separation(e.last):.1f} standard deviations; loss_g is {e.last['loss_g']:.3g}"
+    )
     return Verdict("discriminator-strong", reason, since)
 
 
 def mode_collapse(e: Evidence) -> Verdict | None:
-    """G makes the same again and again, or its samples stay on few modes."""
+    """G makes nearly equal samples, or its samples stay on few modes. Args: e: the run so far."""
     t = e.thresholds
 
     def alike(row: Row) -> bool:
@@ -274,7 +288,10 @@ def _falls(values: Sequence[float], share: float) -> bool:
 
 
 def discriminator_weak(e: Evidence) -> Verdict | None:
-    """G fools D, or D does not see that fakes are far from reals, and does not learn from it."""
+    """G fools D, or D does not see that fakes are far from reals, and does not learn from it.
+
+    Args: e: the run so far.
+    """
     t = e.thresholds
 
     def blind(row: Row) -> bool:
@@ -294,7 +311,7 @@ def discriminator_weak(e: Evidence) -> Verdict | None:
 
 
 def oscillation(e: Evidence) -> Verdict | None:
-    """G fools D, D catches up, and so on: they chase each other, and neither learns."""
+    """G fools D, D catches up, and so on: they chase each other, and neither learns. Args: e: the run so far."""
     t = e.thresholds
     since, dips, recovered = None, 0, True
     for index in range(max(0, len(e.ticks) - t.oscillation_ticks), len(e.ticks)):
@@ -318,12 +335,12 @@ def diagnose(
     patience: int = PATIENCE,
     ignore: Collection[str] = (),
 ) -> Verdict | None:
-    """The gravest verdict on a run, or None where nothing is wrong.
+    """The most severe verdict on a run, or None where nothing is wrong.
 
     Args:
         ticks: metrics of all ticks so far, oldest first.
         evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
-        loss: `loss.name` of the run, which says what the size of a loss means.
+        loss: `loss.name` of the run, which determines what the size of a loss means.
         patience: ticks in a row that must agree.
         ignore: kinds that are not given.
     """

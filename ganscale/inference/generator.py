@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.networks import GENERATORS, named
-from ganscale.config.table import resolve
 from ganscale.models import Geometry
 from ganscale.parallel.random import Stream
 from ganscale.training.loop import latents
@@ -228,7 +227,7 @@ def build_network(description: Description) -> nn.Module:
         settings = named(GENERATORS[name].settings, name).model_validate_json(json.dumps(description.generator))
         geometry = Geometry(description.shape, description.latent_dim, description.num_classes)
         with torch.random.fork_rng(devices=[]):
-            network = resolve(GENERATORS[name].build)(settings, geometry)
+            network = GENERATORS[name].make(settings, geometry)
     except (ValidationError, ValueError) as error:
         reason = str(error).replace("\n", " ")[:200]
         remedy = "load it with the version of ganscale that wrote it"

@@ -77,7 +77,7 @@ class DCGANGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`."""
+        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
         return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
@@ -107,5 +107,5 @@ class DCGANDiscriminator(Discriminator):
             add_spectral_norm(self)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The smallest map, flat."""
+        """The smallest map, flat. Args: x: `[N, C, H, W]`; labels: not used."""
         return self.layers(x).flatten(1)

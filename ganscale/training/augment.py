@@ -50,7 +50,7 @@ def _shift(x: Tensor, offset: Tensor, dim: int) -> Tensor:
 
 
 def cutout(x: Tensor, u: Tensor) -> Tensor:
-    """Set a square of half the side, centerd anywhere, to 0 (mid gray)."""
+    """Set a square of half the side, centered anywhere, to 0 (mid gray)."""
     keep = []
     for dim, position in ((2, u[:, 0]), (3, u[:, 1])):
         size = x.shape[dim]

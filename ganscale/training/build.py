@@ -10,7 +10,7 @@ from torch.optim import Adam, Optimizer
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
 from ganscale.config.section import is_conditional
-from ganscale.config.table import find, resolve
+from ganscale.config.table import find
 from ganscale.data import Source, open_source
 from ganscale.losses import Targets
 from ganscale.models import Geometry
@@ -79,8 +79,7 @@ def build_networks(
         settings = getattr(config.model, side)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
-            entry = find(table, settings.name, key=f"model.{side}.name")
-            network = resolve(entry.build)(settings, geometry)
+            network = find(table, settings.name, key=f"model.{side}.name").make(settings, geometry)
         _check_network(network, f"model.{side}.name", settings.name)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     generator, discriminator = networks

@@ -2,8 +2,9 @@
 
 from typing import get_args
 
+from ganscale.config import DISCRIMINATORS, GENERATORS
 from ganscale.config.schema import Model
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.models import Geometry
 
 
 def test_images_and_points() -> None:

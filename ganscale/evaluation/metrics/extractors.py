@@ -34,7 +34,7 @@ class Observed(NamedTuple):
     high_quality: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Observed":
-        """Some of the examples."""
+        """Some of the examples. Args: rows: int64 `[n]`."""
         return Observed(*(None if part is None else part[rows.to(part.device)] for part in self))  # pyright: ignore
 
 
@@ -44,7 +44,7 @@ class Extractor(Protocol):
     Attributes:
         name: as in the config.
         sha256: of the weights' file; empty where there are no weights.
-        num_modes: number of modes that it tells apart; 0 for none.
+        num_modes: number of modes that it distinguishes; 0 for none.
     """
 
     name: str
@@ -166,7 +166,10 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def inception_weights(path: str) -> Path:
-    """The file of Inception's weights: `path`, or where torch-fidelity's download would put it."""
+    """The file of Inception's weights: `path`, or where torch-fidelity's download would put it.
+
+    Args: path: `eval.weights`.
+    """
     if path:
         return Path(path).expanduser()
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE

@@ -34,7 +34,7 @@ class Setting(NamedTuple):
 
     Attributes:
         seed: of random subsets.
-        num_modes: modes that the extractor tells apart.
+        num_modes: modes that the extractor distinguishes.
         replica: this process among those that share the work; all must call together, with the same examples.
     """
 
@@ -64,7 +64,7 @@ def frechet(reference: Reference, judged: Observed, setting: Setting) -> Value:
 
 
 def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Over 100 subsets."""
+    """Over 100 subsets. Args: `Metric.compute`."""
     real = reference.seen.features
     size = min(SUBSET_SIZE, len(real), len(judged.features))
     distance = kernel_distance(real, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica)
@@ -72,7 +72,7 @@ def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
 
 
 def inception(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Over 10 splits; its error is the standard deviation over them."""
+    """Over 10 splits; its error is the standard deviation over them. Args: `Metric.compute`."""
     assert judged.probabilities is not None, "the config's check refuses extractors without classes"
     score = inception_score(judged.probabilities, splits=min(10, len(judged.probabilities)))
     return Value(score.mean, score.std)
@@ -86,14 +86,14 @@ def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
 
 
 def manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
-    """Precision, recall, density and coverage."""
+    """Precision, recall, density and coverage. Args: `Metric.compute`."""
     real = _equal(reference.seen, judged, setting.seed)
     scores = manifold_scores(real.features, judged.features, replica=setting.replica)
     return {name: Value(value) for name, value in asdict(scores).items()}
 
 
 def modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
-    """The metrics of modes, and of quality where it is known."""
+    """The metrics of modes, and of quality where it is known. Args: `Metric.compute`."""
     assert judged.modes is not None, "the config's check refuses extractors without modes"
     statistics = mode_statistics(judged.modes, setting.num_modes)
     good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality

@@ -58,7 +58,7 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map `[N, in_features]` to `[N, out_features]`."""
+        """Map `[N, in_features]` to `[N, out_features]`. Args: input: `[N, in_features]`."""
         weight = self.weight  # read once: under spectral normalization reading it computes it
         if (
             weight.numel() < 1 << 14
