@@ -199,7 +199,7 @@ def _check_objective(config: Config) -> None:
         )
     if config.augment.adaptive and LOSSES[loss.name].boundary is None:
         raise ConfigError(
-            f"loss.name = {loss.name} has no logit above which D takes an image for real, from which ADA measures overfitting",
+            f"loss.name = {loss.name} has no logit above which D says real, from which ADA measures overfitting",
             key="augment.adaptive",
             value=True,
             remedy="use false, or loss.name = "

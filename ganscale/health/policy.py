@@ -1,4 +1,4 @@
-"""What follows from a verdict, and to which state a run rolls back: decisions as pure functions, carried out elsewhere."""
+"""What follows from a verdict, and to which state a run rolls back: pure functions, carried out elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, 
     if settings.response == "warn":
         return Decision("warn", kind=kind, text=text)
     if settings.response == "stop":
-        remedy = "to continue from an earlier state, set health.response=rollback or warn; or start a new run with other settings"
+        remedy = "to continue, set health.response=rollback or warn; or start a new run with other settings"
         return Decision("stop", kind=kind, text=f"{text}; {remedy}")
     most = settings.max_rollbacks
     if rollbacks >= most:

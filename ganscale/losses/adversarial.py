@@ -1,8 +1,8 @@
 """Adversarial objectives as pure functions of logits, one value per sample, computed without overflow.
 
 Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimized. sigma is the logistic
-function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels. `ganscale.config.losses.LOSSES` names the functions
-of each objective.
+function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels.
+`ganscale.config.losses.LOSSES` names the functions of each objective.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What was seen in real examples, kept in a folder from one run to the next. Nothing that goes wrong here matters."""
+"""What was seen in real examples, kept in a folder from one run to the next. A failure only costs time."""
 
 import os
 import uuid
