@@ -146,7 +146,7 @@ class Evidence:
 
 
 def non_finite(e: Evidence) -> Verdict | None:
-    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one only means that there is no mode).
+    """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one means that there is no mode).
 
     Args: e: the run so far.
     """
