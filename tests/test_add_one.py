@@ -9,33 +9,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.processes import ROOT
 
-
-class Addition(NamedTuple):
-    """One new file and one line in a table.
-
-    Attributes:
-        file: the new one, below the package.
-        code: what stands in it.
-        table: file of the table, below the package.
-        after: line of the table below which the entry goes.
-        entry: that line.
-    """
-
-    file: str
-    code: str
-    table: str
-    after: str
-    entry: str
-
-
 ADDITIONS = [
-    Addition(
+    (
         "losses/exponential.py",
         """
 def d_loss(real_logits, fake_logits, targets):
@@ -49,7 +29,7 @@ def g_loss(fake_logits, real_logits):
         "LOSSES: dict[str, AdversarialLoss] = {",
         '"exponential": AdversarialLoss("ganscale.losses.exponential:d_loss", "ganscale.losses.exponential:g_loss"),',
     ),
-    Addition(
+    (
         "models/sine.py",
         """
 from pydantic import Field
@@ -78,7 +58,7 @@ class Generator(nn.Module):
         "GENERATORS: dict[str, Architecture] = {",
         '"sine": Architecture("ganscale.models.sine:Settings", "ganscale.models.sine:Generator"),',
     ),
-    Addition(
+    (
         "data/spiral.py",
         """
 import torch
@@ -104,7 +84,7 @@ def open_spiral(config, device, dtype):
         "DATASETS: dict[str, Dataset] = {",
         '"spiral": Dataset("ganscale.data.spiral:open_spiral", is_points=True, metrics=("frechet", "mean_gap")),',
     ),
-    Addition(
+    (
         "evaluation/metrics/mean_gap.py",
         """
 def mean_gap(reference, judged, setting):
@@ -114,7 +94,7 @@ def mean_gap(reference, judged, setting):
         "METRICS: dict[str, Metric] = {",
         '"mean_gap": Metric(False, "features", "distance of means", "ganscale.evaluation.metrics.mean_gap:mean_gap"),',
     ),
-    Addition(
+    (
         "health/always.py",
         """
 from ganscale.health.detectors import Verdict
@@ -128,6 +108,7 @@ def always(evidence):
         '"always": Detector("ganscale.health.always:always", is_transient=True),',
     ),
 ]
+"""A new file and its code; the file of a table, the line of the table below which an entry goes, and the entry."""
 
 RUN = """
 import torch
@@ -160,13 +141,13 @@ print("mean_gap of the trial:", row.seeds[0].values["mean_gap"])
 def package(tmp_path: Path) -> Path:
     """A folder with a copy of the package that has the additions."""
     shutil.copytree(ROOT / "ganscale", tmp_path / "ganscale", ignore=shutil.ignore_patterns("__pycache__", "files"))
-    for each in ADDITIONS:
-        new, table = tmp_path / "ganscale" / each.file, tmp_path / "ganscale" / each.table
+    for file, code, table, line, entry in ADDITIONS:
+        new, path = tmp_path / "ganscale" / file, tmp_path / "ganscale" / table
         assert not new.exists()
-        new.write_text(each.code, encoding="utf-8")
-        before = table.read_text(encoding="utf-8")
-        assert before.count(f"\n{each.after}\n") == 1
-        table.write_text(before.replace(f"{each.after}\n", f"{each.after}\n    {each.entry}\n"), encoding="utf-8")
+        new.write_text(code, encoding="utf-8")
+        before = path.read_text(encoding="utf-8")
+        assert before.count(f"\n{line}\n") == 1
+        path.write_text(before.replace(f"{line}\n", f"{line}\n    {entry}\n"), encoding="utf-8")
     return tmp_path
 
 

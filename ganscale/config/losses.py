@@ -46,64 +46,35 @@ class AdversarialLoss:
         return resolve(self.generator)(fake_logits, real_logits)
 
 
-_HERE = "ganscale.losses.adversarial"
+_D, _G = "ganscale.losses.adversarial:{}_discriminator".format, "ganscale.losses.adversarial:{}_generator".format
+_CROSS_ENTROPY: Any = {"has_labels": True, "label_smoothing": 0.1, "guessing_loss": 2 * math.log(2), "in_nats": True}
+_RELATIVISTIC: Any = {"compares": True, "boundary": None, "in_nats": True}
 
 LOSSES: dict[str, AdversarialLoss] = {
     "non_saturating": AdversarialLoss(
-        f"{_HERE}:cross_entropy_discriminator",
-        f"{_HERE}:non_saturating_generator",
-        "-log D(G(z)) of Goodfellow et al. 2014",
-        has_labels=True,
-        label_smoothing=0.1,
-        guessing_loss=2 * math.log(2),
-        in_nats=True,
+        _D("cross_entropy"), _G("non_saturating"), "-log D(G(z)) of Goodfellow et al. 2014", **_CROSS_ENTROPY
     ),
     "minimax": AdversarialLoss(
-        f"{_HERE}:cross_entropy_discriminator",
-        f"{_HERE}:minimax_generator",
-        "the saturating log(1 - D(G(z))) of Goodfellow et al. 2014",
-        has_labels=True,
-        label_smoothing=0.1,
-        guessing_loss=2 * math.log(2),
-        in_nats=True,
+        _D("cross_entropy"), _G("minimax"), "saturating log(1 - D(G(z))) of Goodfellow et al. 2014", **_CROSS_ENTROPY
     ),
     "least_squares": AdversarialLoss(
-        f"{_HERE}:least_squares_discriminator",
-        f"{_HERE}:least_squares_generator",
-        "LSGAN (Mao et al. 2017)",
-        has_labels=True,
-        boundary=0.5,
-        guessing_loss=0.25,
+        _D("least_squares"), _G("least_squares"), "LSGAN", has_labels=True, boundary=0.5, guessing_loss=0.25
     ),
-    "hinge": AdversarialLoss(
-        f"{_HERE}:hinge_discriminator",
-        f"{_HERE}:wasserstein_generator",
-        "the margin loss of Lim and Ye 2017",
-        guessing_loss=2.0,
-    ),
-    "wasserstein": AdversarialLoss(
-        f"{_HERE}:wasserstein_discriminator",
-        f"{_HERE}:wasserstein_generator",
-        "WGAN (Arjovsky et al. 2017)",
-        boundary=None,
-    ),
+    "hinge": AdversarialLoss(_D("hinge"), _G("wasserstein"), "the margin loss of Lim and Ye 2017", guessing_loss=2.0),
+    "wasserstein": AdversarialLoss(_D("wasserstein"), _G("wasserstein"), "WGAN", boundary=None),
     "relativistic_pairing": AdversarialLoss(
-        f"{_HERE}:relativistic_pairing_discriminator",
-        f"{_HERE}:relativistic_pairing_generator",
-        "RpGAN, R3GAN's (Huang et al. 2024)",
-        compares=True,
-        boundary=None,
+        _D("relativistic_pairing"),
+        _G("relativistic_pairing"),
+        "RpGAN, R3GAN's",
         guessing_loss=math.log(2),
-        in_nats=True,
+        **_RELATIVISTIC,
     ),
     "relativistic_average": AdversarialLoss(
-        f"{_HERE}:relativistic_average_discriminator",
-        f"{_HERE}:relativistic_average_generator",
-        "RaGAN (Jolicoeur-Martineau 2018)",
-        compares=True,
-        boundary=None,
+        _D("relativistic_average"),
+        _G("relativistic_average"),
+        "RaGAN",
         guessing_loss=2 * math.log(2),
-        in_nats=True,
+        **_RELATIVISTIC,
     ),
 }
 """Every objective by name."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, create_model
 
-from ganscale.config import architectures
+from ganscale.config import architectures as own
 from ganscale.config.errors import ConfigError
 from ganscale.config.section import Section
 from ganscale.config.table import Function, resolve
@@ -24,14 +24,14 @@ class Architecture:
         settings: subclass of `Section`, or a reference to one: what can stand below model.generator or discriminator.
         build: `(settings, geometry) -> nn.Module`, often the network's class. A generator maps z `[N, latent_dim]` and
             labels to examples; a discriminator maps examples `[N, ...]` and labels to logits `[N]`.
-        needs_images: whether it cannot be used with 2-D points.
         checks: of its settings, each as `Check`.
+        needs_images: whether it cannot be used with 2-D points.
     """
 
     settings: type[Section] | str
     build: Function
-    needs_images: bool = False
     checks: tuple[Check, ...] = ()
+    needs_images: bool = False
 
     def make(self, settings: Any, geometry: Any) -> Any:
         """The network. Args: `build`."""
@@ -68,8 +68,8 @@ def feature_maps(settings: Any, resolution: int) -> tuple[int, ...]:
         ValueError: as `map_sides`, or D's `smallest` is none of them.
     """
     sides = map_sides(resolution)
-    shrinks = isinstance(settings, architectures.ResNetDiscriminator)  # its first block halves the image at once
-    if shrinks or isinstance(settings, architectures.DCGANGenerator | architectures.DCGANDiscriminator):
+    shrinks = isinstance(settings, own.ResNetDiscriminator)  # its first block halves the image at once
+    if shrinks or isinstance(settings, own.DCGANGenerator | own.DCGANDiscriminator):
         sides = sides[:-1]
     if shrinks and settings.smallest:
         if settings.smallest not in sides:
@@ -148,47 +148,22 @@ def check_norm(config: Any, settings: Any, key: str) -> None:
         )
 
 
-_CONVOLUTIONAL = (check_maps, check_norm)
-_R3GAN = (check_maps, check_groups)
+_AT = "ganscale.models"
+_UNITS, _MAPS, _GROUPS = (check_norm, check_units), (check_maps, check_norm), (check_maps, check_groups)
 
 GENERATORS: dict[str, Architecture] = {
-    "mlp": Architecture(
-        architectures.MLPGenerator, "ganscale.models.mlp:MLPGenerator", checks=(check_norm, check_units)
-    ),
-    "dcgan": Architecture(
-        architectures.DCGANGenerator, "ganscale.models.dcgan:DCGANGenerator", needs_images=True, checks=_CONVOLUTIONAL
-    ),
-    "resnet": Architecture(
-        architectures.ResNetGenerator,
-        "ganscale.models.resnet:ResNetGenerator",
-        needs_images=True,
-        checks=_CONVOLUTIONAL,
-    ),
-    "r3gan": Architecture(
-        architectures.R3GANGenerator, "ganscale.models.r3gan:R3GANGenerator", needs_images=True, checks=_R3GAN
-    ),
+    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),
+    "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, needs_images=True),
+    "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, needs_images=True),
+    "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
 }
 """Every generator by name."""
 
 DISCRIMINATORS: dict[str, Architecture] = {
-    "mlp": Architecture(
-        architectures.MLPDiscriminator, "ganscale.models.mlp:MLPDiscriminator", checks=(check_norm, check_units)
-    ),
-    "dcgan": Architecture(
-        architectures.DCGANDiscriminator,
-        "ganscale.models.dcgan:DCGANDiscriminator",
-        needs_images=True,
-        checks=_CONVOLUTIONAL,
-    ),
-    "resnet": Architecture(
-        architectures.ResNetDiscriminator,
-        "ganscale.models.resnet:ResNetDiscriminator",
-        needs_images=True,
-        checks=_CONVOLUTIONAL,
-    ),
-    "r3gan": Architecture(
-        architectures.R3GANDiscriminator, "ganscale.models.r3gan:R3GANDiscriminator", needs_images=True, checks=_R3GAN
-    ),
+    "mlp": Architecture(own.MLPDiscriminator, f"{_AT}.mlp:MLPDiscriminator", _UNITS),
+    "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, needs_images=True),
+    "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
+    "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
 }
 """Every discriminator by name."""
 

@@ -55,15 +55,7 @@ def register(
     Raises:
         ValueError: a name is taken by the package or is not a name, or an entry is not of the table's class.
     """
-    given: dict[str, Mapping[str, Any] | None] = {
-        "losses": losses,
-        "generators": generators,
-        "discriminators": discriminators,
-        "datasets": datasets,
-        "metrics": metrics,
-        "extractors": extractors,
-        "detectors": detectors,
-    }
+    given: dict[str, Mapping[str, Any] | None] = dict(locals())
     for kind, entries in given.items():
         for name, entry in (entries or {}).items():
             _check(kind, name, entry)

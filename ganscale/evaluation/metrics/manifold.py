@@ -2,8 +2,8 @@
 
 All four ask which samples of one set lie in the balls around the samples of the other, where a sample's ball reaches to
 its k-th nearest neighbor in its own set. Balls are closed. Distances are computed in float64 in blocks of fixed size:
-no matrix ever has N x N entries, and blocks do not depend on which replica computes them, so that replicas, which add up
-only whole numbers and each other's radii, arrive at exactly what one alone does.
+no matrix ever has N x N entries, and blocks do not depend on which replica computes them, so that replicas, which add
+up only whole numbers and each other's radii, arrive at exactly what one alone does.
 """
 
 from collections.abc import Iterator

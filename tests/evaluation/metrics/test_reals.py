@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from ganscale.config import DATASETS, Config, load
+from ganscale.config import DATASETS, Config, ConfigError, load
 from ganscale.data.images import normalize
 from ganscale.data.mnist import load_mnist
 from ganscale.data.order import draw
@@ -94,3 +94,13 @@ def test_the_identity_follows_the_examples(tmp_path: Path) -> None:
     before = reals(folder).identity
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "1.png")
     assert reals(folder).identity != before
+
+
+def test_an_unknown_data_set_is_an_error_and_not_mnist() -> None:
+    known = load()
+    config = known.model_copy(update={"data": known.data.model_copy(update={"name": "mnits"})})
+    source = build_source(known, CPU)
+    for open_it in (lambda: build_source(config, CPU), lambda: make_reals(config, source, num_samples=9, seed=0)):
+        with pytest.raises(ConfigError) as caught:
+            open_it()
+        assert (caught.value.key, caught.value.value) == ("data.name", "mnits")
