@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ganscale.config import Config as Config
     from ganscale.config import ConfigError as ConfigError
     from ganscale.config import load as load_config  # noqa: F401
+    from ganscale.config.register import register as register
     from ganscale.inference.load import LoadedGenerator as LoadedGenerator
     from ganscale.inference.load import load_generator as load_generator
 
@@ -26,6 +27,7 @@ _LAZY = {
     "Tuner": ("api", "Tuner"),
     "load_config": ("config", "load"),
     "load_generator": ("inference.load", "load_generator"),
+    "register": ("config.register", "register"),
 }
 """Public name to module and name there, imported at first use: the package itself imports no torch."""
 

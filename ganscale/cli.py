@@ -68,7 +68,9 @@ def run_keys() -> list[str]:
 class Main(Protocol):
     """A command: takes its arguments, by default those of the process, and returns the exit code."""
 
-    def __call__(self, arguments: Sequence[str] | None = None) -> int: ...
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command."""
+        ...
 
 
 def command(
@@ -190,6 +192,6 @@ complete -o default -F _ganscale ganscale"""
 
 def _completions(name: str) -> Iterator[str]:
     parser: Parser = import_module(COMMANDS[name][0]).make_parser()
-    for action in parser._actions:
+    for action in parser._actions:  # noqa: SLF001 (argparse has no public list of its options)
         yield from (option for option in action.option_strings if option.startswith("--"))
     yield from (f"{key}=" for key in parser.setting_keys())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ganscale.cli import DONE, Parser, command
+from ganscale.config import EXTRACTORS
 from ganscale.config.errors import ConfigError
 from ganscale.tracking.console import show
 
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
     modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
     features = "with --nearest: what is compared, pixels (default) or an extractor's features"
-    add("--features", choices=("pixels", "mnist", "inception"), help=features)
+    add("--features", choices=tuple(EXTRACTORS), help=features)
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")

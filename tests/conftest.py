@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import ganscale.training.build
+import ganscale.data.mnist
 from tests.fleet import Fleet
 from tests.trajectories import trajectory
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _read_mnist_once() -> Iterator[None]:
     """Most tests build a whole run; reading and resizing the digits each time would take longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ganscale.training.build, "load_mnist", lru_cache(ganscale.training.build.load_mnist))
+        patch.setattr(ganscale.data.mnist, "load_mnist", lru_cache(ganscale.data.mnist.load_mnist))
         yield
 
 

@@ -44,9 +44,9 @@ def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
     if Path("/sys/class/net/lo").exists():
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    import ganscale.training.build
+    import ganscale.data.mnist
 
-    ganscale.training.build.load_mnist = lru_cache(ganscale.training.build.load_mnist)
+    ganscale.data.mnist.load_mnist = lru_cache(ganscale.data.mnist.load_mnist)
     while True:
         try:
             function, arguments, rank, world_size, store, timeout = pickle.loads(pipe.recv_bytes())

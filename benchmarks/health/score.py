@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from benchmarks.health.plan import half_of
 from benchmarks.health.record import Record
+from ganscale.config import DETECTORS
 from ganscale.health import detectors as health
 
 WORSE = 1.5
@@ -188,7 +189,7 @@ def _by_fault(runs: Sequence[ScoredRun]) -> list[str]:
 def _by_kind(runs: Sequence[ScoredRun]) -> list[str]:
     lines = [f"{'verdict':<22}{'unhealthy':>11}{'healthy':>9}{'precision':>11}"]
     counts = {truth: Counter(kind for run in runs if run.truth == truth for kind in run.kinds) for truth in _TRUTHS}
-    for kind in health.RULES:
+    for kind in (kind for kind, detector in DETECTORS.items() if detector.rule is not None):
         right, wrong = counts["unhealthy"][kind], counts["healthy"][kind]
         share = f"{right / (right + wrong):.2f}" if right + wrong else "-"
         lines.append(f"{kind:<22}{right:>11}{wrong:>9}{share:>11}")

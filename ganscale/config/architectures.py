@@ -1,6 +1,6 @@
 """The settings of every architecture: a generator's and a discriminator's section each."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -153,11 +153,3 @@ class R3GANDiscriminator(Section):
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
-
-
-GeneratorSettings = Annotated[
-    MLPGenerator | DCGANGenerator | ResNetGenerator | R3GANGenerator, Field(discriminator="name")
-]
-DiscriminatorSettings = Annotated[
-    MLPDiscriminator | DCGANDiscriminator | ResNetDiscriminator | R3GANDiscriminator, Field(discriminator="name")
-]

@@ -3,23 +3,28 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from ganscale.config.check_model import POINT_DATA, check_model
+from ganscale.config.datasets import DATASETS
 from ganscale.config.errors import ConfigError
-from ganscale.config.evaluation import EVALUATED, EXTRACTORS, LEAST_SAMPLES, METRICS, gives
-from ganscale.config.registry import LOSSES
+from ganscale.config.evaluation import EXTRACTORS, METRICS
+from ganscale.config.losses import LOSSES
+from ganscale.config.networks import DISCRIMINATORS, GENERATORS
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
+from ganscale.config.table import find
 
 
 def check(config: Config) -> None:
     """Check settings against each other.
+
+    Args:
+        config: the run.
 
     Raises:
         ConfigError: for the first contradiction; it names key, value and remedy.
     """
     _check_batch(config)
     _check_data(config)
-    check_model(config)
+    _check_model(config)
     _check_objective(config)
     _check_arithmetic(config)
     _check_evaluation(config)
@@ -28,59 +33,110 @@ def check(config: Config) -> None:
 
 
 def check_files(config: Config) -> None:
-    """Refuse what this machine lacks: data, TensorBoard. Apart from `check`: a config is valid without them."""
+    """Refuse what this machine lacks: data, TensorBoard. Apart from `check`: a config is valid without them.
+
+    Args:
+        config: the run.
+
+    Raises:
+        ConfigError: for the first thing that is missing.
+    """
     data = config.data
-    if data.name in ("cifar10", "folder"):
-        what = "the folder with cifar-10-batches-py/" if data.name == "cifar10" else "a folder or zip of pictures"
-        if not Path(data.path).expanduser().exists():
-            raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
+    what = find(DATASETS, data.name, key="data.name").path
+    if what and not Path(data.path).expanduser().exists():
+        raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
     if config.log.tensorboard and find_spec("tensorboard") is None:
         remedy = "pip install 'ganscale[tensorboard]', or set it to false"
         raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)
 
 
 def _check_data(config: Config) -> None:
-    data = config.data
-    if data.name in ("cifar10", "folder") and not data.path:
+    data, entry = config.data, DATASETS[config.data.name]
+    if entry.path and not data.path:
         raise ConfigError(
-            f"data.name = {data.name} needs files",
-            key="data.path",
-            value="",
-            remedy="name the folder with cifar-10-batches-py/, or a folder or zip of pictures",
+            f"data.name = {data.name} needs files", key="data.path", value="", remedy=f"name {entry.path}"
         )
-    if data.name == "cifar10" and data.resolution != 32:
-        raise ConfigError("cifar10 has 32 pixels", key="data.resolution", value=data.resolution, remedy="use 32")
-    if data.mirror and data.name not in ("cifar10", "folder"):
+    if entry.resolution not in (None, data.resolution):
+        raise ConfigError(
+            f"{data.name} has {entry.resolution} pixels",
+            key="data.resolution",
+            value=data.resolution,
+            remedy=f"use {entry.resolution}",
+        )
+    if data.mirror and not entry.can_mirror:
         raise ConfigError(
             f"data.name = {data.name} is not to be mirrored", key="data.mirror", value=True, remedy="use false"
         )
 
 
+def _check_model(config: Config) -> None:
+    for side, table in (("generator", GENERATORS), ("discriminator", DISCRIMINATORS)):
+        settings, key = getattr(config.model, side), f"model.{side}"
+        if table[settings.name].needs_images and DATASETS[config.data.name].is_points:
+            raise ConfigError(
+                f"convolutions cannot make the 2-D points of data.name = {config.data.name}",
+                key=f"{key}.name",
+                value=settings.name,
+                remedy=f"use {' or '.join(name for name, entry in table.items() if not entry.needs_images)}",
+            )
+        for check_settings in table[settings.name].checks:
+            check_settings(config, settings, key)
+    model = config.model
+    conditional = {side: is_conditional(getattr(model, side)) for side in ("generator", "discriminator")}
+    if len(set(conditional.values())) == 1:
+        return
+    lacks, other = ("generator", "discriminator") if conditional["discriminator"] else ("discriminator", "generator")
+    choice = {"generator": "concat", "discriminator": "projection"}[lacks]
+    raise ConfigError(
+        f"the {lacks} ignores the classes that the {other} is given",
+        key=f"model.{lacks}.conditioning",
+        value="none",
+        remedy=f"set it to {choice}, or model.{other}.conditioning to none",
+    )
+
+
+def extractor_name(config: Config) -> str:
+    """The feature extractor that the config asks for, `auto` resolved.
+
+    Args:
+        config: the run.
+    """
+    asked = config.eval.extractor
+    return DATASETS[config.data.name].extractors[0] if asked == "auto" else asked
+
+
+def metric_names(config: Config) -> tuple[str, ...]:
+    """The metrics that the config asks for.
+
+    Args:
+        config: the run.
+    """
+    return config.eval.metrics or DATASETS[config.data.name].metrics
+
+
 def _check_evaluation(config: Config) -> None:
-    settings, data = config.eval, config.data.name
-    names = settings.metrics or EVALUATED[data]
-    extractor = EXTRACTORS[data][0] if settings.extractor == "auto" else settings.extractor
-    if extractor not in EXTRACTORS[data]:
+    settings, data = config.eval, DATASETS[config.data.name]
+    names, extractor = metric_names(config), extractor_name(config)
+    if extractor not in data.extractors:
         raise ConfigError(
-            f"does not fit data.name = {data}",
+            f"does not fit data.name = {config.data.name}",
             key="eval.extractor",
             value=extractor,
-            remedy=f"use {' or '.join(EXTRACTORS[data])}",
+            remedy=f"use {' or '.join(data.extractors)}",
         )
+    seen = EXTRACTORS[extractor].seen(data)
     for name in settings.metrics:
-        given = gives(data, extractor)
-        if METRICS[name].needs not in given or (name == "high_quality" and data not in POINT_DATA):
-            fitting = [n for n, facts in METRICS.items() if facts.needs in given and n != "high_quality"]
+        if METRICS[name].needs not in seen:
             raise ConfigError(
-                f"data.name = {data} seen through eval.extractor = {extractor} does not give {name}",
+                f"data.name = {config.data.name} seen through eval.extractor = {extractor} does not give {name}",
                 key="eval.metrics",
                 value=list(settings.metrics),
-                remedy=f"use some of {', '.join(fitting)}",
+                remedy=f"use some of {', '.join(n for n, metric in METRICS.items() if metric.needs in seen)}",
             )
-    least = LEAST_SAMPLES if {"precision", "recall", "density", "coverage"} & set(names) else 2
+    least, name = max((METRICS[name].min_samples, name) for name in names)
     if settings.num_samples < least:
         raise ConfigError(
-            "too few samples for precision, recall, density and coverage",
+            f"too few samples for {name}",
             key="eval.num_samples",
             value=settings.num_samples,
             remedy=f"use at least {least}",
@@ -127,7 +183,7 @@ def _check_objective(config: Config) -> None:
                 value=getattr(loss, name),
                 remedy=f"use 0, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_labels)}",
             )
-    if config.augment.transforms and config.data.name in POINT_DATA:
+    if config.augment.transforms and DATASETS[config.data.name].is_points:
         raise ConfigError(
             f"data.name = {config.data.name} has no images to transform",
             key="augment.transforms",
@@ -141,12 +197,13 @@ def _check_objective(config: Config) -> None:
             value=True,
             remedy="name some in augment.transforms",
         )
-    if config.augment.adaptive and not LOSSES[loss.name].has_boundary:
+    if config.augment.adaptive and LOSSES[loss.name].boundary is None:
         raise ConfigError(
-            f"loss.name = {loss.name} has no logit above which D says real, by which ADA sees overfitting",
+            f"loss.name = {loss.name} has no logit above which D says real, from which ADA measures overfitting",
             key="augment.adaptive",
             value=True,
-            remedy=f"use false, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_boundary)}",
+            remedy="use false, or loss.name = "
+            + " or ".join(n for n, each in LOSSES.items() if each.boundary is not None),
         )
     packing = config.model.packing
     if packing > 1 and is_conditional(config.model.discriminator):
@@ -170,7 +227,15 @@ def _check_arithmetic(config: Config) -> None:
 
 
 def check_workers(config: Config, num_workers: int) -> None:
-    """Refuse a number of workers for which a worker would have no image in a micro-batch."""
+    """Refuse a number of workers for which a worker would have no image in a micro-batch.
+
+    Args:
+        config: the run.
+        num_workers: at least 1.
+
+    Raises:
+        ConfigError: there are too many.
+    """
     train = config.train
     packing = config.model.packing
     if train.batch_size // packing // train.accumulation < num_workers:

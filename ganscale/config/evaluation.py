@@ -1,87 +1,108 @@
-"""Settings of the metrics, and the names of the metrics with what they need and which way is better."""
+"""The tables of metrics and of feature extractors, and the settings of an evaluation."""
 
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from ganscale.config.datasets import Dataset
 from ganscale.config.section import Count, Section, listed
+from ganscale.config.table import Choice, Function
+
+Need = Literal["features", "probabilities", "modes", "quality"]
+"""What an extractor sees: features; probabilities of classes; each example's mode; whether it is of high quality."""
 
 
-class MetricFacts(NamedTuple):
-    """What is known of a metric without computing it.
+@dataclass(frozen=True)
+class Metric:
+    """Everything about a metric.
 
     Attributes:
         higher_is_better: which way is better.
-        needs: "features", "probabilities" (of classes) or "modes" (a mode for each sample).
+        needs: what it is computed from.
         meaning: in a few words.
+        compute: `(reference, judged, setting) -> value`, a number or a `Value` with its error; metrics that one
+            function gives together name the same function, which returns them by name (`evaluation.metrics.scores`).
+        min_samples: fewest samples that it can be computed from.
+        above_floor: whether what is reported is the value less that of as many real examples.
     """
 
     higher_is_better: bool
-    needs: Literal["features", "probabilities", "modes"]
+    needs: Need
     meaning: str
+    compute: Function
+    min_samples: int = 2
+    above_floor: bool = False
 
 
-METRICS: dict[str, MetricFacts] = {
-    "frechet": MetricFacts(False, "features", "Frechet distance of the features (FID with Inception's)"),
-    "kid": MetricFacts(False, "features", "kernel distance of the features, unbiased"),
-    "inception_score": MetricFacts(True, "probabilities", "clear and varied classes (Inception Score)"),
-    "precision": MetricFacts(True, "features", "share of samples that could be real"),
-    "recall": MetricFacts(True, "features", "share of real examples that could be samples"),
-    "density": MetricFacts(True, "features", "how densely real examples surround the samples"),
-    "coverage": MetricFacts(True, "features", "share of real examples with a sample nearby"),
-    "modes": MetricFacts(True, "modes", "modes with at least one sample"),
-    "reverse_kl": MetricFacts(False, "modes", "reverse KL of the modes' histogram to uniform"),
-    "excess_kl": MetricFacts(False, "modes", "reverse KL above that of as many real examples"),
-    "high_quality": MetricFacts(True, "modes", "share of 2-D points within 3 sigma of a center"),
+_SCORES = "ganscale.evaluation.metrics.scores"
+_MANIFOLD, _MODES = f"{_SCORES}:manifold", f"{_SCORES}:modes"
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(
+        False, "features", "Frechet distance of the features (FID with Inception's)", f"{_SCORES}:frechet"
+    ),
+    "kid": Metric(False, "features", "kernel distance of the features, unbiased", f"{_SCORES}:kid"),
+    "inception_score": Metric(
+        True, "probabilities", "clear and varied classes (Inception Score)", f"{_SCORES}:inception"
+    ),
+    "precision": Metric(True, "features", "share of samples that could be real", _MANIFOLD, min_samples=6),
+    "recall": Metric(True, "features", "share of real examples that could be samples", _MANIFOLD, min_samples=6),
+    "density": Metric(True, "features", "how densely real examples surround the samples", _MANIFOLD, min_samples=6),
+    "coverage": Metric(True, "features", "share of real examples with a sample nearby", _MANIFOLD, min_samples=6),
+    "modes": Metric(True, "modes", "modes with at least one sample", _MODES),
+    "reverse_kl": Metric(False, "modes", "reverse KL of the modes' histogram to uniform", _MODES),
+    "excess_kl": Metric(False, "modes", "reverse KL above that of as many real examples", _MODES, above_floor=True),
+    "high_quality": Metric(True, "quality", "share of 2-D points within 3 sigma of a center", _MODES),
 }
-"""Every metric of `ganscale.evaluation.metrics` by name."""
+"""Every metric by name."""
 
-EVALUATED: dict[str, tuple[str, ...]] = {
-    "mnist": ("frechet", "kid", "modes", "reverse_kl"),
-    "stacked_mnist": ("frechet", "modes", "reverse_kl", "excess_kl"),
-    "ring": ("modes", "high_quality", "reverse_kl"),
-    "grid": ("modes", "high_quality", "reverse_kl"),
-    "cifar10": ("frechet", "kid"),
-    "folder": ("frechet", "kid"),
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """Everything about what turns examples into features.
+
+    Attributes:
+        build: `(data, shape, weights, device) -> ganscale.evaluation.metrics.extractors.Extractor`; data is the
+            `Dataset`, shape that of one example, weights `eval.weights`.
+        gives: what it sees in an example.
+        description: for the reference page.
+        missing: `(weights) -> str | None`, why it cannot be used on this machine, as "reason; remedy"; None: it
+            always can.
+    """
+
+    build: Function
+    gives: frozenset[Need]
+    description: str = ""
+    missing: Function | None = None
+
+    def seen(self, data: Dataset) -> frozenset[str]:
+        """What it sees in a data set's examples. Args: data: the data set."""
+        known = self.gives == {"features"} and data.mixture is not None
+        return self.gives | {"modes", "quality"} if known else self.gives
+
+
+_EXTRACTORS = "ganscale.evaluation.metrics.extractors"
+
+EXTRACTORS: dict[str, FeatureExtractor] = {
+    "mnist": FeatureExtractor(
+        f"{_EXTRACTORS}:open_digits",
+        frozenset({"features", "probabilities", "modes"}),
+        "the MNIST classifier in the package",
+    ),
+    "inception": FeatureExtractor(
+        f"{_EXTRACTORS}:open_inception",
+        frozenset({"features", "probabilities"}),
+        "Inception-V3 (weights of FID, from eval.weights)",
+        f"{_EXTRACTORS}:missing_inception",
+    ),
+    "pixels": FeatureExtractor(
+        f"{_EXTRACTORS}:open_pixels", frozenset({"features"}), "the pixels or points themselves"
+    ),
 }
-"""What is computed during training when the config does not say: what is quick and what the field reports."""
+"""Every feature extractor by name."""
 
-EXTRACTORS: dict[str, tuple[str, ...]] = {
-    "mnist": ("mnist", "inception", "pixels"),
-    "stacked_mnist": ("mnist", "inception", "pixels"),
-    "ring": ("pixels",),
-    "grid": ("pixels",),
-    "cifar10": ("inception", "pixels"),
-    "folder": ("inception", "pixels"),
-}
-"""Extractors that fit a data set, the default first."""
-
-LEAST_SAMPLES = 6
-"""For precision, recall, density and coverage, which look at the fifth neighbor."""
-
-
-def gives(data: str, extractor: str) -> frozenset[str]:
-    """What an extractor tells about a data set: some of "features", "probabilities" and "modes"."""
-    if extractor == "mnist":
-        return frozenset({"features", "probabilities", "modes"})
-    if extractor == "inception":
-        return frozenset({"features", "probabilities"})
-    return frozenset({"features", "modes"} if data in ("ring", "grid") else {"features"})
-
-
-MetricName = Literal[
-    "frechet",
-    "kid",
-    "inception_score",
-    "precision",
-    "recall",
-    "density",
-    "coverage",
-    "modes",
-    "reverse_kl",
-    "excess_kl",
-    "high_quality",
-]
+MetricName = Annotated[str, Choice(METRICS)]
 
 
 class Evaluation(Section):
@@ -95,10 +116,8 @@ class Evaluation(Section):
     )
     num_samples: Count = Field(default=10_000, ge=2, description="Samples of the generator that are judged.")
     seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed of the samples' latents; the same for all runs.")
-    extractor: Literal["auto", "mnist", "inception", "pixels"] = Field(
-        default="auto",
-        description="What turns images into features: the bundled MNIST classifier, Inception-V3 (weights of FID, from "
-        "eval.weights) or the pixels themselves; auto: mnist for digits, inception for other images.",
+    extractor: Annotated[str, Choice(EXTRACTORS, "auto")] = Field(
+        default="auto", description="What turns examples into features; auto: mnist for digits, inception for images."
     )
     weights: str = Field(
         default="",

@@ -1,26 +1,49 @@
-"""Settings of the watch over training: which verdicts count, and what is done about them."""
+"""The table of detectors, which find what is wrong with a run, and the settings of what is done then."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from ganscale.config.section import Count, Section, listed
+from ganscale.config.table import Choice, Function
 
-Kind = Literal[
-    "non-finite",
-    "divergence",
-    "vanishing-gradient",
-    "discriminator-strong",
-    "mode-collapse",
-    "discriminator-weak",
-    "oscillation",
-    "replica-drift",
-]
-"""What can be wrong with a run, the gravest first; the last one is about its machines."""
+
+@dataclass(frozen=True)
+class Detector:
+    """Everything about a detector.
+
+    Attributes:
+        rule: `(evidence) -> Verdict | None`, a pure function of `ganscale.health.detectors.Evidence`; None where the
+            session itself compares the workers.
+        description: what it finds, for the reference page.
+        is_transient: whether a run may recover by itself, so that a trial of a sweep continues.
+        is_critical: whether one bad row makes a state suspect; healthy runs never give even one.
+    """
+
+    rule: Function | None
+    description: str = ""
+    is_transient: bool = False
+    is_critical: bool = False
+
+
+_RULES = "ganscale.health.detectors"
+
+DETECTORS: dict[str, Detector] = {
+    "non-finite": Detector(f"{_RULES}:non_finite", "a number is NaN or infinite", is_critical=True),
+    "divergence": Detector(f"{_RULES}:divergence", "logits, losses or norms grow without bound", is_critical=True),
+    "vanishing-gradient": Detector(f"{_RULES}:vanishing_gradient", "G gets no gradient", is_critical=True),
+    "discriminator-strong": Detector(f"{_RULES}:discriminator_strong", "D has won"),
+    "mode-collapse": Detector(f"{_RULES}:mode_collapse", "G makes few different samples", is_critical=True),
+    "discriminator-weak": Detector(f"{_RULES}:discriminator_weak", "D cannot tell real from fake", is_transient=True),
+    "oscillation": Detector(f"{_RULES}:oscillation", "G and D win in turn", is_transient=True),
+    "replica-drift": Detector(None, "workers' states differ"),
+}
+"""Every detector by the kind of its verdicts, the most severe first; the last one is about machines."""
 
 
 class Health(Section):
-    """A run is judged at every row of metrics, on all workers alike; docs/health.md says what the verdicts mean."""
+    """A run is judged at every row of metrics, on all workers alike; docs/health.md explains the verdicts."""
 
     response: Literal["warn", "stop", "rollback"] = Field(
         default="warn",
@@ -30,7 +53,7 @@ class Health(Section):
     patience: Count = Field(
         default=3, ge=2, le=1000, description="Rows of metrics in a row that must be bad; one with a NaN is enough."
     )
-    ignore: Annotated[tuple[Kind, ...], BeforeValidator(listed)] = Field(
+    ignore: Annotated[tuple[Annotated[str, Choice(DETECTORS)], ...], BeforeValidator(listed)] = Field(
         default=(), description="Verdicts that are not given."
     )
     compare_every: Count = Field(

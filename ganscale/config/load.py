@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean, shown
 from ganscale.config.objective import Scheduled
-from ganscale.config.registry import schema
-from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model
+from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model, schema
 from ganscale.config.yaml12 import MAX_DEPTH, Dumper, Loader
 
 MAX_BYTES = 1_000_000

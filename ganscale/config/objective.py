@@ -1,9 +1,8 @@
-"""Settings of what is optimized: objective, penalties, augmentation, and numbers that follow a schedule."""
+"""Settings of penalties, augmentation, and numbers that follow a schedule."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from ganscale.config.section import Count, Section, as_tuple
 
@@ -49,55 +48,6 @@ Rate = Annotated[_Number, _between(0.0, 10.0, open_low=True)]
 Weight = Annotated[_Number, _between(0.0, 1e6)]
 Share = Annotated[_Number, _between(0.0, 0.999999)]
 Images = Annotated[_Number, _between(0.0, 1e12)]
-
-
-class Loss(Section):
-    """The adversarial objective and what is added to the generator's side of it."""
-
-    name: Literal[
-        "non_saturating",
-        "minimax",
-        "least_squares",
-        "hinge",
-        "wasserstein",
-        "relativistic_pairing",
-        "relativistic_average",
-    ] = Field(
-        default="non_saturating",
-        description="Objective: minimax is the saturating log(1 - D(G(z))) and non_saturating -log D(G(z)) of "
-        "Goodfellow et al. 2014; least_squares LSGAN; hinge; wasserstein WGAN; relativistic_pairing RpGAN (R3GAN's); "
-        "relativistic_average RaGAN.",
-    )
-    label_smoothing: float = Field(
-        default=0.1,
-        ge=0.0,
-        lt=0.5,
-        description="One-sided label smoothing: the target of real images is 1 minus this. Where it is not given, "
-        "objectives other than non_saturating and minimax have 0.",
-    )
-    fake_label_smoothing: float = Field(
-        default=0.0, ge=0.0, lt=0.5, description="With label_smoothing two-sided: the target of fake images."
-    )
-    feature_matching: float = Field(
-        default=0.0,
-        ge=0.0,
-        description="Weight of |mean f(x) - mean f(G(z))|^2 over D's last features in G's loss (Salimans et al. 2016, "
-        "3.1); exact for any number of workers.",
-    )
-    class_weight: float = Field(
-        default=1.0, ge=0.0, description="Weight of the class loss where model.discriminator.conditioning is acgan."
-    )
-    clip_weights: float = Field(
-        default=0.0, ge=0.0, description="Clamp D's weights to this size after each update (WGAN: 0.01); 0: do not."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _smooth_cross_entropy_only(cls, raw: Any) -> Any:
-        """The default smoothing is the textbook run's; a change of the objective alone leaves it behind."""
-        if isinstance(raw, Mapping) and raw.get("name", "non_saturating") not in ("non_saturating", "minimax"):
-            return {"label_smoothing": 0.0, **raw}
-        return raw
 
 
 class Penalty(Section):

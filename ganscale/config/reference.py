@@ -9,11 +9,15 @@ from pydantic.fields import FieldInfo
 
 from ganscale.config.errors import shown
 from ganscale.config.objective import Scheduled
-from ganscale.config.registry import schema
+from ganscale.config.schema import schema
+from ganscale.config.table import Choice
 
 
 def rows(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield (dotted key, default, allowed values, description) of every setting."""
+    """Yield (dotted key, default, allowed values, description) of every setting.
+
+    Args: section: where to start, the whole config if None; prefix: of its keys.
+    """
     for name, field in (section or schema()).model_fields.items():
         below = [option for option in _options(field) if isinstance(option, type) and issubclass(option, BaseModel)]
         for option in below:
@@ -21,7 +25,7 @@ def rows(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[t
             label = f"{prefix}{name}[{tag}]." if tag else f"{prefix}{name}."
             yield from rows(option, label)
         if not below:
-            yield f"{prefix}{name}", _default(field), _allowed(field), field.description or ""
+            yield f"{prefix}{name}", _default(field), _allowed(field), _description(field)
 
 
 def text() -> str:
@@ -52,8 +56,25 @@ def _default(field: FieldInfo) -> str:
     return "[" + ", ".join(shown(v) for v in value) + "]" if isinstance(value, tuple) else shown(value)
 
 
+def _choices(field: FieldInfo) -> list[Choice]:
+    """The tables that a field, or the elements of its list, may name."""
+    found = [*field.metadata, *(each for option in _options(field) for each in get_args(option))]
+    return [each for each in found if isinstance(each, Choice)]
+
+
+def _description(field: FieldInfo) -> str:
+    """The field's own description, and what each name of a table means."""
+    names: dict[str, str] = {}
+    for choice in _choices(field):
+        for name, entry in choice.table.items():
+            names[name] = getattr(entry, "meaning", "") or entry.description
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in names.items() if meaning)
+    return f"{field.description or ''} {meanings}.".strip() if meanings else field.description or ""
+
+
 def _allowed(field: FieldInfo) -> str:
     words = [shown(option) for option in _options(field) if isinstance(option, str)]
+    words += [word for choice in _choices(field) for word in choice.words]
     for option in _options(field):
         words += [shown(word) for word in get_args(option) if isinstance(word, str)]
     signs = {Ge: ">=", Gt: ">", Le: "<=", Lt: "<"}

@@ -4,14 +4,18 @@ The defaults are the textbook run, configs/mnist_mlp.yaml: an MLP GAN on MNIST, 
 All schedules and intervals count *images* (real examples shown to the discriminator, over all workers).
 """
 
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, create_model
 
-from ganscale.config.architectures import DiscriminatorSettings, GeneratorSettings, MLPDiscriminator, MLPGenerator
+from ganscale.config.architectures import MLPDiscriminator, MLPGenerator
+from ganscale.config.datasets import Data
 from ganscale.config.evaluation import Evaluation
 from ganscale.config.health import Health
-from ganscale.config.objective import Augment, Images, Loss, Penalty, Rate, Share
+from ganscale.config.losses import Loss
+from ganscale.config.networks import DISCRIMINATORS, GENERATORS, Architecture, settings_classes, union
+from ganscale.config.objective import Augment, Images, Penalty, Rate, Share
 from ganscale.config.section import Count, Section, as_tuple, whole
 
 
@@ -45,7 +49,7 @@ Betas = Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)]
 
 
 class Run(Section):
-    """What the run is called, where it lives and which random numbers it draws."""
+    """Name of the run, its folder and the seed of its random numbers."""
 
     name: str = Field(
         default="mnist_mlp",
@@ -60,25 +64,13 @@ class Run(Section):
     )
 
 
-class Data(Section):
-    """The real examples."""
+def _light(table: dict[str, Architecture]) -> tuple[type[Section], ...]:
+    """The settings that are given as classes: no code is imported for them."""
+    return settings_classes({name: entry for name, entry in table.items() if not isinstance(entry.settings, str)})
 
-    name: Literal["mnist", "stacked_mnist", "ring", "grid", "cifar10", "folder"] = Field(
-        default="mnist",
-        description="Data set. mnist and stacked_mnist come with the package; ring and grid are 2-D Gaussians; cifar10 "
-        "and folder (a folder or zip of pictures, classes by subfolder) lie at data.path.",
-    )
-    path: str = Field(default="", description="Where cifar10 or folder lies; every node must see it.")
-    mirror: bool = Field(default=False, description="Mirror half of the images; not with digits or 2-D points.")
-    num_workers: Count = Field(
-        default=2, ge=0, le=256, description="Processes per worker that decode pictures of data.name = folder."
-    )
-    resolution: Count = Field(
-        default=28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."
-    )
-    num_images: Count = Field(
-        default=128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."
-    )
+
+_CLASSES = (_light(GENERATORS), _light(DISCRIMINATORS))
+_GENERATOR, _DISCRIMINATOR = map(union, _CLASSES)
 
 
 class Model(Section):
@@ -91,10 +83,10 @@ class Model(Section):
     latent: Literal["normal", "uniform"] = Field(
         default="normal", description="Distribution of z: standard normal, or uniform on [-1, 1]."
     )
-    generator: GeneratorSettings = Field(
+    generator: _GENERATOR = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=MLPGenerator(), description="The generator's architecture and its settings."
     )
-    discriminator: DiscriminatorSettings = Field(
+    discriminator: _DISCRIMINATOR = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=MLPDiscriminator(), description="The discriminator's architecture and its settings."
     )
 
@@ -300,3 +292,21 @@ RESUMABLE_CHANGES = (
     "run.dir",
 )
 """Keys and sections that may differ when a run is resumed: none of them changes the trajectory so far."""
+
+
+def schema() -> type[Config]:
+    """`Config`, or a subclass of it that also has the architectures that were registered or given as references."""
+    return _schema(settings_classes(GENERATORS), settings_classes(DISCRIMINATORS))
+
+
+@lru_cache(maxsize=8)
+def _schema(generators: tuple[type[Section], ...], discriminators: tuple[type[Section], ...]) -> type[Config]:
+    if (generators, discriminators) == _CLASSES:
+        return Config
+    sides: dict[str, Any] = {}
+    for side, classes in (("generator", generators), ("discriminator", discriminators)):
+        field = Model.model_fields[side]
+        sides[side] = (union(classes), Field(default=field.default, description=field.description))
+    model = create_model("Model", __base__=Model, __doc__=Model.__doc__, **sides)
+    section: Any = (model, Field(default=model(), description=Model.__doc__))
+    return create_model("Config", __base__=Config, model=section)

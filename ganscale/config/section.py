@@ -12,7 +12,10 @@ class Section(BaseModel):
 
 
 def is_conditional(settings: object) -> bool:
-    """Whether a network with these settings is shown labels; those of a user's own network need not have the key."""
+    """Whether a network with these settings is shown labels; those of a user's own network need not have the key.
+
+    Args: settings: of a generator or a discriminator.
+    """
     return getattr(settings, "conditioning", "none") != "none"
 
 

@@ -6,6 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ganscale.config import Config
+from ganscale.data.images import ImageSource, held_out_reader
+from ganscale.data.source import Reader
+
 
 def load_cifar10(path: Path, split: Literal["train", "test"] = "train") -> tuple[Tensor, Tensor]:
     """Read a split: images uint8 `[N, 3, 32, 32]` and labels int64 `[N]`; N is 50,000 or 10,000.
@@ -24,3 +28,14 @@ def load_cifar10(path: Path, split: Literal["train", "test"] = "train") -> tuple
     except RuntimeError:
         raise FileNotFoundError(f"no intact cifar-10-batches-py/ in {path}") from None
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+
+
+def open_cifar10(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
+    """The training images of a run. Args: `Dataset.source`."""
+    images, labels = load_cifar10(Path(config.data.path).expanduser())
+    return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype, mirror=config.data.mirror)
+
+
+def held_out_images(config: Config, count: int, seed: int) -> Reader:
+    """Test images. Args: `Dataset.held_out`."""
+    return held_out_reader(load_cifar10(Path(config.data.path).expanduser(), "test")[0], count, seed)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ganscale.config import ConfigError
+from ganscale.config import Config, ConfigError
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
 from ganscale.parallel.random import Stream
@@ -32,7 +32,7 @@ MAX_BYTES = 4 * MAX_PIXELS
 
 
 def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted. Args: path: the folder or zip.
 
     Raises:
         FileNotFoundError: no such path.
@@ -160,7 +160,10 @@ class FolderSource:
         self._ahead: Iterator[Tensor] | None = None
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end."""
+        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
+
+        Args: requests: gives the reads, anew at each call.
+        """
         self._order.expect(requests)
         if self._num_workers:
             self._expected = requests()
@@ -174,6 +177,8 @@ class FolderSource:
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]`.
+
+        Args: start, stop: positions in the stream.
 
         Raises:
             ConfigError: a picture is too large or cannot be decoded; the message names it.
@@ -191,6 +196,8 @@ class FolderSource:
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[n, 3, H, W]` in [-1, 1], not mirrored, and classes of rows of the sorted names.
 
+        Args: rows: indices into the set, int64 `[n]`.
+
         Raises:
             ConfigError: as `read`.
         """
@@ -198,12 +205,26 @@ class FolderSource:
         return normalize(images, self._dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the sorted names."""
+        """Classes of rows of the sorted names. Args: rows: indices into the set, int64 `[n]`."""
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:
         """SHA-256 of the pictures' names and sizes in bytes."""
         return self._pictures.state_hash()
+
+
+def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> FolderSource:
+    """The pictures of a run. Args: `Dataset.source`."""
+    data, path = config.data, Path(config.data.path).expanduser()
+    return FolderSource(
+        path,
+        data.resolution,
+        seed=config.run.seed,
+        device=device,
+        dtype=dtype,
+        mirror=data.mirror,
+        num_workers=data.num_workers,
+    )
 
 
 class _Requests:

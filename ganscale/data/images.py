@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ganscale.data.order import Order
+from ganscale.data.order import Order, draw
+from ganscale.data.source import Reader
 from ganscale.parallel.random import Stream
+
+HELD_OUT = "evaluation/held_out"
+"""Stream of the draws of held-out examples."""
 
 
 class ImageSource:
@@ -18,7 +22,7 @@ class ImageSource:
         labels: int64 `[N]`.
         num_classes: number of classes.
         seed: the run's seed.
-        device: where the images live and are normalized.
+        device: where the images are kept and normalized.
         dtype: of the normalized images.
         mirror: whether half of the images, by position, are mirrored.
     """
@@ -44,21 +48,27 @@ class ImageSource:
         self.labels = labels.to(device)
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute the order ahead: `requests` gives the reads to come as (start, stop), in order and without end."""
+        """Compute the order ahead: `requests` gives the reads to come as (start, stop), in order and without end.
+
+        Args: requests: gives the reads, anew at each call.
+        """
         self.order.expect(requests)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]`."""
+        """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]`.
+
+        Args: start, stop: positions in the stream.
+        """
         images, labels = self.gather(self.order.rows(start, stop))
         return mirrored(images, self._mirror, start), labels
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalized images and classes of rows of the set."""
+        """Normalized images and classes of rows of the set. Args: rows: indices into the set, int64 `[n]`."""
         rows = rows.to(self.images.device)
         return normalize(self.images.index_select(0, rows), self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the set."""
+        """Classes of rows of the set. Args: rows: indices into the set, int64 `[n]`."""
         return self.labels.index_select(0, rows.to(self.labels.device))
 
     def state_hash(self) -> str:
@@ -74,7 +84,7 @@ class StackedSource(ImageSource):
         labels: int64 digits' classes `[N]`, 0 to 9.
         num_images: number of triples in the set.
         seed: the run's seed.
-        device: where the digits live.
+        device: where the digits are kept.
         dtype: of the normalized images.
     """
 
@@ -95,13 +105,16 @@ class StackedSource(ImageSource):
         self.triples = Stream(seed, "data/triples").integers(0, num_images, len(images), (3,)).to(device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples."""
+        """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples.
+
+        Args: rows: indices into the set, int64 `[n]`.
+        """
         triples = self.triples.index_select(0, rows.to(self.triples.device))
         images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
         return normalize(images, self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes 100 a + 10 b + c of rows of triples."""
+        """Classes 100 a + 10 b + c of rows of triples. Args: rows: indices into the set, int64 `[n]`."""
         digits = self.labels[self.triples.index_select(0, rows.to(self.triples.device))]
         return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
 
@@ -111,8 +124,23 @@ class StackedSource(ImageSource):
         return f"{super().state_hash()}/{triples}"
 
 
+def held_out_reader(images: Tensor, count: int, seed: int) -> Reader:
+    """`count` random images of a test set, for the floor of an evaluation.
+
+    Args:
+        images: uint8 `[N, C, H, W]`.
+        count: how many; with replacement if above N.
+        seed: of the draw.
+    """
+    rows = draw(len(images), count, seed=seed, stream=HELD_OUT)
+    return lambda start, stop: normalize(images[rows[start:stop]], torch.float32)
+
+
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
-    """Mirror half of the images `[N, C, H, W]`, chosen by global position; without a stream, none."""
+    """Mirror half of the images `[N, C, H, W]`, chosen by global position; without a stream, none.
+
+    Args: stream: of the coin throws; position: of the first image.
+    """
     if stream is None:
         return images
     chosen = stream.uniform(position, position + len(images)) < 0.5
@@ -120,5 +148,5 @@ def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
 
 
 def normalize(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes 0 to 255 to numbers in [-1, 1]."""
+    """Bytes 0 to 255 to numbers in [-1, 1]. Args: images: uint8; dtype: of the result."""
     return images.to(dtype).mul_(2.0 / 255.0).sub_(1.0)

@@ -6,6 +6,7 @@ The four IDX files hold the original bytes.
 
 import gzip
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+
+from ganscale.config import Config
+from ganscale.data.images import HELD_OUT, ImageSource, StackedSource, held_out_reader, normalize
+from ganscale.data.source import Reader
+from ganscale.parallel.random import Stream
 
 FILES = Path(__file__).parent / "files"
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
@@ -22,6 +28,8 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
     """Read a split: images uint8 `[N, 1, resolution, resolution]` and labels int64 `[N]`; N is 60,000 or 10,000.
 
     28 pixels are the original; 32 adds a black border of 2; other sizes are resized (bilinear, antialiased).
+
+    Args: split: train or test; resolution: side in pixels.
 
     Raises:
         ValueError: a bundled file is damaged.
@@ -34,7 +42,7 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
 
 
 def fit(images: Tensor, resolution: int) -> Tensor:
-    """Bring bytes `[N, 1, 28, 28]` to another resolution."""
+    """Bring bytes `[N, 1, 28, 28]` to another resolution. Args: images: uint8; resolution: side in pixels."""
     if resolution == 28:
         return images
     if resolution == 32:
@@ -42,6 +50,40 @@ def fit(images: Tensor, resolution: int) -> Tensor:
     size = (resolution, resolution)
     resized = [interpolate(part, size, mode="bilinear", antialias=True) for part in images.float().split(10_000)]
     return torch.cat([part.round_().clamp_(0, 255).byte() for part in resized])
+
+
+@lru_cache(maxsize=1)
+def training_digits(resolution: int) -> tuple[Tensor, Tensor]:
+    """The training split, shared by runs that follow each other in one process; nobody writes to it.
+
+    Args:
+        resolution: of the images in pixels.
+    """
+    return load_mnist("train", resolution)
+
+
+def open_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
+    """The training digits of a run. Args: `Dataset.source`."""
+    images, labels = training_digits(config.data.resolution)
+    return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype)
+
+
+def open_stacked_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> StackedSource:
+    """The triples of digits of a run. Args: `Dataset.source`."""
+    images, labels = training_digits(config.data.resolution)
+    return StackedSource(images, labels, config.data.num_images, seed=config.run.seed, device=device, dtype=dtype)
+
+
+def held_out_digits(config: Config, count: int, seed: int) -> Reader:
+    """Test digits. Args: `Dataset.held_out`."""
+    return held_out_reader(load_mnist("test", config.data.resolution)[0], count, seed)
+
+
+def held_out_triples(config: Config, count: int, seed: int) -> Reader:
+    """Triples of test digits. Args: `Dataset.held_out`."""
+    images, _ = load_mnist("test", config.data.resolution)
+    rows = Stream(seed, HELD_OUT).integers(0, count, len(images), (3,))
+    return lambda start, stop: normalize(images[rows[start:stop]].squeeze(2), torch.float32)
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray:

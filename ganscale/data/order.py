@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ganscale.parallel.random import Stream
+from ganscale.parallel.random import Stream, permutation
 
 _ROUNDS = 6
 _ROUNDS_OF_SMALL = 16
@@ -45,13 +45,18 @@ class Order:
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
 
-        Whoever leaves out one of them expects anew, or computes each later read by itself.
+        After a read that is not among them, each later read is computed by itself until `expect` is called again.
+
+        Args: requests: gives the reads, anew at each call.
         """
         self._expected = requests()
         self._ahead = {}
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows at positions `start` to `stop - 1`: int64 `[stop - start]`."""
+        """Rows at positions `start` to `stop - 1`: int64 `[stop - start]`.
+
+        Args: start, stop: positions in the stream.
+        """
         if not self._ahead:
             self._look_ahead()
         rows = self._ahead.pop((start, stop), None)
@@ -89,6 +94,23 @@ class Order:
             else:
                 left = (left + function.integers_at(epochs * self._right + right, self._left)) % self._left
         return left * self._right + right
+
+
+def draw(size: int, count: int, *, seed: int, stream: str) -> Tensor:
+    """Random rows of a set: all different if it has as many, otherwise independent draws.
+
+    Args:
+        size: rows of the set.
+        count: rows to draw.
+        seed: of the draw.
+        stream: name of the draw, so that others with the same seed are independent of it.
+
+    Returns:
+        int64 `[count]`.
+    """
+    if count <= size:
+        return permutation(seed, stream, size)[:count]
+    return Stream(seed, stream).integers(0, count, size).squeeze(-1)
 
 
 def _sides(size: int) -> tuple[int, int]:

@@ -5,6 +5,9 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+Reader = Callable[[int, int], Tensor]
+"""Gives rows `start` to `stop - 1` as the networks see them: images `[n, C, H, W]` in [-1, 1], or points `[n, 2]`."""
+
 
 class Source(Protocol):
     """An endless stream of real examples; position p is the same example at any world size and after any resume.
@@ -18,7 +21,7 @@ class Source(Protocol):
     num_classes: int
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """Examples at positions `start` to `stop - 1`.
+        """Examples at positions `start` to `stop - 1`. Args: start, stop: positions in the stream.
 
         Returns:
             Examples `[stop - start, *shape]` on the training device (images in [-1, 1]), and classes
@@ -29,7 +32,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Finite(Protocol):
-    """A source that shows the same examples again and again.
+    """A source that repeats a finite set of examples.
 
     Attributes:
         num_images: number of its examples.
@@ -38,11 +41,11 @@ class Finite(Protocol):
     num_images: int
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Examples and classes of rows of the set, never mirrored."""
+        """Examples and classes of rows of the set, never mirrored. Args: rows: indices into the set, int64 `[n]`."""
         ...
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the set, without reading the examples."""
+        """Classes of rows of the set, without reading the examples. Args: rows: indices into the set, int64 `[n]`."""
         ...
 
     def state_hash(self) -> str:
@@ -55,5 +58,8 @@ class Prefetching(Protocol):
     """A source that works ahead when it knows what will be read."""
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Prepare the reads that `requests` lists as (start, stop), in order and without end."""
+        """Prepare the reads that `requests` lists as (start, stop), in order and without end.
+
+        Args: requests: gives the reads, anew at each call.
+        """
         ...

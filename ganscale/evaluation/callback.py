@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.checks import extractor_name
 from ganscale.data import Source
-from ganscale.evaluation.evaluator import Evaluator, extractor_name, missing_extractor
+from ganscale.evaluation.evaluator import Evaluator, missing_extractor
 from ganscale.evaluation.metrics.cache import cache_folder
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.parallel.collectives import Replica
@@ -51,6 +52,8 @@ def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.d
 def make_evaluator(config: Config, source: Source, *, device: torch.device) -> Evaluator:
     """The evaluator of the config's protocol, among torch.distributed's replicas.
 
+    Args: config: of the run; source: its training data; device: where to compute.
+
     Raises:
         ConfigError: the extractor or the test set is not there, or damaged.
     """
@@ -60,8 +63,10 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
         raise ConfigError(reason, key="eval.extractor", value=extractor_name(config), remedy=remedy)
     try:
         return Evaluator(config, source, device=device, replica=Replica.current(), cache=cache_folder())
+    except ConfigError:
+        raise
     except (ImportError, FileNotFoundError, ValueError) as error:
-        remedy = "mend or replace the file"
+        remedy = "repair or replace the file"
         raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
 
 

@@ -15,7 +15,7 @@ Runs = Mapping[str, Sequence[Evaluation]]
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:
-    """All evaluations in a run's folder, by images; files that are none are left out.
+    """All evaluations in a run's folder, by images; files that are none are left out. Args: run: its folder.
 
     Raises:
         ConfigError: there is none.
@@ -33,7 +33,10 @@ def read_evaluations(run: Path) -> list[Evaluation]:
 
 
 def sheet(evaluation: Evaluation) -> str:
-    """One evaluation as a table of metric, value, error, floor and which way is better."""
+    """One evaluation as a table of metric, value, error, floor and which way is better.
+
+    Args: evaluation: the one to show.
+    """
     rows = [("metric", "value", "error", "floor", "better", "meaning")]
     for name, score in evaluation.scores.items():
         error = "" if score.error is None else f"+- {shown(score.error)}"
@@ -58,7 +61,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def by_protocol(runs: Runs) -> dict[tuple[Any, ...], dict[str, list[Evaluation]]]:
-    """Evaluations that may be compared: protocol to run to its evaluations, by images."""
+    """Evaluations that may be compared: protocol to run to its evaluations, by images.
+
+    Args: runs: evaluations by run.
+    """
     groups: dict[tuple[Any, ...], dict[str, list[Evaluation]]] = {}
     for name, evaluations in runs.items():
         for evaluation in evaluations:
@@ -71,7 +77,10 @@ def _better(name: str, one: Score, other: Score) -> bool:
 
 
 def tables(runs: Runs) -> str:
-    """The newest evaluation of each run, a table per protocol; the best value of each metric has a star."""
+    """The newest evaluation of each run, a table per protocol; the best value of each metric has a star.
+
+    Args: runs: evaluations by run.
+    """
     parts = []
     groups = by_protocol(runs)
     for group in groups.values():
@@ -100,6 +109,8 @@ def _cell(name: str, run: str, newest: Mapping[str, Evaluation]) -> str:
 
 def save_plot(runs: Runs, path: Path) -> None:
     """Draw every metric over the images, a line per run and the floor dashed, for each protocol a row of axes.
+
+    Args: runs: evaluations by run; path: of the picture.
 
     Raises:
         OSError: the file cannot be written.

@@ -5,7 +5,6 @@ finds the same features, and from them the same numbers.
 """
 
 import hashlib
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -18,19 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ganscale.config import Config
-from ganscale.config.evaluation import EVALUATED, EXTRACTORS, METRICS
+from ganscale.config import EXTRACTORS, METRICS, Config
+from ganscale.config.checks import extractor_name, metric_names
 from ganscale.config.section import is_conditional
+from ganscale.config.table import resolve
+from ganscale.data.order import draw
 from ganscale.data.source import Finite, Source
 from ganscale.evaluation.metrics.cache import load_observed, store_observed
-from ganscale.evaluation.metrics.extractors import (
-    INCEPTION_FILE,
-    Extractor,
-    Observed,
-    inception_weights,
-    make_extractor,
-)
-from ganscale.evaluation.metrics.reals import draw, make_reals
+from ganscale.evaluation.metrics.extractors import Extractor, Observed, make_extractor
+from ganscale.evaluation.metrics.reals import make_reals
 from ganscale.evaluation.metrics.result import Evaluation, Score, from_json
 from ganscale.evaluation.metrics.scores import Reference, Setting, Values, compute
 from ganscale.parallel.collectives import Replica
@@ -42,31 +37,20 @@ CHUNK = 250
 """Examples that go through generator and extractor together."""
 
 
-def extractor_name(config: Config) -> str:
-    """The extractor that the config asks for, `auto` resolved."""
-    asked = config.eval.extractor
-    return EXTRACTORS[config.data.name][0] if asked == "auto" else asked
-
-
-def metric_names(config: Config) -> tuple[str, ...]:
-    """The metrics that the config asks for."""
-    return config.eval.metrics or EVALUATED[config.data.name]
-
-
 def missing_extractor(config: Config) -> str | None:
-    """Why the config's extractor cannot be used on this machine, with the remedy; None if it can."""
-    if extractor_name(config) != "inception":
-        return None
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or set eval.every=0"
-    weights = inception_weights(config.eval.weights)
-    if not weights.is_file():
-        return f"no weights of Inception-V3 at {weights}; put {INCEPTION_FILE} there or name it in eval.weights"
-    return None
+    """Why the config's extractor cannot be used on this machine, as "reason; remedy"; None if it can.
+
+    Args:
+        config: of the run.
+    """
+    missing = EXTRACTORS[extractor_name(config)].missing
+    return None if missing is None else resolve(missing)(config.eval.weights)
 
 
 def store_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write the scores as JSON, beside those of other metrics that the same protocol gave before.
+
+    Args: evaluation: to write; folder: of the run's evaluations.
 
     Raises:
         OSError: the storage refuses.
@@ -115,16 +99,16 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, generator: nn.Module, images: int) -> Evaluation:
-        """Judge a generator in evaluation mode, as it is after `images` images. All replicas call together."""
+        """Judge a generator in evaluation mode, as it is after `images` images. All replicas call together.
+
+        Args: generator: on `device`; images: that it was trained on.
+        """
         started = time.perf_counter()
         reference, floors = self._look_at_reals()
         stream = Stream(self.seed, "evaluation/latent", self.device)
         judged = self._observe(lambda start, stop: self._sample(generator, stream, start, stop), self.num_samples)
         values = compute(self.names, reference, judged, self._setting)
-        if "excess_kl" in values:
-            values["excess_kl"] = values["excess_kl"]._replace(
-                value=values["excess_kl"].value - floors["excess_kl"].value
-            )
+        above = {name: floors[name].value if METRICS[name].above_floor else 0.0 for name in self.names}
         data = self.config.data
         return Evaluation(
             images=images,
@@ -134,7 +118,7 @@ class Evaluator:
             extractor=self.extractor.name,
             extractor_sha256=self.extractor.sha256,
             scores={
-                name: Score(found.value, 0.0 if name == "excess_kl" else floors[name].value, found.error)
+                name: Score(found.value - above[name], floors[name].value - above[name], found.error)
                 for name, found in values.items()
             },
             seconds=time.perf_counter() - started,
@@ -201,8 +185,8 @@ class Evaluator:
         return Observed(
             seen.features,
             seen.probabilities if "probabilities" in needs else None,
-            seen.modes if "modes" in needs else None,
-            seen.high_quality if "modes" in needs else None,
+            seen.modes if needs & {"modes", "quality"} else None,
+            seen.high_quality if needs & {"modes", "quality"} else None,
         )
 
     def _kept(self, name: str, read: Callable[[int, int], Tensor], count: int) -> Observed:

@@ -38,14 +38,20 @@ def spread_sums(x: Tensor) -> Tensor:
 
 
 def diversity(sums: Sequence[float]) -> float:
-    """Root mean square distance of two examples of a batch, per dimension, from its `spread_sums`."""
+    """Root mean square distance of two examples of a batch, per dimension, from its `spread_sums`.
+
+    Args: sums: `[NUM_SUMS]`.
+    """
     *_, squares, rows = sums
     inside = squares / rows - sum(mean**2 for mean in _means(sums))
     return math.sqrt(max(0.0, 2.0 * inside)) if math.isfinite(inside) else math.nan
 
 
 def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Root mean square distance of the means of two batches, per dimension, from their `spread_sums`."""
+    """Root mean square distance of the means of two batches, per dimension, from their `spread_sums`.
+
+    Args: one, other: `[NUM_SUMS]`.
+    """
     return math.sqrt(sum((a - b) ** 2 for a, b in zip(_means(one), _means(other), strict=True)))
 
 

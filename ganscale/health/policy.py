@@ -1,4 +1,4 @@
-"""What is done about a verdict, and to where a run goes back: decisions as pure functions, carried out elsewhere."""
+"""What follows from a verdict, and to which state a run rolls back: pure functions, carried out elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,11 @@ from typing import Literal
 
 from ganscale.config.health import Health
 from ganscale.health.detectors import Verdict
-from ganscale.training.schedules import rate_scale
 
 Action = Literal["continue", "warn", "stop", "rollback"]
 
 EARLY = 0.25
-"""Share of a run up to which no saved state is trusted once trouble has come: a new start loses little."""
+"""Share of a run up to which no saved state is trusted once there is a verdict: starting over loses little."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +18,30 @@ class Decision:
     """What all replicas do after a tick.
 
     Attributes:
-        action: go on, and after "warn" say so too; "stop"; or "rollback" to `target`.
-        target: images of the state to go back to.
+        action: "continue"; "warn", which continues and logs `text`; "stop"; or "rollback" to `target`.
+        target: images of the state to roll back to.
         kind: of the verdict, if there is one.
-        text: of the verdict and what follows from it, for people.
+        text: the verdict and what follows from it, for the log.
     """
 
     action: Action = "continue"
     target: int = 0
     kind: str = ""
     text: str = ""
+
+
+def rate_scale(factor: float, rollbacks: int, share: float) -> float:
+    """What rates are multiplied by in a run that was rolled back k times: factor^(k + share), or 1 where k = 0.
+
+    That rates were too high is known, by how much is not, and rates a few times too high ruin a run without any
+    verdict. So they fall by one more factor until the run's end, and pass all values between on the way.
+
+    Args:
+        factor: of one rollback.
+        rollbacks: k.
+        share: of the run that is done, in [0, 1].
+    """
+    return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
 
 
 def healthy_until(images: Sequence[int], since: int) -> int:
@@ -41,25 +54,25 @@ def healthy_until(images: Sequence[int], since: int) -> int:
     return images[since - 1] if since > 0 else 0
 
 
-def rollback_limit(sound: int, now: int, earlier: Sequence[Mapping[str, int]], *, length: int) -> int:
+def rollback_limit(healthy: int, now: int, earlier: Sequence[Mapping[str, int]], *, length: int) -> int:
     """Images up to which a state is trusted, given how rollbacks went so far.
 
-    A run that went wrong early may never have been well: trouble takes a while to be seen, and what was saved before
-    the first bad tick is spoilt as well. It begins anew.
+    A run that went wrong early may never have been healthy: detectors need a while, and what was saved before the
+    first bad tick is corrupted as well. Such a run restarts from the beginning.
 
-    A rollback has helped if the run then got further beyond the moment of that trouble than it was put back. If not,
-    the state that it went back to was bad already, and only ones before it are trusted.
+    A rollback has helped if the run then got further beyond the point of that trouble than it was rolled back. If not,
+    the state that it was rolled back to was bad already, and only earlier ones are trusted.
 
     Args:
-        sound: images of the last tick before the trouble began.
+        healthy: images of the last tick before the trouble began.
         now: images reached.
         earlier: rollbacks so far: `at` how many images, `to` how many.
         length: of the run in images.
     """
     if earlier:
         at, to = earlier[-1]["at"], earlier[-1]["to"]
-        sound = sound if now > at + (at - to) else min(sound, max(0, to - 1))
-    return sound if sound >= EARLY * length else 0
+        healthy = healthy if now > at + (at - to) else min(healthy, max(0, to - 1))
+    return healthy if healthy >= EARLY * length else 0
 
 
 def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, length: int) -> Decision:
@@ -68,7 +81,7 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, 
     Args:
         settings: the run's.
         verdict: what is wrong.
-        target: images of the checkpoint to go back to; 0 for the beginning.
+        target: images of the checkpoint to roll back to; 0 for the beginning.
         rollbacks: times that the run was rolled back so far.
         length: of the run in images.
     """
@@ -76,11 +89,11 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, 
     if settings.response == "warn":
         return Decision("warn", kind=kind, text=text)
     if settings.response == "stop":
-        remedy = "to go on from before, give health.response=rollback or warn; or start anew with other settings"
+        remedy = "to continue, set health.response=rollback or warn; or start a new run with other settings"
         return Decision("stop", kind=kind, text=f"{text}; {remedy}")
     most = settings.max_rollbacks
     if rollbacks >= most:
-        remedy = "start anew with other settings, or raise health.max_rollbacks"
+        remedy = "start a new run with other settings, or raise health.max_rollbacks"
         return Decision("stop", kind=kind, text=f"{text}, after {rollbacks} of {most} rollbacks; {remedy}")
     number = rollbacks + 1
     now, then = (rate_scale(settings.rate_factor, number, share) for share in (target / length, 1.0))

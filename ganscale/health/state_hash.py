@@ -1,4 +1,4 @@
-"""A number that tells whether two replicas hold the same bits, made where the tensors lie, without copying them."""
+"""A hash that shows whether two replicas hold the same bits, computed on the tensors' device without copying them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,10 @@ def minority_ranks(fingerprints: Sequence[int]) -> list[int]:
 
 
 def all_gather_ints(number: int, device: torch.device) -> list[int]:
-    """The numbers of all replicas, by rank; all must call it."""
+    """The numbers of all replicas, by rank; all must call it.
+
+    Args: number: this replica's, 64-bit; device: of the process group.
+    """
     own = torch.tensor([number], dtype=torch.int64, device=device)
     found = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(found, own)

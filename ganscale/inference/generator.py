@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ganscale.config import Config, ConfigError
-from ganscale.config.registry import GENERATORS as SETTINGS
-from ganscale.models import GENERATORS, Geometry
+from ganscale.config.networks import GENERATORS, named
+from ganscale.models import Geometry
 from ganscale.parallel.random import Stream
 from ganscale.training.batches import latents
 
@@ -229,14 +229,14 @@ def build_network(description: Description) -> nn.Module:
         ConfigError: the architecture or one of its settings is unknown here.
     """
     name = description.generator.get("name")
-    remedy = f"add it with ganscale.training.register.extend first; known here: {', '.join(SETTINGS)}"
-    if name not in SETTINGS:
+    remedy = f"add it with ganscale.register first; known here: {', '.join(GENERATORS)}"
+    if name not in GENERATORS:
         raise ConfigError("unknown architecture", key="model.generator.name", value=name, remedy=remedy)
     try:
-        settings = SETTINGS[name].model_validate_json(json.dumps(description.generator))
+        settings = named(GENERATORS[name].settings, name).model_validate_json(json.dumps(description.generator))
         geometry = Geometry(description.shape, description.latent_dim, description.num_classes)
         with torch.random.fork_rng(devices=[]):
-            network = GENERATORS[name](settings, geometry)
+            network = GENERATORS[name].make(settings, geometry)
     except (ValidationError, ValueError) as error:
         reason = str(error).replace("\n", " ")[:200]
         remedy = "load it with the version of ganscale that wrote it"

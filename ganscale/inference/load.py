@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from ganscale.config import Config, ConfigError, parse
+from ganscale.config import DATASETS, Config, ConfigError, parse
 from ganscale.config.evaluation import METRICS
 from ganscale.config.section import is_conditional
-from ganscale.data.gaussians import MIXTURES
+from ganscale.config.table import find
 from ganscale.inference.generator import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
 from ganscale.storage import checkpoint as checkpoints
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest
@@ -30,10 +30,6 @@ __all__ = ["LANES", "MAX_SEED", "Description", "LoadedGenerator", "choose_checkp
 CONFIG = "config.json"
 WEIGHTS = "generator.safetensors"
 EXPORT_FORMAT = 1
-NUM_CLASSES = {"mnist": 10, "stacked_mnist": 1000, "cifar10": 10} | {
-    name: len(centers) for name, (centers, _) in MIXTURES.items()
-}
-"""Of the data sets that have a fixed number."""
 
 
 def load_generator(
@@ -41,8 +37,8 @@ def load_generator(
 ) -> LoadedGenerator:
     """Load the moving average of a run's generator.
 
-    Neither the data set nor ray is needed. An architecture of your own must have been added
-    (`ganscale.training.register.extend`) before.
+    Neither the data set nor ray is needed. What the run has of your own must have been registered
+    (`ganscale.register`) before.
 
     Args:
         path: a run directory, its `checkpoints/` or one checkpoint in it, or an export (its folder or its
@@ -142,7 +138,7 @@ def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> 
         generator=model.generator.model_dump(mode="json"),
         latent_dim=model.latent_dim,
         latent=model.latent,
-        shape=_shape(config),
+        shape=find(DATASETS, config.data.name, key="data.name").shape(config.data.resolution),
         num_classes=0,
         dtype=str(dtype).removeprefix("torch."),
         data=config.data.name,
@@ -159,17 +155,11 @@ def _replace(description: Description, **changes: Any) -> Description:
     return Description(**(vars(description) | changes))
 
 
-def _shape(config: Config) -> tuple[int, ...]:
-    name, side = config.data.name, config.data.resolution
-    if name in MIXTURES:
-        return (2,)
-    return (1 if name == "mnist" else 3, side, side)
-
-
 def _num_classes(config: Config, description: Description, weights: dict[str, Tensor]) -> int:
     """From the data set's name, or else from the weights: their first dimension is the number of classes."""
-    if config.data.name in NUM_CLASSES:
-        return NUM_CLASSES[config.data.name]
+    known = DATASETS[config.data.name].num_classes
+    if known is not None:
+        return known
     for name, built in build_network(_replace(description, num_classes=1)).state_dict().items():
         if name in weights and built.shape != weights[name].shape:
             return weights[name].shape[0]

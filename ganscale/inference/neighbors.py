@@ -14,8 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ganscale.config import ConfigError
-from ganscale.config.evaluation import EXTRACTORS
+from ganscale.config import DATASETS, ConfigError
 from ganscale.data.source import Finite
 from ganscale.evaluation.metrics.extractors import make_extractor
 from ganscale.inference.generator import LoadedGenerator
@@ -66,7 +65,7 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
     if name == "pixels":
         return pixels
     data = generator.config.data.name if generator.config else ""
-    fitting = EXTRACTORS.get(data, ("pixels",))
+    fitting = DATASETS[data].extractors if data else ("pixels",)
     if name not in fitting:
         remedy = f"use {' or '.join(fitting)}"
         raise ConfigError(f"does not fit data.name = {data}", key="--features", value=name, remedy=remedy)

@@ -23,10 +23,10 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.config.errors import ExecutionError
+from ganscale.config.register import ADDED, register
 from ganscale.launch.compat import root_cause
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.run.session import collective_timeout
-from ganscale.training.register import ADDED, extend
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
         loop,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "extension": ADDED._asdict(),  # cloudpickle includes classes of the user's script
+            "extension": ADDED,  # cloudpickle includes classes of the user's script
             **settings,
         },
         torch_config=TorchConfig(timeout_s=max(1, round(collective_timeout(config)))),
@@ -111,7 +111,7 @@ def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    extend(**settings["extension"])
+    register(**settings["extension"])
     return parse(settings["config"]), device
 
 

@@ -1,5 +1,6 @@
 """Adversarial objectives and penalties. To add an objective: write its two functions, then one entry in `LOSSES`."""
 
-from ganscale.losses.adversarial import LOSSES, AdversarialLoss, Targets
+from ganscale.config.losses import LOSSES, AdversarialLoss
+from ganscale.losses.adversarial import Targets
 
 __all__ = ["LOSSES", "AdversarialLoss", "Targets"]

@@ -2,10 +2,9 @@
 
 Every function takes logits `[N]` (never probabilities) and returns a loss `[N]` to be minimized. sigma is the logistic
 function; log sigma(x) = -softplus(-x). `Targets` smooths the labels of the objectives that have labels.
+`ganscale.config.losses.LOSSES` names the functions of each objective.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,29 +24,12 @@ class Targets(NamedTuple):
 HARD = Targets()
 
 
-@dataclass(frozen=True)
-class AdversarialLoss:
-    """The two sides of an objective.
-
-    Attributes:
-        discriminator: `(real_logits, fake_logits, targets) -> loss`, all `[N]`.
-        generator: `(fake_logits, real_logits) -> loss`, all `[N]`; real_logits is None unless `compares`.
-        compares: whether the generator's loss needs D's logits of real samples (relativistic objectives).
-        has_labels: whether `targets` mean anything.
-        boundary: logit above which D takes an example for real; None if only differences between logits mean anything.
-    """
-
-    discriminator: Callable[[Tensor, Tensor, Targets], Tensor]
-    generator: Callable[[Tensor, Tensor | None], Tensor]
-    compares: bool = False
-    has_labels: bool = False
-    boundary: float | None = 0.0
-
-
 def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
     """Binary cross-entropy of both; with targets 1 and 0 it is -log D(x) - log(1 - D(G(z))).
 
     Goodfellow et al. 2014, Eq. 1. With target t the loss of a logit a is softplus(-a) + (1 - t) a.
+
+    Args: `AdversarialLoss.discriminator`.
     """
     real = softplus(-real_logits)
     if targets.real != 1.0:
@@ -59,47 +41,65 @@ def cross_entropy_discriminator(real_logits: Tensor, fake_logits: Tensor, target
 
 
 def minimax_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
-    """log(1 - D(G(z))), which saturates where D is sure (Goodfellow et al. 2014, Eq. 1)."""
+    """log(1 - D(G(z))), which saturates where D is confident (Goodfellow et al. 2014, Eq. 1).
+
+    Args: `AdversarialLoss.generator`.
+    """
     return -softplus(fake_logits)
 
 
 def non_saturating_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
-    """-log D(G(z)) (Goodfellow et al. 2014, section 3, last paragraph before Theorem 1)."""
+    """-log D(G(z)) (Goodfellow et al. 2014, section 3, last paragraph before Theorem 1).
+
+    Args: `AdversarialLoss.generator`.
+    """
     return softplus(-fake_logits)
 
 
 def least_squares_discriminator(real_logits: Tensor, fake_logits: Tensor, targets: Targets = HARD) -> Tensor:
-    """((D(x) - b)^2 + (D(G(z)) - a)^2) / 2 with b = 1, a = 0 (Mao et al. 2017, Eqs. 2 and 9)."""
+    """((D(x) - b)^2 + (D(G(z)) - a)^2) / 2 with b = 1, a = 0 (Mao et al. 2017, Eqs. 2 and 9).
+
+    Args: `AdversarialLoss.discriminator`.
+    """
     return 0.5 * ((real_logits - targets.real).square() + (fake_logits - targets.fake).square())
 
 
 def least_squares_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
-    """(D(G(z)) - c)^2 / 2 with c = 1 (Mao et al. 2017, Eqs. 2 and 9)."""
+    """(D(G(z)) - c)^2 / 2 with c = 1 (Mao et al. 2017, Eqs. 2 and 9). Args: `AdversarialLoss.generator`."""
     return 0.5 * (fake_logits - 1.0).square()
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
-    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim and Ye 2017; Miyato et al. 2018, Eq. 16)."""
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim and Ye 2017; Miyato et al. 2018, Eq. 16).
+
+    Args: `AdversarialLoss.discriminator`.
+    """
     return (1.0 - real_logits).relu() + (1.0 + fake_logits).relu()
 
 
 def wasserstein_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
-    """D(G(z)) - D(x) (Arjovsky et al. 2017, Algorithm 1, line 5)."""
+    """D(G(z)) - D(x) (Arjovsky et al. 2017, Algorithm 1, line 5). Args: `AdversarialLoss.discriminator`."""
     return fake_logits - real_logits
 
 
 def wasserstein_generator(fake_logits: Tensor, _: Tensor | None = None) -> Tensor:
-    """-D(G(z)) (Arjovsky et al. 2017, Algorithm 1, line 10; also of the hinge loss, Miyato et al. 2018, Eq. 17)."""
+    """-D(G(z)) (Arjovsky et al. 2017, Algorithm 1, line 10; also of the hinge loss, Miyato et al. 2018, Eq. 17).
+
+    Args: `AdversarialLoss.generator`.
+    """
     return -fake_logits
 
 
 def relativistic_pairing_discriminator(real_logits: Tensor, fake_logits: Tensor, _: Targets = HARD) -> Tensor:
-    """softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018, section 4.1; RpGAN of Huang et al. 2024, Eq. 2)."""
+    """softplus(-(D(x) - D(G(z)))) (Jolicoeur-Martineau 2018, section 4.1; RpGAN of Huang et al. 2024, Eq. 2).
+
+    Args: `AdversarialLoss.discriminator`.
+    """
     return softplus(fake_logits - real_logits)
 
 
 def relativistic_pairing_generator(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-    """softplus(-(D(G(z)) - D(x))) (Jolicoeur-Martineau 2018, section 4.1)."""
+    """softplus(-(D(G(z)) - D(x))) (Jolicoeur-Martineau 2018, section 4.1). Args: `AdversarialLoss.generator`."""
     assert real_logits is not None, "compares is set"
     return softplus(real_logits - fake_logits)
 
@@ -114,29 +114,17 @@ def relativistic_average_discriminator(real_logits: Tensor, fake_logits: Tensor,
     """softplus(-(D(x) - mean D(G(z)))) + softplus(D(G(z)) - mean D(x)) (Jolicoeur-Martineau 2018, section 4.2).
 
     The means run over the whole micro-batch of all replicas.
+
+    Args: `AdversarialLoss.discriminator`.
     """
     real_mean, fake_mean = _mean_over_replicas(real_logits), _mean_over_replicas(fake_logits)
     return softplus(fake_mean - real_logits) + softplus(fake_logits - real_mean)
 
 
 def relativistic_average_generator(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-    """The same with real and fake exchanged (Jolicoeur-Martineau 2018, section 4.2)."""
+    """The same with real and fake exchanged (Jolicoeur-Martineau 2018, section 4.2).
+
+    Args: `AdversarialLoss.generator`.
+    """
     assert real_logits is not None, "compares is set"
     return relativistic_average_discriminator(fake_logits, real_logits)
-
-
-LOSSES: dict[str, AdversarialLoss] = {
-    "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator, has_labels=True),
-    "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator, has_labels=True),
-    "least_squares": AdversarialLoss(
-        least_squares_discriminator, least_squares_generator, has_labels=True, boundary=0.5
-    ),
-    "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator),
-    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, boundary=None),
-    "relativistic_pairing": AdversarialLoss(
-        relativistic_pairing_discriminator, relativistic_pairing_generator, compares=True, boundary=None
-    ),
-    "relativistic_average": AdversarialLoss(
-        relativistic_average_discriminator, relativistic_average_generator, compares=True, boundary=None
-    ),
-}

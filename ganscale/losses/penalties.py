@@ -10,28 +10,40 @@ from torch import Tensor
 
 
 def input_gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """dD/dx of each sample with a graph, for each of `inputs` `[N, ...]` that the summed logits were made from."""
+    """dD/dx of each sample with a graph, for each of `inputs` `[N, ...]` that the summed logits were made from.
+
+    Args: logits: `[N]`; inputs: `[N, ...]`, in their graph.
+    """
     return torch.autograd.grad(logits.sum(), inputs, create_graph=True)
 
 
 def squared_norm(gradients: Tensor) -> Tensor:
-    """|g|^2 of each sample: `[N, ...]` to `[N]`."""
+    """|g|^2 of each sample: `[N, ...]` to `[N]`. Args: gradients: `[N, ...]`."""
     return gradients.flatten(1).square().sum(1)
 
 
-def zero_centerd(gradients: Tensor) -> Tensor:
-    """|dD/dx|^2 / 2 of each sample: R1 on real and R2 on fake samples (Mescheder et al. 2018, Eqs. 9 and 10)."""
+def zero_centered(gradients: Tensor) -> Tensor:
+    """|dD/dx|^2 / 2 of each sample: R1 on real and R2 on fake samples (Mescheder et al. 2018, Eqs. 9 and 10).
+
+    Args: gradients: of D's input, `[N, ...]`.
+    """
     return 0.5 * squared_norm(gradients)
 
 
-def one_centerd(gradients: Tensor, target: float = 1.0) -> Tensor:
-    """(|dD/dx| - target)^2 of each sample (Gulrajani et al. 2017, Eq. 3; Kodali et al. 2017, section 2.3)."""
+def one_centered(gradients: Tensor, target: float = 1.0) -> Tensor:
+    """(|dD/dx| - target)^2 of each sample (Gulrajani et al. 2017, Eq. 3; Kodali et al. 2017, section 2.3).
+
+    Args: gradients: of D's input, `[N, ...]`; target: the norm to pull towards.
+    """
     # The square root of 0 has no gradient; a tiny constant keeps it finite and changes nothing above 1e-6.
     return ((squared_norm(gradients) + 1e-12).sqrt() - target).square()
 
 
 def interpolate(reals: Tensor, fakes: Tensor, share: Tensor) -> Tensor:
-    """Points between real and fake samples, share `[N]` in [0, 1) of the way (Gulrajani et al. 2017, Algorithm 1)."""
+    """Points between real and fake samples, share `[N]` in [0, 1) of the way (Gulrajani et al. 2017, Algorithm 1).
+
+    Args: reals, fakes: `[N, ...]`; share: `[N]`.
+    """
     share = share.view(-1, *[1] * (reals.dim() - 1))
     return torch.lerp(reals, fakes, share)
 
@@ -52,5 +64,8 @@ def perturb(reals: Tensor, noise: Tensor, share: Tensor) -> Tensor:
 
 
 def drift(real_logits: Tensor) -> Tensor:
-    """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]` to `[N]`."""
+    """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]` to `[N]`.
+
+    Args: real_logits: `[N]`.
+    """
     return real_logits.square()

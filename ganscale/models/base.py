@@ -50,6 +50,8 @@ class Generator(nn.Module):
     def input(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """The first layer's input `[N, input_dim]` of z `[N, latent_dim]` and classes `[N]`.
 
+        Args: z: latents; labels: int64, or None for an unconditional generator.
+
         Raises:
             ValueError: a conditional generator got no labels.
         """
@@ -84,7 +86,7 @@ class Head(nn.Module):
         self.conditioning = conditioning
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row, in float32 or wider.
+        """One logit per row, in float32 or wider. Args: features: `[N, F]`; labels: int64 `[N]` or None.
 
         Raises:
             ValueError: a projection got no labels.
@@ -95,7 +97,7 @@ class Head(nn.Module):
         return logits + (self.embedding(_check_labels(labels)) * upcast(features)).sum(1)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Class logits `[N, num_classes]`, in float32 or wider."""
+        """Class logits `[N, num_classes]`, in float32 or wider. Args: features: `[N, F]`."""
         return upcast(self.classifier(features))
 
 
@@ -122,14 +124,20 @@ class Discriminator(nn.Module):
         self.head.logit.register_parameter("bias", None)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last hidden layer `[N, F]` of examples `[N, ...]`, for feature matching (Salimans et al. 2016, 3.1)."""
+        """The last hidden layer `[N, F]` of examples `[N, ...]`, for feature matching (Salimans et al. 2016, 3.1).
+
+        Args: x: examples; labels: int64 `[N]` or None.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row of `x`: `[N]`."""
+        """One logit per row of `x`: `[N]`. Args: x: examples `[N, ...]`; labels: int64 `[N]` or None."""
         return self.head(self.features(x, labels), labels)
 
     def forward_with_classes(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits `[N]` and class logits `[N, num_classes]` of one pass; only if `classifies`."""
+        """Logits `[N]` and class logits `[N, num_classes]` of one pass; only if `classifies`.
+
+        Args: x: examples `[N, ...]`; labels: int64 `[N]` or None.
+        """
         features = self.features(x, labels)
         return self.head(features, labels), self.head.classify(features)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
-from ganscale.config.resolution import feature_maps
+from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -76,7 +76,7 @@ class DCGANGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`."""
+        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
         return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
@@ -106,5 +106,5 @@ class DCGANDiscriminator(Discriminator):
             add_spectral_norm(self)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The smallest map, flat."""
+        """The smallest map, flat. Args: x: `[N, C, H, W]`; labels: not used."""
         return self.layers(x).flatten(1)

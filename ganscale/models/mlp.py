@@ -42,7 +42,7 @@ class MLPGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one example per row of `z`."""
+        """Generate one example per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
         return self.layers(self.input(z, labels), labels).unflatten(1, self.shape)
 
 
@@ -65,5 +65,5 @@ class MLPDiscriminator(Discriminator):
             add_spectral_norm(self)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last hidden layer."""
+        """The last hidden layer. Args: x: `[N, ...]`; labels: not used."""
         return self.layers(x.flatten(1))

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
-from ganscale.config.resolution import feature_maps
+from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import ACTIVATIONS, MinibatchStddev, SelfAttention, activation_gain
@@ -39,7 +39,7 @@ class Resample(nn.Module):
         self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, C, 2H, 2W]` or `[N, C, H/2, W/2]`."""
+        """`[N, C, H, W]` to `[N, C, 2H, 2W]` or `[N, C, H/2, W/2]`. Args: x: feature maps."""
         convolve = conv_transpose2d if self.up else conv2d
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
         return convolve(x, kernel, stride=2, padding=1, groups=x.shape[1])
@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to the same shape."""
+        """`[N, C, H, W]` to the same shape. Args: x: feature maps."""
         return x + self.layers(x)
 
 
@@ -113,7 +113,7 @@ class R3GANGenerator(Generator):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`."""
+        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
         return self.layers(self.basis * self.project(self.input(z, labels))[:, :, None, None])
 
 
@@ -142,5 +142,5 @@ class R3GANDiscriminator(Discriminator):
         _scale(self.head.logit)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The smallest map, weighed and summed per channel."""
+        """The smallest map, weighed and summed per channel. Args: x: `[N, C, H, W]`; labels: not used."""
         return self.layers(x).flatten(1)

@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
-from ganscale.config.resolution import feature_maps
+from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if plain else nn.Conv2d(before, after, 1, bias=bias)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """`[N, C, H, W]` to `[N, C', H', W']`."""
+        """`[N, C, H, W]` to `[N, C', H', W']`. Args: x: feature maps; labels: int64 `[N]` or None."""
         y = self.first(x, labels)
         y = self.conv1(_double(y) if self.up else y)
         y = self.conv2(self.second(y, labels))
@@ -120,7 +120,7 @@ class ResNetGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`."""
+        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
         return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
@@ -169,7 +169,7 @@ class ResNetDiscriminator(Discriminator):
         return plan
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last map, pooled."""
+        """The last map, pooled. Args: x: `[N, C, H, W]`; labels: not used."""
         x = self.layers(x)
         if self.pooling == "flatten":
             return x.flatten(1)

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ganscale.data.order import draw
 from ganscale.data.source import Finite
-from ganscale.evaluation.metrics.reals import draw
 from ganscale.inference.interpolate import slerp
 from ganscale.parallel.random import Stream
 from ganscale.tracking.images import image_grid, scatter

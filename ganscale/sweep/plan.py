@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ganscale.config import Config, ConfigError
-from ganscale.config.evaluation import EVALUATED
+from ganscale.config.checks import metric_names
 from ganscale.sweep.config import Sweep, SweepSettings, load_sweep
 from ganscale.sweep.sampler import Sampler
 from ganscale.sweep.space import Space
@@ -81,7 +81,7 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
         raise ConfigError(
             "the runs of the sweep are never evaluated", key="eval.every", value=config.eval.every, remedy=remedy
         )
-    computed = config.eval.metrics or EVALUATED[config.data.name]
+    computed = metric_names(config)
     metrics = settings.metrics or computed[:1]
     for name in metrics:
         if name not in computed:

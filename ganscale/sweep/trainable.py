@@ -10,13 +10,13 @@ import torch
 from ray.tune import Trainable
 
 from ganscale.config import parse
+from ganscale.config.register import register
 from ganscale.launch.placement import Placement
 from ganscale.sweep.config import Sweep
 from ganscale.sweep.executors import InProcessExecutor, TrialSpec, WorkerGroupExecutor
 from ganscale.sweep.results import read_rows
 from ganscale.sweep.score import standing
 from ganscale.sweep.space import Space
-from ganscale.training.register import extend
 
 SCORE, IMAGES = "score", "images"
 """Keys of a trial's reports: what schedulers compare, and their time axis."""
@@ -47,7 +47,7 @@ class TrialActor(Trainable):
         """Set up the job and the first configuration (Ray's protocol)."""
         assert job is not None, "given by with_parameters"
         with suppress(ValueError):  # already registered by the previous sweep in this process
-            extend(**job.extension)
+            register(**job.extension)
         self._job = job
         self._sweep = Sweep.model_validate(job.sweep)
         self._space = Space(self._sweep, job.base)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ganscale.config import Config
+from ganscale.config import DETECTORS, Config
 from ganscale.evaluation.callback import make_evaluator
 from ganscale.evaluation.evaluator import Evaluator
 from ganscale.evaluation.metrics.result import Evaluation
@@ -237,7 +237,8 @@ class _SeedRun:
         if Replica.current().is_rank_zero:
             callbacks = [TrackerCallback([JsonlTracker(self.folder, images=self.result.images)], self.folder)]
         if self._stop:
-            ignore = (*config.health.ignore, *detectors.TRANSIENT, drift.KIND)
+            transient = (kind for kind, entry in DETECTORS.items() if entry.is_transient)
+            ignore = (*config.health.ignore, *transient, drift.KIND)
             settings = config.health.model_copy(update={"response": "warn", "ignore": ignore})
             store = checkpoint_store(config, self.folder)
             health = HealthMonitor(experiment, self.folder, store, history=history, settings=settings)

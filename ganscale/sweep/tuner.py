@@ -20,6 +20,7 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.config.register import ADDED
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
@@ -36,7 +37,6 @@ from ganscale.sweep.score import objectives
 from ganscale.sweep.searcher import ReplayableSearcher
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
 from ganscale.sweep.wandb import publish
-from ganscale.training.register import ADDED
 
 _logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class _Search:
             one_seed_each=False,
             keep=0,
             storage=str(self._folder.path / ".ray"),
-            extension=ADDED._asdict(),
+            extension=ADDED,
         )
 
     def _tune(self, job: Job, searcher: ReplayableSearcher, callback: TrialStatusCallback, scheduler: Any) -> None:

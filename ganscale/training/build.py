@@ -1,22 +1,19 @@
-"""From a `Config` to objects: the only place where names become networks, losses, optimizers and data."""
+"""From a `Config` to objects: the place where names become networks, losses, optimizers and data."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from ganscale.config import Config, ConfigError
+from ganscale.config import DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
 from ganscale.config.section import is_conditional
-from ganscale.data import FolderSource, ImageSource, PointSource, Source, StackedSource
-from ganscale.data.cifar10 import load_cifar10
-from ganscale.data.gaussians import MIXTURES
-from ganscale.data.mnist import load_mnist
-from ganscale.losses import LOSSES, Targets
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.config.table import find
+from ganscale.data import Source, open_source
+from ganscale.losses import Targets
+from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
 from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
@@ -45,41 +42,22 @@ class Experiment:
 
 
 def build_source(config: Config, device: torch.device) -> Source:
-    """The run's real examples, on `device`.
+    """The run's real examples.
+
+    Args:
+        config: the run.
+        device: where batches go.
 
     Raises:
-        ConfigError: `data.path` does not hold what it should.
+        ConfigError: the data set is unknown, or `data.path` does not hold what it should.
     """
     try:
-        return _source(config, device)
+        return open_source(config, device, DTYPES[config.train.precision])
+    except ConfigError:
+        raise
     except (FileNotFoundError, ValueError) as error:
         remedy = "name a folder or zip that holds the data; every node must see it"
         raise ConfigError(str(error), key="data.path", value=config.data.path, remedy=remedy) from None
-
-
-def _source(config: Config, device: torch.device) -> Source:
-    data, seed, dtype = config.data, config.run.seed, DTYPES[config.train.precision]
-    if data.name in MIXTURES:
-        centers, sigma = MIXTURES[data.name]
-        return PointSource(centers, sigma, seed=seed, device=device, dtype=dtype)
-    if data.name == "folder":
-        path, workers = Path(data.path).expanduser(), data.num_workers
-        return FolderSource(
-            path, data.resolution, seed=seed, device=device, dtype=dtype, mirror=data.mirror, num_workers=workers
-        )
-    if data.name == "cifar10":
-        images, labels = load_cifar10(Path(data.path).expanduser())
-        return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype, mirror=data.mirror)
-    images, labels = _digits(data.resolution)
-    if data.name == "stacked_mnist":
-        return StackedSource(images, labels, data.num_images, seed=seed, device=device, dtype=dtype)
-    return ImageSource(images, labels, 10, seed=seed, device=device, dtype=dtype)
-
-
-@lru_cache(maxsize=1)
-def _digits(resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """MNIST's training set, shared by runs that follow each other in one process; nobody writes to it."""
-    return load_mnist("train", resolution)
 
 
 def build_networks(
@@ -97,16 +75,16 @@ def build_networks(
     dtype = DTYPES[config.train.precision]
     layout = torch.channels_last if config.train.channels_last else torch.preserve_format
     networks = []
-    for side, builders, fits in (("generator", GENERATORS, shape), ("discriminator", DISCRIMINATORS, seen)):
+    for side, table, fits in (("generator", GENERATORS, shape), ("discriminator", DISCRIMINATORS, seen)):
         geometry = Geometry(fits, config.model.latent_dim, num_classes)
         settings = getattr(config.model, side)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
-            network = builders[settings.name](settings, geometry)
+            network = find(table, settings.name, key=f"model.{side}.name").make(settings, geometry)
         _check_network(network, f"model.{side}.name", settings.name)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     generator, discriminator = networks
-    only_differences = LOSSES[config.loss.name].boundary is None and config.penalty.drift == 0.0
+    only_differences = find(LOSSES, config.loss.name, key="loss.name").boundary is None and config.penalty.drift == 0.0
     if only_differences and isinstance(discriminator, Discriminator):
         discriminator.drop_logit_bias()
     return generator, discriminator

@@ -146,7 +146,7 @@ class DiscriminatorObjective(nn.Module):
         view: makes D's input.
         targets: labels of the classification.
         class_weight: weight of the class loss if D classifies (AC-GAN).
-        gp_target: norm that one-centerd penalties pull towards.
+        gp_target: norm that one-centered penalties pull towards.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class DiscriminatorObjective(nn.Module):
         self.view = view
         self.targets = targets
         self.class_weight = class_weight
-        self.one_centerd = partial(penalties.one_centerd, target=gp_target)
+        self.one_centered = partial(penalties.one_centered, target=gp_target)
         self.fused = not uses_batch_statistics(discriminator)
 
     def forward(
@@ -191,7 +191,7 @@ class DiscriminatorObjective(nn.Module):
         # One pass for both is cheapest, unless only one side's gradient is wanted: that would run through both.
         fused = self.fused and bool(weights.r1) == bool(weights.r2)
         real_logits, fake_logits, class_loss = self._logits(seen_reals, seen_fakes, batch.labels, fused=fused)
-        rows = self.loss.discriminator(real_logits, fake_logits, self.targets)
+        rows = self.loss.discriminator_loss(real_logits, fake_logits, self.targets)
         if class_loss is not None:
             rows = rows + self.class_weight * class_loss
         values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights)
@@ -232,21 +232,21 @@ class DiscriminatorObjective(nn.Module):
             real_gradients, fake_gradients = penalties.input_gradients(
                 real_logits.sum() + fake_logits.sum(), reals, fakes
             )
-            values["r1"] = penalties.zero_centerd(pack(real_gradients, packing))
-            values["r2"] = penalties.zero_centerd(pack(fake_gradients, packing))
+            values["r1"] = penalties.zero_centered(pack(real_gradients, packing))
+            values["r2"] = penalties.zero_centered(pack(fake_gradients, packing))
         elif weights.r1:
-            values["r1"] = penalties.zero_centerd(pack(penalties.input_gradients(real_logits, reals)[0], packing))
+            values["r1"] = penalties.zero_centered(pack(penalties.input_gradients(real_logits, reals)[0], packing))
         elif weights.r2:
-            values["r2"] = penalties.zero_centerd(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
+            values["r2"] = penalties.zero_centered(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
         if weights.gp:
             share = self._share("penalty/gp", batch)
             points = penalties.interpolate(pack(batch.reals, packing), pack(fakes.detach(), packing), share)
-            values["gp"] = self.one_centerd(self._gradients_at(points, batch.labels))
+            values["gp"] = self.one_centered(self._gradients_at(points, batch.labels))
         if weights.dragan:
             share = self._share("penalty/dragan", batch)
             noise = self.view.draws.uniform("penalty/dragan/noise", batch.position, reals.shape, reals.dtype)
             points = penalties.perturb(pack(batch.reals, packing), pack(noise, packing), share)
-            values["dragan"] = self.one_centerd(self._gradients_at(points, batch.labels))
+            values["dragan"] = self.one_centered(self._gradients_at(points, batch.labels))
         if weights.drift:
             values["drift"] = penalties.drift(real_logits)
         return values
@@ -303,7 +303,7 @@ class GeneratorObjective:
         if self.loss.compares:
             with torch.no_grad():
                 real_logits = self.discriminator(reals, batch.labels)
-        total = self.loss.generator(logits, real_logits).sum()
+        total = self.loss.generator_loss(logits, real_logits).sum()
         if class_loss is not None:
             total = total + self.class_weight * class_loss.sum()
         total = total * scale

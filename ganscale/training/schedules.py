@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
+from ganscale.health.policy import rate_scale
 from ganscale.training.augment import AdaptiveRule
 
 
@@ -25,20 +26,6 @@ def value(setting: float | Scheduled, images: int) -> float:
         return setting.start ** (1.0 - t) * setting.end**t
     share = t if setting.curve == "linear" else 0.5 * (1.0 - math.cos(math.pi * t))
     return setting.start + (setting.end - setting.start) * share
-
-
-def rate_scale(factor: float, rollbacks: int, share: float) -> float:
-    """The factor of learning rates in a run that was rolled back k times: factor^(k + share), or 1 for k = 0.
-
-    A rollback shows that rates were too high, not by how much, and rates a few times too high ruin a run without any
-    health verdict. So they fall by one more factor until the run's end and pass all values between.
-
-    Args:
-        factor: `health.rate_factor`.
-        rollbacks: k.
-        share: completed share of the run.
-    """
-    return factor ** (rollbacks + min(1.0, share)) if rollbacks else 1.0
 
 
 @dataclass(frozen=True)

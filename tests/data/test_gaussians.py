@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from ganscale.config import DATASETS
+from ganscale.config.table import resolve
 from ganscale.data import PointSource
-from ganscale.data.gaussians import MIXTURES, grid, ring
+from ganscale.data.gaussians import grid, ring
 
 
 def source(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> PointSource:
-    centers, sigma = MIXTURES[name]
+    centers, sigma = resolve(DATASETS[name].mixture)
     return PointSource(centers, sigma, seed=seed, device=torch.device("cpu"), dtype=dtype)
 
 

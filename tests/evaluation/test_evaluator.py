@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import ganscale.evaluation.metrics.reals
-import ganscale.training.build
 from ganscale.config import Config, load
-from ganscale.data.gaussians import MIXTURES
-from ganscale.evaluation.evaluator import Evaluator, extractor_name, metric_names, missing_extractor, store_evaluation
+from ganscale.config.checks import extractor_name, metric_names
+from ganscale.data import mnist
+from ganscale.data.gaussians import RING as RING_MIXTURE
+from ganscale.evaluation.evaluator import Evaluator, missing_extractor, store_evaluation
 from ganscale.evaluation.metrics.result import Evaluation, Score, from_json
 from ganscale.parallel.collectives import Replica
-from ganscale.training.build import build
+from ganscale.training.build import build, build_source
 from tests.fleet import Fleet
 
 CPU = torch.device("cpu")
@@ -28,27 +28,25 @@ DIGITS = (f"eval.metrics=[{ALL}]", "eval.num_samples=300")
 
 def few_digits() -> None:
     """Let the data set have 600 digits to train on and 300 to test with, in this process."""
-    whole = lru_cache(ganscale.evaluation.metrics.reals.load_mnist)
+    whole = lru_cache(mnist.load_mnist)
 
     def some(split: str = "train", resolution: int = 28) -> tuple[Tensor, Tensor]:
         images, labels = whole(split, resolution)  # pyright: ignore[reportArgumentType]
         return images[: 600 if split == "train" else 300], labels[: 600 if split == "train" else 300]
 
-    ganscale.training.build._digits = partial(some, "train")  # pyright: ignore
-    ganscale.evaluation.metrics.reals.load_mnist = some  # pyright: ignore
+    mnist.training_digits = partial(some, "train")  # pyright: ignore
+    mnist.load_mnist = some  # pyright: ignore
 
 
 @pytest.fixture
 def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ganscale.training.build, "_digits", ganscale.training.build._digits)
-    monkeypatch.setattr(ganscale.evaluation.metrics.reals, "load_mnist", ganscale.evaluation.metrics.reals.load_mnist)
+    monkeypatch.setattr(mnist, "training_digits", mnist.training_digits)
+    monkeypatch.setattr(mnist, "load_mnist", mnist.load_mnist)
     few_digits()
 
 
 def evaluator(config: Config, *, cache: Path | None = None) -> Evaluator:
-    return Evaluator(
-        config, ganscale.training.build.build_source(config, CPU), device=CPU, replica=Replica.current(), cache=cache
-    )
+    return Evaluator(config, build_source(config, CPU), device=CPU, replica=Replica.current(), cache=cache)
 
 
 def judge(config: Config) -> Evaluation:
@@ -57,14 +55,14 @@ def judge(config: Config) -> Evaluation:
 
 
 def on_a_rank(overrides: tuple[str, ...], cache: Path | None) -> dict[str, Score]:
-    loaders = ganscale.training.build._digits, ganscale.evaluation.metrics.reals.load_mnist
+    loaders = mnist.training_digits, mnist.load_mnist
     few_digits()
     try:
         config = load(overrides=overrides)
         made = evaluator(config, cache=cache)
         return made.evaluate(build(config).state.ema.module, 64).scores
     finally:
-        ganscale.training.build._digits, ganscale.evaluation.metrics.reals.load_mnist = loaders
+        mnist.training_digits, mnist.load_mnist = loaders
 
 
 @pytest.mark.multiprocess
@@ -110,7 +108,7 @@ class Perfect(nn.Module):
         self.modes, self.spread = modes, spread
 
     def forward(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        centers, sigma = MIXTURES["ring"]
+        centers, sigma = RING_MIXTURE
         mode = (z[:, 0].double().erf().add(1).mul(self.modes / 2).long()).clamp(0, self.modes - 1)
         noise = torch.randn(len(z), 2, generator=torch.Generator().manual_seed(int(z[0, 0] * 1e6)))
         return centers[mode] + self.spread * sigma * noise
@@ -157,7 +155,7 @@ def test_conditional_generators_get_classes_as_frequent_as_in_the_data() -> None
     network = Classes()
     evaluator(config).evaluate(network, 0)
     given = torch.cat(network.labels).bincount(minlength=10)
-    present = ganscale.training.build._digits(28)[1].bincount(minlength=10)
+    present = mnist.training_digits(28)[1].bincount(minlength=10)
     assert given.sum() == 550
     assert (present - given).min() >= 0, "550 of the 600 examples' classes"
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from ganscale.config import GENERATORS
 from ganscale.losses import LOSSES
-from ganscale.models import GENERATORS
 from ganscale.training.build import build
 from tests.runs import tiny
 

@@ -26,13 +26,13 @@ def test_discriminator_is_cross_entropy_on_probabilities(name: str, smoothing: f
     real, fake = PAIRS
     target = 1.0 - smoothing
     expected = -(target * sigma(real).log() + smoothing * (1.0 - sigma(real)).log() + (1.0 - sigma(fake)).log())
-    actual = LOSSES[name].discriminator(real, fake, Targets(target))
+    actual = LOSSES[name].discriminator_loss(real, fake, Targets(target))
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_smoothing_is_one_sided_and_moves_the_optimum() -> None:
     """D's best answer to a real image becomes 1 - smoothing; to a fake it stays 0."""
-    discriminator = LOSSES["non_saturating"].discriminator
+    discriminator = LOSSES["non_saturating"].discriminator_loss
     logit = torch.tensor([math.log(0.9 / 0.1)], dtype=torch.float64, requires_grad=True)
     far = torch.full((1,), -50.0, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(discriminator(logit, far, SMOOTH).sum(), logit)
@@ -47,19 +47,19 @@ def test_smoothing_is_one_sided_and_moves_the_optimum() -> None:
 
 def test_minimax_generator_is_log_one_minus_d() -> None:
     torch.testing.assert_close(
-        LOSSES["minimax"].generator(LOGITS, None), (1.0 - sigma(LOGITS)).log(), rtol=1e-9, atol=1e-9
+        LOSSES["minimax"].generator_loss(LOGITS, None), (1.0 - sigma(LOGITS)).log(), rtol=1e-9, atol=1e-9
     )
 
 
 def test_non_saturating_generator_is_minus_log_d() -> None:
     torch.testing.assert_close(
-        LOSSES["non_saturating"].generator(LOGITS, None), -sigma(LOGITS).log(), rtol=1e-9, atol=1e-9
+        LOSSES["non_saturating"].generator_loss(LOGITS, None), -sigma(LOGITS).log(), rtol=1e-9, atol=1e-9
     )
 
 
 def gradient_at(name: str, logit: float) -> float:
     x = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
-    return torch.autograd.grad(LOSSES[name].generator(x, None).sum(), x)[0].item()
+    return torch.autograd.grad(LOSSES[name].generator_loss(x, None).sum(), x)[0].item()
 
 
 def test_only_minimax_saturates_where_the_discriminator_is_sure() -> None:
@@ -74,10 +74,10 @@ def test_only_minimax_saturates_where_the_discriminator_is_sure() -> None:
 def test_extreme_logits_stay_finite_and_exact(name: str, dtype: torch.dtype) -> None:
     far = torch.tensor([-1e4, 1e4], dtype=dtype, requires_grad=True)
     losses = {
-        "real": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), HARD),
-        "fake": LOSSES[name].discriminator(torch.full_like(far, 1e4), far, HARD),
-        "smooth": LOSSES[name].discriminator(far, torch.full_like(far, -1e4), SMOOTH),
-        "generator": LOSSES[name].generator(far, None),
+        "real": LOSSES[name].discriminator_loss(far, torch.full_like(far, -1e4), HARD),
+        "fake": LOSSES[name].discriminator_loss(torch.full_like(far, 1e4), far, HARD),
+        "smooth": LOSSES[name].discriminator_loss(far, torch.full_like(far, -1e4), SMOOTH),
+        "generator": LOSSES[name].generator_loss(far, None),
     }
     expected = {
         "real": [1e4, 0.0],
@@ -95,5 +95,5 @@ def test_extreme_logits_stay_finite_and_exact(name: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("name", LOSSES)
 def test_one_value_per_sample(name: str) -> None:
     logits = torch.randn(5)
-    assert LOSSES[name].discriminator(logits, logits, SMOOTH).shape == (5,)
-    assert LOSSES[name].generator(logits, logits).shape == (5,)
+    assert LOSSES[name].discriminator_loss(logits, logits, SMOOTH).shape == (5,)
+    assert LOSSES[name].generator_loss(logits, logits).shape == (5,)

@@ -63,10 +63,10 @@ def test_both_sides_are_the_papers(name: str, targets: Targets) -> None:
     loss, (discriminator, generator) = LOSSES[name], FORMULAS[name]
     targets = targets if loss.has_labels else HARD
     torch.testing.assert_close(
-        loss.discriminator(REAL, FAKE, targets), discriminator(REAL, FAKE, targets), rtol=1e-10, atol=1e-10
+        loss.discriminator_loss(REAL, FAKE, targets), discriminator(REAL, FAKE, targets), rtol=1e-10, atol=1e-10
     )
     torch.testing.assert_close(
-        loss.generator(FAKE, REAL if loss.compares else None), generator(REAL, FAKE), rtol=1e-10, atol=1e-10
+        loss.generator_loss(FAKE, REAL if loss.compares else None), generator(REAL, FAKE), rtol=1e-10, atol=1e-10
     )
 
 
@@ -74,10 +74,10 @@ def test_both_sides_are_the_papers(name: str, targets: Targets) -> None:
 def test_gradients_are_the_formulas(name: str) -> None:
     loss, (discriminator, generator) = LOSSES[name], FORMULAS[name]
     real, fake = (x.clone().requires_grad_(True) for x in (REAL, FAKE))
-    ours = torch.autograd.grad(loss.discriminator(real, fake, HARD).sum(), (real, fake))
+    ours = torch.autograd.grad(loss.discriminator_loss(real, fake, HARD).sum(), (real, fake))
     theirs = torch.autograd.grad(discriminator(real, fake, HARD).sum(), (real, fake))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-    ours = torch.autograd.grad(loss.generator(fake, real.detach() if loss.compares else None).sum(), fake)
+    ours = torch.autograd.grad(loss.generator_loss(fake, real.detach() if loss.compares else None).sum(), fake)
     theirs = torch.autograd.grad(generator(real.detach(), fake).sum(), fake)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
@@ -89,7 +89,10 @@ def test_extreme_logits_stay_finite_and_so_do_their_gradients(name: str, dtype: 
     real = torch.tensor([1e4, -1e4, 1e4, -1e4, 0.0], dtype=dtype, requires_grad=True)
     fake = torch.tensor([1e4, 1e4, -1e4, -1e4, 0.0], dtype=dtype, requires_grad=True)
     for targets in (HARD, TWO_SIDED):
-        values = (loss.discriminator(real, fake, targets), loss.generator(fake, real if loss.compares else None))
+        values = (
+            loss.discriminator_loss(real, fake, targets),
+            loss.generator_loss(fake, real if loss.compares else None),
+        )
         for value in values:
             gradients = torch.autograd.grad(value.sum(), (real, fake), allow_unused=True)
             assert value.isfinite().all()
@@ -102,8 +105,8 @@ def test_a_wider_margin_between_real_and_fake_pleases_d_and_not_g(name: str) -> 
     loss, margin = LOSSES[name], torch.linspace(0.0, 0.45, 10, dtype=torch.float64)
     middle = loss.boundary or 0.0
     for small, large in itertools.pairwise(margin):
-        d = [loss.discriminator(middle + x.view(1), middle - x.view(1), HARD).item() for x in (small, large)]
-        g = [loss.generator(middle - x.view(1), middle + x.view(1)).item() for x in (small, large)]
+        d = [loss.discriminator_loss(middle + x.view(1), middle - x.view(1), HARD).item() for x in (small, large)]
+        g = [loss.generator_loss(middle - x.view(1), middle + x.view(1)).item() for x in (small, large)]
         assert d[1] < d[0]
         assert g[1] > g[0]
 
@@ -114,8 +117,8 @@ def test_the_boundary_is_where_both_classes_cost_the_same(name: str) -> None:
     assert loss.boundary is not None
     at = torch.full((1,), loss.boundary, dtype=torch.float64, requires_grad=True)
     other = torch.zeros(1, dtype=torch.float64)
-    as_real = loss.discriminator(at, other, HARD) - loss.discriminator(other, other, HARD)
-    as_fake = loss.discriminator(other, at, HARD) - loss.discriminator(other, other, HARD)
+    as_real = loss.discriminator_loss(at, other, HARD) - loss.discriminator_loss(other, other, HARD)
+    as_fake = loss.discriminator_loss(other, at, HARD) - loss.discriminator_loss(other, other, HARD)
     slopes = torch.autograd.grad(as_real, at, retain_graph=True)[0] + torch.autograd.grad(as_fake, at)[0]
     torch.testing.assert_close(slopes, torch.zeros_like(slopes), rtol=0.0, atol=1e-12)
 
@@ -125,5 +128,5 @@ def test_without_a_boundary_only_differences_count(name: str) -> None:
     loss = LOSSES[name]
     for shift in (-7.0, 3.0):
         torch.testing.assert_close(
-            loss.discriminator(REAL + shift, FAKE + shift, HARD), loss.discriminator(REAL, FAKE, HARD)
+            loss.discriminator_loss(REAL + shift, FAKE + shift, HARD), loss.discriminator_loss(REAL, FAKE, HARD)
         )

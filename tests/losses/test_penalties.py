@@ -32,9 +32,9 @@ def test_of_a_linear_discriminator() -> None:
     """D(x) = <w, x> + 3 has the gradient w everywhere."""
     gradients = gradients_of(lambda x: x.flatten(1) @ W + 3.0, X)
     square = torch.full((ROWS,), W.square().sum().item(), dtype=torch.float64)
-    torch.testing.assert_close(penalties.zero_centerd(gradients), square / 2)
-    torch.testing.assert_close(penalties.one_centerd(gradients), (square.sqrt() - 1.0) ** 2)
-    torch.testing.assert_close(penalties.one_centerd(gradients, 0.5), (square.sqrt() - 0.5) ** 2)
+    torch.testing.assert_close(penalties.zero_centered(gradients), square / 2)
+    torch.testing.assert_close(penalties.one_centered(gradients), (square.sqrt() - 1.0) ** 2)
+    torch.testing.assert_close(penalties.one_centered(gradients, 0.5), (square.sqrt() - 0.5) ** 2)
 
 
 def test_of_a_quadratic_discriminator() -> None:
@@ -42,13 +42,13 @@ def test_of_a_quadratic_discriminator() -> None:
     symmetric = A + A.T
     gradients = gradients_of(lambda x: 0.5 * ((x.flatten(1) @ symmetric) * x.flatten(1)).sum(1), X)
     norms = torch.stack([(symmetric @ x.flatten()).norm() for x in X])
-    torch.testing.assert_close(penalties.zero_centerd(gradients), norms**2 / 2)
-    torch.testing.assert_close(penalties.one_centerd(gradients), (norms - 1.0) ** 2)
+    torch.testing.assert_close(penalties.zero_centered(gradients), norms**2 / 2)
+    torch.testing.assert_close(penalties.one_centered(gradients), (norms - 1.0) ** 2)
 
 
-def test_no_gradient_at_all_is_the_largest_one_centerd_penalty_and_differentiable() -> None:
+def test_no_gradient_at_all_is_the_largest_one_centered_penalty_and_differentiable() -> None:
     weight = torch.zeros(18, dtype=torch.float64, requires_grad=True)
-    value = penalties.one_centerd(gradients_of(lambda x: x.flatten(1) @ weight, X)).sum()
+    value = penalties.one_centered(gradients_of(lambda x: x.flatten(1) @ weight, X)).sum()
     torch.testing.assert_close(value, torch.tensor(float(ROWS), dtype=torch.float64), rtol=1e-5, atol=0.0)
     (gradient,) = torch.autograd.grad(value, weight)
     assert gradient.isfinite().all()
@@ -79,9 +79,9 @@ def test_input_gradients_are_those_of_finite_differences() -> None:
 
 
 VALUES: dict[str, Callable[[Callable[[Tensor], Tensor]], Tensor]] = {
-    "zero_centerd": lambda net: penalties.zero_centerd(gradients_of(net, X)),
-    "one_centerd": lambda net: penalties.one_centerd(gradients_of(net, X)),
-    "interpolates": lambda net: penalties.one_centerd(
+    "zero_centered": lambda net: penalties.zero_centered(gradients_of(net, X)),
+    "one_centered": lambda net: penalties.one_centered(gradients_of(net, X)),
+    "interpolates": lambda net: penalties.one_centered(
         gradients_of(net, penalties.interpolate(X, X.flip(0), X.flatten(1)[:, 0].abs() % 1.0))
     ),
     "drift": lambda net: penalties.drift(net(X)),

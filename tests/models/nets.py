@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from ganscale.config import load
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.models import Geometry
 from ganscale.models.base import Discriminator, Generator
 
 SMALL = {
@@ -30,8 +30,8 @@ def pair(
     model = load(overrides=settings).model
     geometry = Geometry((channels, resolution, resolution), LATENT, num_classes)
     torch.manual_seed(seed)
-    generator = GENERATORS[name](model.generator, geometry).double()
-    discriminator = DISCRIMINATORS[name](model.discriminator, geometry).double()
+    generator = GENERATORS[name].make(model.generator, geometry).double()
+    discriminator = DISCRIMINATORS[name].make(model.discriminator, geometry).double()
     assert isinstance(generator, Generator)
     assert isinstance(discriminator, Discriminator)
     return generator, discriminator

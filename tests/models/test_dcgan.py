@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganscale.config import load
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.models import Geometry
 from ganscale.models.layers import BatchNorm
 
 CHANNELS = {16: (16, 8), 28: (16, 8), 32: (32, 16, 8), 64: (40, 32, 16, 8), 128: (40, 40, 32, 16, 8)}
@@ -16,7 +16,9 @@ def pair(resolution: int, *settings: str, channels: int = 3) -> tuple[nn.Module,
     overrides = [f"model.{side}.{setting}" for side in ("generator", "discriminator") for setting in every]
     model = load(overrides=overrides).model
     geometry = Geometry((channels, resolution, resolution), 7)
-    return GENERATORS["dcgan"](model.generator, geometry), DISCRIMINATORS["dcgan"](model.discriminator, geometry)
+    return GENERATORS["dcgan"].make(model.generator, geometry), DISCRIMINATORS["dcgan"].make(
+        model.discriminator, geometry
+    )
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganscale.config import load
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.models import Geometry
 
 MNIST = Geometry((1, 28, 28), 100)
 
@@ -17,7 +17,7 @@ def sizes(module: nn.Module) -> list[int]:
 
 def pair(*overrides: str, geometry: Geometry = MNIST) -> tuple[nn.Module, nn.Module]:
     model = load(overrides=overrides).model
-    return GENERATORS["mlp"](model.generator, geometry), DISCRIMINATORS["mlp"](model.discriminator, geometry)
+    return GENERATORS["mlp"].make(model.generator, geometry), DISCRIMINATORS["mlp"].make(model.discriminator, geometry)
 
 
 def test_default_sizes_are_the_textbooks() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from ganscale.config import load
-from ganscale.models import DISCRIMINATORS, GENERATORS, Geometry
+from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.models import Geometry
 from ganscale.models.r3gan import Bottleneck, Resample
 from tests.models.nets import latents, num_parameters, pair
 
@@ -21,10 +21,10 @@ def test_number_of_parameters_is_the_papers() -> None:
     model = load(overrides=[*overrides, "data.resolution=32"]).model
     geometry = Geometry((3, 32, 32), 64)
     block = 2 * 768 * 1536 + 1536 * 16 * 9 + 2 * 1536
-    generator = GENERATORS["r3gan"](model.generator, geometry)
+    generator = GENERATORS["r3gan"].make(model.generator, geometry)
     assert num_parameters(generator) == 8 * block + 768 * 16 + 64 * 768 + 768 * 3
     assert abs(num_parameters(generator) / 20.7e6 - 1.0) < 0.01
-    discriminator = DISCRIMINATORS["r3gan"](model.discriminator, geometry)
+    discriminator = DISCRIMINATORS["r3gan"].make(model.discriminator, geometry)
     assert num_parameters(discriminator) == 8 * block + 768 * 3 + 768 * 16 + 768
     assert abs(num_parameters(discriminator) / 20.7e6 - 1.0) < 0.01
 

@@ -84,7 +84,7 @@ def test_points_at_the_rim_do_not_leave_the_picture() -> None:
     assert picture.shape == (101, 101, 3)
 
 
-def test_an_extent_of_different_sides_is_centerd_and_not_stretched() -> None:
+def test_an_extent_of_different_sides_is_centered_and_not_stretched() -> None:
     wide = np.array([[-2.0, 0.0], [2.0, 0.0]])
     picture = scatter(wide, wide, size=201, margin=0.25)
     assert np.argwhere((picture == BLUE).all(2))[0].tolist() == [99, 33]

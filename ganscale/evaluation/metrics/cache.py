@@ -1,4 +1,4 @@
-"""What was seen in real examples, kept in a folder from one run to the next. Nothing that goes wrong here matters."""
+"""What was seen in real examples, kept in a folder from one run to the next. A failure only costs time."""
 
 import os
 import uuid
@@ -17,7 +17,10 @@ def cache_folder() -> Path:
 
 
 def load_observed(path: Path, count: int) -> Observed | None:
-    """What was seen in `count` examples; None if it is not there or damaged."""
+    """What was seen in `count` examples; None if it is not there or damaged.
+
+    Args: path: of the file; count: number of examples.
+    """
     try:
         parts = safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError):
@@ -28,7 +31,7 @@ def load_observed(path: Path, count: int) -> Observed | None:
 
 
 def store_observed(path: Path, seen: Observed) -> None:
-    """Keep it; a storage that refuses is ignored."""
+    """Keep it; a storage that refuses is ignored. Args: path: of the file; seen: what to keep."""
     parts = {name: part.cpu().contiguous() for name, part in seen._asdict().items() if part is not None}
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with suppress(OSError, safetensors.SafetensorError):

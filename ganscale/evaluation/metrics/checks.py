@@ -12,7 +12,7 @@ def check_features(name: str, features: Tensor, *, at_least: int = 1, reason: st
         reason: why so many rows are needed, for the message.
 
     Raises:
-        ValueError: wrong shape or type, too few rows, or numbers that are not finite (the message says how many).
+        ValueError: wrong shape or type, too few rows, or numbers that are not finite (the message has their number).
     """
     if features.dim() != 2:
         raise ValueError(f"{name} must have the shape [N, D], not {list(features.shape)}")
@@ -26,10 +26,10 @@ def check_features(name: str, features: Tensor, *, at_least: int = 1, reason: st
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """Refuse numbers that are not finite.
+    """Refuse numbers that are not finite. Args: name: for the message; values: any shape.
 
     Raises:
-        ValueError: there are such numbers; the message says how many, and in how many rows.
+        ValueError: there are such numbers; the message has their number and that of the rows.
     """
     wrong = ~torch.isfinite(values)
     if wrong.any():
@@ -39,6 +39,8 @@ def check_finite(name: str, values: Tensor) -> None:
 
 def check_pair(real: Tensor, fake: Tensor, *, at_least: int = 1, reason: str = "") -> None:
     """Refuse features of real and fake samples that cannot be compared: `[N, D]` and `[M, D]` are wanted.
+
+    Args: real, fake: features; at_least, reason: as `check_features`.
 
     Raises:
         ValueError: either is not as `check_features` wants it, or they differ in D or in device.
@@ -53,6 +55,8 @@ def check_pair(real: Tensor, fake: Tensor, *, at_least: int = 1, reason: str = "
 
 def check_probabilities(name: str, probabilities: Tensor, *, tolerance: float = 1e-3) -> None:
     """Refuse what are not probabilities along the last dimension: finite, not negative, with sum 1 up to `tolerance`.
+
+    Args: name: for the message; probabilities: `[..., K]`; tolerance: of the sums.
 
     Raises:
         ValueError: they are not.

@@ -1,14 +1,16 @@
 """What turns examples into features, classes and modes: the MNIST classifier, Inception-V3, the pixels themselves."""
 
 import hashlib
-from collections.abc import Callable
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ganscale.data.gaussians import MIXTURES
+from ganscale.config import DATASETS, EXTRACTORS, Dataset
+from ganscale.config.table import find, resolve
+from ganscale.data.gaussians import Mixture
 from ganscale.evaluation.metrics.mnist_classifier import digits, load_classifier
 from ganscale.evaluation.metrics.modes import gaussian_modes, nearest_modes
 
@@ -32,7 +34,7 @@ class Observed(NamedTuple):
     high_quality: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Observed":
-        """Some of the examples."""
+        """Some of the examples. Args: rows: int64 `[n]`."""
         return Observed(*(None if part is None else part[rows.to(part.device)] for part in self))  # pyright: ignore
 
 
@@ -42,7 +44,7 @@ class Extractor(Protocol):
     Attributes:
         name: as in the config.
         sha256: of the weights' file; empty where there are no weights.
-        num_modes: number of modes that it tells apart; 0 for none.
+        num_modes: number of modes that it distinguishes; 0 for none.
     """
 
     name: str
@@ -109,14 +111,14 @@ class PointExtractor:
     """2-D points as they are, the center nearest to each, and whether it is within three sigma of it.
 
     Args:
-        name: "ring" or "grid".
+        mixture: that the points should come from.
     """
 
     name = "pixels"
     sha256 = ""
 
-    def __init__(self, name: str) -> None:
-        self.centers, self.sigma = MIXTURES[name]
+    def __init__(self, mixture: Mixture) -> None:
+        self.centers, self.sigma = mixture
         self.num_modes = len(self.centers)
 
     def __call__(self, examples: Tensor) -> Observed:
@@ -164,10 +166,42 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def inception_weights(path: str) -> Path:
-    """The file of Inception's weights: `path`, or where torch-fidelity's download would put it."""
+    """The file of Inception's weights: `path`, or where torch-fidelity's download would put it.
+
+    Args: path: `eval.weights`.
+    """
     if path:
         return Path(path).expanduser()
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+
+
+def missing_inception(weights: str) -> str | None:
+    """Why Inception-V3 cannot be used on this machine, with the remedy; None if it can.
+
+    Args:
+        weights: `eval.weights`.
+    """
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or set eval.every=0"
+    file = inception_weights(weights)
+    if not file.is_file():
+        return f"no weights of Inception-V3 at {file}; put {INCEPTION_FILE} there or name it in eval.weights"
+    return None
+
+
+def open_digits(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> DigitExtractor:
+    """The MNIST classifier. Args: `FeatureExtractor.build`."""
+    return DigitExtractor(shape[0], weights=Path(weights) if weights else None, device=device)
+
+
+def open_inception(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> InceptionExtractor:
+    """Inception-V3. Args: `FeatureExtractor.build`."""
+    return InceptionExtractor(inception_weights(weights), device=device)
+
+
+def open_pixels(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> Extractor:
+    """Examples as they are, with their modes where the data set is a mixture. Args: `FeatureExtractor.build`."""
+    return PixelExtractor(shape) if data.mixture is None else PointExtractor(resolve(data.mixture))
 
 
 def make_extractor(
@@ -175,14 +209,18 @@ def make_extractor(
 ) -> Extractor:
     """The extractor of this name for a data set's examples.
 
+    Args:
+        name: of the extractor.
+        data: name of the data set.
+        shape: of one example.
+        weights: file of the extractor's weights; empty for its own.
+        device: where it computes.
+
     Raises:
-        ImportError: torch-fidelity is needed and not installed.
+        ConfigError: the extractor or the data set is unknown.
+        ImportError: a package that it needs is not installed.
         FileNotFoundError: the weights are not there.
         ValueError: the weights are damaged, or the images too large.
     """
-    makers: dict[str, Callable[[], Extractor]] = {
-        "mnist": lambda: DigitExtractor(shape[0], weights=Path(weights) if weights else None, device=device),
-        "inception": lambda: InceptionExtractor(inception_weights(weights), device=device),
-        "pixels": lambda: PointExtractor(data) if data in MIXTURES else PixelExtractor(shape),
-    }
-    return makers[name]()
+    entry = find(EXTRACTORS, name, key="eval.extractor")
+    return resolve(entry.build)(find(DATASETS, data, key="data.name"), shape, weights, torch.device(device))

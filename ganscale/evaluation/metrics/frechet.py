@@ -36,6 +36,8 @@ def moments(features: Tensor) -> Moments:
 
     The rows are read in chunks of fixed size, and the mean is subtracted before anything is squared.
 
+    Args: features: on any device.
+
     Raises:
         ValueError: empty, not a matrix, fewer than 2 rows, or not finite.
     """
@@ -47,8 +49,8 @@ def moments(features: Tensor) -> Moments:
     mean = total / count
     scatter = torch.zeros(size, size, dtype=torch.float64, device=features.device)
     for chunk in features.split(_CHUNK):
-        centerd = chunk.to(torch.float64) - mean
-        scatter.addmm_(centerd.T, centerd)
+        centered = chunk.to(torch.float64) - mean
+        scatter.addmm_(centered.T, centered)
     return Moments(count, mean.cpu(), (scatter / (count - 1)).cpu())
 
 
@@ -57,6 +59,8 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
 
     tr (C1 C2)^(1/2) = tr (C1^(1/2) C2 C1^(1/2))^(1/2) is the sum of the singular values of C1^(1/2) C2^(1/2). In this
     form nothing is ever complex, and directions without variance (N <= D) do no harm.
+
+    Args: real, fake: moments of features with D dimensions.
 
     Raises:
         ValueError: different numbers of dimensions, wrong shapes, or numbers that are not finite.

@@ -19,7 +19,7 @@ class KernelDistance:
     Attributes:
         value: an unbiased estimate of the squared MMD: 0 on average for equal distributions, so it may be negative.
         standard_error: of `value` as an estimate for the two distributions. It covers the randomness of the samples as
-            well as that of the subsets, which alone (the spread over subsets / sqrt(subsets)) says far too little.
+            well as that of the subsets, which alone (the spread over subsets / sqrt(subsets)) is far too small.
     """
 
     value: float

@@ -2,8 +2,8 @@
 
 All four ask which samples of one set lie in the balls around the samples of the other, where a sample's ball reaches to
 its k-th nearest neighbor in its own set. Balls are closed. Distances are computed in float64 in blocks of fixed size:
-no matrix ever has N x N entries, and the same blocks are computed whoever computes them, so that the replicas, who only
-add up whole numbers and each other's radii, arrive at exactly what one alone does.
+no matrix ever has N x N entries, and blocks do not depend on which replica computes them, so that replicas, which add
+up only whole numbers and each other's radii, arrive at exactly what one alone does.
 """
 
 from collections.abc import Iterator
@@ -71,6 +71,8 @@ def manifold_scores(
 def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3, replica: Replica = _ALONE) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1 and 2) of `[N, D]` and `[M, D]`, N and M > k.
 
+    Args: real, fake: features; k: neighbor that balls reach to; replica: as `manifold_scores`.
+
     Raises:
         ValueError: as `manifold_scores`, which has density and coverage for little more.
     """
@@ -80,6 +82,8 @@ def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3, replica: Replica
 
 def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5, replica: Replica = _ALONE) -> tuple[float, float]:
     """Density and coverage (Naeem et al. 2020, Eqs. 4 and 6) of `[N, D]` and `[M, D]`, N and M > k.
+
+    Args: real, fake: features; k: neighbor that balls reach to; replica: as `manifold_scores`.
 
     Raises:
         ValueError: as `manifold_scores`, which has precision and recall for little more.

@@ -17,7 +17,7 @@ _CHUNK = 8192
 
 @dataclass(frozen=True)
 class ModeStatistics:
-    """What a histogram of modes says.
+    """Statistics of a histogram of modes.
 
     Attributes:
         covered: number of modes with at least one sample.
@@ -101,6 +101,8 @@ def expected_kl_floor(
     The mean of `kl_of_perfect_generators`, which see for the arguments. With the data's own frequencies as
     `probabilities`, it is the floor of a generator that has learned the data and not the uniform distribution.
 
+    Args: as `kl_of_perfect_generators`.
+
     Raises:
         ValueError: numbers below 1, or distributions that are none.
     """
@@ -115,6 +117,8 @@ def nearest_modes(points: Tensor, centers: Tensor) -> Tensor:
     """The nearest center of each point, near or not: points `[N, 2]` and centers `[M, 2]` to int64 `[N]`.
 
     PacGAN's reverse KL is of these labels; its number of modes of those that `gaussian_modes` returns.
+
+    Args: points, centers: 2-D.
 
     Raises:
         ValueError: empty, wrong shapes, or numbers that are not finite.

@@ -1,25 +1,15 @@
 """The real examples of an evaluation: the reference that samples are compared with, and others that give the floor."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ganscale.config import Config
-from ganscale.data.cifar10 import load_cifar10
-from ganscale.data.gaussians import MIXTURES, PointSource
-from ganscale.data.images import normalize
-from ganscale.data.mnist import load_mnist
-from ganscale.data.source import Finite, Source
-from ganscale.parallel.random import Stream, derive_seed, permutation
-
-Reader = Callable[[int, int], Tensor]
-"""Rows `start` to `stop - 1` as the networks see them: images in [-1, 1], or points."""
-
-STACKED_REFERENCE = 26_000
-"""Triples in the reference of stacked MNIST at least: the benchmark's number of samples."""
+from ganscale.config import DATASETS, Config
+from ganscale.config.table import find, resolve
+from ganscale.data import open_source
+from ganscale.data.source import Finite, Reader, Source
+from ganscale.parallel.random import derive_seed
 
 
 @dataclass(frozen=True)
@@ -43,62 +33,41 @@ class Reals:
     held_out_identity: str
 
 
-def draw(size: int, count: int, *, seed: int, stream: str) -> Tensor:
-    """`count` random rows of a set of `size`: all different if it has as many, otherwise independent draws."""
-    if count <= size:
-        return permutation(seed, stream, size)[:count]
-    return Stream(seed, stream).integers(0, count, size).squeeze(-1)
-
-
 def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -> Reals:
-    """The real examples for a run's data.
+    """The real examples for a run's data: the training set of a finite one, else fresh examples.
 
     Args:
         config: of the run.
-        source: its training data, which are read but not moved on.
+        source: its training data, which are read but whose position does not change.
         num_samples: number of samples to be judged.
         seed: of the draws.
 
     Raises:
+        ConfigError: the data set is unknown.
         FileNotFoundError: the test set is not there.
     """
-    if config.data.name in MIXTURES:
-        return _points(config.data.name, num_samples, seed)
-    assert isinstance(source, Finite), "all sets of images are finite"
-    stacked = config.data.name == "stacked_mnist"
-    count = min(source.num_images, max(STACKED_REFERENCE, num_samples)) if stacked else source.num_images
+    entry = find(DATASETS, config.data.name, key="data.name")
+    if not isinstance(source, Finite):
+        return _fresh(config, num_samples, seed)
+    count = source.num_images
+    if entry.reference_size:
+        count = min(count, max(entry.reference_size, num_samples))
 
     def reference(start: int, stop: int) -> Tensor:
         return source.gather(torch.arange(start, stop))[0]
 
+    held_out = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
     identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}"
-    return Reals(count, reference, _held_out(config, num_samples, seed), identity, f"{identity}/{num_samples}/{seed}")
+    return Reals(count, reference, held_out, identity, f"{identity}/{num_samples}/{seed}")
 
 
-def _points(name: str, num_samples: int, seed: int) -> Reals:
-    centers, sigma = MIXTURES[name]
+def _fresh(config: Config, num_samples: int, seed: int) -> Reals:
+    """Examples of an endless data set that the run never trains on."""
 
     def fresh(stream: str) -> Reader:
-        own = derive_seed(seed, f"evaluation/{stream}")
-        points = PointSource(centers, sigma, seed=own, device=torch.device("cpu"), dtype=torch.float64)
-        return lambda start, stop: points.read(start, stop)[0]
+        own = config.run.model_copy(update={"seed": derive_seed(seed, f"evaluation/{stream}")})
+        source = open_source(config.model_copy(update={"run": own}), torch.device("cpu"), torch.float64)
+        return lambda start, stop: source.read(start, stop)[0]
 
-    identity = f"{name}/{num_samples}/{seed}"
+    identity = f"{config.data.name}/{num_samples}/{seed}"
     return Reals(num_samples, fresh("reference"), fresh("held_out"), identity, identity)
-
-
-def _held_out(config: Config, num_samples: int, seed: int) -> Reader | None:
-    """Test images, or for stacked MNIST triples of test digits."""
-    data = config.data
-    if data.name == "folder":
-        return None
-    if data.name == "cifar10":
-        images, _ = load_cifar10(Path(data.path).expanduser(), "test")
-    else:
-        images, _ = load_mnist("test", data.resolution)
-    stream = "evaluation/held_out"
-    if data.name == "stacked_mnist":
-        rows = Stream(seed, stream).integers(0, num_samples, len(images), (3,))
-        return lambda start, stop: normalize(images[rows[start:stop]].squeeze(2), torch.float32)
-    rows = draw(len(images), num_samples, seed=seed, stream=stream)
-    return lambda start, stop: normalize(images[rows[start:stop]], torch.float32)

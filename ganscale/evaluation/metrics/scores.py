@@ -1,12 +1,14 @@
 """Metrics by name, from what an extractor saw in the reference and in the examples that are judged."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
+from ganscale.config import METRICS
+from ganscale.config.table import find, resolve
 from ganscale.evaluation.metrics.extractors import Observed
 from ganscale.evaluation.metrics.frechet import Moments, frechet_distance, moments
 from ganscale.evaluation.metrics.inception import inception_score
@@ -32,7 +34,7 @@ class Setting(NamedTuple):
 
     Attributes:
         seed: of random subsets.
-        num_modes: modes that the extractor tells apart.
+        num_modes: modes that the extractor distinguishes.
         replica: this process among those that share the work; all must call together, with the same examples.
     """
 
@@ -54,24 +56,26 @@ class Reference:
 
 
 Values = dict[str, Value]
-Group = Callable[[Reference, Observed, Setting], Values]
 
 
-def _frechet(reference: Reference, judged: Observed, setting: Setting) -> Values:
-    return {"frechet": Value(frechet_distance(reference.moments, moments(judged.features)))}
+def frechet(reference: Reference, judged: Observed, setting: Setting) -> Value:
+    """Args: `Metric.compute`; as all functions here."""
+    return Value(frechet_distance(reference.moments, moments(judged.features)))
 
 
-def _kid(reference: Reference, judged: Observed, setting: Setting) -> Values:
+def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
+    """Over 100 subsets. Args: `Metric.compute`."""
     real = reference.seen.features
     size = min(SUBSET_SIZE, len(real), len(judged.features))
     distance = kernel_distance(real, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica)
-    return {"kid": Value(distance.value, distance.standard_error)}
+    return Value(distance.value, distance.standard_error)
 
 
-def _inception_score(reference: Reference, judged: Observed, setting: Setting) -> Values:
+def inception(reference: Reference, judged: Observed, setting: Setting) -> Value:
+    """Over 10 splits; its error is the standard deviation over them. Args: `Metric.compute`."""
     assert judged.probabilities is not None, "the config's check refuses extractors without classes"
     score = inception_score(judged.probabilities, splits=min(10, len(judged.probabilities)))
-    return {"inception_score": Value(score.mean, score.std)}
+    return Value(score.mean, score.std)
 
 
 def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
@@ -81,43 +85,48 @@ def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
     return reference.take(permutation(seed, "evaluation/manifold", len(reference.features))[: len(judged.features)])
 
 
-def _manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
+def manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    """Precision, recall, density and coverage. Args: `Metric.compute`."""
     real = _equal(reference.seen, judged, setting.seed)
     scores = manifold_scores(real.features, judged.features, replica=setting.replica)
     return {name: Value(value) for name, value in asdict(scores).items()}
 
 
-def _modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
+def modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
+    """The metrics of modes, and of quality where it is known. Args: `Metric.compute`."""
     assert judged.modes is not None, "the config's check refuses extractors without modes"
     statistics = mode_statistics(judged.modes, setting.num_modes)
     good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality
     return {
         "modes": Value(float(judged.modes[good].unique().numel())),
         "reverse_kl": Value(statistics.kl),
-        "excess_kl": Value(statistics.kl),  # the evaluator takes the floor off
+        "excess_kl": Value(statistics.kl),
         "high_quality": Value(good.double().mean().item()),
     }
-
-
-GROUPS: dict[tuple[str, ...], Group] = {
-    ("frechet",): _frechet,
-    ("kid",): _kid,
-    ("inception_score",): _inception_score,
-    ("precision", "recall", "density", "coverage"): _manifold,
-    ("modes", "reverse_kl", "excess_kl", "high_quality"): _modes,
-}
-"""Metrics that one computation gives together."""
 
 
 def compute(names: Sequence[str], reference: Reference, judged: Observed, setting: Setting) -> Values:
     """The named metrics of the judged examples, in the order of the names.
 
     Where any judged feature is not finite there is nothing to measure, and every value is NaN.
+
+    Args:
+        names: of metrics.
+        reference: what was seen in real examples.
+        judged: what was seen in the examples to judge.
+        setting: what else metrics need.
+
+    Raises:
+        ConfigError: a metric is unknown.
     """
+    functions = {name: find(METRICS, name, key="eval.metrics").compute for name in names}
     if not torch.isfinite(judged.features).all():
         return {name: Value(float("nan")) for name in names}
     found: Values = {}
-    for members, group in GROUPS.items():
-        if set(members) & set(names):
-            found |= group(reference, judged, setting)
+    for function in dict.fromkeys(functions.values()):
+        value = resolve(function)(reference, judged, setting)
+        if not isinstance(value, dict):
+            own = next(name for name, each in functions.items() if each == function)
+            value = {own: value if isinstance(value, Value) else Value(float(value))}
+        found |= value
     return {name: found[name] for name in names}

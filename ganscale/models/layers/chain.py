@@ -9,7 +9,10 @@ class Chain(nn.Sequential):
     takes_labels = True
 
     def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Apply all layers to `[N, ...]`; labels `[N]` or None."""
+        """Apply all layers to `[N, ...]`; labels `[N]` or None.
+
+        Args: input: of the first layer; labels: for conditional norms.
+        """
         for layer in self:
             input = layer(input, labels) if getattr(layer, "takes_labels", False) else layer(input)
         return input

@@ -51,7 +51,10 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]` per channel; in eval mode with the running statistics."""
+        """Normalize `[N, C, ...]` per channel; in eval mode with the running statistics.
+
+        Args: x: features or feature maps.
+        """
         if not self.training:
             return self._native(x, self.running_mean, self.running_var)
         if x.numel() == x.shape[1] or (self.across_replicas and num_replicas() > 1):
@@ -89,7 +92,7 @@ class LayerNorm(nn.Module):
         self.norm = nn.GroupNorm(1, num_features, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize each row of `[N, C, ...]`."""
+        """Normalize each row of `[N, C, ...]`. Args: x: features or feature maps."""
         return self.norm(x)
 
 
@@ -101,7 +104,7 @@ class PixelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]` over C."""
+        """Normalize `[N, C, ...]` over C. Args: x: features or feature maps."""
         wide = upcast(x)
         return (wide * (wide.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
@@ -124,7 +127,10 @@ class ConditionalNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes, num_features))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]`, scaled and shifted by the classes `[N]`."""
+        """Normalize `[N, C, ...]`, scaled and shifted by the classes `[N]`.
+
+        Args: x: features or feature maps; labels: int64.
+        """
         x = self.norm(x)
         shape = (*x.shape[:2],) + (1,) * (x.dim() - 2)
         scale, shift = embedding(labels, self.weight), embedding(labels, self.bias)
@@ -155,25 +161,31 @@ into drift that differs from world to world: leave it out."""
 
 
 def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:
-    """The normalization `name` for `[N, C, ...]`; with classes, one whose scale and shift depend on them."""
+    """The normalization `name` for `[N, C, ...]`; with classes, one whose scale and shift depend on them.
+
+    Args: name: as in the config; num_features: C; num_classes: of the labels, 0 for none.
+    """
     if num_classes:
         return ConditionalNorm(NORMS[name](num_features, affine=False), num_features, num_classes)
     return NORMS[name](num_features)
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Whether the output for one row depends on the other rows of the batch."""
+    """Whether the output for one row depends on the other rows of the batch. Args: module: one layer."""
     return any(isinstance(m, BatchNorm) or getattr(m, "batch_dependent", False) for m in module.modules())
 
 
 def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
-    """The batch norms of a network, for `frozen_statistics`."""
+    """The batch norms of a network, for `frozen_statistics`. Args: module: the network."""
     return tuple(m for m in module.modules() if isinstance(m, BatchNorm))
 
 
 @contextmanager
 def frozen_statistics(norms: Iterable[BatchNorm]) -> Iterator[None]:
-    """Leave the running statistics of `norms` as they are during the block; forwards still use the batch's."""
+    """Leave the running statistics of `norms` as they are during the block; forwards still use the batch's.
+
+    Args: norms: from `batch_norms`.
+    """
     for norm in norms:
         norm.update_statistics = False
     try:

@@ -38,14 +38,17 @@ class SpectralNorm(nn.Module):
         return weight.transpose(0, self.dim).flatten(1)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Divide the weight by its largest singular value as u and v see it."""
+        """Divide the weight by its largest singular value as u and v see it. Args: weight: of the layer."""
         with torch.autocast(weight.device.type, enabled=False):
             sigma = torch.dot(self.u, torch.mv(self._matrix(weight), self.v))
             return weight / sigma
 
     @torch.no_grad()
     def advance(self, weight: Tensor, iterations: int = 1) -> None:
-        """Power iteration (Miyato et al. 2018, Algorithm 1, step 1), in place."""
+        """Power iteration (Miyato et al. 2018, Algorithm 1, step 1), in place.
+
+        Args: weight: of the layer; iterations: at least 1.
+        """
         with torch.autocast(weight.device.type, enabled=False):
             matrix = self._matrix(weight)
             for _ in range(iterations):
@@ -57,6 +60,8 @@ def add_spectral_norm(network: nn.Module) -> None:
     """Normalize every linear, convolutional, transposed convolutional and embedding layer, from its present weight on.
 
     Call it when the weights have their initial values; the trained parameter is `parametrizations.weight.original`.
+
+    Args: network: changed in place.
 
     Raises:
         ValueError: a weight is zero: it has no direction to keep.
@@ -71,7 +76,10 @@ def add_spectral_norm(network: nn.Module) -> None:
 
 
 def spectral_norms(network: nn.Module) -> tuple[tuple[SpectralNorm, Tensor], ...]:
-    """The spectral norms of a network, each with its trained weight, for `advance_power_iteration`."""
+    """The spectral norms of a network, each with its trained weight, for `advance_power_iteration`.
+
+    Args: network: with norms from `add_spectral_norm`.
+    """
     found = []
     for module in network.modules():
         if isinstance(module, parametrize.ParametrizationList):
@@ -83,6 +91,8 @@ def advance_power_iteration(norms: Iterable[tuple[SpectralNorm, Tensor]]) -> Non
     """One power iteration of each norm with its present weight: once after every optimizer step of the network.
 
     Without communication: the replicas' weights are equal, and so are their u and v.
+
+    Args: norms: from `spectral_norms`.
     """
     for norm, weight in norms:
         norm.advance(weight)

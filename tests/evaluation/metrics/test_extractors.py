@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from ganscale.data.gaussians import MIXTURES
+from ganscale.data.gaussians import GRID
 from ganscale.data.images import normalize
 from ganscale.data.mnist import load_mnist
 from ganscale.evaluation.metrics.extractors import (
@@ -41,15 +41,15 @@ def test_three_digits_are_one_of_a_thousand_modes() -> None:
 
 
 def test_points_have_the_nearest_mode_and_quality_within_three_sigma() -> None:
-    centers, sigma = MIXTURES["grid"]
+    centers, sigma = GRID
     offsets = torch.tensor([[2.9, 0.0], [0.0, 3.1]], dtype=torch.float64) * sigma
-    seen = PointExtractor("grid")((centers[7] + offsets).float())
+    seen = PointExtractor(GRID)((centers[7] + offsets).float())
     assert seen.modes is not None
     assert seen.modes.tolist() == [7, 7]
     assert seen.high_quality is not None
     assert seen.high_quality.tolist() == [True, False]
     assert seen.features.dtype == torch.float64
-    assert PointExtractor("grid").num_modes == 25
+    assert PointExtractor(GRID).num_modes == 25
 
 
 def test_pixels_are_features_unless_there_are_too_many() -> None:

@@ -73,7 +73,7 @@ def test_gaussians_with_common_axes() -> None:
 
 @pytest.mark.parametrize(("count", "others"), [(2, 3), (20, 20), (20, 400), (400, 20)])
 def test_fewer_samples_than_dimensions(count: int, others: int) -> None:
-    """tr (C1 C2)^(1/2) is the sum of the singular values of the centerd samples' products: an N x M matrix."""
+    """tr (C1 C2)^(1/2) is the sum of the singular values of the centered samples' products: an N x M matrix."""
     x, y = draw(count, 150, 6), draw(others, 150, 7)
     a, b = ((side - side.mean(0)) / (len(side) - 1) ** 0.5 for side in (x, y))
     overlap = torch.linalg.svdvals(a @ b.T).sum()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data import PointSource
-from ganscale.data.gaussians import MIXTURES
+from ganscale.data.gaussians import GRID, RING
 from ganscale.evaluation.metrics import (
     expected_kl_floor,
     gaussian_modes,
@@ -32,7 +32,7 @@ def exact_floor(probabilities: Tensor, num_samples: int, reference: Tensor) -> f
 
 
 def points(name: str, count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    centers, sigma = MIXTURES[name]
+    centers, sigma = {"ring": RING, "grid": GRID}[name]
     return PointSource(centers, sigma, seed=seed, device=torch.device("cpu"), dtype=dtype).read(0, count)[0]
 
 
@@ -88,7 +88,7 @@ def test_the_floor_of_an_uneven_distribution_is_the_exact_expectation(towards_un
 
 @pytest.mark.parametrize(("name", "floor"), [("ring", 0.0014), ("grid", 0.0048)])
 def test_the_floors_of_the_mixtures(name: str, floor: float) -> None:
-    assert expected_kl_floor(len(MIXTURES[name][0]), 2500) == pytest.approx(floor, abs=0.0002)
+    assert expected_kl_floor(len({"ring": RING, "grid": GRID}[name].centers), 2500) == pytest.approx(floor, abs=0.0002)
 
 
 def test_the_floors_of_stacked_mnist() -> None:
@@ -109,7 +109,7 @@ def test_draws_depend_on_the_seed_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["ring", "grid"])
 def test_a_perfect_generator_has_the_high_quality_share_of_a_gaussian(name: str, dtype: torch.dtype) -> None:
-    centers, sigma = MIXTURES[name]
+    centers, sigma = {"ring": RING, "grid": GRID}[name]
     count, expected = 50_000, 1.0 - math.exp(-4.5)
     x = points(name, count, dtype)
     labels, share = gaussian_modes(x, centers, sigma)
@@ -132,7 +132,7 @@ def test_a_mode_counts_within_three_sigma_of_the_nearest_center() -> None:
 
 
 def test_many_points_are_treated_like_few() -> None:
-    centers, sigma = MIXTURES["grid"]
+    centers, sigma = GRID
     x = points("grid", 20_000)
     whole = gaussian_modes(x, centers, sigma)[0]
     parts = torch.cat([gaussian_modes(part, centers, sigma)[0] for part in x.split(777)])

@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-from ganscale.config import Config, load
+from ganscale.config import DATASETS, Config, ConfigError, load
 from ganscale.data.images import normalize
 from ganscale.data.mnist import load_mnist
-from ganscale.evaluation.metrics.reals import STACKED_REFERENCE, Reals, draw, make_reals
+from ganscale.data.order import draw
+from ganscale.evaluation.metrics.reals import Reals, make_reals
 from ganscale.training.build import build_source
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_mnist_is_judged_by_its_training_set_and_floored_by_its_test_set() -> No
 
 def test_stacked_mnist_has_triples_of_test_digits() -> None:
     found = reals(load(overrides=["data.name=stacked_mnist"]))
-    assert found.num_reference == STACKED_REFERENCE
+    assert found.num_reference == DATASETS["stacked_mnist"].reference_size
     assert found.reference(5, 7).shape == (2, 3, 28, 28)
     assert found.held_out is not None
     held_out = found.held_out(0, 2)
@@ -93,3 +94,13 @@ def test_the_identity_follows_the_examples(tmp_path: Path) -> None:
     before = reals(folder).identity
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "1.png")
     assert reals(folder).identity != before
+
+
+def test_an_unknown_data_set_is_an_error_and_not_mnist() -> None:
+    known = load()
+    config = known.model_copy(update={"data": known.data.model_copy(update={"name": "mnits"})})
+    source = build_source(known, CPU)
+    for open_it in (lambda: build_source(config, CPU), lambda: make_reals(config, source, num_samples=9, seed=0)):
+        with pytest.raises(ConfigError) as caught:
+            open_it()
+        assert (caught.value.key, caught.value.value) == ("data.name", "mnits")

@@ -1,4 +1,4 @@
-"""A user's own networks and objective, from a script outside the package: the one of docs/extending.md."""
+"""Entries of a user's own, from a script outside the package: the one of docs/extending.md, run as it stands."""
 
 import re
 import subprocess
@@ -10,18 +10,29 @@ from typing import Any
 import pytest
 from torch import nn
 
-from ganscale import losses, models
-from ganscale.config import Config, ConfigError, Section, dump, load, parse, reference, registry
+import ganscale
+from ganscale.config import LOSSES, Architecture, Config, ConfigError, Section, dump, load, parse, reference
+from ganscale.config.register import ADDED, TABLES, register
 from ganscale.models import Geometry
 from ganscale.training.build import build
-from ganscale.training.register import ADDED, extend
 from tests.processes import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 (SCRIPT,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (COMMAND,) = re.findall(r"```sh\npython mine.py (.*?)\n```", PAGE, re.DOTALL)
-TINY = (*COMMAND.split(), "data.resolution=8", "train.batch_size=8", "log.every=8", "log.num_samples=4")
-QUICK = (*TINY, "wandb.mode=disabled", "run.name=mine", "train.images=48", "checkpoint.every=16", "cluster.timeout=20")
+TINY = (*COMMAND.split(), "data.resolution=8", "train.batch_size=8")
+QUICK = (
+    *TINY,
+    "eval.num_samples=100",
+    "wandb.mode=disabled",
+    "run.name=mine",
+    "train.images=48",
+    "checkpoint.every=16",
+    "log.every=16",
+    "log.num_samples=4",
+    "eval.every=48",
+    "cluster.timeout=20",
+)
 
 
 @pytest.fixture
@@ -63,6 +74,11 @@ def test_a_dry_run_shows_the_users_settings(script: Path) -> None:
         ("model.generator.name=sin", "model.generator.name = sin", "did you mean 'sine'"),
         ("loss.name=dubled", "loss.name = dubled", "did you mean 'doubled'"),
         ("loss.label_smoothing=0.1", "loss.label_smoothing = 0.1", "use 0"),
+        ("data.name=gray", "data.name = gray", "did you mean 'grays'"),
+        ("data.mirror=true", "data.mirror = true", "use false"),
+        ("eval.metrics=mean_distanc", "eval.metrics.0 = mean_distanc", "did you mean 'mean_distance'"),
+        ("eval.extractor=mnist", "eval.extractor = mnist", "use pixels"),
+        ("health.ignore=slow-generato", "health.ignore.0 = slow-generato", "did you mean 'slow-generator'"),
     ],
 )
 def test_bad_settings_of_the_users_are_refused(added: Config, setting: str, key: str, remedy: str) -> None:
@@ -81,6 +97,7 @@ def test_a_run_stops_and_goes_on(script: Path) -> None:
     assert code == 0, said
     assert "resuming at 48 images" in said
     assert "complete at 64 images" in said
+    assert "mean_distance" in said
     code, said = run(script, "--launcher", "local", *QUICK, "train.images=80", "model.generator.width=9")
     assert code == 2, said
     assert "model.generator.width" in said
@@ -116,12 +133,10 @@ def added() -> Iterator[Config]:
     space: dict[str, Any] = {"__name__": "mine"}
     exec(SCRIPT, space)
     yield load(overrides=TINY)
-    for dictionary in (registry.GENERATORS, registry.DISCRIMINATORS, models.GENERATORS, models.DISCRIMINATORS):
-        dictionary.pop("sine", None)
-    for dictionary in (registry.LOSSES, losses.LOSSES):
-        dictionary.pop("doubled", None)
-    for dictionary in ADDED:
-        dictionary.clear()
+    for kind, (table, _) in TABLES.items():
+        for name in ADDED[kind]:
+            table.pop(name, None)
+        ADDED[kind].clear()
 
 
 def test_the_config_is_a_config_and_goes_to_yaml_and_back(added: Config, tmp_path: Path) -> None:
@@ -138,33 +153,41 @@ def test_the_reference_has_the_new_settings(added: Config) -> None:
     rows = {key: (allowed, description) for key, _, allowed, description in reference.rows()}
     assert rows["model.discriminator[sine].width"] == (">= 1", "Units of the hidden layer.")
     assert rows["loss.name"][0].endswith(", doubled")
+    assert "grays: plain gray images" in rows["data.name"][1]
+    assert "slow-generator" in rows["health.ignore"][0]
 
 
 def test_without_the_script_the_names_are_unknown(added: Config) -> None:
     raw = added.model_dump(mode="json")
-    extend(generators={"sine": ADDED.generators["sine"]})  # once more, as a notebook would
+    register(generators={"sine": ADDED["generators"]["sine"]})  # once more, as a notebook would
     assert parse(raw) == load(overrides=TINY)
-    registry.LOSSES.pop("doubled")
-    with pytest.raises(ConfigError, match=r"loss\.name = doubled"):
+    LOSSES.pop("doubled")
+    with pytest.raises(ConfigError) as caught:
         parse(raw)
+    assert (caught.value.key, caught.value.value) == ("loss.name", "doubled")
 
 
 class Wide(Section):
     """Settings for the tests below."""
 
 
-def test_what_cannot_be_added_is_refused() -> None:
-    before = [dict(names) for names in (registry.GENERATORS, registry.LOSSES, *ADDED)]
-    for names, message in (
-        ({"generators": {"mlp": (Wide, nn.Linear)}}, "package's own"),
-        ({"discriminators": {"my net": (Wide, nn.Linear)}}, "no name"),
-        ({"generators": {"x": (dict, nn.Linear)}}, "subclass of ganscale.config.Section"),
-        ({"losses": {"hinge": losses.LOSSES["hinge"]}}, "package's own"),
-        ({"losses": {"x": nn.functional.softplus}}, "AdversarialLoss"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            extend(**names)  # pyright: ignore[reportArgumentType]
-    assert before == [dict(names) for names in (registry.GENERATORS, registry.LOSSES, *ADDED)]
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_cannot_be_added_is_refused(kind: str) -> None:
+    table, entry_class = TABLES[kind]
+    own = next(iter(table.values()))
+    before = dict(table)
+    for entries in ({next(iter(table)): own}, {"my thing": own}, {"": own}, {"fine": own, "x": object()}):
+        with pytest.raises(ValueError, match=r"package's own|is no name|must be a ganscale\.config"):
+            ganscale.register(**{kind: entries})
+    assert table == before
+    assert not ADDED[kind]
+    assert isinstance(own, entry_class)
+
+
+def test_an_architecture_without_settings_or_module_is_refused() -> None:
+    for entry in (Architecture(dict, nn.Linear), Architecture(Wide, 3)):  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="must be a"):
+            register(generators={"x": entry})
 
 
 @pytest.mark.parametrize(
@@ -176,13 +199,6 @@ def test_layers_that_depend_on_the_number_of_workers_are_refused(added: Config, 
             super().__init__()
             self.layers = nn.Sequential(nn.Flatten(), nn.Linear(geometry.size, 4), layer, nn.Linear(4, 1))
 
-    extend(discriminators={"sine": (Wide, Net)})
+    register(discriminators={"sine": Architecture(Wide, Net)})
     with pytest.raises(ConfigError, match=f"model.discriminator.name = sine: its {type(layer).__name__}"):
-        build(load(overrides=(*TINY[:1], TINY[1], "data.resolution=8")))
-
-
-def test_the_config_knows_the_same_names_as_the_code() -> None:
-    assert registry.GENERATORS.keys() == models.GENERATORS.keys()
-    assert registry.DISCRIMINATORS.keys() == models.DISCRIMINATORS.keys()
-    facts = {name: registry.LossFacts(x.has_labels, x.boundary is not None) for name, x in losses.LOSSES.items()}
-    assert facts == registry.LOSSES
+        build(load(overrides=("model.generator.name=sine", "model.discriminator.name=sine", "data.resolution=8")))

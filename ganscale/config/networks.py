@@ -1,0 +1,202 @@
+"""The tables of architectures: what each is built from, and what its settings must fit."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, create_model
+
+from ganscale.config import architectures as own
+from ganscale.config.errors import ConfigError
+from ganscale.config.section import Section
+from ganscale.config.table import Function, resolve
+
+Check = Callable[[Any, Any, str], None]
+"""`(config, settings, key)`: raises `ConfigError` where the settings at `key` contradict each other or the config."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything about a generator or a discriminator.
+
+    Attributes:
+        settings: subclass of `Section`, or a reference to one: what can stand below model.generator or discriminator.
+        build: `(settings, geometry) -> nn.Module`, often the network's class. A generator maps z `[N, latent_dim]` and
+            labels to examples; a discriminator maps examples `[N, ...]` and labels to logits `[N]`.
+        checks: of its settings, each as `Check`.
+        needs_images: whether it cannot be used with 2-D points.
+    """
+
+    settings: type[Section] | str
+    build: Function
+    checks: tuple[Check, ...] = ()
+    needs_images: bool = False
+
+    def make(self, settings: Any, geometry: Any) -> Any:
+        """The network. Args: `build`."""
+        return resolve(self.build)(settings, geometry)
+
+
+def map_sides(resolution: int) -> tuple[int, ...]:
+    """Sides of the maps from the smallest (4 to 7 pixels) by doubling up to `resolution`.
+
+    28 gives (7, 14, 28), 32 gives (4, 8, 16, 32) and 48 gives (6, 12, 24, 48).
+
+    Args:
+        resolution: of the images in pixels.
+
+    Raises:
+        ValueError: the resolution is not 4, 5, 6 or 7 times a power of two from 4.
+    """
+    sides = [resolution]
+    while sides[-1] > 7 and sides[-1] % 2 == 0:
+        sides.append(sides[-1] // 2)
+    if not 4 <= sides[-1] <= 7 or len(sides) < 3:
+        raise ValueError(f"a resolution must be 4, 5, 6 or 7 times a power of two from 4, not {resolution}")
+    return tuple(reversed(sides))
+
+
+def feature_maps(settings: Any, resolution: int) -> tuple[int, ...]:
+    """Sides of the hidden maps of a convolutional architecture, from small to large: where attention can go.
+
+    Args:
+        settings: of one of the package's architectures.
+        resolution: of the images in pixels.
+
+    Raises:
+        ValueError: as `map_sides`, or D's `smallest` is none of them.
+    """
+    sides = map_sides(resolution)
+    shrinks = isinstance(settings, own.ResNetDiscriminator)  # its first block halves the image at once
+    if shrinks or isinstance(settings, own.DCGANGenerator | own.DCGANDiscriminator):
+        sides = sides[:-1]
+    if shrinks and settings.smallest:
+        if settings.smallest not in sides:
+            raise ValueError(f"there is no map of side {settings.smallest}, only {', '.join(map(str, sides))}")
+        sides = sides[sides.index(settings.smallest) :]
+    return sides
+
+
+def check_maps(config: Any, settings: Any, key: str) -> None:
+    """Check that the network can make the resolution, and has the feature maps that it names. Args: `Check`."""
+    resolution = config.data.resolution
+    try:
+        sides = map_sides(resolution)
+    except ValueError:
+        raise ConfigError(
+            f"{key}.name = {settings.name} cannot make this resolution",
+            key="data.resolution",
+            value=resolution,
+            remedy="use 28 or a power of two from 16 (any of 4, 5, 6, 7 times a power of two from 4), or the mlp "
+            "architecture",
+        ) from None
+    try:
+        maps = feature_maps(settings, resolution)
+    except ValueError:
+        raise _no_map(f"{key}.smallest", settings.smallest, sides[:-1]) from None
+    if settings.attention and settings.attention not in maps:
+        raise _no_map(f"{key}.attention", settings.attention, maps)
+
+
+def _no_map(key: str, value: int, maps: tuple[int, ...]) -> ConfigError:
+    known = ", ".join(str(side) for side in (0, *maps))
+    return ConfigError(
+        "the network has no feature map of this side", key=key, value=value, remedy=f"use one of {known}"
+    )
+
+
+def check_groups(config: Any, settings: Any, key: str) -> None:
+    """Check that the groups of R3GAN's convolutions divide their channels. Args: `Check`."""
+    for level in range(len(map_sides(config.data.resolution))):
+        inside = min(settings.max_width, settings.width * 2**level) * settings.expansion
+        if inside % settings.group_size:
+            raise ConfigError(
+                f"does not divide the {inside} channels in a block (width * expansion, at most max_width * expansion)",
+                key=f"{key}.group_size",
+                value=settings.group_size,
+                remedy="make width and max_width times expansion multiples of it",
+            )
+
+
+def check_units(config: Any, settings: Any, key: str) -> None:
+    """Check that a fully connected network has no instance normalization. Args: `Check`."""
+    if settings.norm == "instance":
+        raise ConfigError(
+            "an mlp has one number per channel: instance normalization would make all of them zero",
+            key=f"{key}.norm",
+            value="instance",
+            remedy="use layer, group, pixel or batch",
+        )
+
+
+def check_norm(config: Any, settings: Any, key: str) -> None:
+    """Check that the norm is exact for any number of workers, and can be conditioned if asked for. Args: `Check`."""
+    if settings.norm == "local_batch" and config.cluster.num_workers != 1:
+        raise ConfigError(
+            "statistics of each worker's own images make the result depend on the number of workers",
+            key=f"{key}.norm",
+            value=settings.norm,
+            remedy="use norm: batch (statistics over all workers, exact) or cluster.num_workers: 1",
+        )
+    if settings.norm == "none" and settings.conditioning == "norm":
+        raise ConfigError(
+            f"{key}.norm = none has no scales and shifts to condition",
+            key=f"{key}.conditioning",
+            value="norm",
+            remedy=f"use concat, or set {key}.norm",
+        )
+
+
+_AT = "ganscale.models"
+_UNITS, _MAPS, _GROUPS = (check_norm, check_units), (check_maps, check_norm), (check_maps, check_groups)
+
+GENERATORS: dict[str, Architecture] = {
+    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),
+    "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, needs_images=True),
+    "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, needs_images=True),
+    "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
+}
+"""Every generator by name."""
+
+DISCRIMINATORS: dict[str, Architecture] = {
+    "mlp": Architecture(own.MLPDiscriminator, f"{_AT}.mlp:MLPDiscriminator", _UNITS),
+    "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, needs_images=True),
+    "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
+    "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
+}
+"""Every discriminator by name."""
+
+
+@lru_cache(maxsize=64)
+def named(settings: type[Section] | str, name: str) -> type[Section]:
+    """The class of settings with a field `name` that holds this name and no other.
+
+    Args:
+        settings: the class, or a reference to it, imported here.
+        name: of the architecture.
+    """
+    found = resolve(settings)
+    if "name" in found.model_fields and found.model_fields["name"].default == name:
+        return found
+    field: Any = (Literal[name], Field(default=name, description="Architecture."))
+    made: Any = create_model(found.__name__, __base__=found, __doc__=found.__doc__, name=field)
+    return made
+
+
+def settings_classes(table: Mapping[str, Architecture]) -> tuple[type[Section], ...]:
+    """The class of settings of every architecture in a table; those given as references are imported.
+
+    Args:
+        table: `GENERATORS` or `DISCRIMINATORS`.
+    """
+    return tuple(named(entry.settings, name) for name, entry in table.items())
+
+
+def union(classes: tuple[type[Section], ...]) -> Any:
+    """The type of a setting that is one of several sections, told apart by their `name`.
+
+    Args:
+        classes: of the sections.
+    """
+    return Annotated[Union[classes], Field(discriminator="name")]  # noqa: UP007 (known at run time only)
