@@ -159,7 +159,7 @@ class Trainer:
 
                 launch = launch_torchrun if self.launcher == "torchrun" else launch_local
                 outcome = launch(config, folder.path, callbacks=self.callbacks)
-        reason = outcome.left.name if outcome.left else ""
+        reason = outcome.stop_reason.name if outcome.stop_reason else ""
         return Result(config, folder.path, outcome.images, outcome.resumed_at, reason, outcome.diagnosis)
 
 
@@ -230,6 +230,6 @@ def _send_to_wandb(config: Config, folder: "RunDir") -> None:
     """Send W&B what it has not received."""
     if config.wandb.mode in ("online", "auto"):
         from ganscale.tracking.console import PACKAGE
-        from ganscale.tracking.wandb import deliver
+        from ganscale.tracking.wandb import upload
 
-        deliver(config, folder, PACKAGE.info)
+        upload(config, folder, PACKAGE.info)

@@ -1,5 +1,4 @@
-"""The architectures. To add one: write its file, then an entry in `GENERATORS` and `DISCRIMINATORS` of
-`ganscale.config.networks`.
+"""The architectures. To add one: its file, and an entry in `config.networks`' `GENERATORS` or `DISCRIMINATORS`.
 
 A generator is an `nn.Module` with `forward(z, labels=None)`: z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1] or
 points `[N, 2]`. A discriminator has `forward(x, labels=None)`: the same shapes to logits `[N]`, never probabilities.

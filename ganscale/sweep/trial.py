@@ -24,7 +24,6 @@ from ganscale.config import DETECTORS, Config
 from ganscale.evaluation.callback import make_evaluator
 from ganscale.evaluation.evaluator import Evaluator
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.health import detectors
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run import drift
