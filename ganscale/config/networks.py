@@ -180,8 +180,8 @@ def named(settings: type[Section] | str, name: str) -> type[Section]:
     if "name" in found.model_fields and found.model_fields["name"].default == name:
         return found
     field: Any = (Literal[name], Field(default=name, description="Architecture."))
-    made: Any = create_model(found.__name__, __base__=found, __doc__=found.__doc__, name=field)
-    return made
+    named: Any = create_model(found.__name__, __base__=found, __doc__=found.__doc__, name=field)
+    return named
 
 
 def settings_classes(table: Mapping[str, Architecture]) -> tuple[type[Section], ...]:
@@ -194,7 +194,7 @@ def settings_classes(table: Mapping[str, Architecture]) -> tuple[type[Section], 
 
 
 def union(classes: tuple[type[Section], ...]) -> Any:
-    """The type of a setting that is one of several sections, told apart by their `name`.
+    """The type of a setting that is one of several sections, distinguished by their `name`.
 
     Args:
         classes: of the sections.

@@ -162,7 +162,7 @@ class FolderSource:
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
 
-        Args: requests: gives the reads, anew at each call.
+        Args: requests: gives the reads, from the start at each call.
         """
         self._order.expect(requests)
         if self._num_workers:

@@ -50,7 +50,7 @@ class ImageSource:
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Compute the order ahead: `requests` gives the reads to come as (start, stop), in order and without end.
 
-        Args: requests: gives the reads, anew at each call.
+        Args: requests: gives the reads, from the start at each call.
         """
         self.order.expect(requests)
 

@@ -47,7 +47,7 @@ class Order:
 
         After a read that is not among them, each later read is computed by itself until `expect` is called again.
 
-        Args: requests: gives the reads, anew at each call.
+        Args: requests: gives the reads, from the start at each call.
         """
         self._expected = requests()
         self._ahead = {}

@@ -60,6 +60,6 @@ class Prefetching(Protocol):
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
         """Prepare the reads that `requests` lists as (start, stop), in order and without end.
 
-        Args: requests: gives the reads, anew at each call.
+        Args: requests: gives the reads, from the start at each call.
         """
         ...

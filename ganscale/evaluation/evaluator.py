@@ -129,23 +129,23 @@ class Evaluator:
         if self._seen is None:
             reals = self._reals
             seen = self._kept(f"reference/{reals.identity}", reals.reference, reals.num_reference)
-            judge = reference = Reference(seen)
+            floor_reference = reference = Reference(seen)
             if reals.held_out is not None:
                 judged = self._kept(f"held_out/{reals.held_out_identity}", reals.held_out, self.num_samples)
             else:
                 order = permutation(self.seed, "evaluation/halves", reals.num_reference)
                 half = reals.num_reference // 2
                 rows = draw(half, self.num_samples, seed=self.seed, stream="evaluation/held_out")
-                judge, judged = Reference(seen.take(order[half:])), seen.take(order[:half][rows])
-            self._seen = reference, compute(self.names, judge, judged, self._setting)
+                floor_reference, judged = Reference(seen.take(order[half:])), seen.take(order[:half][rows])
+            self._seen = reference, compute(self.names, floor_reference, judged, self._setting)
         return self._seen
 
     def _sample(self, generator: nn.Module, stream: Stream, start: int, stop: int) -> Tensor:
         """Samples as they would be stored: images rounded to bytes."""
         z = latents(stream, self.config.model.latent, self.config.model.latent_dim, start, stop, _dtype(generator))
         labels = None if self._labels is None else self._labels[start:stop]
-        made = generator(z, labels)
-        return ((made.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 - 1.0 if self._is_image else made
+        fakes = generator(z, labels)
+        return ((fakes.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 - 1.0 if self._is_image else fakes
 
     def _draw_labels(self, source: Source) -> Tensor | None:
         """Classes for a conditional generator, as frequent as in the data; None for others."""

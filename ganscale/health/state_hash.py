@@ -52,18 +52,18 @@ def _mixed(tensor: Tensor) -> Tensor:
     return total
 
 
-def minority_ranks(fingerprints: Sequence[int]) -> list[int]:
+def minority_ranks(hashes: Sequence[int]) -> list[int]:
     """Ranks whose number is not that of the most; all of them when no number is that of more than half.
 
     Args:
-        fingerprints: of all replicas, by rank.
+        hashes: of all replicas, by rank.
     """
-    if len(set(fingerprints)) <= 1:
+    if len(set(hashes)) <= 1:
         return []
-    common, count = Counter(fingerprints).most_common(1)[0]
-    if 2 * count <= len(fingerprints):
-        return list(range(len(fingerprints)))
-    return [rank for rank, found in enumerate(fingerprints) if found != common]
+    common, count = Counter(hashes).most_common(1)[0]
+    if 2 * count <= len(hashes):
+        return list(range(len(hashes)))
+    return [rank for rank, found in enumerate(hashes) if found != common]
 
 
 def all_gather_ints(number: int, device: torch.device) -> list[int]:

@@ -183,9 +183,9 @@ class LoadedGenerator(nn.Module):
             self(padded[start : start + LANES], None if classes is None else classes[start : start + LANES])
             for start in range(0, size, LANES)
         ]
-        made = torch.cat(blocks) if blocks else torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
-        made = made.index_select(0, at.to(self.device))
-        return made.clamp(-1.0, 1.0) if self.description.is_image else made
+        examples = torch.cat(blocks) if blocks else torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
+        examples = examples.index_select(0, at.to(self.device))
+        return examples.clamp(-1.0, 1.0) if self.description.is_image else examples
 
 
 def rebuild(

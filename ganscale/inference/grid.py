@@ -117,19 +117,19 @@ def draw(
     rows = list(seeds) * len(labels) if labels else list(seeds)
     classes = [label for label in labels for _ in seeds] if labels else None
     if not generator.description.is_image:
-        made = to_array(generator.sample(rows, classes, truncation))
-        return scatter(made, _real_points(generator, made))
+        samples = to_array(generator.sample(rows, classes, truncation))
+        return scatter(samples, _real_points(generator, samples))
     if len(rows) > MAX_TILES:
         remedy = f"name at most {MAX_TILES}, or write single images with --images FOLDER"
         raise ConfigError("too many for a grid", key="--seeds", value=f"{len(rows):,} images", remedy=remedy)
-    made = to_array(generator.sample(rows, classes, truncation))
-    return image_grid(made, columns=len(seeds) if labels else None)
+    samples = to_array(generator.sample(rows, classes, truncation))
+    return image_grid(samples, columns=len(seeds) if labels else None)
 
 
-def _real_points(generator: LoadedGenerator, made: np.ndarray) -> np.ndarray:
-    """Real points to draw below the made ones; the made ones themselves where the run is not known."""
+def _real_points(generator: LoadedGenerator, samples: np.ndarray) -> np.ndarray:
+    """Real points to draw below the samples ones; the samples ones themselves where the run is not known."""
     if generator.config is None:
-        return made
+        return samples
     return to_array(build_source(generator.config, torch.device("cpu")).read(0, NUM_POINTS)[0])
 
 

@@ -288,8 +288,8 @@ def shard_bytes(generator: LoadedGenerator, plan: ShardPlan, shard: int) -> byte
 
 
 def _numbers(generator: LoadedGenerator, seeds: range, labels: list[int] | None, truncation: float) -> np.ndarray:
-    made = generator.sample(seeds, labels, truncation)
-    return to_bytes(made) if generator.description.is_image else made.cpu().numpy()
+    samples = generator.sample(seeds, labels, truncation)
+    return to_bytes(samples) if generator.description.is_image else samples.cpu().numpy()
 
 
 def _zip(samples: np.ndarray, seeds: range) -> bytes:

@@ -1,25 +1,22 @@
 """What happens at a run's ticks beside training; the interface for users' own callbacks."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ganscale.training.loop import Tick
-
-if TYPE_CHECKING:
-    from ganscale.run.session import Session
 
 
 class Callback:
     """Override what is needed. A user's callback is called on every rank alike; `session.replica` says which."""
 
-    def on_start(self, session: "Session") -> None:
+    def on_start(self, session: Any) -> None:
         """Called before the first iteration.
 
         Args:
             session: with `experiment`, `config`, `images`.
         """
 
-    def on_tick(self, tick: Tick, session: "Session") -> None:
+    def on_tick(self, tick: Tick, session: Any) -> None:
         """Called at each tick, after evaluation and health check.
 
         Args:
@@ -27,7 +24,7 @@ class Callback:
             session: with `metrics`, `evaluation` and `decision` of this tick.
         """
 
-    def on_end(self, session: "Session", *, completed: bool) -> None:
+    def on_end(self, session: Any, *, completed: bool) -> None:
         """Called when training ends, also by an exception.
 
         Args:
@@ -46,7 +43,7 @@ class TickFunction(Callback):
     def __init__(self, function: Callable[[Tick], None]) -> None:
         self._function = function
 
-    def on_tick(self, tick: Tick, session: "Session") -> None:
+    def on_tick(self, tick: Tick, session: Any) -> None:
         """Call the function on rank 0."""
         if session.replica.is_rank_zero:
             self._function(tick)

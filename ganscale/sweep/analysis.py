@@ -1,4 +1,4 @@
-"""What the results say of each setting: success rates, paired differences of a grid's values, importance."""
+"""Analysis of the results by setting: success rates, paired differences of a grid's values, importance."""
 
 import math
 from collections.abc import Sequence

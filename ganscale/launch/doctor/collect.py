@@ -66,11 +66,11 @@ def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
     """
     with connected(config):
         entries, run = ray.nodes(), uuid.uuid4().hex[:8]
-        alive = [entry for entry in entries if entry["Alive"]]
-        names = [entry["NodeManagerHostname"] for entry in alive]
+        living = [entry for entry in entries if entry["Alive"]]
+        names = [entry["NodeManagerHostname"] for entry in living]
         if len(set(names)) < len(names):
-            names = [f"{entry['NodeManagerAddress']}:{entry['NodeManagerPort']}" for entry in alive]
-        probes = [NodeProbe(entry, name, run) for entry, name in zip(alive, names, strict=True)]
+            names = [f"{entry['NodeManagerAddress']}:{entry['NodeManagerPort']}" for entry in living]
+        probes = [NodeProbe(entry, name, run) for entry, name in zip(living, names, strict=True)]
         ask = partial(_ask, timeout)
         ask(probes, "nodes", "describe")
         reachable = [each for each in probes if each.report.reachable]

@@ -33,7 +33,7 @@ from ganscale.storage.files import sync_folder, write_synced
 from ganscale.tracking.wandb import has_key, unreachable
 
 GB = 1e9
-_stores: list[TCPStore] = []  # open while this process lives
+_stores: list[TCPStore] = []  # open until this process ends
 
 
 def describe() -> dict[str, Any]:
