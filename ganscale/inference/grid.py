@@ -127,7 +127,7 @@ def draw(
 
 
 def _real_points(generator: LoadedGenerator, samples: np.ndarray) -> np.ndarray:
-    """Real points to draw below the samples ones; the samples ones themselves where the run is not known."""
+    """Real points to draw below the samples; the samples themselves where the run is not known."""
     if generator.config is None:
         return samples
     return to_array(build_source(generator.config, torch.device("cpu")).read(0, NUM_POINTS)[0])

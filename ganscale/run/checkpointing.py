@@ -5,7 +5,7 @@ import math
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ganscale.parallel.phase import phase
 from ganscale.run.callback import Callback
@@ -16,9 +16,6 @@ from ganscale.storage.failures import optimal_interval
 from ganscale.storage.files import write_atomically
 from ganscale.training.build import Experiment
 from ganscale.training.loop import Tick
-
-if TYPE_CHECKING:
-    from ganscale.run.session import Session
 
 SLOW = 0.1
 """Share of the time between two checkpoints above which the time for saving is logged."""
@@ -60,7 +57,7 @@ class Checkpointer(Callback):
         self._speed = 0.0
         self._images = experiment.state.images
 
-    def on_tick(self, tick: Tick, session: "Session") -> None:
+    def on_tick(self, tick: Tick, session: Any) -> None:
         """Save if it is due, the best so far, or the attempt's last tick."""
         decision, metrics = session.decision, session.metrics
         if decision.action == "rollback":

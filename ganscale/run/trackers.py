@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ganscale.evaluation.evaluator import store_evaluation
 from ganscale.evaluation.metrics.result import Evaluation
@@ -14,9 +14,6 @@ from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, 
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import LOGIT_EDGES
-
-if TYPE_CHECKING:
-    from ganscale.run.session import Session
 
 
 class TrackerCallback(Callback):
@@ -44,12 +41,12 @@ class TrackerCallback(Callback):
         self.info = info
         self._trackers, self._folder, self._renderer, self._details = trackers, folder, renderer, details
 
-    def on_start(self, session: "Session") -> None:
+    def on_start(self, session: Any) -> None:
         """Show samples of the initial generator."""
         if session.images == 0:
             self._show(0)
 
-    def on_tick(self, tick: Tick, session: "Session") -> None:
+    def on_tick(self, tick: Tick, session: Any) -> None:
         """Track what the tick has."""
         if tick.is_stop_only:
             return
@@ -68,7 +65,7 @@ class TrackerCallback(Callback):
         elif decision.action == "stop" or tick.is_due("samples", "end"):
             self._show(images)
 
-    def on_end(self, session: "Session", *, completed: bool) -> None:
+    def on_end(self, session: Any, *, completed: bool) -> None:
         """Close the trackers."""
         self._each(lambda tracker: tracker.close(completed=completed))
 
