@@ -68,30 +68,6 @@ def manifold_scores(
     )
 
 
-def precision_recall(real: Tensor, fake: Tensor, *, k: int = 3, replica: Replica = _ALONE) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, Eqs. 1 and 2) of `[N, D]` and `[M, D]`, N and M > k.
-
-    Args: real, fake: features; k: neighbor that balls reach to; replica: as `manifold_scores`.
-
-    Raises:
-        ValueError: as `manifold_scores`, which has density and coverage for little more.
-    """
-    scores = manifold_scores(real, fake, precision_k=k, density_k=k, replica=replica)
-    return scores.precision, scores.recall
-
-
-def density_coverage(real: Tensor, fake: Tensor, *, k: int = 5, replica: Replica = _ALONE) -> tuple[float, float]:
-    """Density and coverage (Naeem et al. 2020, Eqs. 4 and 6) of `[N, D]` and `[M, D]`, N and M > k.
-
-    Args: real, fake: features; k: neighbor that balls reach to; replica: as `manifold_scores`.
-
-    Raises:
-        ValueError: as `manifold_scores`, which has precision and recall for little more.
-    """
-    scores = manifold_scores(real, fake, precision_k=k, density_k=k, replica=replica)
-    return scores.density, scores.coverage
-
-
 class _Points:
     """Features in float64 with the real samples' mean subtracted, made block by block."""
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ganscale.evaluation.metrics.checks import check_features, check_finite, check_probabilities
-from ganscale.parallel.random import Stream
 
 HIGH_QUALITY_SIGMAS = 3.0
 """A point is of high quality within so many standard deviations of a center; in 2-D 1 - exp(-4.5) = 98.89 % are."""
@@ -22,7 +21,7 @@ class ModeStatistics:
     Attributes:
         covered: number of modes with at least one sample.
         kl: reverse KL divergence, of the samples' histogram from the wanted one, in nats; infinite when no sample has a
-            mode. A perfect generator does not reach 0: see `expected_kl_floor`.
+            mode. A perfect generator does not reach 0, but about (num_modes - 1) / 2N.
     """
 
     covered: int
@@ -50,67 +49,6 @@ def mode_statistics(labels: Tensor, num_modes: int, *, reference: Tensor | None 
     counts = torch.bincount(labels[labels >= 0].cpu(), minlength=num_modes)
     kl = _reverse_kl(counts[None].double(), _distribution("reference", num_modes, reference))
     return ModeStatistics(int(counts.count_nonzero()), float(kl))
-
-
-def kl_of_perfect_generators(
-    num_modes: int,
-    num_samples: int,
-    *,
-    probabilities: Tensor | None = None,
-    reference: Tensor | None = None,
-    seed: int = 0,
-    draws: int = 256,
-) -> Tensor:
-    """Reverse KL of `draws` sets of samples, each drawn from the right distribution: float64 `[draws]`.
-
-    Args:
-        num_samples: in each set, N.
-        probabilities: what the samples are drawn from, `[num_modes]`; uniform without.
-        reference: what the KL is taken to, `[num_modes]`; uniform without.
-        seed: of the draws.
-
-    Raises:
-        ValueError: numbers below 1, or distributions that are none.
-    """
-    for name, value in (("num_modes", num_modes), ("num_samples", num_samples), ("draws", draws)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    edges = _distribution("probabilities", num_modes, probabilities).cumsum(0)
-    target = _distribution("reference", num_modes, reference)
-    stream = Stream(seed, "metrics/kl_floor")
-    counts = torch.empty(draws, num_modes, dtype=torch.float64)
-    for draw in range(draws):
-        words = stream.bits(draw * num_samples, (draw + 1) * num_samples, 1).squeeze(1)
-        uniform = ((words >> 11) & ((1 << 53) - 1)).double() * 2.0**-53 * edges[-1]
-        modes = torch.searchsorted(edges, uniform)
-        counts[draw] = torch.bincount(modes, minlength=num_modes)
-    return _reverse_kl(counts, target)
-
-
-def expected_kl_floor(
-    num_modes: int,
-    num_samples: int,
-    *,
-    probabilities: Tensor | None = None,
-    reference: Tensor | None = None,
-    seed: int = 0,
-    draws: int = 256,
-) -> float:
-    """Reverse KL that a perfect generator has on average at this number of samples: about (num_modes - 1) / 2N.
-
-    The mean of `kl_of_perfect_generators`, which see for the arguments. With the data's own frequencies as
-    `probabilities`, it is the floor of a generator that has learned the data and not the uniform distribution.
-
-    Args: as `kl_of_perfect_generators`.
-
-    Raises:
-        ValueError: numbers below 1, or distributions that are none.
-    """
-    return float(
-        kl_of_perfect_generators(
-            num_modes, num_samples, probabilities=probabilities, reference=reference, seed=seed, draws=draws
-        ).mean()
-    )
 
 
 def nearest_modes(points: Tensor, centers: Tensor) -> Tensor:

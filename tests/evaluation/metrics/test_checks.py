@@ -8,19 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganscale.evaluation.metrics import (
-    Moments,
-    expected_kl_floor,
-    frechet_distance,
-    gaussian_modes,
-    inception_score,
-    kernel_distance,
-    manifold_scores,
-    mode_statistics,
-    moments,
-    nearest_modes,
-    precision_recall,
-)
+from ganscale.evaluation.metrics.frechet import Moments, frechet_distance, moments
+from ganscale.evaluation.metrics.inception import inception_score
+from ganscale.evaluation.metrics.kernel import kernel_distance
+from ganscale.evaluation.metrics.manifold import manifold_scores
+from ganscale.evaluation.metrics.modes import gaussian_modes, mode_statistics, nearest_modes
 
 
 def features(rows: int = 12, size: int = 3) -> Tensor:
@@ -70,8 +62,8 @@ def test_unusable_pairs(metric: str, real: Tensor, fake: Tensor, message: str) -
         (lambda: kid(features(), features(), subset_size=13), "12 rows, but a subset of 13 needs at least 13"),
         (lambda: kid(features(), features(), subsets=1), "must be at least 2, not 1 and 4"),
         (lambda: kid(features(), features(), subset_size=1), "must be at least 2, not 3 and 1"),
-        (lambda: precision_recall(features(), features(), k=0), "k must be at least 1, not 0"),
-        (lambda: precision_recall(features(), features(), k=12), "a radius to neighbor 12 needs at least 13"),
+        (lambda: manifold_scores(features(), features(), precision_k=0), "k must be at least 1, not 0"),
+        (lambda: manifold_scores(features(), features(), density_k=12), "a radius to neighbor 12 needs at least 13"),
         (lambda: inception_score(torch.full((9, 2), 0.5)), "9 rows, but a score of 10 splits needs at least 10"),
         (lambda: inception_score(torch.full((9, 2), 0.5), splits=0), "splits must be at least 1, not 0"),
         (lambda: inception_score(torch.full((20, 2), 0.6)), r"must add up to 1; they are off by up to 0.2 \(are they"),
@@ -85,8 +77,6 @@ def test_unusable_pairs(metric: str, real: Tensor, fake: Tensor, message: str) -
         (lambda: mode_statistics(torch.tensor([-1]), 0), "num_modes must be at least 1, not 0"),
         (lambda: mode_statistics(torch.tensor([0]), 2, reference=torch.ones(3) / 3), r"shape \[2\], not \[3\]"),
         (lambda: mode_statistics(torch.tensor([0]), 2, reference=torch.ones(2)), "reference must add up to 1"),
-        (lambda: expected_kl_floor(10, 0), "num_samples must be at least 1, not 0"),
-        (lambda: expected_kl_floor(2, 5, probabilities=torch.tensor([math.nan, 1])), "1 numbers that are not finite"),
         (lambda: gaussian_modes(features(5, 2), features(4, 2), 0.0), "sigma must be above 0 and finite, not 0.0"),
         (lambda: gaussian_modes(features(5, 2), features(4, 2), math.nan), "sigma must be above 0 and finite, not nan"),
         (lambda: gaussian_modes(features(5, 2), features(4, 3), 1.0), "points have 2 dimensions and centers 3"),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import _compute_fid
 
-from ganscale.evaluation.metrics import Moments, frechet_distance, moments
+from ganscale.evaluation.metrics.frechet import Moments, frechet_distance, moments
 
 
 def draw(count: int, size: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torchmetrics.image.inception import InceptionScore
 
-from ganscale.evaluation.metrics import inception_score
+from ganscale.evaluation.metrics.inception import inception_score
 
 
 def logits(count: int = 103, classes: int = 7) -> torch.Tensor:

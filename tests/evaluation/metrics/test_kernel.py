@@ -6,7 +6,7 @@ from torch import Tensor
 from torch_fidelity.metric_kid import kernel_mmd, kid_features_to_metric
 from torchmetrics.image.kid import poly_mmd
 
-from ganscale.evaluation.metrics import KernelDistance, kernel_distance
+from ganscale.evaluation.metrics.kernel import KernelDistance, kernel_distance
 from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import permutation
 from tests.fleet import Fleet

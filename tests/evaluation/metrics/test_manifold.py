@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ganscale.evaluation.metrics import ManifoldScores, density_coverage, manifold, manifold_scores, precision_recall
+from ganscale.evaluation.metrics import manifold
+from ganscale.evaluation.metrics.manifold import ManifoldScores, manifold_scores
 from ganscale.parallel.collectives import Replica
 from tests.fleet import Fleet
 
@@ -72,16 +73,13 @@ def test_samples_on_the_surface_of_a_ball_are_inside(offset: float, scale: float
 def test_torch_fidelity_agrees(count: int) -> None:
     real, fake = draw(count, 16, 1), draw(count - 9, 16, 2, shift=0.2)
     other = prc_features_to_metric(fake.double(), real.double(), prc_neighborhood=3, verbose=False)
-    assert precision_recall(real, fake) == pytest.approx((other["precision"], other["recall"]), rel=1e-6)
+    found = manifold_scores(real, fake)
+    assert (found.precision, found.recall) == pytest.approx((other["precision"], other["recall"]), rel=1e-6)
 
 
-def test_the_pairs_are_those_of_the_whole() -> None:
+def test_each_pair_has_its_own_k() -> None:
     real, fake = draw(60, 5, 1), draw(50, 5, 2, shift=0.5)
-    threes, fives = brute_force(real, fake, 3, 3), brute_force(real, fake, 5, 5)
-    assert precision_recall(real, fake) == pytest.approx((threes.precision, threes.recall), rel=1e-12)
-    assert density_coverage(real, fake) == pytest.approx((fives.density, fives.coverage), rel=1e-12)
-    assert precision_recall(real, fake, k=5) == pytest.approx((fives.precision, fives.recall), rel=1e-12)
-    assert density_coverage(real, fake, k=3) == pytest.approx((threes.density, threes.coverage), rel=1e-12)
+    assert_same(manifold_scores(real, fake, precision_k=5, density_k=3), brute_force(real, fake, 5, 3))
 
 
 def test_equal_distributions_score_as_theory_has_it() -> None:
@@ -89,9 +87,9 @@ def test_equal_distributions_score_as_theory_has_it() -> None:
     count, missed = 3000, 1.0
     for j in range(1, 6):
         missed *= (count - j) / (2 * count - j)
-    found = [density_coverage(draw(count, 6, 2 * i), draw(count, 6, 2 * i + 1)) for i in range(2)]
-    assert sum(density for density, _ in found) / 2 == pytest.approx(1.0, abs=0.03)
-    assert sum(coverage for _, coverage in found) / 2 == pytest.approx(1.0 - missed, abs=0.01)
+    found = [manifold_scores(draw(count, 6, 2 * i), draw(count, 6, 2 * i + 1)) for i in range(2)]
+    assert sum(scores.density for scores in found) / 2 == pytest.approx(1.0, abs=0.03)
+    assert sum(scores.coverage for scores in found) / 2 == pytest.approx(1.0 - missed, abs=0.01)
 
 
 def test_copies_and_repetitions() -> None:

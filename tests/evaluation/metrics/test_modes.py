@@ -1,4 +1,4 @@
-"""Mode statistics against hand counts, and their floors against exact sums and the published figures."""
+"""Mode statistics against hand counts and the published figures."""
 
 import math
 
@@ -8,27 +8,7 @@ from torch import Tensor
 
 from ganscale.data import PointSource
 from ganscale.data.gaussians import GRID, RING
-from ganscale.evaluation.metrics import (
-    expected_kl_floor,
-    gaussian_modes,
-    kl_of_perfect_generators,
-    mode_statistics,
-    nearest_modes,
-)
-
-MNIST_DIGITS = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
-"""How often each digit is in the 60,000 training images."""
-
-
-def exact_floor(probabilities: Tensor, num_samples: int, reference: Tensor) -> float:
-    """Each mode's count is binomial: sum its probabilities times its share of the KL over all counts."""
-    n = torch.arange(num_samples + 1, dtype=torch.float64)
-    ways = math.lgamma(num_samples + 1) - torch.lgamma(n + 1) - torch.lgamma(num_samples - n + 1)
-    total, share = 0.0, n / num_samples
-    for p, q in zip(probabilities.tolist(), reference.tolist(), strict=True):
-        chance = (ways + torch.xlogy(n, torch.tensor(p)) + (num_samples - n) * math.log1p(-p)).exp()
-        total += float((chance * torch.xlogy(share, share / q)).sum())
-    return total
+from ganscale.evaluation.metrics.modes import gaussian_modes, mode_statistics, nearest_modes
 
 
 def points(name: str, count: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -62,48 +42,6 @@ def test_a_reference_is_scaled_to_add_up_to_one() -> None:
     for third in (0.3332, 0.3334):
         found = mode_statistics(torch.arange(3), 3, reference=torch.full((3,), third))
         assert found.kl == pytest.approx(0.0, abs=1e-12)
-
-
-@pytest.mark.parametrize(("num_modes", "num_samples"), [(8, 2500), (25, 2500), (40, 60), (1000, 26_000)])
-def test_the_uniform_floor_is_the_exact_expectation(num_modes: int, num_samples: int) -> None:
-    uniform = torch.full((num_modes,), 1.0 / num_modes, dtype=torch.float64)
-    drawn = kl_of_perfect_generators(num_modes, num_samples)
-    exact = exact_floor(uniform[:1], num_samples, uniform[:1]) * num_modes
-    assert float(drawn.mean()) == pytest.approx(exact, abs=4 * float(drawn.std()) / len(drawn) ** 0.5)
-    assert expected_kl_floor(num_modes, num_samples) == float(drawn.mean())
-
-
-@pytest.mark.parametrize("towards_uniform", [True, False])
-def test_the_floor_of_an_uneven_distribution_is_the_exact_expectation(towards_uniform: bool) -> None:
-    uneven = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0], dtype=torch.float64)
-    uniform = torch.full((5,), 0.2, dtype=torch.float64)
-    reference = uniform if towards_uniform else uneven
-    drawn = kl_of_perfect_generators(
-        5, 200, probabilities=uneven, reference=None if towards_uniform else uneven, draws=500
-    )
-    exact = exact_floor(uneven[:4], 200, reference[:4])
-    assert float(drawn.mean()) == pytest.approx(exact, abs=4 * float(drawn.std()) / 500**0.5)
-    assert drawn.std() > 0
-
-
-@pytest.mark.parametrize(("name", "floor"), [("ring", 0.0014), ("grid", 0.0048)])
-def test_the_floors_of_the_mixtures(name: str, floor: float) -> None:
-    assert expected_kl_floor(len({"ring": RING, "grid": GRID}[name].centers), 2500) == pytest.approx(floor, abs=0.0002)
-
-
-def test_the_floors_of_stacked_mnist() -> None:
-    digits = torch.tensor(MNIST_DIGITS, dtype=torch.float64) / sum(MNIST_DIGITS)
-    triples = torch.einsum("i,j,k->ijk", digits, digits, digits).flatten()
-    assert expected_kl_floor(1000, 26_000) == pytest.approx(0.0193, abs=0.0003)
-    assert expected_kl_floor(1000, 26_000, probabilities=triples) == pytest.approx(0.0236, abs=0.0003)
-
-
-def test_draws_depend_on_the_seed_alone() -> None:
-    first = kl_of_perfect_generators(10, 100, seed=1, draws=8)
-    assert torch.equal(first, kl_of_perfect_generators(10, 100, seed=1, draws=8))
-    assert torch.equal(first[:3], kl_of_perfect_generators(10, 100, seed=1, draws=3))
-    assert not torch.equal(first, kl_of_perfect_generators(10, 100, seed=2, draws=8))
-    assert len(first.unique()) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from ganscale.evaluation.metrics.extractors import Observed
 from ganscale.evaluation.metrics.frechet import frechet_distance, moments
 from ganscale.evaluation.metrics.inception import inception_score
 from ganscale.evaluation.metrics.kernel import kernel_distance
-from ganscale.evaluation.metrics.manifold import precision_recall
+from ganscale.evaluation.metrics.manifold import manifold_scores
 from ganscale.evaluation.metrics.scores import Reference, Setting, compute
 from ganscale.parallel.collectives import Replica
 
@@ -44,10 +44,10 @@ def test_values_are_those_of_the_functions() -> None:
 def test_manifolds_are_compared_at_equal_size() -> None:
     reference, judged = observed(300, 0), observed(200, 1)
     values = compute(("precision", "recall"), Reference(reference), judged, SETTING)
-    everything = precision_recall(reference.features, judged.features)
-    assert values["precision"].value < everything[0], "of 300 reference examples only 200 are used"
+    everything = manifold_scores(reference.features, judged.features)
+    assert values["precision"].value < everything.precision, "of 300 reference examples only 200 are used"
     few = compute(("precision",), Reference(observed(100, 0)), judged, SETTING)
-    assert few["precision"].value == precision_recall(observed(100, 0).features, judged.features)[0]
+    assert few["precision"].value == manifold_scores(observed(100, 0).features, judged.features).precision
 
 
 def test_samples_that_are_not_finite_have_no_scores() -> None:
