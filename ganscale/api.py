@@ -221,9 +221,10 @@ class Tuner:
 
 def _logging() -> Any:
     """Show log lines, unless the calling program has set up logging itself."""
-    from ganscale.tracking.console import PACKAGE, setup_logging
+    from ganscale.tracking.console import PACKAGE, Screen, setup_logging
 
-    return nullcontext() if PACKAGE.hasHandlers() else setup_logging()
+    own = any(isinstance(handler, Screen) for handler in PACKAGE.handlers)
+    return setup_logging() if own or not PACKAGE.hasHandlers() else nullcontext()
 
 
 def _send_to_wandb(config: Config, folder: "RunDir") -> None:

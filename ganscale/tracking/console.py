@@ -106,21 +106,25 @@ class Screen(logging.Handler):
             show(line)
 
     def _update(self) -> None:
-        from rich.console import Console as Terminal
+        from rich.live import Live
         from rich.text import Text
 
         text = Text("  ".join(filter(None, (self._phase, self._tick))), no_wrap=True, overflow="ellipsis")
         if self._live is None:
-            self._live = Terminal().status(text)
+            self._live = Live(transient=True)
             self._live.start()
         self._live.update(text)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End the live line; the last tick stays."""
         if self._live:
             self._live.stop()
             show(self._tick)
-            self._live = None
+            self._live, self._tick = None, ""
+
+    def close(self) -> None:
+        """Close the handler (part of `logging.Handler`)."""
+        self.end()
         super().close()
 
 
@@ -152,8 +156,12 @@ class _File(logging.Handler):
 @contextmanager
 def setup_logging() -> Iterator[None]:
     """Show the package's log lines while the block runs; of torchrun's ranks other than 0, warnings only."""
-    if any(isinstance(handler, Screen) for handler in PACKAGE.handlers):
-        yield
+    shown = [handler for handler in PACKAGE.handlers if isinstance(handler, Screen)]
+    if shown:
+        try:
+            yield
+        finally:
+            shown[0].end()
         return
     with _handling(Screen(int(os.environ.get("RANK", "0")))):
         yield
