@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ganscale.config import ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.storage.files import open_for_append
 from ganscale.storage.run_dir import RunDir
 
@@ -18,7 +19,7 @@ class BusyError(ConfigError):
     """Another process writes to a run's folder."""
 
 
-class LeaseLostError(RuntimeError):
+class LeaseLostError(ExecutionError):
     """Another process took the run's folder over, so this one must not write."""
 
 
