@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from ganscale.storage.checkpoint import SCHEMA, CheckpointError, CheckpointStore, Manifest, load
+from ganscale.storage.checkpoint import SCHEMA, CheckpointError, CheckpointStore, Manifest, load, read_manifest
 from ganscale.train import main
 from tests.runs import MLP, saved
 from tests.storage.test_checkpoint import rewrite
@@ -196,11 +196,12 @@ def test_half_uploaded_and_older_ones_are_refused(
 
 
 def state_of_other_networks(folder: Path) -> None:
-    """Whole and well signed, but the state does not fit the config that it carries."""
+    """Whole and well signed, but the state does not fit the config that it has."""
     images = int(folder.name)
     state = {"images": images, "iteration": 1, "generator": {"w": torch.zeros(3)}}
+    config = read_manifest(folder).config
     shutil.rmtree(folder)
-    CheckpointStore(folder.parent).save(state, config={}, metrics={})
+    CheckpointStore(folder.parent).save(state, config=config, metrics={})
 
 
 RUN = (*MLP, "train.images=1920", "train.batch_size=64", "checkpoint.every=640", "log.every=640", "log.num_samples=4")
@@ -219,7 +220,7 @@ def test_a_run_goes_on_from_the_one_before_and_says_so(
     capsys.readouterr()
     assert main([*command, "run.name=spoilt"]) == 0
     said = capsys.readouterr()
-    assert "checkpoint 000000001280 is not used: it" in said.out
+    assert "checkpoint 000000001280 is not used: " in said.out
     assert "resuming at 640 images" in said.out
     assert "Traceback" not in said.out + said.err
     whole, after = (load(tmp_path / name / "checkpoints" / f"{1920:012d}")[1] for name in ("whole", "spoilt"))
@@ -235,5 +236,5 @@ def test_a_whole_checkpoint_whose_state_does_not_fit_ends_with_a_sentence(
     capsys.readouterr()
     assert main(command) == 2
     said = capsys.readouterr()
-    assert "checkpoint 000000000640 does not fit this run" in said.err
+    assert "checkpoint 000000000640 does not fit" in said.err
     assert "Traceback" not in said.out + said.err
