@@ -113,19 +113,20 @@ def inspect(config: Config, folder: RunDir) -> Manifest | None:
     """
     _check_writable(folder.path)
     migrate(folder)
-    store = CheckpointStore(folder.checkpoints)
+    store, unreadable = CheckpointStore(folder.checkpoints), None
     _check_config(config, folder, lambda: load(folder.config) if folder.config.exists() else None, "settings")
     for path in store.folders():
         try:
             manifest = read_manifest(path)
-        except SchemaError as error:
-            remedy = "resume with that version of ganscale, or start under another run.name"
-            problem = f"checkpoint {path.name} cannot be read: {error}"
-            raise ConfigError(problem, key="run.name", value=config.run.name, remedy=remedy) from None
-        except CheckpointError:  # damaged: not used
+        except CheckpointError as error:  # not used
+            unreadable = unreadable or (f"{path.name}: {error}" if isinstance(error, SchemaError) else None)
             continue
         _check_config(config, folder, lambda manifest=manifest: parse(manifest.config), f"checkpoint {path.name}")
-    return store.newest(lambda _: None)
+    newest = store.newest(lambda _: None)
+    if unreadable and not newest:
+        remedy = "resume with that version of ganscale, or start under another run.name"
+        raise ConfigError(f"checkpoint {unreadable}", key="run.name", value=config.run.name, remedy=remedy)
+    return newest
 
 
 def _check_config(config: Config, folder: RunDir, read: Callable[[], Config | None], what: str) -> None:

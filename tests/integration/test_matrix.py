@@ -55,7 +55,7 @@ def test_it_trains(network: str, loss: str, penalty: str) -> None:
         )
         losses.append(torch.stack((statistics.loss_d, statistics.loss_g)))
         penalties = statistics.penalties
-        assert all(value.isfinite() for value in (*penalties.values(), *statistics.sums.values()))
+        assert all(value.isfinite().all() for value in (*penalties.values(), *statistics.sums.values()))
     values = torch.stack(losses)
     assert values.isfinite().all()
     assert (values[1:] != values[:-1]).all(), "both losses change in every iteration"

@@ -136,9 +136,9 @@ def test_a_checkpoint_of_another_run_in_the_folder_is_refused(tmp_path: Path) ->
 def test_a_checkpoint_of_a_version_with_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, folder = started(tmp_path)
+    """Else the run would start from image 0; where an earlier checkpoint is valid, that one is used."""
     monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
-    save(folder, old, 200)
+    old, folder = started(tmp_path)
     monkeypatch.undo()
     with pytest.raises(ConfigError) as caught:
         inspect(old, folder)
