@@ -72,7 +72,7 @@ def test_a_folder_in_use_is_retried_after_a_failure(
 
     monkeypatch.setattr(ray_train, "run_worker", refuse)
     monkeypatch.setattr(ray_train, "prepare_worker", lambda _: (CONFIG, None))
-    settings = {"path": str(tmp_path), "previous_failure": previous_failure}
+    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": ()}
     if returned:
         assert _train_loop(settings) is error
         return
