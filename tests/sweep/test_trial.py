@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ganscale.config import parse
+from ganscale.health import detectors
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.sweep import trial
 from ganscale.sweep.results import read_end, read_rows
@@ -99,19 +100,17 @@ def test_damage_costs_rows_but_changes_none(tmp_path: Path, damage: str) -> None
 
 
 def test_a_failed_seed_stops_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trial.detectors.diagnose
+    real = detectors.diagnose
 
     def diagnose(ticks, evaluations, **kinds):
         bad = len(ticks) == 3 and ticks[0]["loss_d"] == first_loss
-        return (
-            trial.detectors.Verdict("divergence", "as the test wants it") if bad else real(ticks, evaluations, **kinds)
-        )
+        return detectors.Verdict("divergence", "as the test wants it") if bad else real(ticks, evaluations, **kinds)
 
     probe = candidate(tmp_path / "probe")
     probe.row(0)
     line = (tmp_path / "probe/0000/seed-1/metrics.jsonl").read_text(encoding="utf-8").splitlines()[0]
     first_loss = json.loads(line)["loss_d"]
-    monkeypatch.setattr(trial.detectors, "diagnose", diagnose)
+    monkeypatch.setattr(detectors, "diagnose", diagnose)
     made = candidate(tmp_path / "b")
     rows = [made.row(number) for number in range(4)]
     assert [seed.failure for seed in rows[0].seeds] == ["", "", ""]
@@ -122,9 +121,7 @@ def test_a_failed_seed_stops_and_the_others_go_on(tmp_path: Path, monkeypatch: p
 
 
 def test_a_trial_ends_when_all_seeds_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        trial.detectors, "diagnose", lambda *a, **k: trial.detectors.Verdict("mode-collapse", "all of them")
-    )
+    monkeypatch.setattr(detectors, "diagnose", lambda *a, **k: detectors.Verdict("mode-collapse", "all of them"))
     row = candidate(tmp_path).row(0)
     assert row.last
     assert [seed.failure for seed in row.seeds] == ["mode-collapse: all of them"] * 3
