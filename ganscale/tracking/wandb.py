@@ -8,18 +8,13 @@ attempt completed, as noted in `wandb/attempt.json`. W&B's own files are never r
 import json
 import logging
 import math
-import netrc
-import os
 import threading
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 from PIL import Image
@@ -30,47 +25,14 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import Histogram
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
+from ganscale.tracking.wandb_server import CONNECT_TIMEOUT, has_key, unreachable
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds in which a server must answer."""
 RETRIES = 10_000
 """How often W&B repeats a failed request, at most a minute apart: about a week."""
 GRACE = 10.0
 """Seconds beyond `wandb.timeout` that W&B's own processes get to stop."""
 MAX_TITLE = 63
 """Characters of an alert's title."""
-
-
-def base_url() -> str:
-    """The server's address: `WANDB_BASE_URL`, or W&B's own."""
-    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-
-
-def has_key() -> bool:
-    """Whether an API key is set up, in the environment or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        entry = netrc.netrc(path).authenticators(urlparse(base_url()).hostname or "")
-        return entry is not None and bool(entry[2])
-    except (OSError, RuntimeError, ValueError, netrc.NetrcParseError):
-        return False
-
-
-def unreachable(timeout: float = CONNECT_TIMEOUT) -> str:
-    """Return why the server cannot be reached from here; empty when it answers, with any status.
-
-    Args:
-        timeout: seconds that each step of the request may take.
-    """
-    try:
-        urllib.request.urlopen(base_url(), timeout=timeout).close()
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, ValueError) as error:
-        return f"{base_url()}: {getattr(error, 'reason', None) or error}"
-    return ""
 
 
 def wants_online(config: Config) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
 from ganscale.tracking.dashboards import Dashboard, Panel
-from ganscale.tracking.wandb import has_key
+from ganscale.tracking.wandb_server import has_key
 
 COLUMNS = 24
 """Width of a report in W&B's units."""

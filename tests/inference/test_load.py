@@ -87,11 +87,11 @@ def test_which_checkpoint(run: Path) -> None:
 def test_a_damaged_newest_checkpoint_gives_way(run: Path) -> None:
     (run / "checkpoints" / f"{300:012d}" / "state.pt").write_bytes(b"no")
     assert load_generator(run).description.images == 200
-    with pytest.raises(ConfigError, match="not used: its state has 2 bytes"):
+    with pytest.raises(ConfigError, match="state has 2 bytes"):
         load_generator(run, checkpoint=300)
     for images in (100, 200):
         (run / "checkpoints" / f"{images:012d}" / "state.pt").unlink()
-    with pytest.raises(ConfigError, match="000000000300 is not used"):
+    with pytest.raises(ConfigError, match="000000000300"):
         load_generator(run)
 
 
@@ -99,14 +99,14 @@ def test_what_is_no_generator_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         load_generator(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no checkpoint lies there"):
+    with pytest.raises(ConfigError, match="no checkpoint found"):
         load_generator(tmp_path / "empty")
     with pytest.raises(ConfigError, match="one of: 100, 200, 300"):
         choose_checkpoint(run, 150)
     with pytest.raises(ConfigError, match="one checkpoint already"):
         choose_checkpoint(choose_checkpoint(run), "best")
     saved(tmp_path / "other", *MLP, metrics={"frechet": 1.0})
-    with pytest.raises(ConfigError, match="marked none"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.best_metric"):
         choose_checkpoint(tmp_path / "other", "best")
 
 

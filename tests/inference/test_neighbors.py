@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     generator, points = load_generator(tmp_path / "run"), load_generator(tmp_path / "ring")
     exported = LoadedGenerator(generator.network, generator.description)
     for what, seeds, count, words in (
-        (exported, [0], 1, "does not know its training set"),
+        (exported, [0], 1, "no training set"),
         (points, [0], 1, "no finite training set"),
         (generator, [0], 60, "too many neighbors"),
         (generator, range(1000), 5, "too many images"),

@@ -66,7 +66,7 @@ def test_what_cannot_work_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dashboard.main([str(tmp_path), "--dry-run"]) == 2
-    assert "no results of a sweep lie there" in capsys.readouterr().err
+    assert "has no results of a sweep" in capsys.readouterr().err
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert dashboard.main([]) == 2
     assert "pip install 'ganscale[dashboard]'" in capsys.readouterr().err
@@ -83,4 +83,4 @@ def test_a_refusal_of_the_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(module, "check_ready", lambda: None)
     monkeypatch.setattr(module, "_save_workspace", refuse)
     assert dashboard.main(["--entity", "me"]) == 1
-    assert "W&B did not take 'ganscale runs' (OSError: no route)" in capsys.readouterr().err
+    assert "'ganscale runs' (OSError: no route)" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from ganscale.storage.run_dir import RunDir, locate
 from ganscale.tracking import Histogram
 from ganscale.tracking import wandb as module
 from ganscale.tracking.jsonl import JsonlTracker
-from ganscale.tracking.wandb import WandbTracker, has_key, read_attempt, run_id, trimmed, upload
+from ganscale.tracking.wandb import WandbTracker, read_attempt, run_id, trimmed, upload
+from ganscale.tracking.wandb_server import has_key
 from tests.wandb_files import read_history, read_records
 from tests.wandb_server import KEY
 
@@ -79,7 +80,7 @@ def test_two_attempts_are_logged_to_one_wandb_run(tmp_path: Path, monkeypatch: p
     # The run, its config, metrics and exit codes.
     opened, resumed = (read_records(attempt, "run")[0] for attempt in attempts)
     assert opened["run_id"] == resumed["run_id"] == run_id(folder)
-    assert (opened["display_name"], opened["project"], opened["run_worker_group"]) == ("try1", "ganscale", "g")
+    assert (opened["display_name"], opened["project"], opened["run_group"]) == ("try1", "ganscale", "g")
     assert opened["tags"] == ["one", "two"]
     assert opened["config"]["update"]["optim"]["lr_g"] == 2e-4
     assert opened["config"]["update"]["environment"] == {"git": {"commit": "abc", "dirty": True}}

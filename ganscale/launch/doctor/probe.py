@@ -30,7 +30,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 import ganscale
 from ganscale.run.environment import packages
 from ganscale.storage.files import sync_folder, write_synced
-from ganscale.tracking.wandb import has_key, unreachable
+from ganscale.tracking.wandb_server import has_key, unreachable
 
 GB = 1e9
 _stores: list[TCPStore] = []  # open until this process ends
