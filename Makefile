@@ -7,7 +7,7 @@ UV := $(BIN)/uv
 BUILDER ?= docker
 WORKERS ?= 2
 # Processes that run tests. Those that start Ray stay in one and run first: they take longest.
-QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow and not gpu"
+QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
 IMAGES := cpu gpu
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.

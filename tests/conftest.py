@@ -3,28 +3,48 @@
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 import ganscale.data.mnist
 from tests.fleet import Fleet
 from tests.trajectories import trajectory
 
+ROOT = Path(__file__).parents[1]
+
 torch.set_num_threads(1)  # networks here are tiny: threads only cost
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the commands that tests start, too
 
 
-@pytest.hookimpl(tryfirst=True)
+@lru_cache
+def _starts_ray(file: str) -> bool:
+    return "mark.ray" in (ROOT / file).read_text(encoding="utf-8")
+
+
+class _ByFile(LoadScopeScheduling):
+    """Keeps each file's tests in one process of `make test`, and all files whose tests start Ray in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if _starts_ray(file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Group the tests: xdist's own `loadgroup` does nothing under pytest 9.2, which has no `Item._nodeid`."""
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each file's tests in one process of `make test`, and all that start Ray in one, which begins with them."""
+    """Begin with the tests that start Ray, which take longest, and give them more time."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        if group == "ray":
+        if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.timeout(1800))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    items.sort(key=lambda item: not _starts_ray(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,10 +73,19 @@ class Cluster:
     def _start(self, options: str) -> Command:
         ports = f" --num-cpus=4 --dashboard-agent-listen-port={free_port()}"
         log = self.folder / f"node{len(self._nodes)}.out"
-        self._nodes.append(Command([*RAY, *(options + ports).split()], log, environment=self.environment))
-        running = sum(node.process.poll() is None for node in self._nodes)
-        self._nodes[-1].until(lambda: self._alive() >= running, START)
-        return self._nodes[-1]
+        for attempt in range(3):  # `ray start` has timeouts of its own, too short for a busy machine
+            node = Command([*RAY, *(options + ports).split()], log, environment=self.environment)
+            running = 1 + sum(node.process.poll() is None for node in self._nodes)
+            try:
+                node.until(lambda running=running: self._alive() >= running, START)
+            except AssertionError:
+                node.kill()
+                if attempt == 2:
+                    raise
+            else:
+                break
+        self._nodes.append(node)
+        return node
 
     def _alive(self) -> int:
         """Nodes that the cluster counts as alive."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -17,12 +18,12 @@ from ganscale.tracking.jsonl import read_metrics
 from tests.integration.cluster import Cluster
 from tests.processes import ROOT, TRAIN, Command, final_state, free_port
 
-IMAGES = 128_000
-EVERY = 6400
+IMAGES = 64_000
+EVERY = 3200
 RUN = (f"train.images={IMAGES}", f"checkpoint.every={EVERY}", f"log.every={EVERY}", f"log.samples_every={10 * EVERY}")
 QUIET = ("wandb.mode=disabled", "train.device=cpu", "cluster.num_workers=2", "cluster.timeout=120")
 LIMIT = 300.0
-"""Seconds for a whole run on a busy machine; alone it takes about 25."""
+"""Seconds for a whole run on a busy machine; alone it takes about 20."""
 
 pytestmark = pytest.mark.ray
 
@@ -94,7 +95,7 @@ def test_a_submitted_job_shows_its_progress_and_succeeds(reference: Reference) -
     assert "succeeded" in reference.output
     lines = [line for line in reference.output.splitlines() if f" / {IMAGES:,} images" in line]
     assert len(lines) == IMAGES // EVERY
-    assert "images/s  eta 0:" in lines[0]
+    assert re.search(r"images/s  eta \d+:\d\d", lines[0])
     assert "starting 2 workers on CPU" in reference.output
     assert f"run reference is complete at {IMAGES:,} images" in reference.output
     assert [row["images"] for row in read_metrics(reference.folder)] == list(range(EVERY, IMAGES + 1, EVERY))
