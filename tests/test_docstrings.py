@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "ganscale"
-FLOOR = 0.23
+FLOOR = 0.80
 """Share of public functions with parameters that must have an `Args:` section."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

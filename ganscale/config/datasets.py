@@ -45,7 +45,11 @@ class Dataset:
     mixture: object = None
 
     def shape(self, resolution: int) -> tuple[int, ...]:
-        """Of one example: `(C, H, W)`, or `(2,)` for points. Args: resolution: `data.resolution` in pixels."""
+        """Shape of one example: `(C, H, W)`, or `(2,)` for points.
+
+        Args:
+            resolution: `data.resolution` in pixels.
+        """
         return (2,) if self.is_points else (self.channels, resolution, resolution)
 
 

@@ -77,7 +77,11 @@ class FeatureExtractor:
     missing: Function | None = None
 
     def seen(self, data: Dataset) -> frozenset[str]:
-        """What it sees in a data set's examples. Args: data: the data set."""
+        """What it sees in an example: what it gives, and modes and quality where the data's modes are known.
+
+        Args:
+            data: the data set.
+        """
         known = self.gives == {"features"} and data.mixture is not None
         return self.gives | {"modes", "quality"} if known else self.gives
 

@@ -38,11 +38,22 @@ class AdversarialLoss:
     in_nats: bool = False
 
     def discriminator_loss(self, real_logits: Any, fake_logits: Any, targets: Any) -> Any:
-        """D's loss per row. Args: `discriminator`."""
+        """D's loss of each row, `[N]`.
+
+        Args:
+            real_logits: D(x), `[N]`.
+            fake_logits: D(G(z)), `[N]`.
+            targets: labels of real and fake examples.
+        """
         return resolve(self.discriminator)(real_logits, fake_logits, targets)
 
     def generator_loss(self, fake_logits: Any, real_logits: Any) -> Any:
-        """G's loss per row. Args: `generator`."""
+        """G's loss of each row, `[N]`.
+
+        Args:
+            fake_logits: D(G(z)), `[N]`.
+            real_logits: D(x), `[N]`; may be None unless `compares`.
+        """
         return resolve(self.generator)(fake_logits, real_logits)
 
 

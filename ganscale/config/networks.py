@@ -34,7 +34,12 @@ class Architecture:
     needs_images: bool = False
 
     def make(self, settings: Any, geometry: Any) -> Any:
-        """The network. Args: `build`."""
+        """Build the network.
+
+        Args:
+            settings: of the network, an instance of the class `settings`.
+            geometry: `ganscale.models.Geometry` of its input or output.
+        """
         return resolve(self.build)(settings, geometry)
 
 
@@ -78,8 +83,8 @@ def feature_maps(settings: Any, resolution: int) -> tuple[int, ...]:
     return sides
 
 
-def check_maps(config: Any, settings: Any, key: str) -> None:
-    """Check that the network can make the resolution, and has the feature maps that it names. Args: `Check`."""
+def _check_maps(config: Any, settings: Any, key: str) -> None:
+    """Check that the network can make the resolution, and has the feature maps that it names (a `Check`)."""
     resolution = config.data.resolution
     try:
         sides = map_sides(resolution)
@@ -106,8 +111,8 @@ def _no_map(key: str, value: int, maps: tuple[int, ...]) -> ConfigError:
     )
 
 
-def check_groups(config: Any, settings: Any, key: str) -> None:
-    """Check that the groups of R3GAN's convolutions divide their channels. Args: `Check`."""
+def _check_groups(config: Any, settings: Any, key: str) -> None:
+    """Check that the groups of R3GAN's convolutions divide their channels (a `Check`)."""
     for level in range(len(map_sides(config.data.resolution))):
         inside = min(settings.max_width, settings.width * 2**level) * settings.expansion
         if inside % settings.group_size:
@@ -119,8 +124,8 @@ def check_groups(config: Any, settings: Any, key: str) -> None:
             )
 
 
-def check_units(config: Any, settings: Any, key: str) -> None:
-    """Check that a fully connected network has no instance normalization. Args: `Check`."""
+def _check_units(config: Any, settings: Any, key: str) -> None:
+    """Check that a fully connected network has no instance normalization (a `Check`)."""
     if settings.norm == "instance":
         raise ConfigError(
             "an mlp has one number per channel: instance normalization would make all of them zero",
@@ -130,8 +135,8 @@ def check_units(config: Any, settings: Any, key: str) -> None:
         )
 
 
-def check_norm(config: Any, settings: Any, key: str) -> None:
-    """Check that the norm is exact for any number of workers, and can be conditioned if asked for. Args: `Check`."""
+def _check_norm(config: Any, settings: Any, key: str) -> None:
+    """Check that the norm is exact for any number of workers, and can be conditioned if asked for (a `Check`)."""
     if settings.norm == "local_batch" and config.cluster.num_workers != 1:
         raise ConfigError(
             "statistics of each worker's own images make the result depend on the number of workers",
@@ -149,7 +154,7 @@ def check_norm(config: Any, settings: Any, key: str) -> None:
 
 
 _AT = "ganscale.models"
-_UNITS, _MAPS, _GROUPS = (check_norm, check_units), (check_maps, check_norm), (check_maps, check_groups)
+_UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
 
 GENERATORS: dict[str, Architecture] = {
     "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),

@@ -16,7 +16,9 @@ from ganscale.config.table import Choice
 def rows(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield (dotted key, default, allowed values, description) of every setting.
 
-    Args: section: where to start, the whole config if None; prefix: of its keys.
+    Args:
+        section: where to start; None for the whole config.
+        prefix: of its keys.
     """
     for name, field in (section or schema()).model_fields.items():
         below = [option for option in _options(field) if isinstance(option, type) and issubclass(option, BaseModel)]

@@ -31,11 +31,23 @@ def load_cifar10(path: Path, split: Literal["train", "test"] = "train") -> tuple
 
 
 def open_cifar10(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
-    """The training images of a run. Args: `Dataset.source`."""
+    """The training images of a run.
+
+    Args:
+        config: the run.
+        device: where the images are kept.
+        dtype: of the normalized images.
+    """
     images, labels = load_cifar10(Path(config.data.path).expanduser())
     return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype, mirror=config.data.mirror)
 
 
 def held_out_images(config: Config, count: int, seed: int) -> Reader:
-    """Test images. Args: `Dataset.held_out`."""
+    """Random test images.
+
+    Args:
+        config: the run.
+        count: how many; with replacement if above 10,000.
+        seed: of the draw.
+    """
     return held_out_reader(load_cifar10(Path(config.data.path).expanduser(), "test")[0], count, seed)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ganscale.config import Config, ConfigError
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
+from ganscale.data.source import Finite, Prefetching, Source
 from ganscale.parallel.random import Stream
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -32,7 +33,10 @@ MAX_BYTES = 4 * MAX_PIXELS
 
 
 def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted. Args: path: the folder or zip.
+    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+
+    Args:
+        path: the folder or zip.
 
     Raises:
         FileNotFoundError: no such path.
@@ -55,6 +59,10 @@ def list_pictures(path: Path) -> list[str]:
 
 def decode(content: bytes, resolution: int) -> np.ndarray:
     """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos).
+
+    Args:
+        content: of the picture's file.
+        resolution: side of the result in pixels.
 
     Raises:
         ValueError: it has more than `MAX_PIXELS` pixels.
@@ -121,7 +129,7 @@ def _bounded(file: IO[bytes], size: int) -> bytes:
     return file.read(size)
 
 
-class FolderSource:
+class FolderSource(Source, Finite, Prefetching):
     """The `num_images` pictures of a folder or zip in an order that is a function of (seed, epoch).
 
     Args:
@@ -160,10 +168,7 @@ class FolderSource:
         self._ahead: Iterator[Tensor] | None = None
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Decode ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
-
-        Args: requests: gives the reads, from the start at each call.
-        """
+        """Compute the order ahead, and decode ahead in any DataLoader workers (part of `Prefetching`)."""
         self._order.expect(requests)
         if self._num_workers:
             self._expected = requests()
@@ -176,9 +181,7 @@ class FolderSource:
             self._ahead = iter(loader)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]`.
-
-        Args: start, stop: positions in the stream.
+        """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]` (part of `Source`).
 
         Raises:
             ConfigError: a picture is too large or cannot be decoded; the message names it.
@@ -194,9 +197,7 @@ class FolderSource:
         return mirrored(images, self._mirror, start), self._labels[rows].to(self._device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[n, 3, H, W]` in [-1, 1], not mirrored, and classes of rows of the sorted names.
-
-        Args: rows: indices into the set, int64 `[n]`.
+        """Images `[n, 3, H, W]` in [-1, 1] and classes of rows of the sorted names (part of `Finite`).
 
         Raises:
             ConfigError: as `read`.
@@ -205,7 +206,7 @@ class FolderSource:
         return normalize(images, self._dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the sorted names. Args: rows: indices into the set, int64 `[n]`."""
+        """Classes of rows of the sorted names (part of `Finite`)."""
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:
@@ -214,7 +215,13 @@ class FolderSource:
 
 
 def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> FolderSource:
-    """The pictures of a run. Args: `Dataset.source`."""
+    """The pictures of a run.
+
+    Args:
+        config: the run.
+        device: where batches go.
+        dtype: of the images.
+    """
     data, path = config.data, Path(config.data.path).expanduser()
     return FolderSource(
         path,

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from ganscale.config import DATASETS, Config
 from ganscale.config.table import resolve
+from ganscale.data.source import Source
 from ganscale.parallel.random import Stream
 
 
 def ring(num_modes: int = 8, radius: float = 1.0) -> Tensor:
     """Centers on a circle: float64 `[num_modes, 2]`. The benchmark's sigma is 0.01.
 
-    Args: num_modes: number of centers; radius: of the circle.
+    Args:
+        num_modes: number of centers.
+        radius: of the circle.
     """
     angle = torch.arange(num_modes, dtype=torch.float64) * (2.0 * math.pi / num_modes)
     return radius * torch.stack((angle.cos(), angle.sin()), dim=1)
@@ -23,7 +26,9 @@ def ring(num_modes: int = 8, radius: float = 1.0) -> Tensor:
 def grid(side: int = 5, spacing: float = 2.0) -> Tensor:
     """Centers on a square grid around 0, {-4, -2, 0, 2, 4}^2: float64 `[side^2, 2]`. The benchmark's sigma is 0.05.
 
-    Args: side: centers along each axis; spacing: between neighbors.
+    Args:
+        side: centers along each axis.
+        spacing: between neighbors.
     """
     line = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2) * spacing
     return torch.cartesian_prod(line, line)
@@ -44,7 +49,7 @@ class Mixture(NamedTuple):
 RING, GRID = Mixture(ring(), 0.01), Mixture(grid(), 0.05)
 
 
-class PointSource:
+class PointSource(Source):
     """An endless stream of fresh points: point p is a function of (seed, p).
 
     Args:
@@ -66,13 +71,19 @@ class PointSource:
         self._noise = Stream(seed, "data/noise", device)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Points `[stop - start, 2]` and their modes `[stop - start]`. Args: start, stop: positions in the stream."""
+        """Points `[stop - start, 2]` and their modes `[stop - start]` (part of `Source`)."""
         modes = self._modes.integers(start, stop, self.num_classes, (1,)).squeeze(1)
         noise = self._noise.normal(start, stop, (2,), self.centers.dtype)
         return self.centers[modes] + self.sigma * noise, modes
 
 
 def open_points(config: Config, device: torch.device, dtype: torch.dtype) -> PointSource:
-    """The points of a run whose data set has a `mixture`. Args: `Dataset.source`."""
+    """The points of a run whose data set has a `mixture`.
+
+    Args:
+        config: the run.
+        device: where the points are made.
+        dtype: of the points.
+    """
     mixture: Mixture = resolve(DATASETS[config.data.name].mixture)
     return PointSource(*mixture, seed=config.run.seed, device=device, dtype=dtype)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from ganscale.data.order import Order, draw
-from ganscale.data.source import Reader
+from ganscale.data.source import Finite, Prefetching, Reader, Source
 from ganscale.parallel.random import Stream
 
 HELD_OUT = "evaluation/held_out"
 """Stream of the draws of held-out examples."""
 
 
-class ImageSource:
+class ImageSource(Source, Finite, Prefetching):
     """A finite set of `num_images` images in an order that is a function of (seed, epoch).
 
     Args:
@@ -48,27 +48,21 @@ class ImageSource:
         self.labels = labels.to(device)
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute the order ahead: `requests` gives the reads to come as (start, stop), in order and without end.
-
-        Args: requests: gives the reads, from the start at each call.
-        """
+        """Compute the order ahead (part of `Prefetching`)."""
         self.order.expect(requests)
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]`.
-
-        Args: start, stop: positions in the stream.
-        """
+        """Images `[stop - start, C, H, W]` in [-1, 1] and classes `[stop - start]` (part of `Source`)."""
         images, labels = self.gather(self.order.rows(start, stop))
         return mirrored(images, self._mirror, start), labels
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalized images and classes of rows of the set. Args: rows: indices into the set, int64 `[n]`."""
+        """Images `[n, C, H, W]` in [-1, 1] and classes of rows of the set (part of `Finite`)."""
         rows = rows.to(self.images.device)
         return normalize(self.images.index_select(0, rows), self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the set. Args: rows: indices into the set, int64 `[n]`."""
+        """Classes of rows of the set (part of `Finite`)."""
         return self.labels.index_select(0, rows.to(self.labels.device))
 
     def state_hash(self) -> str:
@@ -105,16 +99,13 @@ class StackedSource(ImageSource):
         self.triples = Stream(seed, "data/triples").integers(0, num_images, len(images), (3,)).to(device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples.
-
-        Args: rows: indices into the set, int64 `[n]`.
-        """
+        """Images `[n, 3, H, W]` and classes 100 a + 10 b + c of rows of triples."""
         triples = self.triples.index_select(0, rows.to(self.triples.device))
         images = self.images.index_select(0, triples.flatten()).view(-1, *self.shape)
         return normalize(images, self.dtype), self.classes(rows)
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes 100 a + 10 b + c of rows of triples. Args: rows: indices into the set, int64 `[n]`."""
+        """Classes 100 a + 10 b + c of rows of triples."""
         digits = self.labels[self.triples.index_select(0, rows.to(self.triples.device))]
         return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
 
@@ -137,9 +128,12 @@ def held_out_reader(images: Tensor, count: int, seed: int) -> Reader:
 
 
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
-    """Mirror half of the images `[N, C, H, W]`, chosen by global position; without a stream, none.
+    """Mirror half of the images, chosen by global position.
 
-    Args: stream: of the coin throws; position: of the first image.
+    Args:
+        images: `[N, C, H, W]`.
+        stream: decides by position; None mirrors no image.
+        position: global position of the first image.
     """
     if stream is None:
         return images
@@ -148,5 +142,10 @@ def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:
 
 
 def normalize(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes 0 to 255 to numbers in [-1, 1]. Args: images: uint8; dtype: of the result."""
+    """Bytes 0 to 255 to numbers in [-1, 1].
+
+    Args:
+        images: uint8, any shape.
+        dtype: of the result.
+    """
     return images.to(dtype).mul_(2.0 / 255.0).sub_(1.0)

@@ -29,7 +29,9 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
 
     28 pixels are the original; 32 adds a black border of 2; other sizes are resized (bilinear, antialiased).
 
-    Args: split: train or test; resolution: side in pixels.
+    Args:
+        split: train or test.
+        resolution: side in pixels.
 
     Raises:
         ValueError: a bundled file is damaged.
@@ -42,7 +44,12 @@ def load_mnist(split: Literal["train", "test"] = "train", resolution: int = 28) 
 
 
 def fit(images: Tensor, resolution: int) -> Tensor:
-    """Bring bytes `[N, 1, 28, 28]` to another resolution. Args: images: uint8; resolution: side in pixels."""
+    """Bring images to another resolution, as `load_mnist` describes: uint8 `[N, 1, resolution, resolution]`.
+
+    Args:
+        images: uint8 `[N, 1, 28, 28]`.
+        resolution: side in pixels.
+    """
     if resolution == 28:
         return images
     if resolution == 32:
@@ -63,24 +70,48 @@ def training_digits(resolution: int) -> tuple[Tensor, Tensor]:
 
 
 def open_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
-    """The training digits of a run. Args: `Dataset.source`."""
+    """The training digits of a run.
+
+    Args:
+        config: the run.
+        device: where the images are kept.
+        dtype: of the normalized images.
+    """
     images, labels = training_digits(config.data.resolution)
     return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype)
 
 
 def open_stacked_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> StackedSource:
-    """The triples of digits of a run. Args: `Dataset.source`."""
+    """The triples of digits of a run.
+
+    Args:
+        config: the run.
+        device: where the digits are kept.
+        dtype: of the normalized images.
+    """
     images, labels = training_digits(config.data.resolution)
     return StackedSource(images, labels, config.data.num_images, seed=config.run.seed, device=device, dtype=dtype)
 
 
 def held_out_digits(config: Config, count: int, seed: int) -> Reader:
-    """Test digits. Args: `Dataset.held_out`."""
+    """Random test digits.
+
+    Args:
+        config: the run.
+        count: how many; with replacement if above 10,000.
+        seed: of the draw.
+    """
     return held_out_reader(load_mnist("test", config.data.resolution)[0], count, seed)
 
 
 def held_out_triples(config: Config, count: int, seed: int) -> Reader:
-    """Triples of test digits. Args: `Dataset.held_out`."""
+    """Random triples of test digits.
+
+    Args:
+        config: the run.
+        count: how many.
+        seed: of the draw.
+    """
     images, _ = load_mnist("test", config.data.resolution)
     rows = Stream(seed, HELD_OUT).integers(0, count, len(images), (3,))
     return lambda start, stop: normalize(images[rows[start:stop]].squeeze(2), torch.float32)

@@ -43,19 +43,22 @@ class Order:
         self._ahead: dict[tuple[int, int], Tensor] = {}
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute ahead for the reads to come: `requests` gives their (start, stop), in order and without end.
+        """Compute ahead for the reads to come.
 
         After a read that is not among them, each later read is computed by itself until `expect` is called again.
 
-        Args: requests: gives the reads, from the start at each call.
+        Args:
+            requests: gives the (start, stop) of the reads in order and without end, from the first at each call.
         """
         self._expected = requests()
         self._ahead = {}
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows at positions `start` to `stop - 1`: int64 `[stop - start]`.
+        """Rows at these positions: int64 `[stop - start]`.
 
-        Args: start, stop: positions in the stream.
+        Args:
+            start: first position.
+            stop: position after the last.
         """
         if not self._ahead:
             self._look_ahead()

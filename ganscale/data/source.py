@@ -21,7 +21,11 @@ class Source(Protocol):
     num_classes: int
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """Examples at positions `start` to `stop - 1`. Args: start, stop: positions in the stream.
+        """Examples at these positions.
+
+        Args:
+            start: first position.
+            stop: position after the last.
 
         Returns:
             Examples `[stop - start, *shape]` on the training device (images in [-1, 1]), and classes
@@ -41,11 +45,19 @@ class Finite(Protocol):
     num_images: int
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Examples and classes of rows of the set, never mirrored. Args: rows: indices into the set, int64 `[n]`."""
+        """Examples and classes of rows of the set, never mirrored.
+
+        Args:
+            rows: indices into the set, int64 `[n]`.
+        """
         ...
 
     def classes(self, rows: Tensor) -> Tensor:
-        """Classes of rows of the set, without reading the examples. Args: rows: indices into the set, int64 `[n]`."""
+        """Classes of rows of the set, without reading the examples.
+
+        Args:
+            rows: indices into the set, int64 `[n]`.
+        """
         ...
 
     def state_hash(self) -> str:
@@ -58,8 +70,9 @@ class Prefetching(Protocol):
     """A source that works ahead when it knows what will be read."""
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Prepare the reads that `requests` lists as (start, stop), in order and without end.
+        """Prepare the reads to come.
 
-        Args: requests: gives the reads, from the start at each call.
+        Args:
+            requests: gives their (start, stop) in order and without end, from the first at each call.
         """
         ...

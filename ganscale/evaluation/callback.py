@@ -52,7 +52,10 @@ def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.d
 def make_evaluator(config: Config, source: Source, *, device: torch.device) -> Evaluator:
     """The evaluator of the config's protocol, among torch.distributed's replicas.
 
-    Args: config: of the run; source: its training data; device: where to compute.
+    Args:
+        config: the run.
+        source: its training examples.
+        device: where to compute.
 
     Raises:
         ConfigError: the extractor or the test set is not there, or damaged.

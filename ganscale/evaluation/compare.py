@@ -15,7 +15,10 @@ Runs = Mapping[str, Sequence[Evaluation]]
 
 
 def read_evaluations(run: Path) -> list[Evaluation]:
-    """All evaluations in a run's folder, by images; files that are none are left out. Args: run: its folder.
+    """All evaluations in a run's folder, by images; files that are none are left out.
+
+    Args:
+        run: the run's folder.
 
     Raises:
         ConfigError: there is none.
@@ -35,7 +38,8 @@ def read_evaluations(run: Path) -> list[Evaluation]:
 def sheet(evaluation: Evaluation) -> str:
     """One evaluation as a table of metric, value, error, floor and which way is better.
 
-    Args: evaluation: the one to show.
+    Args:
+        evaluation: the one to show.
     """
     rows = [("metric", "value", "error", "floor", "better", "meaning")]
     for name, score in evaluation.scores.items():
@@ -63,7 +67,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 def by_protocol(runs: Runs) -> dict[tuple[Any, ...], dict[str, list[Evaluation]]]:
     """Evaluations that may be compared: protocol to run to its evaluations, by images.
 
-    Args: runs: evaluations by run.
+    Args:
+        runs: evaluations by run.
     """
     groups: dict[tuple[Any, ...], dict[str, list[Evaluation]]] = {}
     for name, evaluations in runs.items():
@@ -79,7 +84,8 @@ def _better(name: str, one: Score, other: Score) -> bool:
 def tables(runs: Runs) -> str:
     """The newest evaluation of each run, a table per protocol; the best value of each metric has a star.
 
-    Args: runs: evaluations by run.
+    Args:
+        runs: evaluations by run, each run's in order of images.
     """
     parts = []
     groups = by_protocol(runs)
@@ -110,7 +116,9 @@ def _cell(name: str, run: str, newest: Mapping[str, Evaluation]) -> str:
 def save_plot(runs: Runs, path: Path) -> None:
     """Draw every metric over the images, a line per run and the floor dashed, for each protocol a row of axes.
 
-    Args: runs: evaluations by run; path: of the picture.
+    Args:
+        runs: evaluations by run, at least one in all.
+        path: of the picture; parent folders are made.
 
     Raises:
         OSError: the file cannot be written.

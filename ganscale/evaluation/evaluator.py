@@ -50,7 +50,9 @@ def missing_extractor(config: Config) -> str | None:
 def store_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write the scores as JSON, beside those of other metrics that the same protocol gave before.
 
-    Args: evaluation: to write; folder: of the run's evaluations.
+    Args:
+        evaluation: to write.
+        folder: of the run's evaluations.
 
     Raises:
         OSError: the storage refuses.
@@ -99,9 +101,11 @@ class Evaluator:
 
     @torch.no_grad()
     def evaluate(self, generator: nn.Module, images: int) -> Evaluation:
-        """Judge a generator in evaluation mode, as it is after `images` images. All replicas call together.
+        """Judge a generator as it is after `images` images. All replicas call together.
 
-        Args: generator: on `device`; images: that it was trained on.
+        Args:
+            generator: on `device`, in evaluation mode.
+            images: that it was trained on.
         """
         started = time.perf_counter()
         reference, floors = self._look_at_reals()

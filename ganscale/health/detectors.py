@@ -128,7 +128,9 @@ class Evidence:
     def since(self, bad: Callable[[Row], bool], *, patience: int = 0) -> int | None:
         """Index of the first of the newest ticks that are bad without gap; None if these are too few.
 
-        Args: bad: of one row; patience: rows that are enough, 0 for the evidence's.
+        Args:
+            bad: whether a row is bad.
+            patience: rows that are enough; 0 for the evidence's `patience`.
         """
         start = len(self.ticks)
         while start > 0 and bad(self.ticks[start - 1]):
@@ -138,7 +140,8 @@ class Evidence:
     def early(self, name: str) -> float:
         """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0.
 
-        Args: name: of the number.
+        Args:
+            name: of the number.
         """
         if len(self.ticks) < 2 * self.patience:
             return 0.0
@@ -148,7 +151,8 @@ class Evidence:
 def non_finite(e: Evidence) -> Verdict | None:
     """A number of the newest tick is NaN or infinite, or a score is NaN (an infinite one means that there is no mode).
 
-    Args: e: the run so far.
+    Args:
+        e: the run so far.
     """
     for row in (*e.ticks[-1:], *e.evaluations[-1:]):
         for name, value in row.items():
@@ -158,7 +162,11 @@ def non_finite(e: Evidence) -> Verdict | None:
 
 
 def divergence(e: Evidence) -> Verdict | None:
-    """Logits, losses, gradients or weights have grown without bound. Args: e: the run so far."""
+    """Logits, losses, gradients or weights have grown without bound.
+
+    Args:
+        e: the run so far.
+    """
     t = e.thresholds
     for side in ("real", "fake"):
         name = f"{side}_logit_mean"
@@ -202,7 +210,11 @@ def _weights_grown(e: Evidence, name: str) -> Verdict | None:
 
 
 def vanishing_gradient(e: Evidence) -> Verdict | None:
-    """G's gradient has gone: whatever it makes, D's answer does not change. Args: e: the run so far."""
+    """G's gradient has gone: whatever it makes, D's answer does not change.
+
+    Args:
+        e: the run so far.
+    """
     t = e.thresholds
     early = e.early("grad_norm_g")
 
@@ -219,7 +231,8 @@ def vanishing_gradient(e: Evidence) -> Verdict | None:
 def separation(row: Row) -> float:
     """Distance of D's mean logits on real and fake in standard deviations (d'); negative where it is fooled.
 
-    Args: row: metrics of a tick.
+    Args:
+        row: metrics of a tick.
     """
     spread = math.hypot(row.get("real_logit_std", 0.0), row.get("fake_logit_std", 0.0))
     distance = row.get("real_logit_mean", 0.0) - row.get("fake_logit_mean", 0.0)
@@ -227,9 +240,12 @@ def separation(row: Row) -> float:
 
 
 def discriminator_strong(e: Evidence) -> Verdict | None:
-    """D separates all examples, and with such confidence that G has nothing left to follow. Args: e: the run so far.
+    """D separates all examples, and with such confidence that G has nothing left to follow.
 
     At the beginning of a run D does so too, but without confidence: its loss is near that of guessing.
+
+    Args:
+        e: the run so far.
     """
     t = e.thresholds
     guessing = e.objective.guessing_loss
@@ -250,7 +266,11 @@ def discriminator_strong(e: Evidence) -> Verdict | None:
 
 
 def mode_collapse(e: Evidence) -> Verdict | None:
-    """G makes nearly equal samples, or its samples stay on few modes. Args: e: the run so far."""
+    """G makes nearly equal samples, or its samples stay on few modes.
+
+    Args:
+        e: the run so far.
+    """
     t = e.thresholds
 
     def alike(row: Row) -> bool:
@@ -290,7 +310,8 @@ def _falls(values: Sequence[float], share: float) -> bool:
 def discriminator_weak(e: Evidence) -> Verdict | None:
     """G fools D, or D does not see that fakes are far from reals, and does not learn from it.
 
-    Args: e: the run so far.
+    Args:
+        e: the run so far.
     """
     t = e.thresholds
 
@@ -311,7 +332,11 @@ def discriminator_weak(e: Evidence) -> Verdict | None:
 
 
 def oscillation(e: Evidence) -> Verdict | None:
-    """G fools D, D catches up, and so on: they chase each other, and neither learns. Args: e: the run so far."""
+    """G fools D, D catches up, and so on: they chase each other, and neither learns.
+
+    Args:
+        e: the run so far.
+    """
     t = e.thresholds
     since, dips, recovered = None, 0, True
     for index in range(max(0, len(e.ticks) - t.oscillation_ticks), len(e.ticks)):

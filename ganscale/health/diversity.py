@@ -40,7 +40,8 @@ def spread_sums(x: Tensor) -> Tensor:
 def diversity(sums: Sequence[float]) -> float:
     """Root mean square distance of two examples of a batch, per dimension, from its `spread_sums`.
 
-    Args: sums: `[NUM_SUMS]`.
+    Args:
+        sums: of the batch, `[NUM_SUMS]`.
     """
     *_, squares, rows = sums
     inside = squares / rows - sum(mean**2 for mean in _means(sums))
@@ -50,7 +51,9 @@ def diversity(sums: Sequence[float]) -> float:
 def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
     """Root mean square distance of the means of two batches, per dimension, from their `spread_sums`.
 
-    Args: one, other: `[NUM_SUMS]`.
+    Args:
+        one: sums of one batch, `[NUM_SUMS]`.
+        other: sums of the other, `[NUM_SUMS]`.
     """
     return math.sqrt(sum((a - b) ** 2 for a, b in zip(_means(one), _means(other), strict=True)))
 

@@ -69,7 +69,9 @@ def minority_ranks(hashes: Sequence[int]) -> list[int]:
 def all_gather_ints(number: int, device: torch.device) -> list[int]:
     """The numbers of all replicas, by rank; all must call it.
 
-    Args: number: this replica's, 64-bit; device: of the process group.
+    Args:
+        number: this replica's, signed 64-bit.
+        device: on which the default group communicates.
     """
     own = torch.tensor([number], dtype=torch.int64, device=device)
     found = [torch.empty_like(own) for _ in range(dist.get_world_size())]

@@ -86,12 +86,20 @@ def settings_text(generator: LoadedGenerator, **settings: object) -> dict[str, s
 
 
 def to_array(examples: Tensor) -> np.ndarray:
-    """Examples as float64 numbers on the CPU."""
+    """Examples as float64 numbers on the CPU.
+
+    Args:
+        examples: of any shape, on any device.
+    """
     return examples.double().cpu().numpy()
 
 
 def to_bytes(images: Tensor) -> np.ndarray:
-    """Images `[N, C, H, W]` in [-1, 1] as uint8 `[N, H, W, C]`: -1 is 0 and 1 is 255, rounded to the nearest."""
+    """Images as uint8 `[N, H, W, C]`: -1 is 0 and 1 is 255, rounded to the nearest; NaN is 0.
+
+    Args:
+        images: `[N, C, H, W]` in [-1, 1]; values beyond are clamped.
+    """
     scaled = images.mul(127.5).add_(127.5).round_().nan_to_num_(0.0).clamp_(0.0, 255.0)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -72,12 +72,20 @@ class ShardPlan:
         return -(-self.num_samples // self.shard_size)
 
     def seeds(self, shard: int) -> range:
-        """Seeds of a shard."""
+        """Seeds of a shard.
+
+        Args:
+            shard: its number, from 0.
+        """
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.num_samples))
 
     def name(self, shard: int) -> str:
-        """File of a shard."""
+        """File of a shard.
+
+        Args:
+            shard: its number, from 0.
+        """
         return f"shard-{shard:06d}.{self.format}"
 
 

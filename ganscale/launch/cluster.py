@@ -178,7 +178,11 @@ def unreachable_nodes() -> list[str]:
 
 
 def host_names(ids: set[str]) -> set[str]:
-    """Host names of nodes, as their machines know them."""
+    """Host names of nodes, as their machines know them.
+
+    Args:
+        ids: of the nodes, as Ray has them.
+    """
     return {node["NodeManagerHostname"] for node in ray.nodes() if node["NodeID"] in ids}
 
 

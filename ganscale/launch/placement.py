@@ -54,7 +54,15 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
 
 
 def count_gpus(config: Config, nodes: Sequence[NodeResources]) -> int:
-    """GPUs of all nodes; a ConfigError if there is none and `train.device` is cuda."""
+    """GPUs of all nodes.
+
+    Args:
+        config: The run's config.
+        nodes: All nodes of the cluster.
+
+    Raises:
+        ConfigError: There is none and `train.device` is cuda.
+    """
     gpus = int(sum(node.gpus for node in nodes))
     if config.train.device == "cuda" and not gpus:
         remedy = "use train.device=auto or cpu"
@@ -86,7 +94,11 @@ def max_workers(wanted: int | tuple[int, int] | str, *, use_gpu: bool = False) -
 
 
 def describe(nodes: Sequence[NodeResources]) -> str:
-    """Total resources of a cluster, for an error message."""
+    """Total resources of a cluster, for an error message.
+
+    Args:
+        nodes: All nodes of the cluster.
+    """
     cpus, gpus = sum(node.cpus for node in nodes), int(sum(node.gpus for node in nodes))
     return f"{len(nodes)} nodes, {cpus:g} CPUs and {gpus} GPUs"
 

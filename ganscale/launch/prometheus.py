@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from ray.util.metrics import Gauge
 
+from ganscale.tracking import Tracker
 
-class GaugeTracker:
+
+class GaugeTracker(Tracker):
     """Exports the newest row: `loss_d` of run `a` is `ray_ganscale_loss_d{run="a"}` on its node's metrics port.
 
     Args:

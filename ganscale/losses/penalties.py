@@ -10,39 +10,47 @@ from torch import Tensor
 
 
 def input_gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """dD/dx of each sample with a graph, for each of `inputs` `[N, ...]` that the summed logits were made from.
+    """dD/dx of each sample, with a graph, for each of `inputs`.
 
-    Args: logits: `[N]`; inputs: `[N, ...]`, in their graph.
+    Args:
+        logits: D's logits, `[N]`, made from `inputs` with a graph.
+        *inputs: D's inputs, `[N, ...]` each.
     """
     return torch.autograd.grad(logits.sum(), inputs, create_graph=True)
 
 
-def squared_norm(gradients: Tensor) -> Tensor:
-    """|g|^2 of each sample: `[N, ...]` to `[N]`. Args: gradients: `[N, ...]`."""
+def _squared_norm(gradients: Tensor) -> Tensor:
+    """|g|^2 of each sample: `[N, ...]` to `[N]`."""
     return gradients.flatten(1).square().sum(1)
 
 
 def zero_centered(gradients: Tensor) -> Tensor:
     """|dD/dx|^2 / 2 of each sample: R1 on real and R2 on fake samples (Mescheder et al. 2018, Eqs. 9 and 10).
 
-    Args: gradients: of D's input, `[N, ...]`.
+    Args:
+        gradients: of D's input, `[N, ...]`.
     """
-    return 0.5 * squared_norm(gradients)
+    return 0.5 * _squared_norm(gradients)
 
 
 def one_centered(gradients: Tensor, target: float = 1.0) -> Tensor:
     """(|dD/dx| - target)^2 of each sample (Gulrajani et al. 2017, Eq. 3; Kodali et al. 2017, section 2.3).
 
-    Args: gradients: of D's input, `[N, ...]`; target: the norm to pull towards.
+    Args:
+        gradients: of D's input, `[N, ...]`.
+        target: norm to pull towards.
     """
     # The square root of 0 has no gradient; a tiny constant keeps it finite and changes nothing above 1e-6.
-    return ((squared_norm(gradients) + 1e-12).sqrt() - target).square()
+    return ((_squared_norm(gradients) + 1e-12).sqrt() - target).square()
 
 
 def interpolate(reals: Tensor, fakes: Tensor, share: Tensor) -> Tensor:
-    """Points between real and fake samples, share `[N]` in [0, 1) of the way (Gulrajani et al. 2017, Algorithm 1).
+    """Points on the lines between real and fake samples (Gulrajani et al. 2017, Algorithm 1).
 
-    Args: reals, fakes: `[N, ...]`; share: `[N]`.
+    Args:
+        reals: `[N, ...]`.
+        fakes: `[N, ...]`.
+        share: of the way from real to fake, in [0, 1), `[N]`.
     """
     share = share.view(-1, *[1] * (reals.dim() - 1))
     return torch.lerp(reals, fakes, share)
@@ -64,8 +72,9 @@ def perturb(reals: Tensor, noise: Tensor, share: Tensor) -> Tensor:
 
 
 def drift(real_logits: Tensor) -> Tensor:
-    """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]` to `[N]`.
+    """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]`.
 
-    Args: real_logits: `[N]`.
+    Args:
+        real_logits: D(x), `[N]`.
     """
     return real_logits.square()

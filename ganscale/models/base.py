@@ -32,10 +32,17 @@ def _check_labels(labels: Tensor | None) -> Tensor:
 class Generator(nn.Module):
     """A generator's input: z, joined by an embedding of the class with `conditioning: concat`.
 
+    Args:
+        settings: `conditioning`, and `class_dim` for concat.
+        geometry: of the data; z has the length `latent_dim`.
+
     Attributes:
         num_classes: classes of the labels that `forward` needs; 0 if it ignores them.
         input_dim: length of z and embedding together.
         norm_classes: classes of its conditional norms; 0 with `conditioning` other than norm.
+
+    Raises:
+        ValueError: it is to be conditional and the data have no labels.
     """
 
     def __init__(self, settings: Any, geometry: Geometry) -> None:
@@ -48,9 +55,11 @@ class Generator(nn.Module):
             self.input_dim += settings.class_dim
 
     def input(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        """The first layer's input `[N, input_dim]` of z `[N, latent_dim]` and classes `[N]`.
+        """The first layer's input `[N, input_dim]`.
 
-        Args: z: latents; labels: int64, or None for an unconditional generator.
+        Args:
+            z: latents `[N, latent_dim]`.
+            labels: int64 `[N]`, or None for an unconditional generator.
 
         Raises:
             ValueError: a conditional generator got no labels.
@@ -86,7 +95,11 @@ class Head(nn.Module):
         self.conditioning = conditioning
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row, in float32 or wider. Args: features: `[N, F]`; labels: int64 `[N]` or None.
+        """One logit per row, in float32 or wider.
+
+        Args:
+            features: `[N, F]`.
+            labels: int64 `[N]`, or None without projection.
 
         Raises:
             ValueError: a projection got no labels.
@@ -97,16 +110,27 @@ class Head(nn.Module):
         return logits + (self.embedding(_check_labels(labels)) * upcast(features)).sum(1)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Class logits `[N, num_classes]`, in float32 or wider. Args: features: `[N, F]`."""
+        """Class logits `[N, num_classes]`, in float32 or wider.
+
+        Args:
+            features: `[N, F]`.
+        """
         return upcast(self.classifier(features))
 
 
 class Discriminator(nn.Module):
     """Hidden features and a head on them; an architecture defines `features` and builds `head`.
 
+    Args:
+        settings: `conditioning` of the architecture's settings.
+        geometry: of D's input.
+
     Attributes:
         num_classes: classes of the labels that it uses; 0 if it ignores them.
         classifies: whether `forward_with_classes` is there; its classifier then needs a gradient in each backward pass.
+
+    Raises:
+        ValueError: it is to be conditional and the data have no labels.
     """
 
     head: Head
@@ -124,20 +148,29 @@ class Discriminator(nn.Module):
         self.head.logit.register_parameter("bias", None)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last hidden layer `[N, F]` of examples `[N, ...]`, for feature matching (Salimans et al. 2016, 3.1).
+        """The last hidden layer `[N, F]`, for feature matching (Salimans et al. 2016, 3.1).
 
-        Args: x: examples; labels: int64 `[N]` or None.
+        Args:
+            x: examples `[N, ...]`.
+            labels: int64 `[N]` or None.
         """
         raise NotImplementedError
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row of `x`: `[N]`. Args: x: examples `[N, ...]`; labels: int64 `[N]` or None."""
+        """One logit per example: `[N]`.
+
+        Args:
+            x: examples `[N, ...]`.
+            labels: int64 `[N]`, or None without projection.
+        """
         return self.head(self.features(x, labels), labels)
 
     def forward_with_classes(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits `[N]` and class logits `[N, num_classes]` of one pass; only if `classifies`.
 
-        Args: x: examples `[N, ...]`; labels: int64 `[N]` or None.
+        Args:
+            x: examples `[N, ...]`.
+            labels: int64 `[N]` or None.
         """
         features = self.features(x, labels)
         return self.head(features, labels), self.head.classify(features)

@@ -57,7 +57,12 @@ def _initialize(network: nn.Module) -> None:
 
 
 class DCGANGenerator(Generator):
-    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1]: project, then double the side until it fits."""
+    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1]: project, then double the side until it fits.
+
+    Args:
+        settings: of the architecture.
+        geometry: of the images, and length of z.
+    """
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
@@ -76,7 +81,7 @@ class DCGANGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
+        """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
         return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
@@ -84,6 +89,10 @@ class DCGANDiscriminator(Discriminator):
     """Images `[N, C, H, W]` to logits `[N]`: halve the side until it is smallest, then one linear layer.
 
     The last convolution sees the batch's spread.
+
+    Args:
+        settings: of the architecture.
+        geometry: of D's input.
     """
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
@@ -106,5 +115,5 @@ class DCGANDiscriminator(Discriminator):
             add_spectral_norm(self)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The smallest map, flat. Args: x: `[N, C, H, W]`; labels: not used."""
+        """The smallest map, flat."""
         return self.layers(x).flatten(1)

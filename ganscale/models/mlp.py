@@ -24,7 +24,12 @@ def _sizes(settings: GeneratorSettings | DiscriminatorSettings) -> list[int]:
 
 
 class MLPGenerator(Generator):
-    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1] (tanh) or points `[N, 2]` (no bound)."""
+    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1] (tanh) or points `[N, 2]` (no bound).
+
+    Args:
+        settings: of the architecture.
+        geometry: of the examples, and length of z.
+    """
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
@@ -42,12 +47,17 @@ class MLPGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one example per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
+        """Generate one example per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
         return self.layers(self.input(z, labels), labels).unflatten(1, self.shape)
 
 
 class MLPDiscriminator(Discriminator):
-    """Images `[N, C, H, W]` or points `[N, 2]` to logits `[N]`; the last hidden layer sees the batch's spread."""
+    """Images `[N, C, H, W]` or points `[N, 2]` to logits `[N]`; the last hidden layer sees the batch's spread.
+
+    Args:
+        settings: of the architecture.
+        geometry: of D's input.
+    """
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
@@ -65,5 +75,5 @@ class MLPDiscriminator(Discriminator):
             add_spectral_norm(self)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last hidden layer. Args: x: `[N, ...]`; labels: not used."""
+        """The last hidden layer."""
         return self.layers(x.flatten(1))

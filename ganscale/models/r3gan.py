@@ -28,7 +28,11 @@ def _point(before: int, after: int, gain: float = 1.0, *, bias: bool = False) ->
 
 
 class Resample(nn.Module):
-    """Double or halve the side with the smooth filter [1, 3, 3, 1] / 8 in both directions; black beyond the border."""
+    """Double or halve the side with the smooth filter [1, 3, 3, 1] / 8 in both directions; black beyond the border.
+
+    Args:
+        up: whether to double; otherwise halve.
+    """
 
     kernel: Tensor
 
@@ -39,7 +43,7 @@ class Resample(nn.Module):
         self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, C, 2H, 2W]` or `[N, C, H/2, W/2]`. Args: x: feature maps."""
+        """`[N, C, H, W]` to `[N, C, 2H, 2W]` or `[N, C, H/2, W/2]`."""
         convolve = conv_transpose2d if self.up else conv2d
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
         return convolve(x, kernel, stride=2, padding=1, groups=x.shape[1])
@@ -73,7 +77,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to the same shape. Args: x: feature maps."""
+        """`[N, C, H, W]` to the same shape."""
         return x + self.layers(x)
 
 
@@ -96,6 +100,10 @@ class R3GANGenerator(Generator):
     """z `[N, latent_dim]` to images `[N, C, H, W]`: z scales learned maps, then blocks and smooth doubling.
 
     Without `output: tanh` pixels are not bounded, but learn to stay in [-1, 1].
+
+    Args:
+        settings: of the architecture.
+        geometry: of the images, and length of z.
     """
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
@@ -113,7 +121,7 @@ class R3GANGenerator(Generator):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
+        """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
         return self.layers(self.basis * self.project(self.input(z, labels))[:, :, None, None])
 
 
@@ -121,6 +129,10 @@ class R3GANDiscriminator(Discriminator):
     """Images `[N, C, H, W]` to logits `[N]`: blocks and smooth halving, one learned map per channel, a linear layer.
 
     The blocks of the smallest map see the batch's spread.
+
+    Args:
+        settings: of the architecture.
+        geometry: of D's input.
     """
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
@@ -142,5 +154,5 @@ class R3GANDiscriminator(Discriminator):
         _scale(self.head.logit)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The smallest map, weighed and summed per channel. Args: x: `[N, C, H, W]`; labels: not used."""
+        """The smallest map, weighed and summed per channel."""
         return self.layers(x).flatten(1)

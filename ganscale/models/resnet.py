@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if plain else nn.Conv2d(before, after, 1, bias=bias)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """`[N, C, H, W]` to `[N, C', H', W']`. Args: x: feature maps; labels: int64 `[N]` or None."""
+        """`[N, C, H, W]` to `[N, C', H', W']`, of classes int64 `[N]` or None."""
         y = self.first(x, labels)
         y = self.conv1(_double(y) if self.up else y)
         y = self.conv2(self.second(y, labels))
@@ -95,7 +95,12 @@ def _initialize(network: nn.Module) -> None:
 
 
 class ResNetGenerator(Generator):
-    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1]: project, then double the side by blocks till it fits."""
+    """z `[N, latent_dim]` to images `[N, C, H, W]` in [-1, 1]: project, then double the side by blocks till it fits.
+
+    Args:
+        settings: of the architecture.
+        geometry: of the images, and length of z.
+    """
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
@@ -120,7 +125,7 @@ class ResNetGenerator(Generator):
             add_spectral_norm(self)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Generate one image per row of `z`. Args: z: `[N, latent_dim]`; labels: int64 `[N]` or None."""
+        """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
         return self.layers(self.project(self.input(z, labels)).unflatten(1, self.first), labels)
 
 
@@ -128,6 +133,10 @@ class ResNetDiscriminator(Discriminator):
     """Images `[N, C, H, W]` to logits `[N]`: halve the side by blocks, pool, then one linear layer.
 
     The last block sees the batch's spread.
+
+    Args:
+        settings: of the architecture.
+        geometry: of D's input.
     """
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
@@ -169,7 +178,7 @@ class ResNetDiscriminator(Discriminator):
         return plan
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The last map, pooled. Args: x: `[N, C, H, W]`; labels: not used."""
+        """The last map, pooled."""
         x = self.layers(x)
         if self.pooling == "flatten":
             return x.flatten(1)

@@ -77,7 +77,11 @@ def _connect(group: Any) -> SharedMemory | None:
 
 
 def reduce_(x: Tensor) -> None:
-    """Replace a contiguous tensor by its sum over the replicas; a collective call."""
+    """Replace a contiguous tensor by its sum over the replicas; a collective call.
+
+    Args:
+        x: changed in place; of the same shape and type on every replica.
+    """
     memory = _neighbors.find() if x.device.type == "cpu" else None
     if memory:
         memory.all_reduce(x)

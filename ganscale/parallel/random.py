@@ -73,7 +73,13 @@ class Stream:
         self._ramp: Tensor | None = None
 
     def bits(self, start: int, stop: int, words: int) -> Tensor:
-        """Random 64-bit words of rows `start` to `stop - 1`: int64 `[stop - start, words]`."""
+        """Random 64-bit words of rows: int64 `[stop - start, words]`.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            words: words in each row.
+        """
         count = (stop - start) * words
         if self._ramp is None or self._ramp.numel() < count:
             self._ramp = torch.arange(count, device=self.device) * _signed(_GAMMA)
@@ -81,7 +87,14 @@ class Stream:
         return _mix(self._ramp[:count] + first, self._whitening).view(stop - start, words)
 
     def uniform(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform numbers in [0, 1) with 24 random bits: `[stop - start, *shape]`."""
+        """Uniform numbers in [0, 1) with 24 random bits: `[stop - start, *shape]`.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            shape: of each row.
+            dtype: of the numbers.
+        """
         size = math.prod(shape)
         words = (size + 1) // 2
         high, low = self._halves(start, stop, words, dtype)
@@ -89,7 +102,14 @@ class Stream:
         return both[:, :size].reshape(stop - start, *shape).mul_(2.0**-24)
 
     def normal(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[stop - start, *shape]`."""
+        """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[stop - start, *shape]`.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            shape: of each row.
+            dtype: of the numbers.
+        """
         size = math.prod(shape)
         words = (size + 1) // 2
         high, low = self._halves(start, stop, words, dtype)
@@ -99,13 +119,24 @@ class Stream:
         return both[:, :size].reshape(stop - start, *shape)
 
     def integers(self, start: int, stop: int, high: int, shape: Sequence[int] = ()) -> Tensor:
-        """Whole numbers in [0, high), high <= 2^31: int64 `[stop - start, *shape]`; bias below high / 2^32."""
+        """Whole numbers in [0, high): int64 `[stop - start, *shape]`; bias below high / 2^32.
+
+        Args:
+            start: first row.
+            stop: row after the last.
+            high: at most 2^31.
+            shape: of each row.
+        """
         return _scaled(self.bits(start, stop, math.prod(shape)), high).view(stop - start, *shape)
 
     def integers_at(self, places: Tensor, high: int) -> Tensor:
-        """Whole numbers in [0, high), high <= 2^31, at any places of the sequence: int64 like `places`.
+        """Whole numbers in [0, high) at any places of the sequence: int64 like `places`.
 
         Place p has what `integers(p, p + 1, high, (1,))` gives.
+
+        Args:
+            places: int64, any shape.
+            high: at most 2^31.
         """
         words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
         return _scaled(words, high)

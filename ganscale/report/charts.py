@@ -56,7 +56,11 @@ class Chart:
 
 
 def charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """All charts of these runs, in the order of the page."""
+    """All charts of some runs, in the order of the page.
+
+    Args:
+        runs: what was read of them.
+    """
     return sorted([*_quality(runs), *_families(runs)], key=lambda chart: GROUPS.index(chart.group))
 
 
@@ -157,7 +161,11 @@ def thinned(points: Sequence[tuple[int, float]], limit: int = MAX_POINTS) -> lis
 
 
 def as_data(found: Sequence[Chart]) -> dict[str, Any]:
-    """Charts as JSON: equal x axes are stored once, values have five digits, NaN is null."""
+    """Charts as JSON: equal x axes are stored once, values have five digits, NaN is null.
+
+    Args:
+        found: the charts.
+    """
     axes: dict[tuple[int, ...], int] = {}
     rows = []
     for chart in found:

@@ -20,7 +20,12 @@ LADDER: tuple[tuple[int, int], ...] = ((1024, 101), (1024, 90), (1024, 80), (768
 
 
 def choose(count: int, limit: int) -> list[int]:
-    """Indices of at most `limit` of `count` items, evenly spaced, with the first and the last."""
+    """Indices of items, evenly spaced, with the first and the last.
+
+    Args:
+        count: number of items.
+        limit: number of indices at most, at least 1.
+    """
     if count <= limit:
         return list(range(count))
     return [round(i * (count - 1) / (limit - 1)) for i in range(limit)] if limit > 1 else [count - 1]
@@ -54,7 +59,11 @@ def shrunk(path: Path, share: int) -> tuple[bytes, int, int]:
 
 
 def sample_strips(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """The sample grids of all runs for the slider: index of the run, and items with images, size and data URI."""
+    """The sample grids of all runs for the slider: index of the run, and items with images, size and data URI.
+
+    Args:
+        runs: what was read of them.
+    """
     withs = [index for index, run in enumerate(runs) if run.pictures]
     limit = max(3, min(MAX_PER_RUN, MAX_IN_ALL // max(1, len(withs))))
     chosen = {index: [runs[index].pictures[i] for i in choose(len(runs[index].pictures), limit)] for index in withs}
@@ -68,7 +77,11 @@ def sample_strips(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def real_grids(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
-    """A grid of real images for each data set of the runs, by its name; pictures as in `sample_strips`."""
+    """A grid of real images for each data set of the runs, by its name; pictures as in `sample_strips`.
+
+    Args:
+        runs: what was read of them.
+    """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         facts = [run.settings.get(f"data.{key}") for key in ("name", "resolution", "path")]
@@ -79,7 +92,11 @@ def real_grids(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
 
 
 def plots(folder: Path) -> dict[str, dict[str, Any]]:
-    """The PNGs of a folder as they are, by stem."""
+    """The PNGs of a folder as they are, by stem.
+
+    Args:
+        folder: of the files; those that cannot be read are left out.
+    """
     found = {}
     for path in sorted(folder.glob("*.png")):
         with suppress(OSError), Image.open(path) as file:

@@ -65,11 +65,15 @@ class RunRecord:
 
 
 def sample_grids(folder: Path) -> list[tuple[int, Path]]:
-    """Images and file of each sample grid in a folder, by images."""
+    """Images and file of each sample grid in a folder, by images.
+
+    Args:
+        folder: of the files `<images>.png`; others are left out.
+    """
     return sorted((int(file.stem), file) for file in folder.glob("*.png") if file.stem.isdigit())
 
 
-def is_run(path: Path) -> bool:
+def _is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
     folder = RunDir(path)
     return folder.config.is_file() or folder.metrics.is_file()
@@ -105,14 +109,14 @@ def read_run(path: Path) -> RunRecord:
 def _check(path: Path) -> None:
     value = str(path)
     if not path.is_dir():
-        near = [str(folder) for folder in path.parent.glob("*") if is_run(folder)]
+        near = [str(folder) for folder in path.parent.glob("*") if _is_run(folder)]
         remedy = did_you_mean(value, near) if near else "name the folder of a run, e.g. runs/mnist_mlp"
         raise ConfigError(
             "no such run" if not path.exists() else "not a folder", key="path", value=value, remedy=remedy
         )
-    if is_run(path):
+    if _is_run(path):
         return
-    below = sorted(str(folder) for folder in path.glob("*") if is_run(folder))
+    below = sorted(str(folder) for folder in path.glob("*") if _is_run(folder))
     remedy = "name the folder of a run, e.g. runs/mnist_mlp"
     if below:
         remedy = f"name runs in it: {' '.join(below[:3])}{' ...' * (len(below) > 3)}"
@@ -120,7 +124,11 @@ def _check(path: Path) -> None:
 
 
 def with_distinct_names(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records without duplicates; parent folders are added to equal names until all names differ."""
+    """The records without duplicates; parent folders are added to equal names until all names differ.
+
+    Args:
+        records: of runs, some perhaps twice.
+    """
     unique = list({record.path.resolve(): record for record in records}.values())
     names = [record.name for record in unique]
     depth = 1

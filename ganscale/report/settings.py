@@ -28,7 +28,11 @@ def differing(configs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def plain(value: Any) -> str:
-    """A value as a user would write it in YAML."""
+    """A value as a user would write it in YAML.
+
+    Args:
+        value: of a setting.
+    """
     if isinstance(value, list):
         return "[" + ", ".join(plain(part) for part in value) + "]"
     if isinstance(value, dict):
@@ -37,7 +41,11 @@ def plain(value: Any) -> str:
 
 
 def defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The default config with the same architectures; the default config where these do not suffice."""
+    """The default config with the same architectures; the default config where these do not suffice.
+
+    Args:
+        config: a run's, as plain nested mappings.
+    """
     rows = flat(config)
     names = {side: {"name": rows.get(f"model.{side}.name")} for side in ("generator", "discriminator")}
     try:

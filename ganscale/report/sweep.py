@@ -110,12 +110,19 @@ class SweepRecord(BaseModel):
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds the results of a sweep."""
+    """Whether a folder holds the results of a sweep.
+
+    Args:
+        path: the folder.
+    """
     return (path / RESULTS).is_file()
 
 
 def read_sweep(path: Path) -> SweepRecord:
     """Read a sweep's folder.
+
+    Args:
+        path: the sweep's folder.
 
     Raises:
         ConfigError: its results cannot be read.

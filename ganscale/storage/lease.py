@@ -110,6 +110,16 @@ class WriterLease:
 
 
 def check_free(folder: RunDir, *, patience: float, info: Callable[[str], None]) -> None:
-    """Wait, before anything expensive starts, until no process writes to the folder. Args, errors: `WriterLease`."""
+    """Wait, before anything expensive starts, until no process writes to the folder.
+
+    Args:
+        folder: the run's folder.
+        patience: seconds to wait.
+        info: takes a sentence for the user when there is something to wait for.
+
+    Raises:
+        BusyError: another process writes there.
+        ConfigError: `.lock` cannot be opened, or is a link.
+    """
     if (folder.path / ".lock").exists():
         WriterLease(folder, patience=patience, info=info).release()

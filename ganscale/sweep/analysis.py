@@ -114,7 +114,9 @@ def differences(
 
     Args:
         entries: Configurations; those without a row are left out.
-        parameter, metrics, settings: As in `success_rates`.
+        parameter: The grid.
+        metrics: Metrics that are optimized.
+        settings: Section `sweep`.
         cells: Number of combinations of all grids, each of which every draw is tried with.
     """
     shares: dict[Any, dict[int, list[float]]] = {}

@@ -95,7 +95,12 @@ class WorkerGroupExecutor:
         self._serial = 0
 
     def run(self, spec: TrialSpec, operation: Operation, argument: Any) -> Any:
-        """As `InProcessExecutor.run`; the operation is sent again to workers that were restarted.
+        """Run one operation on all workers; it is sent again to workers that were restarted.
+
+        Args:
+            spec: The configuration.
+            operation: See `Operation`.
+            argument: Number of the row, or the path as a text.
 
         Raises:
             TrainingError: The workers failed or ended.

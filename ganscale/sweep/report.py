@@ -25,7 +25,11 @@ from ganscale.sweep.score import SeedResult, objectives, pareto_front, standing
 
 
 def winner(entries: Sequence[Entry]) -> Entry | None:
-    """The best complete entry; if all of those failed, the best that was stopped; None if no seed is valid."""
+    """The best complete entry; if all of those failed, the best that was stopped; None if no seed is valid.
+
+    Args:
+        entries: Configurations of a sweep.
+    """
     best = (entry for entry in ranked(entries) if entry.has_valid_seed and entry.status in ("complete", "stopped"))
     return next(best, None)
 

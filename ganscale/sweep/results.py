@@ -50,7 +50,12 @@ class SweepFolder:
 
 
 def resolved(sweep: Sweep, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The sweep as one plain mapping that includes its base run."""
+    """The sweep as one plain mapping that includes its base run.
+
+    Args:
+        sweep: The sweep.
+        base: Its base run as plain mappings.
+    """
     return {**sweep.model_dump(mode="json", exclude_none=True), "base": dict(base)}
 
 
@@ -110,7 +115,11 @@ class TrialRow:
 
 
 def read_rows(folder: Path) -> list[TrialRow]:
-    """The rows of a trial up to the first damaged one."""
+    """The rows of a trial up to the first damaged one.
+
+    Args:
+        folder: The trial's folder.
+    """
     rows: list[TrialRow] = []
     with suppress(OSError, ValueError, KeyError, TypeError):
         for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
@@ -120,7 +129,11 @@ def read_rows(folder: Path) -> list[TrialRow]:
 
 
 def read_end(folder: Path) -> tuple[str, str]:
-    """Status and reason of a trial's end; both empty while it is open."""
+    """Status and reason of a trial's end; both empty while it is open.
+
+    Args:
+        folder: The trial's folder.
+    """
     with suppress(OSError, ValueError, KeyError, TypeError):
         raw = json.loads((folder / "end.json").read_text(encoding="utf-8"))
         return str(raw["status"]), str(raw["reason"])
@@ -128,7 +141,11 @@ def read_end(folder: Path) -> tuple[str, str]:
 
 
 def read_drawn(folder: Path) -> dict[str, Any] | None:
-    """The drawn values that a trial was proposed with; None if there is no valid record."""
+    """The drawn values that a trial was proposed with; None if there is no valid record.
+
+    Args:
+        folder: The trial's folder.
+    """
     with suppress(OSError, ValueError):
         raw = json.loads((folder / "drawn.json").read_text(encoding="utf-8"))
         return raw if isinstance(raw, dict) else None
@@ -181,7 +198,13 @@ def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) 
 
 
 def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) -> Entry | None:
-    """The configuration in a trial's folder; None if there is none. Arguments: `read_entries`."""
+    """The configuration in a trial's folder; None if there is none.
+
+    Args:
+        folder: The trial's folder, named by its index.
+        metrics: Metrics that are optimized, the first decides.
+        settings: Section `sweep`.
+    """
     drawn = read_drawn(folder)
     if drawn is None:
         return None
@@ -191,7 +214,11 @@ def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) ->
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Complete entries, best first; then the others by images and score; last those whose seeds all failed."""
+    """Complete entries, best first; then the others by images and score; last those whose seeds all failed.
+
+    Args:
+        entries: Configurations of a sweep.
+    """
 
     def key(entry: Entry) -> tuple[bool, bool, int, float, int]:
         complete = entry.status == "complete"
@@ -259,7 +286,11 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of texts as aligned columns."""
+    """Rows of texts as aligned columns.
+
+    Args:
+        rows: At least one; all equally long.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(f"  {line}" for line in lines)
@@ -268,12 +299,26 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 def leaderboard(
     entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str], *, seeds: int, most: int
 ) -> str:
-    """The best `most` entries as an aligned table. Arguments: `table`."""
+    """The best entries as an aligned table.
+
+    Args:
+        entries: Configurations of a sweep.
+        metrics: Metrics whose means and bounds are shown.
+        names: Names of the settings to show.
+        seeds: Number of seeds.
+        most: Number of entries to show at most.
+    """
     return columns(table(ranked(entries)[:most], metrics, names, seeds=seeds))
 
 
 def as_csv(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str]) -> str:
-    """A row per configuration, best first, with full precision. Arguments: `table`."""
+    """A row per configuration, best first, with full precision.
+
+    Args:
+        entries: Configurations of a sweep.
+        metrics: Metrics whose means and bounds are written.
+        names: Names of the settings to write.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     per_metric = [f"{m}_{what}" for m in metrics for what in ("mean", "bound")]

@@ -28,7 +28,11 @@ class SeedResult:
 
 
 def seed_from_json(raw: Mapping[str, Any]) -> SeedResult:
-    """The inverse of `SeedResult.as_json`."""
+    """The inverse of `SeedResult.as_json`.
+
+    Args:
+        raw: The parsed JSON; null values become NaN.
+    """
     values = {name: math.nan if value is None else float(value) for name, value in raw["values"].items()}
     return SeedResult(raw["seed"], raw["images"], values, raw["failure"])
 
@@ -54,7 +58,11 @@ class Standing:
 
 
 def finite_or_none(value: float) -> float | None:
-    """The value if it is finite, else None."""
+    """The value if it is finite, else None.
+
+    Args:
+        value: Any number.
+    """
     return value if math.isfinite(value) else None
 
 

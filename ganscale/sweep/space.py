@@ -43,7 +43,11 @@ class Parameter:
         return self.kind in ("uniform", "loguniform", "randint")
 
     def applies(self, drawn: Drawn) -> bool:
-        """Whether its condition holds."""
+        """Whether its condition holds.
+
+        Args:
+            drawn: Drawn values by parameter.
+        """
         return all(name in drawn and drawn[name] in allowed for name, allowed in self.when.items())
 
     def at(self, quantile: float) -> Any:
@@ -110,6 +114,9 @@ class Space:
 
     def raw(self, drawn: Drawn) -> dict[str, Any]:
         """The base run with drawn values, as plain mappings.
+
+        Args:
+            drawn: Values by parameter; those of other names are ignored.
 
         Raises:
             ConfigError: A key does not fit its section.

@@ -190,7 +190,7 @@ class MultiSeedTrial:
 
 
 class _SeedRun:
-    """One seed of a configuration. Arguments: `MultiSeedTrial`; `evaluate` scores its generator."""
+    """One seed of a configuration. Most parameters are `MultiSeedTrial`'s; `evaluate` scores its generator."""
 
     def __init__(
         self,

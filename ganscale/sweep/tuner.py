@@ -59,6 +59,9 @@ class SearchError(ExecutionError):
 def sweep_folder(plan: SweepPlan) -> SweepFolder:
     """The folder of a sweep.
 
+    Args:
+        plan: The sweep.
+
     Raises:
         ConfigError: The location is invalid.
     """

@@ -12,15 +12,29 @@ class Tracker(Protocol):
     """Records metrics and pictures; the x axis is images."""
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics by name at `images`."""
+        """Record a row of metrics.
+
+        Args:
+            images: images so far, the position on the x axis.
+            metrics: numbers by name, which need not be finite.
+        """
         ...
 
     def samples(self, images: int, picture: "np.ndarray") -> None:
-        """Record a sample picture, uint8 `[H, W, 3]`."""
+        """Record a sample picture.
+
+        Args:
+            images: images so far.
+            picture: uint8 `[H, W, 3]`.
+        """
         ...
 
     def close(self, *, completed: bool) -> None:
-        """Finish; `completed` is whether the run reached its last image."""
+        """Finish; nothing is recorded afterwards.
+
+        Args:
+            completed: whether the run reached its last image.
+        """
         ...
 
 
@@ -36,7 +50,13 @@ class DetailedTracker(Tracker, Protocol):
     """A tracker that also records named pictures and histograms."""
 
     def details(self, images: int, pictures: "Mapping[str, np.ndarray]", histograms: Mapping[str, Histogram]) -> None:
-        """Record pictures, uint8 `[H, W, 3]`, and histograms by name."""
+        """Record further pictures and histograms.
+
+        Args:
+            images: images so far.
+            pictures: uint8 `[H, W, 3]` by name.
+            histograms: by name.
+        """
         ...
 
 
@@ -45,11 +65,21 @@ class CheckpointTracker(Tracker, Protocol):
     """A tracker that is notified of checkpoints."""
 
     def saving(self, images: int) -> None:
-        """Called before a checkpoint is written: rows up to `images` must be durable when this returns."""
+        """Called before a checkpoint is written: rows up to its images must be durable when this returns.
+
+        Args:
+            images: of the checkpoint.
+        """
         ...
 
     def saved(self, images: int, folder: Path, *, best: bool) -> None:
-        """Called after a checkpoint is written; `best` is whether it is the best by `checkpoint.best_metric`."""
+        """Called after a checkpoint is written.
+
+        Args:
+            images: of the checkpoint.
+            folder: of the checkpoint.
+            best: whether it is the best by `checkpoint.best_metric`.
+        """
         ...
 
 
@@ -58,5 +88,11 @@ class EventTracker(Tracker, Protocol):
     """A tracker that records events, such as health verdicts."""
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Record an event with its kind (a word or two) and a sentence; repeated events are recorded once."""
+        """Record an event; repeated events are recorded once.
+
+        Args:
+            images: images at which it happened.
+            kind: a word or two.
+            text: a sentence.
+        """
         ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganscale.storage.files import open_for_append
+from ganscale.tracking import EventTracker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +181,7 @@ def _handling(handler: logging.Handler) -> Iterator[None]:
         handler.close()
 
 
-class Console:
+class Console(EventTracker):
     """Keeps the package's log lines in a run's file while it is open, and logs its ticks.
 
     Args:

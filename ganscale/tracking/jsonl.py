@@ -10,11 +10,11 @@ import numpy as np
 
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir, read_objects
-from ganscale.tracking import Histogram
+from ganscale.tracking import DetailedTracker, EventTracker, Histogram
 from ganscale.tracking.images import write_png
 
 
-class JsonlTracker:
+class JsonlTracker(DetailedTracker, EventTracker):
     """Writes `metrics.jsonl`, `health.jsonl` and `samples/`.
 
     Args:

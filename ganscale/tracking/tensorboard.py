@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking import Histogram
+from ganscale.tracking import DetailedTracker, EventTracker, Histogram
 
 EVENTS = "events.out.tfevents.*"
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(DetailedTracker, EventTracker):
     """Writes metrics, pictures and histograms as event files in `tensorboard/`; the step is images.
 
     Args:

@@ -23,7 +23,7 @@ from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking import Histogram
+from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 from ganscale.tracking.wandb_server import CONNECT_TIMEOUT, has_key, unreachable
 
@@ -35,13 +35,17 @@ MAX_TITLE = 63
 """Characters of an alert's title."""
 
 
-def wants_online(config: Config) -> bool:
+def _wants_online(config: Config) -> bool:
     """Whether a run logs to the server."""
     return config.wandb.mode == "online" or (config.wandb.mode == "auto" and has_key())
 
 
 def run_id(folder: RunDir) -> str:
-    """The W&B id of a run: drawn once, then kept in its folder, so that every attempt continues the same W&B run."""
+    """The W&B id of a run: drawn once, then kept in its folder, so that every attempt continues the same W&B run.
+
+    Args:
+        folder: the run's folder.
+    """
     path = folder.path / "wandb_id"
     if not path.exists():
         write_atomically(path, f"{folder.path.name[:100]}-{uuid.uuid4().hex[:8]}\n")
@@ -67,13 +71,21 @@ class Attempt:
     finished: bool = False
 
     def completed(self, folder: RunDir) -> int:
-        """Return up to which step rows are complete, on the server or in directories that can be synced."""
+        """Return up to which step rows are complete, on the server or in directories that can be synced.
+
+        Args:
+            folder: the run's folder.
+        """
         synced = not self.online and folder.path / "wandb" / self.directory not in _unsynced(folder)
         return self.images if self.finished or synced else self.first
 
 
 def read_attempt(folder: RunDir) -> Attempt | None:
-    """Return the note of the newest attempt; None where it is missing or damaged."""
+    """Return the note of the newest attempt; None where it is missing or damaged.
+
+    Args:
+        folder: the run's folder.
+    """
     with suppress(OSError, ValueError, TypeError):
         return Attempt(**json.loads((folder.path / "wandb/attempt.json").read_bytes()))
     return None
@@ -92,7 +104,7 @@ def upload(config: Config, folder: RunDir, notify: Callable[[str], None]) -> Non
         folder: the run's folder.
         notify: takes a message for the user.
     """
-    if not wants_online(config):
+    if not _wants_online(config):
         return
     attempt, newest = read_attempt(folder), max((row["images"] for row in read_metrics(folder)), default=-1)
     if attempt and attempt.completed(folder) >= newest and (attempt.online or not _unsynced(folder)):
@@ -105,7 +117,12 @@ def upload(config: Config, folder: RunDir, notify: Callable[[str], None]) -> Non
 
 
 def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
-    """The rows of a run's folder after step `after`, by step: numbers, and paths of pictures."""
+    """The newer rows of a run's folder by step: numbers, and paths of pictures.
+
+    Args:
+        folder: the run's folder.
+        after: step after which rows are wanted.
+    """
     rows: dict[int, dict[str, Any]] = {}
     for row in read_metrics(folder):
         numbers = {name: math.nan if value is None else value for name, value in row.items()}
@@ -119,7 +136,11 @@ def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
 
 
 def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Counts and edges without the empty bins at both ends; at least one bin stays."""
+    """Counts and edges without the empty bins at both ends; at least one bin stays.
+
+    Args:
+        histogram: with at least one bin.
+    """
     counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
     filled = np.flatnonzero(counts)
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
@@ -137,7 +158,7 @@ def _line(event: Mapping[str, Any]) -> str:
     return f"at {event.get('images')} images: {event.get('kind')}: {event.get('text')}"
 
 
-class WandbTracker:
+class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
     """Logs numbers, sample grids, health events and checkpoints to a W&B run, online or offline.
 
     A server that does not answer at the start makes this attempt an offline one; W&B itself retries one that goes away
@@ -160,7 +181,7 @@ class WandbTracker:
     ) -> None:
         self._config, self._folder, self._notify = config, folder, notify
         self._environment = dict(environment or {})
-        self._online = wants_online(config)
+        self._online = _wants_online(config)
         self._off = config.wandb.mode == "disabled"
         self._run: Any = None
         self._attempt = Attempt("", self._online, first=-1, images=-1)
@@ -277,7 +298,7 @@ class WandbTracker:
                 self._run.save(str(path), base_path=str(files), policy="now")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Log a row of numbers; its step is `images`."""
+        """Log a row of numbers (part of `Tracker`); its step is `images`."""
         self._guard(lambda: self._log(images, metrics))
 
     def _log(self, images: int, row: Mapping[str, Any]) -> None:
@@ -293,7 +314,7 @@ class WandbTracker:
             self._note()
 
     def saving(self, images: int) -> None:
-        """Commit the row of this step: a run that resumes at this checkpoint does not log it again."""
+        """Commit this step's row (part of `CheckpointTracker`): a run that resumes here does not log it again."""
 
         def commit() -> None:
             if self._attempt.images == images > self._reached:
@@ -303,11 +324,11 @@ class WandbTracker:
         self._guard(commit)
 
     def samples(self, images: int, picture: np.ndarray) -> None:
-        """Log a picture of samples."""
+        """Log a picture of samples (part of `Tracker`)."""
         self._guard(lambda: self._log(images, {"samples": _image(picture)}))
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
-        """Log further pictures, and histograms without their empty outer bins."""
+        """Log further pictures, and histograms without their empty outer bins (part of `DetailedTracker`)."""
 
         def log() -> None:
             import wandb
@@ -345,7 +366,7 @@ class WandbTracker:
         self._guard(log)
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Raise an alert and add a line to the run's notes, unless the notes have it."""
+        """Raise an alert and add a line to the run's notes, unless the notes have it (part of `EventTracker`)."""
         self._guard(lambda: self._alert({"images": images, "kind": kind, "text": text}))
 
     def _alert(self, event: Mapping[str, Any]) -> None:
@@ -378,7 +399,7 @@ class WandbTracker:
         self._run.log_artifact(artifact, aliases=["latest", f"images-{images}", *(["best"] if best else [])])
 
     def close(self, *, completed: bool) -> None:
-        """Finish the W&B run, waiting at most `wandb.timeout` seconds (and `GRACE`) for the upload."""
+        """Finish the W&B run, waiting at most `wandb.timeout + GRACE` seconds for the upload (part of `Tracker`)."""
         run, last = self._run, self._last_checkpoint
         if run is None:
             return

@@ -54,7 +54,13 @@ def save(dashboard: Dashboard, *, entity: str, project: str) -> list[str]:
 
 
 def make_workspace(dashboard: Dashboard, entity: str, project: str) -> Any:
-    """Return the workspace of a dashboard, not saved. Arguments: `save`."""
+    """Return the workspace of a dashboard, not saved.
+
+    Args:
+        dashboard: sections and panels.
+        entity: W&B team or user.
+        project: W&B project.
+    """
     ws: Any = import_module(WORKSPACES)
 
     workspace = ws.Workspace(
@@ -73,7 +79,13 @@ def make_workspace(dashboard: Dashboard, entity: str, project: str) -> Any:
 
 
 def make_report(dashboard: Dashboard, entity: str, project: str) -> Any:
-    """Return the report of a dashboard, not saved. Arguments: `save`."""
+    """Return the report of a dashboard, not saved.
+
+    Args:
+        dashboard: sections and panels.
+        entity: W&B team or user.
+        project: W&B project.
+    """
     wr: Any = import_module(REPORTS)
 
     report = wr.Report(

@@ -12,12 +12,22 @@ from torch import Tensor
 
 
 def flip(x: Tensor, u: Tensor) -> Tensor:
-    """Mirror left and right, for half of the images."""
+    """Mirror left and right, for half of the images.
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`; the first decides.
+    """
     return torch.where((u[:, 0] < 0.5).view(-1, 1, 1, 1), x.flip(3), x)
 
 
 def rotate90(x: Tensor, u: Tensor) -> Tensor:
-    """Turn by 0, 90, 180 or 270 degrees; square images only."""
+    """Turn by 0, 90, 180 or 270 degrees; square images only.
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`; the first is the angle.
+    """
     turns = (u[:, 0] * 4).floor().view(-1, 1, 1, 1)
     for k in (1, 2, 3):
         x = torch.where(turns == k, x.rot90(k, (2, 3)), x)
@@ -25,7 +35,12 @@ def rotate90(x: Tensor, u: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
-    """Shift by up to an eighth of the side each way; the border is filled with 0 (mid gray)."""
+    """Shift by up to an eighth of the side each way; the border is filled with 0 (mid gray).
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`: the shifts down and right.
+    """
     height, width = x.shape[2:]
     down = _offset(u[:, 0], height // 8)
     right = _offset(u[:, 1], width // 8)
@@ -50,7 +65,12 @@ def _shift(x: Tensor, offset: Tensor, dim: int) -> Tensor:
 
 
 def cutout(x: Tensor, u: Tensor) -> Tensor:
-    """Set a square of half the side, centered anywhere, to 0 (mid gray)."""
+    """Set a square of half the side, centered anywhere, to 0 (mid gray).
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`: the center's row and column.
+    """
     keep = []
     for dim, position in ((2, u[:, 0]), (3, u[:, 1])):
         size = x.shape[dim]
@@ -63,18 +83,33 @@ def cutout(x: Tensor, u: Tensor) -> Tensor:
 
 
 def brightness(x: Tensor, u: Tensor) -> Tensor:
-    """Add a number from [-0.5, 0.5)."""
+    """Add a number from [-0.5, 0.5).
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`; the first is used.
+    """
     return x + (u[:, 0] - 0.5).view(-1, 1, 1, 1).to(x.dtype)
 
 
 def saturation(x: Tensor, u: Tensor) -> Tensor:
-    """Scale the distance from gray by a number from [0, 2)."""
+    """Scale the distance from gray by a number from [0, 2).
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`; the first is used.
+    """
     gray = x.mean(1, keepdim=True)
     return gray + (x - gray) * (2.0 * u[:, 0]).view(-1, 1, 1, 1).to(x.dtype)
 
 
 def contrast(x: Tensor, u: Tensor) -> Tensor:
-    """Scale the distance from the image's mean by a number from [0.5, 1.5)."""
+    """Scale the distance from the image's mean by a number from [0.5, 1.5).
+
+    Args:
+        x: images `[N, C, H, W]`.
+        u: uniform in [0, 1), `[N, 2]`; the first is used.
+    """
     mean = x.mean((1, 2, 3), keepdim=True)
     return mean + (x - mean) * (u[:, 0] + 0.5).view(-1, 1, 1, 1).to(x.dtype)
 

@@ -98,7 +98,11 @@ class BatchSampler:
         return self.batch_size * self.d_steps
 
     def batches(self, images: int) -> Batches:
-        """The batches of the iteration whose first image is number `images`."""
+        """The batches of an iteration.
+
+        Args:
+            images: number of its first image.
+        """
         if images != self._next and isinstance(self.source, Prefetching):
             self.source.expect(lambda: self._requests(images))
         self._next = images + self.images_per_iteration
@@ -119,7 +123,13 @@ class BatchSampler:
                 yield update + start, update + stop
 
     def latents(self, stream: Stream, start: int, stop: int) -> Tensor:
-        """Latents of the rows `start` to `stop - 1` of a stream: `[stop - start, latent_dim]`."""
+        """Latents of rows of a stream: `[stop - start, latent_dim]`.
+
+        Args:
+            stream: of random numbers.
+            start: first row.
+            stop: row after the last.
+        """
         return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
 
     def _batch(self, position: int, count: int) -> Batch:

@@ -106,7 +106,13 @@ def _check_network(network: nn.Module, key: str, name: str) -> None:
 
 
 def build(config: Config, *, device: torch.device | str = "cpu", replica: Replica | None = None) -> Experiment:
-    """All objects of a run on this replica, at image 0."""
+    """All objects of a run on this replica, at image 0.
+
+    Args:
+        config: the run.
+        device: where it trains.
+        replica: this process among the replicas; None for torch.distributed's.
+    """
     device = torch.device(device)
     replica = replica or Replica.current()
     source = build_source(config, device)
@@ -114,7 +120,7 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
     if config.train.compile:
         state.generator.compile()
         state.discriminator.compile()
-    step = build_step(
+    step = _build_step(
         config,
         state.generator,
         state.discriminator,
@@ -143,14 +149,21 @@ def build(config: Config, *, device: torch.device | str = "cpu", replica: Replic
 
 
 def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0) -> TrainState:
-    """The state of a run at image 0. Arguments: `build_networks`."""
+    """The state of a run at image 0.
+
+    Args:
+        config: the run.
+        shape: of one example.
+        device: where it is kept.
+        num_classes: of the data's labels.
+    """
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
-    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
+    optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
     return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
 
 
-def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
+def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
     """Fused Adam for each network; rates and betas are set again before every update, by the run's plan."""
     start = Schedule(config).controls(0)
     eps = config.optim.eps
@@ -159,7 +172,7 @@ def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Mod
     return optimizer_g, optimizer_d
 
 
-def build_step(
+def _build_step(
     config: Config,
     generator: nn.Module,
     discriminator: nn.Module,

@@ -29,7 +29,11 @@ class Tick:
     histograms: dict[str, list[float]] = field(default_factory=dict)
 
     def is_due(self, *names: str) -> bool:
-        """Whether one of these intervals ended."""
+        """Whether one of these intervals ended.
+
+        Args:
+            *names: of intervals.
+        """
         return not self.due.isdisjoint(names)
 
     @property

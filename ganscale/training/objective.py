@@ -34,7 +34,12 @@ class Batch(NamedTuple):
 
 
 class Draws:
-    """Random numbers for rows of a batch, by purpose: functions of (seed, purpose, global index)."""
+    """Random numbers for rows of a batch, by purpose: functions of (seed, purpose, global index).
+
+    Args:
+        seed: the run's seed.
+        device: where the numbers are made.
+    """
 
     def __init__(self, seed: int, device: torch.device | str) -> None:
         self._seed = seed
@@ -42,11 +47,25 @@ class Draws:
         self._streams: dict[str, Stream] = {}
 
     def uniform(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Uniform numbers in [0, 1) for rows from `position`: `shape`, whose first entry counts the rows."""
+        """Uniform numbers in [0, 1): `shape`.
+
+        Args:
+            purpose: names the stream, so that uses are independent.
+            position: global index of the first row.
+            shape: its first entry counts the rows.
+            dtype: of the numbers.
+        """
         return self._stream(purpose).uniform(position, position + shape[0], shape[1:], dtype)
 
     def normal(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Standard normal numbers for rows from `position`: `shape`."""
+        """Standard normal numbers: `shape`.
+
+        Args:
+            purpose: names the stream, so that uses are independent.
+            position: global index of the first row.
+            shape: its first entry counts the rows.
+            dtype: of the numbers.
+        """
         return self._stream(purpose).normal(position, position + shape[0], shape[1:], dtype)
 
     def _stream(self, purpose: str) -> Stream:
@@ -293,7 +312,15 @@ class GeneratorObjective:
         self.batch_rows = batch_rows
 
     def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: float, p: float) -> Tensor:
-        """This replica's share of G's objective, times `scale`: `[]`. Arguments: `DiscriminatorObjective.forward`."""
+        """This replica's share of G's objective: `[]`.
+
+        Args:
+            batch: this replica's rows.
+            fakes: as many, with G's graph.
+            scale: makes the sum over replicas a mean over the global batch.
+            noise: standard deviation of instance noise.
+            p: probability of each transform.
+        """
         seen = self.view(fakes, "generator", batch.position, noise=noise, p=p)
         logits, class_loss = discriminate(self.discriminator, seen, batch.labels)
         reals = None

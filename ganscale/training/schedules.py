@@ -101,7 +101,12 @@ class Schedule:
         )
 
     def penalties(self, images: int, rollbacks: int = 0) -> PenaltyWeights:
-        """Weights of the D update whose first image is number `images`. Arguments: `controls`."""
+        """Weights of one D update; 0 where a lazy penalty is not due.
+
+        Args:
+            images: number of its first image.
+            rollbacks: of the run so far, each of which raises penalties.
+        """
         penalty = self._config.penalty
         scale = self._config.health.penalty_factor**rollbacks
         update = images // self._config.train.batch_size

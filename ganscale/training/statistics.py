@@ -40,7 +40,12 @@ class Statistics(NamedTuple):
 
 
 def add_to(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
-    """Add tensors to those of the same names in `total`, in place."""
+    """Add tensors to those of the same names in `total`, in place.
+
+    Args:
+        total: changed in place; names that it lacks are added.
+        more: tensors by name.
+    """
     for name, value in more.items():
         total[name] = total[name] + value if name in total else value
 
@@ -69,7 +74,11 @@ def batch_sums(
 
 
 def logit_bins(logits: Tensor) -> Tensor:
-    """Count the finite logits `[N]` in each bin of `LOGIT_EDGES`, without a host sync: `[NUM_BINS]`."""
+    """Count the finite logits in each bin of `LOGIT_EDGES`, without a host sync: `[NUM_BINS]`.
+
+    Args:
+        logits: of D, `[N]`.
+    """
     values = logits.reshape(-1).to(torch.float32)
     finite = values.isfinite()
     share = torch.asinh(values / LOGIT_UNIT) / math.asinh(LOGIT_RANGE / LOGIT_UNIT)
@@ -78,23 +87,39 @@ def logit_bins(logits: Tensor) -> Tensor:
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients of a network, after the all-reduce: `[]`."""
+    """Euclidean norm of all gradients of a network, after the all-reduce: `[]`.
+
+    Args:
+        parameters: of the network; those without a gradient are left out.
+    """
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
 
 
 @torch.no_grad()
 def weight_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all weights of a network, without a host sync: `[]`."""
+    """Euclidean norm of all weights of a network, without a host sync: `[]`.
+
+    Args:
+        parameters: of the network.
+    """
     return torch.nn.utils.get_total_norm(list(parameters), foreach=True)
 
 
 def has_finite_weights(network: nn.Module) -> bool:
-    """Whether a network's samples can be evaluated; the same on all replicas."""
+    """Whether a network's weights are all finite, so that its samples can be evaluated; the same on all replicas.
+
+    Args:
+        network: the generator.
+    """
     return math.isfinite(float(weight_norm(list(network.parameters()))))
 
 
 def sign_mean(statistics: Statistics) -> float:
-    """ADA's r_t (Karras et al. 2020, Eq. 1): mean sign of D(real) around the loss's boundary, over all replicas."""
+    """ADA's r_t (Karras et al. 2020, Eq. 1): mean sign of D(real) around the loss's boundary, over all replicas.
+
+    Args:
+        statistics: of the newest iteration, with details.
+    """
     right, rows = sum_over_replicas([statistics.sums["real_right"], statistics.sums["rows"]])
     return float(2.0 * right / rows - 1.0)
 
@@ -109,7 +134,11 @@ class Window:
         self._penalties: dict[str, Tensor] = {}
 
     def add(self, statistics: Statistics) -> None:
-        """Add an iteration."""
+        """Add an iteration.
+
+        Args:
+            statistics: of the iteration.
+        """
         self._iterations += 1
         self._penalties |= statistics.penalties
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})

@@ -54,7 +54,13 @@ class Side:
         self._spectral = spectral_norms(network)
 
     def apply(self, rate: float, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
-        """Clip, step and keep the weights in bounds; return the gradient norm before clipping if `measure`."""
+        """Clip, step and keep the weights in bounds; return the gradient norm before clipping where it was measured.
+
+        Args:
+            rate: learning rate.
+            betas: of Adam.
+            measure: whether to measure the norm even if there is no `clip_grad_norm`.
+        """
         norm = gradient_norm(self.parameters) if measure or self.clip_grad_norm else None
         if self.clip_grad_norm and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm, foreach=True)

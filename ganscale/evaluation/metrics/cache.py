@@ -19,7 +19,9 @@ def cache_folder() -> Path:
 def load_observed(path: Path, count: int) -> Observed | None:
     """What was seen in `count` examples; None if it is not there or damaged.
 
-    Args: path: of the file; count: number of examples.
+    Args:
+        path: of the file.
+        count: number of examples.
     """
     try:
         parts = safetensors.torch.load(path.read_bytes())
@@ -31,7 +33,12 @@ def load_observed(path: Path, count: int) -> Observed | None:
 
 
 def store_observed(path: Path, seen: Observed) -> None:
-    """Keep it; a storage that refuses is ignored. Args: path: of the file; seen: what to keep."""
+    """Keep it; a storage that refuses is ignored.
+
+    Args:
+        path: of the file.
+        seen: what to keep.
+    """
     parts = {name: part.cpu().contiguous() for name, part in seen._asdict().items() if part is not None}
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with suppress(OSError, safetensors.SafetensorError):

@@ -9,6 +9,8 @@ def check_features(name: str, features: Tensor, *, at_least: int = 1, reason: st
 
     Args:
         name: of the features, for the message.
+        features: what to check.
+        at_least: smallest number of rows.
         reason: why so many rows are needed, for the message.
 
     Raises:
@@ -26,7 +28,11 @@ def check_features(name: str, features: Tensor, *, at_least: int = 1, reason: st
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """Refuse numbers that are not finite. Args: name: for the message; values: any shape.
+    """Refuse numbers that are not finite.
+
+    Args:
+        name: of the values, for the message.
+        values: any shape.
 
     Raises:
         ValueError: there are such numbers; the message has their number and that of the rows.
@@ -40,7 +46,11 @@ def check_finite(name: str, values: Tensor) -> None:
 def check_pair(real: Tensor, fake: Tensor, *, at_least: int = 1, reason: str = "") -> None:
     """Refuse features of real and fake samples that cannot be compared: `[N, D]` and `[M, D]` are wanted.
 
-    Args: real, fake: features; at_least, reason: as `check_features`.
+    Args:
+        real: features of real examples, `[N, D]`.
+        fake: features of samples, `[M, D]`.
+        at_least: rows that each must have.
+        reason: why so many rows are needed, for the message.
 
     Raises:
         ValueError: either is not as `check_features` wants it, or they differ in D or in device.
@@ -56,7 +66,10 @@ def check_pair(real: Tensor, fake: Tensor, *, at_least: int = 1, reason: str = "
 def check_probabilities(name: str, probabilities: Tensor, *, tolerance: float = 1e-3) -> None:
     """Refuse what are not probabilities along the last dimension: finite, not negative, with sum 1 up to `tolerance`.
 
-    Args: name: for the message; probabilities: `[..., K]`; tolerance: of the sums.
+    Args:
+        name: for the message.
+        probabilities: `[..., K]`.
+        tolerance: largest deviation of a sum from 1.
 
     Raises:
         ValueError: they are not.

@@ -34,7 +34,11 @@ class Observed(NamedTuple):
     high_quality: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Observed":
-        """Some of the examples. Args: rows: int64 `[n]`."""
+        """Some of the examples.
+
+        Args:
+            rows: indices of the examples, int64 `[n]`.
+        """
         return Observed(*(None if part is None else part[rows.to(part.device)] for part in self))  # pyright: ignore
 
 
@@ -88,6 +92,9 @@ class DigitExtractor:
 
 class PixelExtractor:
     """Images as they are, flattened.
+
+    Args:
+        shape: of one example.
 
     Raises:
         ValueError: an image has more than `MAX_PIXELS` numbers.
@@ -168,7 +175,8 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 def inception_weights(path: str) -> Path:
     """The file of Inception's weights: `path`, or where torch-fidelity's download would put it.
 
-    Args: path: `eval.weights`.
+    Args:
+        path: `eval.weights`; empty for the default.
     """
     if path:
         return Path(path).expanduser()
@@ -190,17 +198,38 @@ def missing_inception(weights: str) -> str | None:
 
 
 def open_digits(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> DigitExtractor:
-    """The MNIST classifier. Args: `FeatureExtractor.build`."""
+    """The MNIST classifier.
+
+    Args:
+        data: the data set; not used.
+        shape: of one example, `(1 or 3, H, W)`.
+        weights: file of the classifier's weights; empty for the bundled ones.
+        device: where it computes.
+    """
     return DigitExtractor(shape[0], weights=Path(weights) if weights else None, device=device)
 
 
 def open_inception(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> InceptionExtractor:
-    """Inception-V3. Args: `FeatureExtractor.build`."""
+    """Inception-V3.
+
+    Args:
+        data: the data set; not used.
+        shape: of one example; not used.
+        weights: as for `inception_weights`.
+        device: where it computes.
+    """
     return InceptionExtractor(inception_weights(weights), device=device)
 
 
 def open_pixels(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> Extractor:
-    """Examples as they are, with their modes where the data set is a mixture. Args: `FeatureExtractor.build`."""
+    """Examples as they are, with their modes where the data set is a mixture.
+
+    Args:
+        data: the data set.
+        shape: of one example.
+        weights: not used.
+        device: not used.
+    """
     return PixelExtractor(shape) if data.mixture is None else PointExtractor(resolve(data.mixture))
 
 

@@ -32,11 +32,12 @@ class Moments:
 
 
 def moments(features: Tensor) -> Moments:
-    """Mean and unbiased covariance of features `[N, D]`, N >= 2, of any floating-point type, summed in float64.
+    """Mean and unbiased covariance of features, summed in float64.
 
     The rows are read in chunks of fixed size, and the mean is subtracted before anything is squared.
 
-    Args: features: on any device.
+    Args:
+        features: `[N, D]` with N >= 2, of any floating-point type, on any device.
 
     Raises:
         ValueError: empty, not a matrix, fewer than 2 rows, or not finite.
@@ -60,7 +61,9 @@ def frechet_distance(real: Moments, fake: Moments) -> float:
     tr (C1 C2)^(1/2) = tr (C1^(1/2) C2 C1^(1/2))^(1/2) is the sum of the singular values of C1^(1/2) C2^(1/2). In this
     form nothing is ever complex, and directions without variance (N <= D) do no harm.
 
-    Args: real, fake: moments of features with D dimensions.
+    Args:
+        real: moments of real features with D dimensions.
+        fake: moments of the samples' features with D dimensions.
 
     Raises:
         ValueError: different numbers of dimensions, wrong shapes, or numbers that are not finite.

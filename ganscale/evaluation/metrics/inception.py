@@ -29,6 +29,7 @@ def inception_score(probabilities: Tensor, *, splits: int = 10) -> Score:
 
     Args:
         probabilities: p(y|x) of each sample, rows that add up to 1: `[N, K]`, N >= splits.
+        splits: at least 1.
 
     Raises:
         ValueError: empty, wrong shape, not probabilities, or fewer samples than splits.

@@ -36,15 +36,18 @@ class MNISTClassifier(nn.Module):
         self.output = nn.Linear(NUM_FEATURES, 10)
 
     def forward(self, digits: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[N, 128]`, not negative, and logits `[N, 10]`. Args: digits: images."""
+        """Features `[N, 128]`, not negative, and logits `[N, 10]`, of digits `[N, 1, 28, 28]`."""
         features = self.norm(self.hidden(self.convolutions(digits).flatten(1))).relu()
         return features, self.output(features)
 
 
 def digits(images: Tensor) -> Tensor:
-    """Bring images `[N, 1, H, W]` in [-1, 1] to the 28 pixels that the classifier knows. Args: images: digits.
+    """Bring images to the 28 pixels that the classifier knows.
 
     32 pixels lose the border that `data.resolution = 32` adds; other sizes are resized (bilinear, antialiased).
+
+    Args:
+        images: `[N, 1, H, W]` in [-1, 1].
     """
     if images.shape[2] == 32:
         return images[:, :, 2:30, 2:30]

@@ -52,11 +52,13 @@ def mode_statistics(labels: Tensor, num_modes: int, *, reference: Tensor | None 
 
 
 def nearest_modes(points: Tensor, centers: Tensor) -> Tensor:
-    """The nearest center of each point, near or not: points `[N, 2]` and centers `[M, 2]` to int64 `[N]`.
+    """The nearest center of each point, near or not: int64 `[N]`.
 
     PacGAN's reverse KL is of these labels; its number of modes of those that `gaussian_modes` returns.
 
-    Args: points, centers: 2-D.
+    Args:
+        points: `[N, 2]`.
+        centers: of the mixture's modes, `[M, 2]`.
 
     Raises:
         ValueError: empty, wrong shapes, or numbers that are not finite.

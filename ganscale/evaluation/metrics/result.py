@@ -69,7 +69,11 @@ class Evaluation:
 
 
 def shown(value: float) -> str:
-    """Four significant digits; whole numbers as they are. Args: value: a score."""
+    """Four significant digits; whole numbers as they are.
+
+    Args:
+        value: a score.
+    """
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
@@ -84,7 +88,10 @@ def _number(value: float | None) -> float:
 
 
 def from_json(raw: Mapping[str, Any]) -> Evaluation:
-    """Read back what `Evaluation.as_json` gave. Args: raw: the parsed JSON.
+    """Read back what `Evaluation.as_json` gave.
+
+    Args:
+        raw: the parsed JSON.
 
     Raises:
         ValueError: it is something else.

@@ -59,12 +59,24 @@ Values = dict[str, Value]
 
 
 def frechet(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Args: `Metric.compute`; as all functions here."""
+    """Frechet distance of the features, see `frechet.frechet_distance`.
+
+    Args:
+        reference: what was seen in real examples.
+        judged: what was seen in the samples.
+        setting: not used.
+    """
     return Value(frechet_distance(reference.moments, moments(judged.features)))
 
 
 def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Over 100 subsets. Args: `Metric.compute`."""
+    """Kernel distance of the features over 100 subsets, see `kernel.kernel_distance`.
+
+    Args:
+        reference: what was seen in real examples.
+        judged: what was seen in the samples.
+        setting: seed of the subsets, and who shares the work.
+    """
     real = reference.seen.features
     size = min(SUBSET_SIZE, len(real), len(judged.features))
     distance = kernel_distance(real, judged.features, subset_size=size, seed=setting.seed, replica=setting.replica)
@@ -72,7 +84,13 @@ def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
 
 
 def inception(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Over 10 splits; its error is the standard deviation over them. Args: `Metric.compute`."""
+    """Inception Score over 10 splits, see `inception.inception_score`; its error is the standard deviation over them.
+
+    Args:
+        reference: not used.
+        judged: what was seen in the samples, with probabilities.
+        setting: not used.
+    """
     assert judged.probabilities is not None, "the config's check refuses extractors without classes"
     score = inception_score(judged.probabilities, splits=min(10, len(judged.probabilities)))
     return Value(score.mean, score.std)
@@ -86,14 +104,26 @@ def _equal(reference: Observed, judged: Observed, seed: int) -> Observed:
 
 
 def manifold(reference: Reference, judged: Observed, setting: Setting) -> Values:
-    """Precision, recall, density and coverage. Args: `Metric.compute`."""
+    """Precision, recall, density and coverage, see `manifold.manifold_scores`.
+
+    Args:
+        reference: what was seen in real examples.
+        judged: what was seen in the samples.
+        setting: seed of the choice of as many real examples, and who shares the work.
+    """
     real = _equal(reference.seen, judged, setting.seed)
     scores = manifold_scores(real.features, judged.features, replica=setting.replica)
     return {name: Value(value) for name, value in asdict(scores).items()}
 
 
 def modes(reference: Reference, judged: Observed, setting: Setting) -> Values:
-    """The metrics of modes, and of quality where it is known. Args: `Metric.compute`."""
+    """The metrics of modes, and of quality where it is known.
+
+    Args:
+        reference: not used.
+        judged: what was seen in the samples, with modes.
+        setting: number of modes.
+    """
     assert judged.modes is not None, "the config's check refuses extractors without modes"
     statistics = mode_statistics(judged.modes, setting.num_modes)
     good = torch.ones_like(judged.modes, dtype=torch.bool) if judged.high_quality is None else judged.high_quality

@@ -54,7 +54,11 @@ def describe() -> dict[str, Any]:
 
 
 def code_hash(package: Path) -> str:
-    """Seven hexadecimal digits that depend on all Python files below the folder `package`."""
+    """Seven hexadecimal digits that depend on all Python files of a package.
+
+    Args:
+        package: its folder.
+    """
     content = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
@@ -172,7 +176,11 @@ def _bandwidth(address: tuple[str, int], timeout: float) -> float:
 
 
 def open_store(world_size: int) -> int:
-    """Open the store through which `world_size` processes find each other, and return its random port."""
+    """Open the store through which processes find each other, and return its random port.
+
+    Args:
+        world_size: number of these processes.
+    """
     _stores.append(TCPStore("0.0.0.0", 0, world_size, is_master=True, wait_for_workers=False))
     return _stores[-1].port
 
@@ -181,8 +189,10 @@ def all_reduce(rank: int, world_size: int, address: str, port: int, backend: str
     """Measure an all-reduce together with all other training nodes.
 
     Args:
-        rank, world_size: of this process.
-        address, port: of the store.
+        rank: of this process.
+        world_size: number of processes.
+        address: of the store's node.
+        port: of the store.
         backend: gloo or nccl.
         timeout: seconds to wait for the others.
     """

@@ -25,7 +25,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def make_activation(name: str) -> nn.Module:
     """The activation `name`, leaving its input as it is: for inputs that a shortcut uses as well.
 
-    Args: name: as in the config.
+    Args:
+        name: as in the config.
     """
     activation = ACTIVATIONS[name]()
     if isinstance(activation, nn.ReLU | nn.LeakyReLU):
@@ -39,7 +40,8 @@ def activation_gain(name: str) -> float:
 
     sqrt(2) for relu, sqrt(2 / 1.04) for leaky_relu.
 
-    Args: name: as in the config.
+    Args:
+        name: as in the config.
     """
     x = torch.linspace(-12.0, 12.0, 24_001, dtype=torch.float64)
     density = (-0.5 * x.square()).exp()

@@ -21,7 +21,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Let each pixel of `[N, C, H, W]` attend to all pixels of its own image. Args: x: feature maps."""
+        """Let each pixel of `[N, C, H, W]` attend to all pixels of its own image."""
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
         # Written out: torch's fused kernels have no double backward, which gradient penalties need.
         weights = torch.softmax(query.transpose(1, 2) @ key, dim=2)

@@ -9,10 +9,7 @@ class Chain(nn.Sequential):
     takes_labels = True
 
     def forward(self, input: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Apply all layers to `[N, ...]`; labels `[N]` or None.
-
-        Args: input: of the first layer; labels: for conditional norms.
-        """
+        """Apply all layers to `[N, ...]`, with labels int64 `[N]` or None."""
         for layer in self:
             input = layer(input, labels) if getattr(layer, "takes_labels", False) else layer(input)
         return input

@@ -26,7 +26,7 @@ class MinibatchStddev(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn `[N, C, ...]` into `[N, C + 1, ...]`. Args: x: features or feature maps."""
+        """Turn `[N, C, ...]` into `[N, C + 1, ...]`."""
         wide = upcast(x)
         everywhere = self.training and num_replicas() > 1
         rows = wide.new_full((1,), float(x.shape[0]))

@@ -51,10 +51,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]` per channel; in eval mode with the running statistics.
-
-        Args: x: features or feature maps.
-        """
+        """Normalize `[N, C, ...]` per channel; in eval mode with the running statistics."""
         if not self.training:
             return self._native(x, self.running_mean, self.running_var)
         if x.numel() == x.shape[1] or (self.across_replicas and num_replicas() > 1):
@@ -85,26 +82,36 @@ class BatchNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalization over all but the first dimension, with a scale and shift per channel (Ba et al. 2016)."""
+    """Layer normalization over all but the first dimension, with a scale and shift per channel (Ba et al. 2016).
+
+    Args:
+        num_features: channels C of inputs `[N, C, ...]`.
+        eps: added to the variance.
+        affine: whether there are a scale and a shift.
+    """
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, affine: bool = True) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, num_features, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize each row of `[N, C, ...]`. Args: x: features or feature maps."""
+        """Normalize each row of `[N, C, ...]`."""
         return self.norm(x)
 
 
 class PixelNorm(nn.Module):
-    """Divide by the root mean square over the channels, at each pixel (Karras et al. 2018, section 4.2)."""
+    """Divide by the root mean square over the channels, at each pixel (Karras et al. 2018, section 4.2).
+
+    Args:
+        eps: added to the mean square.
+    """
 
     def __init__(self, *, eps: float = 1e-8) -> None:
         super().__init__()
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]` over C. Args: x: features or feature maps."""
+        """Normalize `[N, C, ...]` over C."""
         wide = upcast(x)
         return (wide * (wide.square().mean(1, keepdim=True) + self.eps).rsqrt()).to(x.dtype)
 
@@ -127,10 +134,7 @@ class ConditionalNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_classes, num_features))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """Normalize `[N, C, ...]`, scaled and shifted by the classes `[N]`.
-
-        Args: x: features or feature maps; labels: int64.
-        """
+        """Normalize `[N, C, ...]`, scaled and shifted by the classes `[N]`."""
         x = self.norm(x)
         shape = (*x.shape[:2],) + (1,) * (x.dim() - 2)
         scale, shift = embedding(labels, self.weight), embedding(labels, self.bias)
@@ -163,7 +167,10 @@ into drift that differs from world to world: leave it out."""
 def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:
     """The normalization `name` for `[N, C, ...]`; with classes, one whose scale and shift depend on them.
 
-    Args: name: as in the config; num_features: C; num_classes: of the labels, 0 for none.
+    Args:
+        name: as in the config.
+        num_features: C.
+        num_classes: of the labels; 0 for none.
     """
     if num_classes:
         return ConditionalNorm(NORMS[name](num_features, affine=False), num_features, num_classes)
@@ -171,20 +178,29 @@ def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Whether the output for one row depends on the other rows of the batch. Args: module: one layer."""
+    """Whether the output for one row depends on the other rows of the batch.
+
+    Args:
+        module: a layer or a network.
+    """
     return any(isinstance(m, BatchNorm) or getattr(m, "batch_dependent", False) for m in module.modules())
 
 
 def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
-    """The batch norms of a network, for `frozen_statistics`. Args: module: the network."""
+    """The batch norms of a network, for `frozen_statistics`.
+
+    Args:
+        module: the network.
+    """
     return tuple(m for m in module.modules() if isinstance(m, BatchNorm))
 
 
 @contextmanager
 def frozen_statistics(norms: Iterable[BatchNorm]) -> Iterator[None]:
-    """Leave the running statistics of `norms` as they are during the block; forwards still use the batch's.
+    """Leave the running statistics as they are during the block; forwards still use the batch's.
 
-    Args: norms: from `batch_norms`.
+    Args:
+        norms: from `batch_norms`.
     """
     for norm in norms:
         norm.update_statistics = False

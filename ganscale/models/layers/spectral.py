@@ -38,7 +38,7 @@ class SpectralNorm(nn.Module):
         return weight.transpose(0, self.dim).flatten(1)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Divide the weight by its largest singular value as u and v see it. Args: weight: of the layer."""
+        """Divide the weight by its largest singular value as u and v see it."""
         with torch.autocast(weight.device.type, enabled=False):
             sigma = torch.dot(self.u, torch.mv(self._matrix(weight), self.v))
             return weight / sigma
@@ -47,7 +47,9 @@ class SpectralNorm(nn.Module):
     def advance(self, weight: Tensor, iterations: int = 1) -> None:
         """Power iteration (Miyato et al. 2018, Algorithm 1, step 1), in place.
 
-        Args: weight: of the layer; iterations: at least 1.
+        Args:
+            weight: of the layer.
+            iterations: at least 1.
         """
         with torch.autocast(weight.device.type, enabled=False):
             matrix = self._matrix(weight)
@@ -61,7 +63,8 @@ def add_spectral_norm(network: nn.Module) -> None:
 
     Call it when the weights have their initial values; the trained parameter is `parametrizations.weight.original`.
 
-    Args: network: changed in place.
+    Args:
+        network: changed in place.
 
     Raises:
         ValueError: a weight is zero: it has no direction to keep.
@@ -78,7 +81,8 @@ def add_spectral_norm(network: nn.Module) -> None:
 def spectral_norms(network: nn.Module) -> tuple[tuple[SpectralNorm, Tensor], ...]:
     """The spectral norms of a network, each with its trained weight, for `advance_power_iteration`.
 
-    Args: network: with norms from `add_spectral_norm`.
+    Args:
+        network: with norms from `add_spectral_norm`.
     """
     found = []
     for module in network.modules():
@@ -92,7 +96,8 @@ def advance_power_iteration(norms: Iterable[tuple[SpectralNorm, Tensor]]) -> Non
 
     Without communication: the replicas' weights are equal, and so are their u and v.
 
-    Args: norms: from `spectral_norms`.
+    Args:
+        norms: from `spectral_norms`.
     """
     for norm, weight in norms:
         norm.advance(weight)
