@@ -82,7 +82,14 @@ class Fleet:
         self._folder = tempfile.TemporaryDirectory(prefix="fleet")
         self._runs = 0
 
-    def run(self, function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0) -> list[Any]:
+    def run(
+        self,
+        function: Callable[..., Any],
+        world_size: int,
+        *arguments: Any,
+        timeout: float = 300.0,
+        again: bool = False,
+    ) -> list[Any]:
         """Return what `function(*arguments)` returned on each rank.
 
         Raises:
@@ -101,6 +108,8 @@ class Fleet:
             # torch counts process groups: after a failed one the workers' counts differ, and they would not meet again.
             for rank in range(world_size):
                 self._replace(rank)
+            if not again and any("connectFullMesh failed" in text for text in problems.values()):
+                return self.run(function, world_size, *arguments, timeout=timeout, again=True)  # gloo on a busy machine
             raise FleetError("\n".join(f"rank {rank}: {text}" for rank, text in sorted(problems.items())))
         return [answers[rank] for rank in range(world_size)]
 

@@ -267,8 +267,8 @@ def test_a_cluster_that_cannot_be_is_an_error(
     assert "fault_campaign: error: no cluster today" in capsys.readouterr().err
 
 
-QUICK = ("while-forming", "worker", "truncated", "drift")
-"""No process group yet, a lost worker, a lost command with a corrupted checkpoint, and (as root) a bit flip."""
+QUICK = ("truncated", "drift")
+"""A lost command with a corrupted checkpoint, and (as root) a bit flip; `integration/test_ray.py` kills a worker."""
 
 
 @pytest.mark.ray

@@ -149,10 +149,6 @@ def test_a_killed_worker_changes_nothing(cluster: Cluster, reference: Reference,
     kill_a_worker(cluster, reference, tmp_path, random.Random(1))
 
 
-def test_a_killed_driver_changes_nothing(cluster: Cluster, reference: Reference, tmp_path: Path) -> None:
-    kill_the_driver(cluster, reference, tmp_path, random.Random(2))
-
-
 Kill = Callable[[Cluster, Reference, Path, random.Random], None]
 
 

@@ -113,7 +113,7 @@ def other_file_system(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_population_exchanges_states_and_keeps_its_own_rates(joined: None, other_file_system: Path) -> None:
     draws = {"optim.lr_g, optim.lr_d": {"loguniform": [1e-7, 1e-1]}, "optim.betas_g.0": {"uniform": [0.0, 0.9]}}
-    plan = ring_plan(other_file_system, draws, scheduler="pbt", quantile=0.5, num_configs=4, metrics=["frechet"])
+    plan = ring_plan(other_file_system, draws, scheduler="pbt", quantile=0.5, num_configs=2, metrics=["frechet"])
     entries = run(plan)
     changed = 0
     for entry in entries:
@@ -125,7 +125,7 @@ def test_a_population_exchanges_states_and_keeps_its_own_rates(joined: None, oth
                 rate = row.drawn["optim.lr_g, optim.lr_d"]
                 assert last[row.images] == (rate, rate)
     assert changed, "no trial was replaced"
-    assert [entry.status for entry in entries] == ["complete"] * 4
+    assert [entry.status for entry in entries] == ["complete"] * 2
 
 
 @pytest.mark.slow

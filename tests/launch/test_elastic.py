@@ -254,6 +254,7 @@ def train(cluster: Cluster, folder: Path, *overrides: str) -> Command:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_run_waits_for_the_node_that_it_requests(cluster: Cluster, tmp_path: Path) -> None:
     with train(cluster, tmp_path, "cluster.num_workers=2", "train.images=12800", "eval.every=0") as command:
         command.until(lambda: waiting(cluster) == [{"CPU": 3.0}], LIMIT)
