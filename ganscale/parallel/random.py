@@ -72,51 +72,77 @@ class Stream:
         self._start, self._whitening = _keys(seed, name)
         self._ramp: Tensor | None = None
 
-    def bits(self, start: int, stop: int, words: int) -> Tensor:
-        """Random 64-bit words of rows: int64 `[stop - start, words]`.
+    def bits(self, start: int, stop: int, words: int, times: int = 1, every: int = 0) -> Tensor:
+        """Random 64-bit words of rows: int64 `[times * (stop - start), words]`.
 
         Args:
             start: first row.
             stop: row after the last.
             words: words in each row.
+            times: how many such ranges of rows, one after another in the result.
+            every: rows from the start of one range to the start of the next.
         """
         count = (stop - start) * words
         if self._ramp is None or self._ramp.numel() < count:
             self._ramp = torch.arange(count, device=self.device) * _signed(_GAMMA)
         first = _signed(self._start + (start * words + 1) * _GAMMA)
-        return _mix(self._ramp[:count] + first, self._whitening).view(stop - start, words)
+        counters = self._ramp[:count] + first
+        if times > 1:
+            starts = torch.arange(times, device=self.device) * _signed(every * words * _GAMMA)
+            counters = starts.unsqueeze(1) + counters
+        return _mix(counters, self._whitening).view(-1, words)
 
-    def uniform(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform numbers in [0, 1) with 24 random bits: `[stop - start, *shape]`.
+    def uniform(
+        self,
+        start: int,
+        stop: int,
+        shape: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+        times: int = 1,
+        every: int = 0,
+    ) -> Tensor:
+        """Uniform numbers in [0, 1) with 24 random bits: `[times * (stop - start), *shape]`.
 
         Args:
             start: first row.
             stop: row after the last.
             shape: of each row.
             dtype: of the numbers.
+            times: as for `bits`.
+            every: as for `bits`.
         """
         size = math.prod(shape)
         words = (size + 1) // 2
-        high, low = self._halves(start, stop, words, dtype)
+        high, low = self._halves(start, stop, words, dtype, times, every)
         both = torch.cat((high, low), dim=1) if size > 1 else high
-        return both[:, :size].reshape(stop - start, *shape).mul_(2.0**-24)
+        return both[:, :size].reshape(-1, *shape).mul_(2.0**-24)
 
-    def normal(self, start: int, stop: int, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[stop - start, *shape]`.
+    def normal(
+        self,
+        start: int,
+        stop: int,
+        shape: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+        times: int = 1,
+        every: int = 0,
+    ) -> Tensor:
+        """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[times * (stop - start), *shape]`.
 
         Args:
             start: first row.
             stop: row after the last.
             shape: of each row.
             dtype: of the numbers.
+            times: as for `bits`.
+            every: as for `bits`.
         """
         size = math.prod(shape)
         words = (size + 1) // 2
-        high, low = self._halves(start, stop, words, dtype)
+        high, low = self._halves(start, stop, words, dtype, times, every)
         radius = high.add_(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
         angle = low.mul_(2.0 * math.pi * 2.0**-24)
         both = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
-        return both[:, :size].reshape(stop - start, *shape)
+        return both[:, :size].reshape(-1, *shape)
 
     def integers(self, start: int, stop: int, high: int, shape: Sequence[int] = ()) -> Tensor:
         """Whole numbers in [0, high): int64 `[stop - start, *shape]`; bias below high / 2^32.
@@ -141,9 +167,11 @@ class Stream:
         words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
         return _scaled(words, high)
 
-    def _halves(self, start: int, stop: int, words: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Two independent 24-bit numbers of each word, as floats: `[stop - start, words]` each."""
-        bits = self.bits(start, stop, words)
+    def _halves(
+        self, start: int, stop: int, words: int, dtype: torch.dtype, times: int, every: int
+    ) -> tuple[Tensor, Tensor]:
+        """Two independent 24-bit numbers of each word, as floats: as `bits`."""
+        bits = self.bits(start, stop, words, times, every)
         high = ((bits >> 40) & 0xFFFFFF).to(dtype)
         return high, bits.bitwise_and_(0xFFFFFF).to(dtype)
 

@@ -12,6 +12,9 @@ from ganscale.parallel.random import Stream
 from ganscale.parallel.replica import Replica
 from ganscale.training.objective import Batch
 
+CHUNK = 1 << 17
+"""Latent numbers that are made at a time: those of one small update alone would cost up to three times as much."""
+
 
 class Batches(NamedTuple):
     """This replica's rows of one iteration.
@@ -26,7 +29,9 @@ class Batches(NamedTuple):
     generator: list[Batch] | None = None
 
 
-def latents(stream: Stream, kind: str, size: int, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+def latents(
+    stream: Stream, kind: str, size: int, start: int, stop: int, dtype: torch.dtype, times: int = 1, every: int = 0
+) -> Tensor:
     """Latents of the rows `start` to `stop - 1` of a stream: `[stop - start, size]`.
 
     Args:
@@ -36,10 +41,35 @@ def latents(stream: Stream, kind: str, size: int, start: int, stop: int, dtype: 
         start: first row.
         stop: row after the last.
         dtype: of z.
+        times: how many such ranges of rows, one after another in the result: `[times * (stop - start), size]`.
+        every: rows from the start of one range to the start of the next.
     """
     if kind == "normal":
-        return stream.normal(start, stop, (size,), dtype)
-    return stream.uniform(start, stop, (size,), dtype).mul_(2.0).sub_(1.0)
+        return stream.normal(start, stop, (size,), dtype, times, every)
+    return stream.uniform(start, stop, (size,), dtype, times, every).mul_(2.0).sub_(1.0)
+
+
+class _Ahead:
+    """Latents of a stream, made for several updates at a time; the values do not depend on how many."""
+
+    def __init__(self, stream: Stream, kind: str, size: int, batch_size: int, dtype: torch.dtype) -> None:
+        self._arguments = (stream, kind, size)
+        self._batch_size = batch_size
+        self._dtype = dtype
+        self._updates = max(1, CHUNK // (batch_size * size))
+        self._made: dict[tuple[int, int], tuple[int, Tensor]] = {}
+
+    def __call__(self, first: int, start: int, stop: int) -> Tensor:
+        """Latents `[stop - start, size]` of rows `start` to `stop - 1` of the update that begins at image `first`."""
+        update = first // self._batch_size % self._updates
+        begin = first - update * self._batch_size
+        made, z = self._made.get((start, stop), (-1, torch.empty(0)))
+        if made != begin:
+            rows = (begin + start, begin + stop)
+            z = latents(*self._arguments, *rows, self._dtype, self._updates, self._batch_size)
+            z = z.view(self._updates, stop - start, -1)
+            self._made[start, stop] = begin, z
+        return z[update]
 
 
 class BatchSampler:
@@ -89,8 +119,8 @@ class BatchSampler:
         units = replica.rows(batch_size // packing, accumulation)
         self.rows = [(start * packing, stop * packing) for start, stop in units]
         self._next = -1
-        self._z = Stream(seed, "latent", device)
-        self._z_generator = Stream(seed, "latent/generator", device)
+        streams = (Stream(seed, name, device) for name in ("latent", "latent/generator"))
+        self._z, self._z_generator = (_Ahead(each, latent, latent_dim, batch_size, dtype) for each in streams)
 
     @property
     def images_per_iteration(self) -> int:
@@ -107,13 +137,13 @@ class BatchSampler:
             self.source.expect(lambda: self._requests(images))
         self._next = images + self.images_per_iteration
         updates = [
-            [self._batch(images + d * self.batch_size + start, stop - start) for start, stop in self.rows]
+            [self._batch(images + d * self.batch_size, start, stop) for start, stop in self.rows]
             for d in range(self.d_steps)
         ]
         if self.reuse_fakes:
             return Batches(updates)
         first = images + (self.d_steps - 1) * self.batch_size
-        fresh = [self.latents(self._z_generator, first + start, first + stop) for start, stop in self.rows]
+        fresh = [self._z_generator(first, start, stop) for start, stop in self.rows]
         return Batches(updates, [batch._replace(z=z) for batch, z in zip(updates[-1], fresh, strict=True)])
 
     def _requests(self, images: int) -> Iterator[tuple[int, int]]:
@@ -132,7 +162,6 @@ class BatchSampler:
         """
         return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
 
-    def _batch(self, position: int, count: int) -> Batch:
-        reals, labels = self.source.read(position, position + count)
-        z = self.latents(self._z, position, position + count)
-        return Batch(reals, z, labels if self.conditional else None, position)
+    def _batch(self, first: int, start: int, stop: int) -> Batch:
+        reals, labels = self.source.read(first + start, first + stop)
+        return Batch(reals, self._z(first, start, stop), labels if self.conditional else None, first + start)

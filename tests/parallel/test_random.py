@@ -64,6 +64,15 @@ def test_known_answers_never_change() -> None:
     assert derive_seed(0, "init/generator") == 7002408245409815800
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (3, 5)])
+@pytest.mark.parametrize("start", [4, 10**12])
+def test_ranges_at_equal_distances_are_those_ranges(start: int, shape: tuple[int, ...]) -> None:
+    stream = Stream(3, "test")
+    for draw in (stream.normal, stream.uniform):
+        ranges = [draw(start + n * 13, start + n * 13 + 5, shape) for n in range(4)]
+        assert torch.equal(draw(start, start + 5, shape, torch.float32, 4, 13), torch.cat(ranges))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(), (1,), (2,), (7,), (100,), (3, 5, 5)])
 @pytest.mark.parametrize("draw", DRAWS)
