@@ -37,8 +37,8 @@ def finite_difference(logits: Tensor, shifted: Tensor, sigma: float) -> Tensor:
     """(D(x + sigma e) - D(x))^2 / (2 sigma^2) of each sample, which estimates `zero_centered` without its derivative.
 
     For e ~ N(0, I) its mean over e is |dD/dx|^2 / 2 + O(sigma^2), so that the penalty's weight keeps its meaning (the
-    approximated R1 of Lin et al. 2025, "Diffusion Adversarial Post-Training", divided by 2 sigma^2). Where D's output for
-    a sample depends on the other samples, so does the difference: all of them are shifted.
+    approximated R1 of Lin et al. 2025, "Diffusion Adversarial Post-Training", divided by 2 sigma^2). Where D's output
+    for a sample depends on the other samples, so does the difference: all of them are shifted.
 
     Args:
         logits: D(x), `[N]`.

@@ -46,7 +46,15 @@ OBJECTIVE = [
     override(
         "fewer_packs_than_micro_batches", "train.accumulation=3", "at most 2", "model.packing=4", "train.batch_size=8"
     ),
-    override("compiled_penalty", "train.compile=true", "use false, or penalty.r1 = 0", "penalty.r1=1"),
+    override("compiled_penalty", "train.compile=true", "penalty.r1_mode = finite_difference", "penalty.r1=1"),
+    override(
+        "compiled_gp",
+        "train.compile=true",
+        "penalty.gp = 0",
+        "penalty.gp=1",
+        "penalty.r1=1",
+        "penalty.r1_mode=finite_difference",
+    ),
     override("compiled_schedule", "train.compile=true", "penalty.gp = 0", f"penalty.gp={TO_ZERO}"),
     override("half_precision", "train.precision=float16", "did you mean"),
     # Schedules
