@@ -54,7 +54,7 @@ def test_the_finite_difference_of_a_linear_discriminator_is_its_slope_along_the_
 
 
 def test_the_finite_difference_estimates_the_exact_penalty() -> None:
-    """Its mean over 200,000 steps is |dD/dx|^2 / 2 within 1.5 %, four standard errors (a step's deviation is sqrt(2))."""
+    """Its mean over 200,000 steps is |dD/dx|^2 / 2 within 1.5 %, four standard errors (of deviation sqrt(2))."""
     net = Net()
     exact = penalties.zero_centered(gradients_of(net, X))
     steps = numbers(200_000, *SHAPE, seed=4)
