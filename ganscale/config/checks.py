@@ -216,13 +216,17 @@ def _check_objective(config: Config) -> None:
 
 
 def _check_arithmetic(config: Config) -> None:
-    twice = [name for name in ("gp", "r1", "r2", "dragan") if getattr(config.penalty, name) != 0.0]
+    penalty = config.penalty
+    estimated = {name for name in ("r1", "r2") if getattr(penalty, f"{name}_mode") == "finite_difference"}
+    twice = [name for name in ("gp", "r1", "r2", "dragan") if getattr(penalty, name) != 0.0 and name not in estimated]
     if config.train.compile and twice:
         raise ConfigError(
             f"torch.compile cannot differentiate twice, which penalty.{twice[0]} needs",
             key="train.compile",
             value=True,
-            remedy=f"use false, or penalty.{twice[0]} = 0",
+            remedy=f"use false, or penalty.{twice[0]}_mode = finite_difference"
+            if twice[0] in ("r1", "r2")
+            else f"use false, or penalty.{twice[0]} = 0",
         )
 
 

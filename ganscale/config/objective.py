@@ -50,6 +50,9 @@ Share = Annotated[_Number, _between(0.0, 0.999999)]
 Images = Annotated[_Number, _between(0.0, 1e12)]
 
 
+Estimate = Literal["exact", "finite_difference"]
+
+
 class Penalty(Section):
     """Penalties on the discriminator; any combination. A lazy one counts `every` times when it is due."""
 
@@ -62,10 +65,22 @@ class Penalty(Section):
         default=0.0, description="R1: gamma of gamma/2 |dD/dx|^2 on real images (Mescheder et al. 2018)."
     )
     r1_every: Count = Field(default=1, ge=1, description="D updates between two times that r1 is due.")
+    r1_mode: Estimate = Field(
+        default="exact",
+        description="How r1 is computed: by differentiating twice, or as a finite difference of D, which needs no "
+        "second derivative and so allows train.compile (Lin et al. 2025, APT).",
+    )
     r2: Weight = Field(
         default=0.0, description="R2: gamma of gamma/2 |dD/dx|^2 on fake images (Mescheder et al. 2018)."
     )
     r2_every: Count = Field(default=1, ge=1, description="D updates between two times that r2 is due.")
+    r2_mode: Estimate = Field(default="exact", description="How r2 is computed, as r1_mode.")
+    sigma: float = Field(
+        default=0.01,
+        gt=0.0,
+        le=1.0,
+        description="Standard deviation of a finite difference's step; data lie in [-1, 1].",
+    )
     dragan: Weight = Field(
         default=0.0, description="DRAGAN: weight of (|dD/dx| - 1)^2 around real images (Kodali et al. 2017: 10)."
     )

@@ -1,6 +1,6 @@
 """What D is trained on: the adversarial loss and the penalties, as one module with one forward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ganscale.losses import AdversarialLoss, Targets, penalties
-from ganscale.models.layers import WithoutZeros, upcast, uses_batch_statistics
+from ganscale.models.layers import WithoutZeros, batch_norms, frozen_statistics, upcast, uses_batch_statistics
 from ganscale.parallel.collectives import all_reduce_sum
 from ganscale.parallel.random import Stream
 from ganscale.training.augment import Augmentation
@@ -166,6 +166,8 @@ class DiscriminatorObjective(nn.Module):
         targets: labels of the classification.
         class_weight: weight of the class loss if D classifies (AC-GAN).
         gp_target: norm that one-centered penalties pull towards.
+        estimated: which of "r1" and "r2" are finite differences.
+        sigma: standard deviation of their steps.
     """
 
     def __init__(
@@ -177,6 +179,8 @@ class DiscriminatorObjective(nn.Module):
         targets: Targets,
         class_weight: float,
         gp_target: float,
+        estimated: Collection[str] = (),
+        sigma: float = 0.01,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
@@ -185,7 +189,10 @@ class DiscriminatorObjective(nn.Module):
         self.targets = targets
         self.class_weight = class_weight
         self.one_centered = partial(penalties.one_centered, target=gp_target)
+        self.estimated = frozenset(estimated)
+        self.sigma = sigma
         self.fused = not uses_batch_statistics(discriminator)
+        self._norms = batch_norms(discriminator)
 
     def forward(
         self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: float, p: float
@@ -201,19 +208,32 @@ class DiscriminatorObjective(nn.Module):
             p: probability of each transform.
         """
         reals = batch.reals
-        if weights.r1:
+        due = {name for name in ("r1", "r2") if getattr(weights, name)}
+        exact = due - self.estimated
+        if "r1" in exact:
             reals = reals.detach().requires_grad_(True)
-        if weights.r2:
+        if "r2" in exact:
             fakes = fakes.detach().requires_grad_(True)
         seen_reals = self.view(reals, "real", batch.position, noise=noise, p=p)
         seen_fakes = self.view(fakes, "fake", batch.position, noise=noise, p=p)
-        # One pass for both is cheapest, unless only one side's gradient is wanted: that would run through both.
-        fused = self.fused and bool(weights.r1) == bool(weights.r2)
-        real_logits, fake_logits, class_loss = self._logits(seen_reals, seen_fakes, batch.labels, fused=fused)
+        # Shift the inputs of penalties that are finite differences; all else is drawn as without the shift.
+        shifted = {}
+        for name, purpose, x in (("r1", "real", reals), ("r2", "fake", fakes)):
+            if name in due & self.estimated:
+                step = self.view.draws.normal(f"penalty/{name}", batch.position, x.shape, x.dtype)
+                shifted[name] = self.view(x + self.sigma * step, purpose, batch.position, noise=noise, p=p)
+        # One pass for all is cheapest, unless only one side's gradient is wanted: that would run through both.
+        fused = self.fused and len(exact) != 1
+        real_logits, fake_logits, class_loss, others = self._logits(
+            seen_reals, seen_fakes, batch.labels, list(shifted.values()), fused=fused
+        )
         rows = self.loss.discriminator_loss(real_logits, fake_logits, self.targets)
         if class_loss is not None:
             rows = rows + self.class_weight * class_loss
-        values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights)
+        values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights, exact)
+        for name, logits in zip(shifted, others, strict=True):
+            unshifted = real_logits if name == "r1" else fake_logits
+            values[name] = penalties.finite_difference(unshifted, logits, self.sigma)
         total = rows.sum()
         for name, value in values.items():
             total = total + getattr(weights, name) * value.sum()
@@ -221,19 +241,23 @@ class DiscriminatorObjective(nn.Module):
         return DiscriminatorOutput(total * scale, real_logits.detach(), fake_logits.detach(), sums)
 
     def _logits(
-        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, *, fused: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits of both, and each row's class loss on real and fake (Odena et al. 2017, Eq. 2) if D classifies."""
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, shifted: list[Tensor], *, fused: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
+        """Logits of all, and each row's class loss on real and fake (Odena et al. 2017, Eq. 2) if D classifies."""
+        inputs = [reals, fakes, *shifted]
         if fused:
-            both = None if labels is None else torch.cat((labels, labels))
-            logits, class_loss = discriminate(self.discriminator, torch.cat((reals, fakes)), both)
-            real_logits, fake_logits = logits.chunk(2)
-            return real_logits, fake_logits, None if class_loss is None else class_loss.view(2, -1).sum(0)
+            repeated = None if labels is None else labels.repeat(len(inputs))
+            logits, class_loss = discriminate(self.discriminator, torch.cat(inputs), repeated)
+            real_logits, fake_logits, *others = logits.chunk(len(inputs))
+            if class_loss is not None:
+                class_loss = class_loss.view(len(inputs), -1)[:2].sum(0)
+            return real_logits, fake_logits, class_loss, others
         real_logits, real_loss = discriminate(self.discriminator, reals, labels)
         fake_logits, fake_loss = discriminate(self.discriminator, fakes, labels)
-        if real_loss is None or fake_loss is None:
-            return real_logits, fake_logits, None
-        return real_logits, fake_logits, real_loss + fake_loss
+        with frozen_statistics(self._norms):
+            others = [self.discriminator(x, labels) for x in shifted]
+        class_loss = None if real_loss is None or fake_loss is None else real_loss + fake_loss
+        return real_logits, fake_logits, class_loss, others
 
     def _penalties(
         self,
@@ -243,19 +267,20 @@ class DiscriminatorObjective(nn.Module):
         real_logits: Tensor,
         fake_logits: Tensor,
         weights: PenaltyWeights,
+        exact: set[str],
     ) -> dict[str, Tensor]:
-        """Values of the penalties that are due, one per packed row."""
+        """Values of the penalties that are due and no finite differences, one per packed row."""
         values = {}
         packing = self.view.packing
-        if weights.r1 and weights.r2:
+        if len(exact) == 2:
             real_gradients, fake_gradients = penalties.input_gradients(
                 real_logits.sum() + fake_logits.sum(), reals, fakes
             )
             values["r1"] = penalties.zero_centered(pack(real_gradients, packing))
             values["r2"] = penalties.zero_centered(pack(fake_gradients, packing))
-        elif weights.r1:
+        elif "r1" in exact:
             values["r1"] = penalties.zero_centered(pack(penalties.input_gradients(real_logits, reals)[0], packing))
-        elif weights.r2:
+        elif "r2" in exact:
             values["r2"] = penalties.zero_centered(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
         if weights.gp:
             share = self._share("penalty/gp", batch)

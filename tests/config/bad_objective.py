@@ -6,6 +6,7 @@ HINGE, RPGAN = "loss.name=hinge", "loss.name=relativistic_pairing"
 FLIPPED = "augment.transforms=[flip]"
 CLASSES = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
 RATE = "optim:\n  lr_g: {{start: 1e-3, end: 1e-4, {}}}\n"
+ESTIMATED_R1 = ("penalty.r1=1", "penalty.r1_mode=finite_difference")
 TO_ZERO = "{'start': 1.0, 'end': 0, 'over': 5}"
 """As the message shows it; YAML reads it too."""
 EXPONENTIAL = "{'start': 1.0, 'end': 0, 'over': 5, 'curve': 'exponential'}"
@@ -46,7 +47,8 @@ OBJECTIVE = [
     override(
         "fewer_packs_than_micro_batches", "train.accumulation=3", "at most 2", "model.packing=4", "train.batch_size=8"
     ),
-    override("compiled_penalty", "train.compile=true", "use false, or penalty.r1 = 0", "penalty.r1=1"),
+    override("compiled_penalty", "train.compile=true", "penalty.r1_mode = finite_difference", "penalty.r1=1"),
+    override("compiled_gp", "train.compile=true", "penalty.gp = 0", "penalty.gp=1", *ESTIMATED_R1),
     override("compiled_schedule", "train.compile=true", "penalty.gp = 0", f"penalty.gp={TO_ZERO}"),
     override("half_precision", "train.precision=float16", "did you mean"),
     # Schedules

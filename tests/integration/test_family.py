@@ -12,6 +12,7 @@ from tests.trajectories import assert_agree, assert_same, check_world, continued
 pytestmark = pytest.mark.multiprocess
 
 RPGAN = ("loss.name=relativistic_pairing", "penalty.r1=1", "penalty.r2=1")
+ESTIMATED = ("penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_difference")
 D_BATCH = ("model.discriminator.norm=batch", "model.discriminator.depth=1", "model.generator.depth=1")
 ACCUMULATED = "train.accumulation=2"
 PROJECTION = ("model.generator.conditioning=norm", "model.discriminator.conditioning=projection")
@@ -63,6 +64,16 @@ CORNERS = {
     "clip_gradients": (*MLP, "optim.clip_grad_norm_d=0.1", "optim.clip_grad_norm_g=0.1", "loss.name=least_squares"),
     "schedules": (*MLP, *SCHEDULES),
     "lazy": (*MLP, *LAZY),
+    "finite_difference": (*R3GAN, *RPGAN, *ESTIMATED, DIFFAUGMENT),
+    "finite_difference-batch_norm-packing2": (
+        *MLP,
+        *D_BATCH,
+        *RPGAN,
+        *ESTIMATED,
+        "penalty.sigma=0.1",
+        "model.packing=2",
+        "train.batch_size=20",
+    ),
 }
 
 
@@ -81,6 +92,7 @@ RESUMES = {
     "schedules": (*MLP, *SCHEDULES),
     "spectral_norm": (*RESNET, *SPECTRAL),
     "lazy-mlp": (*MLP, "penalty.gp=1", "penalty.gp_every=4", "penalty.r1=1", "penalty.r1_every=4"),
+    "finite_difference": (*R3GAN, *RPGAN, *ESTIMATED, "penalty.r1_every=3", "penalty.r2_every=2"),
     "lazy": (*R3GAN, *RPGAN, "penalty.r1_every=3", "penalty.r2_every=3", "penalty.gp=1", "penalty.gp_every=2"),
 }
 
@@ -99,6 +111,7 @@ def test_a_resumed_run_is_bit_identical(fleet: Fleet, overrides, world_size: int
 PENALISED = {
     "gp-lazy-d2": (*RESNET, "penalty.gp=10", "penalty.gp_every=3", "optim.d_steps=2"),
     "r1_r2-projection": (*DCGAN, *PROJECTION, "model.generator.norm=layer", *RPGAN),
+    "finite_difference-d2": (*DCGAN, *RPGAN, *ESTIMATED, "optim.d_steps=2"),
     "r1-noise-transforms": (*RESNET, DIFFAUGMENT, "augment.noise=0.1", "penalty.r1=1"),
     "dragan-drift-packing": (*RING, "model.packing=2", "penalty.dragan=1", "penalty.drift=1"),
 }

@@ -50,10 +50,17 @@ FAKES = numbers(3, ROWS, *SHAPE)
 
 
 def objective(
-    net: nn.Module, *, packing: int = 1, loss: str = "non_saturating", augmentation: Augmentation | None = None
+    net: nn.Module,
+    *,
+    packing: int = 1,
+    loss: str = "non_saturating",
+    augmentation: Augmentation | None = None,
+    estimated: tuple[str, ...] = (),
 ):
     seen = View(Draws(7, "cpu"), packing=packing, augmentation=augmentation)
-    return DiscriminatorObjective(net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0)
+    return DiscriminatorObjective(
+        net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0, estimated=estimated, sigma=0.1
+    )
 
 
 def gradient_norms(net: nn.Module, x: Tensor) -> Tensor:
@@ -101,10 +108,35 @@ def test_loss_and_gradient_are_those_of_the_definitions(weights: PenaltyWeights,
     assert judged.real_logits.shape == (ROWS // packing,)
 
 
+@pytest.mark.parametrize("estimated", [("r1",), ("r2",), ("r1", "r2")], ids="-".join)
+def test_finite_differences_see_shifted_examples_and_the_same_augmentation(estimated: tuple[str, ...]) -> None:
+    """By the definition: shifted before the transforms, and all random numbers but the step's as without it."""
+    net = Net(2)
+    judge = objective(net, packing=2, augmentation=Augmentation(["contrast", "cutout"]), estimated=estimated)
+    weights = PenaltyWeights(**dict.fromkeys(estimated, 2.0))
+    output = judge(BATCH, FAKES, weights, 0.25, 0.3, 0.8)
+    output.loss.backward()
+    ours = gradients(net)
+    plain = judge(BATCH, FAKES, PenaltyWeights(), 0.25, 0.3, 0.8)
+    total = plain.loss
+    for name, purpose, x in (("r1", "real", BATCH.reals), ("r2", "fake", FAKES)):
+        if name in estimated:
+            step = Draws(7, "cpu").normal(f"penalty/{name}", 12, x.shape, torch.float64)
+            logits, shifted = (net(judge.view(y, purpose, 12, noise=0.3, p=0.8)) for y in (x, x + 0.1 * step))
+            value = ((shifted - logits) / 0.1).square().sum() / 2
+            torch.testing.assert_close(output.penalties[name], value.detach())
+            total = total + 0.25 * 2.0 * value
+    total.backward()
+    torch.testing.assert_close(output.loss, total.detach())
+    torch.testing.assert_close(ours, gradients(net), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimated", [(), ("r1",), ("r1", "r2")], ids=["exact", "r1", "r1_r2"])
 @pytest.mark.parametrize("weights", PENALTIES.values(), ids=PENALTIES)
-def test_one_pass_over_reals_and_fakes_equals_two(weights: PenaltyWeights) -> None:
+def test_one_pass_over_reals_and_fakes_equals_two(weights: PenaltyWeights, estimated: tuple[str, ...]) -> None:
     net = Net()
-    judge = objective(net, augmentation=Augmentation(["brightness", "translation", "contrast"]))
+    augmentation = Augmentation(["brightness", "translation", "contrast"])
+    judge = objective(net, augmentation=augmentation, estimated=estimated)
     found = []
     for fused in (True, False):
         judge.fused = fused
@@ -132,9 +164,18 @@ def test_passes_of_the_discriminator() -> None:
         "drift": both,
         "all": [*both, ROWS, ROWS],
     }
-    net = Net(norm=True)
-    objective(net)(BATCH, FAKES, PENALTIES["r1_r2"], 1.0, 0.0, 0.0)
-    assert net.passes == apart
+    for estimated, expected in (((), apart), (("r1", "r2"), 2 * apart)):
+        net = Net(norm=True)
+        objective(net, estimated=estimated)(BATCH, FAKES, PENALTIES["r1_r2"], 1.0, 0.0, 0.0)
+        assert net.passes == expected
+    net = Net()
+    objective(net, estimated=("r1", "r2"))(BATCH, FAKES, PENALTIES["r1_r2"], 1.0, 0.0, 0.0)
+    assert net.passes == [4 * ROWS]
+    norm = Net(norm=True)
+    objective(norm, estimated=("r1", "r2"))(BATCH, FAKES, PENALTIES["r1_r2"], 1.0, 0.0, 0.0)
+    other = Net(norm=True)
+    objective(other)(BATCH, FAKES, PenaltyWeights(), 1.0, 0.0, 0.0)
+    torch.testing.assert_close(dict(norm.named_buffers()), dict(other.named_buffers()))
 
 
 @pytest.mark.parametrize("weights", [PENALTIES["r1_r2"], PENALTIES["gp"]], ids=["r1_r2", "gp"])

@@ -86,3 +86,11 @@ def test_channels_last_changes_rounding_only(network: str) -> None:
 def test_compiled_networks_agree_with_eager_ones(network: str, precision: str, relative: float) -> None:
     overrides = (*NETWORKS[network], f"train.precision={precision}", "model.generator.norm=batch")
     assert_near(metrics(*overrides, "train.compile=true"), metrics(*overrides), relative)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_finite_differences_are_compiled() -> None:
+    penalties = [f"penalty.{name}{setting}" for name in ("r1", "r2") for setting in ("=1", "_mode=finite_difference")]
+    overrides = (*NETWORKS["r3gan"], "train.precision=float32", *penalties, "penalty.sigma=0.1")
+    assert_near(metrics(*overrides, "train.compile=true"), metrics(*overrides), 5e-3)
