@@ -148,7 +148,7 @@ class Training(Section):
     )
     channels_last: bool = Field(default=False, description="Keep images and convolutions in NHWC order; often faster.")
     compile: bool = Field(
-        default=False, description="Run both networks through torch.compile; not with gradient penalties."
+        default=False, description="Run both networks through torch.compile; not with exact gradient penalties."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to train; auto takes a GPU if there is one."

@@ -57,18 +57,18 @@ class _Ahead:
         self._batch_size = batch_size
         self._dtype = dtype
         self._updates = max(1, CHUNK // (batch_size * size))
-        self._made: dict[tuple[int, int], tuple[int, Tensor]] = {}
+        self._cached: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def __call__(self, first: int, start: int, stop: int) -> Tensor:
         """Latents `[stop - start, size]` of rows `start` to `stop - 1` of the update that begins at image `first`."""
         update = first // self._batch_size % self._updates
         begin = first - update * self._batch_size
-        made, z = self._made.get((start, stop), (-1, torch.empty(0)))
-        if made != begin:
+        cached, z = self._cached.get((start, stop), (-1, torch.empty(0)))
+        if cached != begin:
             rows = (begin + start, begin + stop)
             z = latents(*self._arguments, *rows, self._dtype, self._updates, self._batch_size)
             z = z.view(self._updates, stop - start, -1)
-            self._made[start, stop] = begin, z
+            self._cached[start, stop] = begin, z
         return z[update]
 
 
