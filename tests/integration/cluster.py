@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,21 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, options: str) -> Command:
+        for _ in range(2):  # `ray start` has timeouts of its own, too short for a busy machine
+            with suppress(AssertionError):
+                return self._try_to_start(options)
+        return self._try_to_start(options)
+
+    def _try_to_start(self, options: str) -> Command:
         ports = f" --num-cpus=4 --dashboard-agent-listen-port={free_port()}"
         log = self.folder / f"node{len(self._nodes)}.out"
-        for attempt in range(3):  # `ray start` has timeouts of its own, too short for a busy machine
-            node = Command([*RAY, *(options + ports).split()], log, environment=self.environment)
-            running = 1 + sum(node.process.poll() is None for node in self._nodes)
-            try:
-                node.until(lambda running=running: self._alive() >= running, START)
-            except AssertionError:
-                node.kill()
-                if attempt == 2:
-                    raise
-            else:
-                break
+        running = 1 + sum(node.process.poll() is None for node in self._nodes)
+        node = Command([*RAY, *(options + ports).split()], log, environment=self.environment)
+        try:
+            node.until(lambda: self._alive() >= running, START)
+        except AssertionError:
+            node.kill()
+            raise
         self._nodes.append(node)
         return node
 
