@@ -99,7 +99,7 @@ def plots(folder: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for path in sorted(folder.glob("*.png")):
-        with suppress(OSError), Image.open(path) as file:
+        with suppress(OSError, Image.DecompressionBombError), Image.open(path) as file:
             found[path.stem] = _as_item(path.read_bytes(), *file.size, kind="png")
     return found
 

@@ -193,7 +193,7 @@ def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) 
         metrics: Metrics that are optimized, the first decides.
         settings: Section `sweep`.
     """
-    found = [read_entry(folder, metrics, settings) for folder in sorted(trials.glob("[0-9]*"))]
+    found = [read_entry(folder, metrics, settings) for folder in sorted(trials.glob("[0-9]*")) if folder.name.isdigit()]
     return [entry for entry in found if entry is not None]
 
 

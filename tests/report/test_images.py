@@ -58,3 +58,10 @@ def test_many_runs_share_the_bytes_and_broken_files_are_left_out(
     strips = sample_strips(runs)
     assert [strip["run"] for strip in strips] == [0, 2]
     assert [[item["images"] for item in strip["items"]] for strip in strips] == [[0, 20, 30, 50], [20, 30, 50]]
+
+
+def test_a_decompression_bomb_among_the_plots_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, side in (("small", 8), ("large", 64)):
+        write_png(tmp_path / f"{name}.png", np.zeros((side, side, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert list(images.plots(tmp_path)) == ["small"]

@@ -1,6 +1,7 @@
 """The folder of a sweep and its table."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def test_complete_trials_come_first(tmp_path: Path) -> None:
     assert all(math.isfinite(score) for score in scores)
     table = leaderboard(entries, plan.metrics, plan.names, seeds=3, most=4)
     assert len(table.splitlines()) == 5
+
+
+def test_a_folder_that_is_no_trial_is_left_out(tmp_path: Path) -> None:
+    plan, folder = made_up(tmp_path)
+    before = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
+    shutil.copytree(folder.trials / "0001", folder.trials / "0001.bak")
+    assert read_entries(folder.trials, plan.metrics, plan.sweep.sweep) == before
 
 
 def test_short_names_are_distinct() -> None:

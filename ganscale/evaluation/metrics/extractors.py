@@ -206,7 +206,7 @@ def open_digits(data: Dataset, shape: tuple[int, ...], weights: str, device: tor
         weights: file of the classifier's weights; empty for the bundled ones.
         device: where it computes.
     """
-    return DigitExtractor(shape[0], weights=Path(weights) if weights else None, device=device)
+    return DigitExtractor(shape[0], weights=Path(weights).expanduser() if weights else None, device=device)
 
 
 def open_inception(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> InceptionExtractor:

@@ -1,5 +1,6 @@
 """What the extractors see."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from ganscale.evaluation.metrics.extractors import (
     inception_weights,
     make_extractor,
 )
+from ganscale.evaluation.metrics.mnist_classifier import WEIGHTS
 
 
 def test_three_digits_are_one_of_a_thousand_modes() -> None:
@@ -109,3 +111,9 @@ def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pyt
 def test_inception_weights_lie_where_they_are_said_to() -> None:
     assert inception_weights("~/w.pth") == Path.home() / "w.pth"
     assert inception_weights("").name == "weights-inception-2015-12-05-6726825d.pth"
+
+
+def test_the_classifiers_weights_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(WEIGHTS, tmp_path / "w.npz")
+    assert make_extractor("mnist", "mnist", (1, 28, 28), weights="~/w.npz").sha256
