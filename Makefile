@@ -16,7 +16,7 @@ STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | c
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage lint format lock bench docs wheel image k8s-validate clean
+.PHONY: help setup demo test test-slow coverage lint format lock bench gpu docs wheel image k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,9 @@ lock: | $(UV) ## resolve the dependencies of pyproject.toml anew
 
 bench: setup ## measure training throughput
 	@$(BIN)/python -m benchmarks.speed
+
+gpu: setup ## measure and check the GPU of this machine in about seven minutes; resumes what gpu.json lacks
+	@$(BIN)/python -m benchmarks.gpu
 
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
