@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from benchmarks.speed.scaling import resized
 from ganscale.config import Config
 from ganscale.data.order import AHEAD
 from ganscale.parallel.collectives import Replica
-from ganscale.training.batches import BatchSampler
+from ganscale.training.batches import BatchSampler, updates_ahead
 from ganscale.training.build import build
 from ganscale.training.statistics import Statistics, Window
 
@@ -98,7 +99,8 @@ def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
         sampler = experiment.sampler
         rows = sum(stop - start for start, stop in sampler.rows) * sampler.d_steps
         tick = _tick(statistics, sampler.images_per_iteration)
-        iterations = -(-AHEAD // rows)
+        ahead = [updates_ahead(stop - start, config.model.latent_dim) for start, stop in sampler.rows]
+        iterations = math.lcm(-(-AHEAD // rows), *ahead)
         batches = _batch_reader(sampler, iterations)
         batches()
         tick()

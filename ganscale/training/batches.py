@@ -49,6 +49,16 @@ def latents(
     return stream.uniform(start, stop, (size,), dtype, times, every).mul_(2.0).sub_(1.0)
 
 
+def updates_ahead(rows: int, size: int) -> int:
+    """For how many updates latents are made at a time.
+
+    Args:
+        rows: of one update on this replica.
+        size: length of z.
+    """
+    return max(1, CHUNK // (rows * size))
+
+
 class _Ahead:
     """Latents of a stream, made for several updates at a time; the values do not depend on how many."""
 
@@ -56,18 +66,18 @@ class _Ahead:
         self._arguments = (stream, kind, size)
         self._batch_size = batch_size
         self._dtype = dtype
-        self._updates = max(1, CHUNK // (batch_size * size))
         self._cached: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def __call__(self, first: int, start: int, stop: int) -> Tensor:
         """Latents `[stop - start, size]` of rows `start` to `stop - 1` of the update that begins at image `first`."""
-        update = first // self._batch_size % self._updates
+        updates = updates_ahead(stop - start, self._arguments[-1])
+        update = first // self._batch_size % updates
         begin = first - update * self._batch_size
         cached, z = self._cached.get((start, stop), (-1, torch.empty(0)))
         if cached != begin:
             rows = (begin + start, begin + stop)
-            z = latents(*self._arguments, *rows, self._dtype, self._updates, self._batch_size)
-            z = z.view(self._updates, stop - start, -1)
+            z = latents(*self._arguments, *rows, self._dtype, updates, self._batch_size)
+            z = z.view(updates, stop - start, -1)
             self._cached[start, stop] = begin, z
         return z[update]
 
