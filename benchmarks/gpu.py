@@ -150,33 +150,24 @@ def _minimal(setup: Setup, run: str) -> dict[str, Any]:
 
 def _timed(setup: Setup, contender: Any) -> dict[str, Any]:
     """Warm up until compiled, then blocks of about a sixth of `Setup.seconds`."""
-    import numpy as np
     import torch
 
-    def block(iterations: int) -> float:
-        started = time.perf_counter()
-        contender.run(iterations)
-        if setup.device == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) / iterations
+    from benchmarks.speed.measure import measure
 
     started = time.perf_counter()
-    block(3)
+    (first,) = measure([contender], iterations=3, rounds=1)
     warm_up = time.perf_counter() - started
     if setup.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    one = block(3)
-    size = max(2, int(setup.seconds / 6 / one))
-    times = [block(size) for _ in range(6)]
-    p50, p90 = map(float, np.quantile(times, (0.5, 0.9)))
-    memory = torch.cuda.max_memory_allocated() if setup.device == "cuda" else None
+    size = max(2, int(setup.seconds / 6 * 1e3 / first.milliseconds.median))
+    (result,) = measure([contender], iterations=size, rounds=6)
     return {
         "batch_size": contender.batch_size,
-        "images_per_second": contender.batch_size / p50,
-        "ms_p50": 1e3 * p50,
-        "ms_p90": 1e3 * p90,
+        "images_per_second": result.images_per_second,
+        "ms_p50": result.milliseconds.median,
+        "ms_p90": result.milliseconds.p90,
         "warm_up_seconds": warm_up,
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if setup.device == "cuda" else None,
     }
 
 

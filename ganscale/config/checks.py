@@ -217,8 +217,8 @@ def _check_objective(config: Config) -> None:
 
 def _check_arithmetic(config: Config) -> None:
     penalty = config.penalty
-    estimated = {name for name in ("r1", "r2") if getattr(penalty, f"{name}_mode") == "finite_difference"}
-    twice = [name for name in ("gp", "r1", "r2", "dragan") if getattr(penalty, name) != 0.0 and name not in estimated]
+    names = [name for name in ("gp", "r1", "r2", "dragan") if name not in penalty.estimated]
+    twice = [name for name in names if getattr(penalty, name) != 0.0]
     if config.train.compile and twice:
         raise ConfigError(
             f"torch.compile cannot differentiate twice, which penalty.{twice[0]} needs",

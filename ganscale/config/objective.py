@@ -87,6 +87,11 @@ class Penalty(Section):
     dragan_every: Count = Field(default=1, ge=1, description="D updates between two times that dragan is due.")
     drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
 
+    @property
+    def estimated(self) -> frozenset[str]:
+        """The penalties that are finite differences: some of "r1" and "r2"."""
+        return frozenset(name for name in ("r1", "r2") if getattr(self, f"{name}_mode") == "finite_difference")
+
 
 Transform = Literal["flip", "rotate90", "translation", "cutout", "brightness", "saturation", "contrast"]
 

@@ -198,7 +198,7 @@ def _build_step(
         targets=Targets(1.0 - loss.label_smoothing, loss.fake_label_smoothing),
         class_weight=loss.class_weight,
         gp_target=config.penalty.gp_target,
-        estimated=[name for name in ("r1", "r2") if getattr(config.penalty, f"{name}_mode") == "finite_difference"],
+        estimated=config.penalty.estimated,
         sigma=config.penalty.sigma,
     )
     objective_g = GeneratorObjective(

@@ -1,6 +1,6 @@
 """What D is trained on: the adversarial loss and the penalties, as one module with one forward."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -179,7 +179,7 @@ class DiscriminatorObjective(nn.Module):
         targets: Targets,
         class_weight: float,
         gp_target: float,
-        estimated: Collection[str] = (),
+        estimated: Set[str] = frozenset(),
         sigma: float = 0.01,
     ) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class DiscriminatorObjective(nn.Module):
         self.targets = targets
         self.class_weight = class_weight
         self.one_centered = partial(penalties.one_centered, target=gp_target)
-        self.estimated = frozenset(estimated)
+        self.estimated = estimated
         self.sigma = sigma
         self.fused = not uses_batch_statistics(discriminator)
         self._norms = batch_norms(discriminator)

@@ -24,7 +24,7 @@ def test_operations_do_not_grow_with_the_world() -> None:
 def test_a_larger_share_counts_more() -> None:
     """Twice the rows are about twice the numbers in about as many operators."""
     one, two = (cost(small(f"train.batch_size={batch}"), 16, repetitions=1) for batch in (64, 128))
-    assert one.operators < two.operators < 1.3 * one.operators, "order and z are made ahead, for so many rows at once"
+    assert one.operators < two.operators < one.operators + 2, "order and z are made ahead, for so many rows at once"
     assert 1.8 * one.numbers < two.numbers < 2.2 * one.numbers
 
 

@@ -59,7 +59,7 @@ def objective(
 ):
     seen = View(Draws(7, "cpu"), packing=packing, augmentation=augmentation)
     return DiscriminatorObjective(
-        net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0, estimated=estimated, sigma=0.1
+        net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0, estimated={*estimated}, sigma=0.1
     )
 
 
