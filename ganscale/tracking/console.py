@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ganscale.storage.files import open_for_append
 from ganscale.tracking import EventTracker
@@ -168,16 +168,27 @@ def setup_logging() -> Iterator[None]:
         yield
 
 
+class _Opened:
+    """The package's open handlers, and the level that it had before the first of them."""
+
+    handlers: ClassVar[set[logging.Handler]] = set()
+    level: ClassVar[int] = logging.NOTSET
+
+
 @contextmanager
 def _handling(handler: logging.Handler) -> Iterator[None]:
-    level = PACKAGE.level
+    if not _Opened.handlers:
+        _Opened.level = PACKAGE.level
+        PACKAGE.setLevel(PACKAGE.level or logging.INFO)
+    _Opened.handlers.add(handler)
     PACKAGE.addHandler(handler)
-    PACKAGE.setLevel(level or logging.INFO)
     try:
         yield
     finally:
         PACKAGE.removeHandler(handler)
-        PACKAGE.setLevel(level)
+        _Opened.handlers.remove(handler)
+        if not _Opened.handlers:  # whichever was opened first: a console may end before an earlier one does
+            PACKAGE.setLevel(_Opened.level)
         handler.close()
 
 

@@ -1,6 +1,7 @@
 """What people see: progress lines, the time left, and the log followed from another process."""
 
 import errno
+import gc
 import io
 import logging
 import re
@@ -20,6 +21,12 @@ METRICS = {
     "d_accuracy_real": 0.504,
     "d_accuracy_fake": 1.0,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_other_console() -> None:
+    """Close the consoles that tests of failing runs left behind."""
+    gc.collect()
 
 
 @pytest.fixture
@@ -86,6 +93,15 @@ def test_lines_go_to_the_file_and_if_wanted_to_the_screen(
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     assert [line[20:] for line in lines] == ["größer than one line", "warning: from elsewhere"]
     assert capsys.readouterr().out.splitlines() == ([line[20:] for line in lines] if echo else [])
+    assert (PACKAGE.handlers, PACKAGE.level) == ([], logging.NOTSET)
+
+
+def test_the_level_returns_with_the_last_console_whichever_that_is(tmp_path: Path) -> None:
+    first, second = Console(tmp_path / "a.log", echo=False), Console(tmp_path / "b.log", echo=False)
+    first.close(completed=True)
+    second.info("still shown")
+    second.close(completed=True)
+    assert (tmp_path / "b.log").read_text().endswith(" still shown\n")
     assert (PACKAGE.handlers, PACKAGE.level) == ([], logging.NOTSET)
 
 
