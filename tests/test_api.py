@@ -9,7 +9,6 @@ import torch
 import ganscale
 from ganscale import Trainer, Tuner
 from ganscale.api import Table
-from ganscale.config import dump
 from ganscale.training.loop import Tick
 from tests.runs import RING
 
@@ -89,29 +88,3 @@ def test_a_sweep_is_checked_before_it_starts() -> None:
     assert (len(plan.sampler), len(plan.seeds), plan.config.train.images) == (5, 4, 320)
     with pytest.raises(ganscale.ConfigError):
         Tuner({"train": {"images": 5}})
-
-
-@pytest.mark.ray
-def test_a_run_and_a_sweep_on_ray(tmp_path: Path) -> None:
-    """Callbacks travel to rank 0, which is another process."""
-    local = ["cluster.address=local", "cluster.num_workers=1", f"run.dir={tmp_path}"]
-    marks = tmp_path / "marks"
-
-    def mark(tick: Tick) -> None:
-        with marks.open("a") as file:
-            file.write(f"{tick.images}\n")
-
-    result = Trainer(None, [*OVERRIDES, *local], launcher="ray", callbacks=[mark]).fit()
-    assert (result.images, marks.read_text()) == (320, "160\n320\n")
-    path = tmp_path / "sweep.yaml"
-    path.write_text(
-        "sweep: {name: tiny, num_configs: 2, confirm_seeds: 0, metrics: modes}\n"
-        "base: run.yaml\nspace: {optim.lr_g: {choice: [1e-3, 1e-4]}}\n"
-    )
-    (tmp_path / "run.yaml").write_text(dump(result.config))
-    found = Tuner(path, [f"sweep.dir={tmp_path}/sweeps", "sweep.max_concurrent=1"]).fit()
-    assert found.folder == tmp_path / "sweeps" / "tiny"
-    assert [row["status"] for row in found.results] == ["complete", "complete"]
-    assert found.best_config is not None
-    assert found.best_config.optim.lr_g == found.results[0]["drawn"]["optim.lr_g"]
-    assert found.best_value == found.results[0]["means"]["modes"]

@@ -273,7 +273,8 @@ QUICK = ("truncated", "drift")
 
 @pytest.mark.ray
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("kinds", [QUICK, pytest.param(tuple(KINDS), marks=pytest.mark.slow)], ids=["quick", "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", [QUICK, tuple(KINDS)], ids=["quick", "all"])
 def test_a_campaign_loses_nothing(kinds: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each of these kinds of faults once, several in a run."""
     lengths = (

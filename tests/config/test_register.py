@@ -1,5 +1,6 @@
 """Entries of a user's own, from a script outside the package: the one of docs/extending.md, run as it stands."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -103,13 +104,39 @@ def test_a_run_stops_and_goes_on(script: Path) -> None:
     assert "model.generator.width" in said
 
 
+FROM_PYTHON = """
+def mark(tick):
+    with open("marks", "a") as file:
+        file.write(f"{tick.images}\\n")
+
+
+if __name__ == "__main__":
+    result = ganscale.Trainer(None, sys.argv[1:], launcher="ray", callbacks=[mark]).fit()
+    space = {"optim.lr_g": {"choice": [1e-3, 1e-4]}}
+    settings = {"num_configs": 2, "confirm_seeds": 0, "metrics": "mean_distance", "max_concurrent": 1}
+    sweep = {"sweep": {"name": "two", "dir": "sweeps", **settings}, "space": space}
+    sweep["set"] = {**result.config.model_dump(mode="json"), "cluster": {"address": "local"}}
+    found = ganscale.Tuner(sweep).fit()
+    best = found.best_config.optim.lr_g, found.best_value
+    print("RESULT", (result.images, str(found.folder), [row["status"] for row in found.results], best))
+    row = found.results[0]
+    print("EXPECTED", (row["drawn"]["optim.lr_g"], row["means"]["mean_distance"]))
+"""
+"""Takes the place of the page's call of `main`."""
+
+
 @pytest.mark.ray
-def test_ray_workers_know_the_users_classes(script: Path) -> None:
-    code, said = run(script, "--launcher", "ray", *QUICK, "cluster.num_workers=2", "cluster.address=local")
+def test_ray_workers_and_trials_know_the_users_classes_and_callbacks(script: Path) -> None:
+    """From Python; the callback is called on rank 0, which is another process."""
+    script.write_text(SCRIPT.partition("if __name__")[0] + FROM_PYTHON, encoding="utf-8")
+    code, said = run(script, *QUICK, "cluster.num_workers=2", "cluster.address=local", "run.dir=runs")
     assert code == 0, said
     assert "building sine" in said
     assert "for 2 workers" in said
-    assert "complete at 48 images" in said
+    assert (script.parent / "marks").read_text() == "16\n32\n48\n"
+    images, folder, status, best = ast.literal_eval(said.partition("RESULT ")[2].partition("\n")[0])
+    expected = ast.literal_eval(said.partition("EXPECTED ")[2].partition("\n")[0])
+    assert (images, folder, status, best) == (48, "sweeps/two", ["complete"] * 2, expected)
 
 
 @pytest.mark.multiprocess

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -65,11 +66,17 @@ def on_a_rank(overrides: tuple[str, ...], cache: Path | None) -> dict[str, Score
         mnist.training_digits, mnist.load_mnist = loaders
 
 
+@pytest.fixture(scope="module")
+def one(fleet: Fleet) -> Callable[[tuple[str, ...]], dict[str, Score]]:
+    """The scores that one replica finds, computed once."""
+    return lru_cache(lambda overrides: fleet.run(on_a_rank, 1, overrides, None)[0])
+
+
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("overrides", [DIGITS, (*DIGITS, "data.name=stacked_mnist", "data.num_images=600"), RING])
-def test_any_number_of_replicas_finds_the_same(fleet: Fleet, world_size: int, overrides: tuple[str, ...]) -> None:
-    alone = fleet.run(on_a_rank, 1, overrides, None)[0]
+def test_any_number_of_replicas_finds_the_same(fleet: Fleet, one, overrides: tuple[str, ...], world_size: int) -> None:
+    alone = one(overrides)
     for scores in fleet.run(on_a_rank, world_size, overrides, None):
         assert scores.keys() == alone.keys()
         for name, score in scores.items():

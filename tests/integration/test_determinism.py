@@ -40,7 +40,7 @@ BATCH_NORMS = {
 }
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4, 5])
+@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("overrides", [*GRID.values(), *MORE.values()], ids=[*GRID, *MORE])
 def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, overrides, world_size: int) -> None:
     check_world(fleet, alone, overrides, world_size)

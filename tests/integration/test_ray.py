@@ -18,8 +18,8 @@ from ganscale.tracking.jsonl import read_metrics
 from tests.integration.cluster import Cluster
 from tests.processes import ROOT, TRAIN, Command, final_state, free_port
 
-IMAGES = 64_000
-EVERY = 3200
+IMAGES = 32_000
+EVERY = 1600
 RUN = (f"train.images={IMAGES}", f"checkpoint.every={EVERY}", f"log.every={EVERY}", f"log.samples_every={10 * EVERY}")
 QUIET = ("wandb.mode=disabled", "train.device=cpu", "cluster.num_workers=2", "cluster.timeout=120")
 LIMIT = 300.0
@@ -101,24 +101,31 @@ def test_a_submitted_job_shows_its_progress_and_succeeds(reference: Reference) -
     assert [row["images"] for row in read_metrics(reference.folder)] == list(range(EVERY, IMAGES + 1, EVERY))
 
 
-def test_workers_spread_over_the_nodes_of_a_cluster(cluster: Cluster, reference: Reference, tmp_path: Path) -> None:
-    node = cluster.add_node()
-    try:
-        with train(cluster, tmp_path, "spread") as command:
-            wait_for(command, RunDir(tmp_path / "runs" / "spread"), 0.02)
-            assert [len(cluster.workers(number)) for number in (0, -1)] == [1, 1], command.report("not spread")
-            output = command.succeed(LIMIT)
-    finally:
-        node.kill()
-    assert f"joining the Ray cluster at {cluster.address}" in output
-    assert output.count(f" / {IMAGES:,} images") == IMAGES // EVERY
-    assert final_state(tmp_path / "runs" / "spread") == reference.state
+def test_what_the_cluster_cannot_do_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """All at once: each of these commands spends most of its time on imports."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    with (
+        train(cluster, tmp_path, "many", "cluster.num_workers=50") as many,
+        train(cluster, tmp_path, "gpu", "train.device=cuda") as gpu,
+        train(cluster, tmp_path, "nobody", f"cluster.address={nowhere}") as nobody,
+        submit(cluster, tmp_path, "job", "python", "optim.lrg=1") as job,
+    ):
+        assert "cluster.num_workers = 50: the cluster can hold 4 workers of 1 CPU" in many.refuse(LIMIT)
+        assert "train.device = cuda: the cluster has no GPU" in gpu.refuse(LIMIT)
+        assert f"cluster.address = {nowhere}: no Ray cluster answers there" in nobody.refuse(LIMIT)
+        assert job.wait(LIMIT) == 1, job.report("ray job submit's own code for a failed job")
+    assert "failed" in job.output
+    assert "ganscale: error: optim.lrg = 1: unknown key\n  remedy: did you mean 'lr_g'?" in job.output
+    assert "Traceback" not in job.output
+    assert not (tmp_path / "runs").exists()
 
 
-def kill_a_worker(cluster: Cluster, reference: Reference, folder: Path, draw: random.Random) -> None:
+def kill_a_worker(cluster: Cluster, reference: Reference, folder: Path, draw: random.Random, *nodes: int) -> None:
+    """One of a run's two workers, which must be on these nodes, if any are named."""
     run = RunDir(folder / "runs" / "worker")
     with train(cluster, folder, "worker") as command:
         wait_for(command, run, draw.uniform(0.02, 0.8))
+        assert [len(cluster.workers(node)) for node in nodes] == [1] * len(nodes), command.report("not spread")
         workers = cluster.workers()
         assert len(workers) == 2
         os.kill(draw.choice(workers), signal.SIGKILL)
@@ -126,6 +133,7 @@ def kill_a_worker(cluster: Cluster, reference: Reference, folder: Path, draw: ra
         command.until(lambda: run.log.read_text().count("resuming at ") > before, LIMIT)
         print(f"training again {time.monotonic() - killed_at:.1f} s after a worker's death")
         output = command.succeed(LIMIT)
+    assert f"joining the Ray cluster at {cluster.address}" in output
     assert "resuming at " in output
     assert final_state(run.path) == reference.state
     check_rows(run, reference)
@@ -145,8 +153,14 @@ def kill_the_driver(cluster: Cluster, reference: Reference, folder: Path, draw: 
     check_rows(run, reference)
 
 
-def test_a_killed_worker_changes_nothing(cluster: Cluster, reference: Reference, tmp_path: Path) -> None:
-    kill_a_worker(cluster, reference, tmp_path, random.Random(1))
+def test_workers_spread_over_the_nodes_and_a_killed_one_changes_nothing(
+    cluster: Cluster, reference: Reference, tmp_path: Path
+) -> None:
+    node = cluster.add_node()
+    try:
+        kill_a_worker(cluster, reference, tmp_path, random.Random(1), 0, -1)
+    finally:
+        node.kill()
 
 
 Kill = Callable[[Cluster, Reference, Path, random.Random], None]
@@ -171,25 +185,6 @@ def test_a_killed_node_changes_nothing(cluster: Cluster, reference: Reference, t
         command.succeed(2 * LIMIT)
     assert final_state(run.path) == reference.state
     check_rows(run, reference)
-
-
-def test_what_the_cluster_cannot_do_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    """All at once: each of these commands spends most of its time on imports."""
-    nowhere = f"127.0.0.1:{free_port()}"
-    with (
-        train(cluster, tmp_path, "many", "cluster.num_workers=50") as many,
-        train(cluster, tmp_path, "gpu", "train.device=cuda") as gpu,
-        train(cluster, tmp_path, "nobody", f"cluster.address={nowhere}") as nobody,
-        submit(cluster, tmp_path, "job", "python", "optim.lrg=1") as job,
-    ):
-        assert "cluster.num_workers = 50: the cluster can hold 4 workers of 1 CPU" in many.refuse(LIMIT)
-        assert "train.device = cuda: the cluster has no GPU" in gpu.refuse(LIMIT)
-        assert f"cluster.address = {nowhere}: no Ray cluster answers there" in nobody.refuse(LIMIT)
-        assert job.wait(LIMIT) == 1, job.report("ray job submit's own code for a failed job")
-    assert "failed" in job.output
-    assert "ganscale: error: optim.lrg = 1: unknown key\n  remedy: did you mean 'lr_g'?" in job.output
-    assert "Traceback" not in job.output
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

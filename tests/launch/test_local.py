@@ -13,7 +13,7 @@ from ganscale.train import main
 from tests.processes import Command, final_state
 from tests.runs import MLP
 
-RUN = (*MLP, "train.batch_size=15", "train.images=6000", "log.every=750", "checkpoint.every=1500", "run.dir=runs")
+RUN = (*MLP, "train.batch_size=15", "train.images=1800", "log.every=225", "checkpoint.every=450", "run.dir=runs")
 QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu")
 
 pytestmark = pytest.mark.multiprocess
@@ -33,11 +33,11 @@ def test_two_processes_train_one_run_and_resume_it(tmp_path: Path, monkeypatch: 
     runs = tmp_path / "runs"
     with torchrun(tmp_path, "straight") as command:
         output = command.succeed(180)
-    assert output.count("2 workers on cpu") == output.count("run straight is complete at 6,000 images") == 1
-    assert [row["images"] for row in read_metrics(RunDir(runs / "straight"))] == list(range(750, 6001, 750))
+    assert output.count("2 workers on cpu") == output.count("run straight is complete at 1,800 images") == 1
+    assert [row["images"] for row in read_metrics(RunDir(runs / "straight"))] == list(range(225, 1801, 225))
 
     with torchrun(tmp_path, "killed") as command:
-        command.until((runs / "killed" / "checkpoints" / f"{1500:012d}").exists, 180)
+        command.until((runs / "killed" / "checkpoints" / f"{450:012d}").exists, 180)
         command.kill()
     with torchrun(tmp_path, "killed") as command:
         output = command.succeed(180)

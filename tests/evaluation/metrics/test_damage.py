@@ -14,7 +14,7 @@ from ganscale.evaluation.metrics.extractors import DigitExtractor, Observed
 from ganscale.evaluation.metrics.scores import Reference, Setting, compute
 from ganscale.parallel.collectives import Replica
 
-COUNT = 1000
+COUNT = 500
 NAMES = ("frechet", "kid", "inception_score", "precision", "recall", "density", "coverage", "modes", "reverse_kl")
 
 # Better first; sets within a group are not told apart. A metric is listed with the damage that it claims to see.

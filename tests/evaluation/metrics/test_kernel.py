@@ -89,7 +89,7 @@ def _distance(real: Tensor, fake: Tensor) -> KernelDistance:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [3])
 def test_replicas_agree_with_one(fleet: Fleet, world_size: int) -> None:
     real, fake = draw(120, 5).float(), draw(150, 6, shift=0.2).float()
     alone = kernel_distance(real, fake, subsets=7, subset_size=50, seed=3)
