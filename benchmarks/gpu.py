@@ -60,7 +60,7 @@ SMOKE = {
 """Further overrides with `--smoke`: sizes for seconds on a CPU."""
 MODES = {
     "float32": (),
-    "tf32": (),
+    "tf32": ("train.tf32=true",),
     "bf16": ("train.precision=bfloat16",),
     "channels_last": ("train.channels_last=true",),
     "fd": ("penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_difference"),

@@ -10,7 +10,7 @@ import sys
 
 from ganscale.api import LAUNCHERS, Result, Trainer
 from ganscale.cli import DONE, FAILED, STOPPED, UNHEALTHY, Parser, command, fail, run_keys, split_words
-from ganscale.config import dump
+from ganscale.config import Config, ConfigError, dump
 from ganscale.tracking.console import show
 
 
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Train a GAN, data-parallel on any number of workers; the same command again resumes the run."
     parser = Parser("train", description, settings=text, keys=run_keys)
     parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | section.key=value")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved run, then stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run, then the memory that a worker will need")
     launcher = "what starts the workers: Ray (default), torchrun (default under torchrun), or this process alone"
     parser.add_argument("--launcher", choices=LAUNCHERS, default="auto", help=launcher)
     return parser
@@ -31,6 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     trainer = Trainer(*split_words(options.words), launcher=options.launcher)
     if options.dry_run:
         show(dump(trainer.config).rstrip("\n"))
+        show("\n".join(f"# {line}" for line in _memory(trainer.config)))
         return DONE
     result = trainer.fit()
     code = UNHEALTHY if result.diagnosis else DONE
@@ -44,6 +45,22 @@ def _run(options: argparse.Namespace) -> int:
             return fail(f"{run} stopped at {result.images:,} images; the same command resumes it{log}", code)
         show(summary(result))
     return code
+
+
+def _memory(config: Config) -> list[str]:
+    """What a worker needs, as lines of text."""
+    from ganscale.launch.local import pick_device
+    from ganscale.parallel.replica import Replica
+    from ganscale.training.build import build_source
+    from ganscale.training.memory import report
+
+    wanted = config.cluster.num_workers
+    workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
+    try:
+        device = pick_device(config)
+        return report(config, build_source(config, device), device, Replica(0, workers))
+    except ConfigError as error:  # no data or no GPU on this machine
+        return ["memory per worker: not known here", *str(error).splitlines()]
 
 
 def summary(result: Result) -> str:

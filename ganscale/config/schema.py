@@ -146,6 +146,13 @@ class Training(Section):
         default="float32",
         description="Arithmetic; bfloat16 is autocast: weights, norms, losses and penalties' sums stay float32.",
     )
+    tf32: bool = Field(
+        default=False, description="Let GPUs round the inputs of float32 products to 10 bits (TF32): faster."
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="Compute the activations of each block anew in the backward pass, to save memory; same result.",
+    )
     channels_last: bool = Field(default=False, description="Keep images and convolutions in NHWC order; often faster.")
     compile: bool = Field(
         default=False, description="Run both networks through torch.compile; not with exact gradient penalties."

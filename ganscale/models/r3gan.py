@@ -12,7 +12,7 @@ from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
 from ganscale.config.networks import feature_maps
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import ACTIVATIONS, MinibatchStddev, SelfAttention, activation_gain
+from ganscale.models.layers import ACTIVATIONS, Chain, MinibatchStddev, SelfAttention, activation_gain
 
 
 def _scale(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
@@ -118,7 +118,7 @@ class R3GANGenerator(Generator):
             layers += [Resample(up=True), *_stage(settings, side, above, len(levels))]
             width = above
         layers += [_point(width, geometry.shape[0]), ACTIVATIONS[settings.output]()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
@@ -149,7 +149,7 @@ class R3GANDiscriminator(Discriminator):
             layers += _stage(settings, side, below, len(levels))
             width = below
         layers.append(_scale(nn.Conv2d(width, width, levels[-1][0], groups=width, bias=False)))
-        self.layers = nn.Sequential(*layers)
+        self.layers = Chain(*layers)
         self.head = Head(width, settings.conditioning, self.num_classes, bias=False)
         _scale(self.head.logit)
 

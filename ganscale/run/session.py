@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.health.policy import Decision
@@ -31,8 +32,13 @@ from ganscale.tracking.console import Console
 from ganscale.tracking.jsonl import JsonlTracker, read_metrics
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
-from ganscale.training.build import Experiment, build
+from ganscale.training.build import Experiment, build, build_source
 from ganscale.training.loop import Tick, train
+from ganscale.training.memory import advice, is_out_of_memory, report
+
+
+class OutOfMemoryError(ExecutionError):
+    """The networks and their updates do not fit into a worker's memory."""
 
 
 @dataclass(frozen=True)
@@ -202,11 +208,13 @@ def run_worker(
     Raises:
         BusyError: another process writes to the run's folder.
         ConfigError: its checkpoint belongs to another run or network, or the folder was removed.
+        OutOfMemoryError: the device's memory does not suffice.
         RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
         OSError: the last checkpoint could not be saved.
     """
     replica, folder = Replica.current(), RunDir(path)
     torch.set_num_threads(config.cluster.cpus_per_worker)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
@@ -218,7 +226,11 @@ def run_worker(
         info = console.info if console else lambda _: None
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         info(f"building {config.model.generator.name} on {config.data.name} for {where}")
-        experiment = build(config, device=device, replica=replica)
+        source = build_source(config, device)
+        if console:
+            for line in report(config, source, device, replica):
+                info(line)
+        experiment = build(config, device=device, replica=replica, source=source)
         resume(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
         own: list[Callback] = []
@@ -237,6 +249,12 @@ def run_worker(
             lease=lease,
         )
         return _train(session, folder, info, start)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rows = max(stop - start for start, stop in replica.rows(config.train.batch_size, config.train.accumulation))
+        problem = f"out of memory on {device} with {rows} images at a time: {str(error).splitlines()[0]}"
+        raise OutOfMemoryError(f"{problem}\n  remedy: {advice(config, rows)}") from error
     finally:
         if lease:
             lease.release()

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
 from ganscale.config.section import is_conditional
@@ -15,6 +15,7 @@ from ganscale.data import Source, open_source
 from ganscale.losses import Targets
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
+from ganscale.models.layers import Chain
 from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.training.augment import Augmentation
@@ -82,12 +83,28 @@ def build_networks(
             torch.manual_seed(derive_seed(config.run.seed, f"init/{side}"))
             network = find(table, settings.name, key=f"model.{side}.name").make(settings, geometry)
         _check_network(network, f"model.{side}.name", settings.name)
+        if config.train.checkpoint_activations:
+            _recompute(network, settings.name)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     generator, discriminator = networks
     only_differences = find(LOSSES, config.loss.name, key="loss.name").boundary is None and config.penalty.drift == 0.0
     if only_differences and isinstance(discriminator, Discriminator):
         discriminator.drop_logit_bias()
     return generator, discriminator
+
+
+def _recompute(network: nn.Module, name: str) -> None:
+    """Let the backward pass compute activations anew.
+
+    Raises:
+        ConfigError: the network has no blocks.
+    """
+    chains = [module for module in network.children() if isinstance(module, Chain)]
+    if not chains:
+        remedy = f"use false, or let {name} hold its layers in a ganscale.models.layers.Chain"
+        raise ConfigError(f"{name} has no blocks", key="train.checkpoint_activations", value=True, remedy=remedy)
+    for chain in chains:
+        chain.recomputes = True
 
 
 _INEXACT = {
@@ -105,30 +122,29 @@ def _check_network(network: nn.Module, key: str, name: str) -> None:
                 raise ConfigError(problem, key=key, value=name, remedy=f"use {instead}")
 
 
-def build(config: Config, *, device: torch.device | str = "cpu", replica: Replica | None = None) -> Experiment:
+def build(
+    config: Config,
+    *,
+    device: torch.device | str = "cpu",
+    replica: Replica | None = None,
+    source: Source | None = None,
+) -> Experiment:
     """All objects of a run on this replica, at image 0.
 
     Args:
         config: the run.
         device: where it trains.
         replica: this process among the replicas; None for torch.distributed's.
+        source: the real examples, where they are open already.
     """
     device = torch.device(device)
     replica = replica or Replica.current()
-    source = build_source(config, device)
+    source = source or build_source(config, device)
     state = initial_state(config, source.shape, device, num_classes=source.num_classes)
     if config.train.compile:
         state.generator.compile()
         state.discriminator.compile()
-    step = _build_step(
-        config,
-        state.generator,
-        state.discriminator,
-        state.optimizer_g,
-        state.optimizer_d,
-        device=device,
-        replica=replica,
-    )
+    step = build_step(config, state, device=device, replica=replica)
     settings = config.model
     sampler = BatchSampler(
         source,
@@ -158,13 +174,19 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
         num_classes: of the data's labels.
     """
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
-    optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
+    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
     return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
 
 
-def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
-    """Fused Adam for each network; rates and betas are set again before every update, by the run's plan."""
+def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
+    """Fused Adam for each network; rates and betas are set again before every update, by the run's schedule.
+
+    Args:
+        config: the run.
+        generator: whose parameters the first one has.
+        discriminator: whose parameters the second one has.
+    """
     start = Schedule(config).controls(0)
     eps = config.optim.eps
     optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)
@@ -172,17 +194,15 @@ def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Mo
     return optimizer_g, optimizer_d
 
 
-def _build_step(
-    config: Config,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    optimizer_g: Optimizer,
-    optimizer_d: Optimizer,
-    *,
-    device: torch.device,
-    replica: Replica,
-) -> Step:
-    """The update with its objectives."""
+def build_step(config: Config, state: TrainState, *, device: torch.device, replica: Replica) -> Step:
+    """The update with its objectives.
+
+    Args:
+        config: the run.
+        state: networks and optimizers.
+        device: where random numbers are made.
+        replica: this process among the replicas.
+    """
     loss, augment = config.loss, config.augment
     packing = config.model.packing
     view = View(
@@ -192,7 +212,7 @@ def _build_step(
         packing=packing,
     )
     objective_d = DiscriminatorObjective(
-        discriminator,
+        state.discriminator,
         LOSSES[loss.name],
         view,
         targets=Targets(1.0 - loss.label_smoothing, loss.fake_label_smoothing),
@@ -202,7 +222,7 @@ def _build_step(
         sigma=config.penalty.sigma,
     )
     objective_g = GeneratorObjective(
-        discriminator,
+        state.discriminator,
         LOSSES[loss.name],
         view,
         class_weight=loss.class_weight,
@@ -210,11 +230,11 @@ def _build_step(
         batch_rows=config.train.batch_size // packing,
     )
     return Step(
-        generator,
+        state.generator,
         objective_d,
         objective_g,
-        optimizer_g,
-        optimizer_d,
+        state.optimizer_g,
+        state.optimizer_d,
         batch_size=config.train.batch_size,
         clip_grad_norm_g=config.optim.clip_grad_norm_g,
         clip_grad_norm_d=config.optim.clip_grad_norm_d,

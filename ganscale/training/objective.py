@@ -1,6 +1,7 @@
 """What D is trained on: the adversarial loss and the penalties, as one module with one forward."""
 
 from collections.abc import Callable, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -193,6 +194,7 @@ class DiscriminatorObjective(nn.Module):
         self.sigma = sigma
         self.fused = not uses_batch_statistics(discriminator)
         self._norms = batch_norms(discriminator)
+        self._recomputes = any(getattr(module, "recomputes", False) for module in discriminator.modules())
 
     def forward(
         self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: float, p: float
@@ -302,7 +304,7 @@ class DiscriminatorObjective(nn.Module):
 
     def _gradients_at(self, points: Tensor, labels: Tensor | None) -> Tensor:
         points = points.detach().requires_grad_(True)
-        with WithoutZeros():
+        with nullcontext() if self._recomputes else WithoutZeros():  # a recomputation would run without
             logits = self.discriminator(points, labels)
         return penalties.input_gradients(logits, points)[0]
 

@@ -136,7 +136,7 @@ def test_ray_workers_and_trials_know_the_users_classes_and_callbacks(script: Pat
     assert (script.parent / "marks").read_text() == "16\n32\n48\n"
     images, folder, status, best = ast.literal_eval(said.partition("RESULT ")[2].partition("\n")[0])
     expected = ast.literal_eval(said.partition("EXPECTED ")[2].partition("\n")[0])
-    assert (images, folder, status, best) == (48, "sweeps/two", ["complete"] * 2, expected)
+    assert (images, folder, status, best) == (48, str(script.parent / "sweeps" / "two"), ["complete"] * 2, expected)
 
 
 @pytest.mark.multiprocess

@@ -29,6 +29,7 @@ SCHEDULES = (
     "ema.rampup=0.05",
 )
 SPECTRAL = ("model.discriminator.spectral_norm=true", "model.generator.spectral_norm=true", "loss.name=hinge")
+RECOMPUTED = "train.checkpoint_activations=true"
 STDDEV = "model.discriminator.minibatch_stddev=true"
 LAZY = ("optim.d_steps=2", "penalty.r1=1", "penalty.r1_every=3", "penalty.gp=1", "penalty.gp_every=4")
 
@@ -64,6 +65,8 @@ CORNERS = {
     "clip_gradients": (*MLP, "optim.clip_grad_norm_d=0.1", "optim.clip_grad_norm_g=0.1", "loss.name=least_squares"),
     "schedules": (*MLP, *SCHEDULES),
     "lazy": (*MLP, *LAZY),
+    "checkpoint_activations": (*DCGAN, *PROJECTION, "model.generator.norm=batch", RECOMPUTED, "penalty.gp=1"),
+    "checkpoint_activations-stddev": (*R3GAN, *RPGAN, STDDEV, RECOMPUTED),
     "finite_difference": (*R3GAN, *RPGAN, *ESTIMATED, DIFFAUGMENT),
     "finite_difference-batch_norm-packing2": (
         *MLP,
@@ -92,6 +95,8 @@ RESUMES = {
     "schedules": (*MLP, *SCHEDULES),
     "spectral_norm": (*RESNET, *SPECTRAL),
     "lazy-mlp": (*MLP, "penalty.gp=1", "penalty.gp_every=4", "penalty.r1=1", "penalty.r1_every=4"),
+    "checkpoint_activations": (*DCGAN, *PROJECTION, "model.generator.norm=batch", RECOMPUTED, "penalty.gp=1"),
+    "checkpoint_activations-stddev": (*R3GAN, *RPGAN, STDDEV, RECOMPUTED),
     "finite_difference": (*R3GAN, *RPGAN, *ESTIMATED, "penalty.r1_every=3", "penalty.r2_every=2"),
     "lazy": (*R3GAN, *RPGAN, "penalty.r1_every=3", "penalty.r2_every=3", "penalty.gp=1", "penalty.gp_every=2"),
 }

@@ -23,12 +23,6 @@ METRICS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _no_other_console() -> None:
-    """Close the consoles that tests of failing runs left behind."""
-    gc.collect()
-
-
 @pytest.fixture
 def screen() -> Iterator[None]:
     """Log lines are shown."""
@@ -79,6 +73,7 @@ def test_the_time_left_follows_from_this_attempts_speed(tmp_path: Path, monkeypa
 def test_lines_go_to_the_file_and_if_wanted_to_the_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], echo: bool
 ) -> None:
+    gc.collect()  # consoles that tests of failing runs left behind
     path = tmp_path / "train.log"
     path.write_text("before\n")
     console = Console(path, echo=echo)

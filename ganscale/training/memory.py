@@ -1,0 +1,245 @@
+"""How much memory a worker will need, found before it trains: by two small iterations, counted operator by operator."""
+
+import os
+import resource
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ganscale.config import Config
+from ganscale.config.section import is_conditional
+from ganscale.data import Source
+from ganscale.parallel.replica import Replica
+from ganscale.training.batches import Batches
+from ganscale.training.build import DTYPES, build_step, initial_state
+from ganscale.training.objective import Batch
+from ganscale.training.schedules import Schedule
+from ganscale.training.step import Step
+
+FEW = 2
+"""Rows of D's input with which the smaller iteration is run."""
+
+
+class MemoryCounter(TorchDispatchMode):
+    """Counts the bytes of the tensors that operators make in the block, as long as they live.
+
+    What operators use inside themselves (workspaces of convolutions) is not seen.
+
+    Attributes:
+        live: bytes now.
+        trace: bytes after each operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.trace: list[int] = []
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operator and count the storages of its results (part of `TorchDispatchMode`)."""
+        result = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage() for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage() not in given:  # neither a view nor in place
+                self.count(tensor)
+        self.trace.append(self.live)
+        return result
+
+    def count(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, unless it is counted already.
+
+        Args:
+            tensor: any.
+        """
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class MemoryForecast:
+    """What one worker's networks and updates will need.
+
+    Attributes:
+        parameters_g: number of the generator's parameters.
+        parameters_d: number of the discriminator's parameters.
+        state: bytes of weights, moving average, gradients and Adam's moments.
+        activations: further bytes at the update's peak: activations, batches, temporary tensors.
+        rows: images of a micro-batch on this worker.
+    """
+
+    parameters_g: int
+    parameters_d: int
+    state: int
+    activations: int
+    rows: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the update's peak, without the data set and without the program itself."""
+        return self.state + self.activations
+
+
+def forecast(
+    config: Config,
+    shape: tuple[int, ...],
+    num_classes: int = 0,
+    *,
+    device: torch.device | None = None,
+    replica: Replica | None = None,
+) -> MemoryForecast:
+    """Count the bytes of an iteration in which every penalty is due.
+
+    It is run with few rows, and with twice as many; from both follows what each operator leaves alive with a worker's
+    own rows.
+
+    Args:
+        config: the run.
+        shape: of one example.
+        num_classes: of the data's labels.
+        device: where to run it; None for the CPU.
+        replica: the worker; None for the only one.
+    """
+    replica, packing = replica or Replica(), config.model.packing
+    device = torch.device("cpu") if device is None else device
+    shares = replica.rows(config.train.batch_size // packing, config.train.accumulation)
+    rows = packing * max(stop - start for start, stop in shares)
+    few = min(rows, FEW * packing)
+    state = initial_state(config, shape, device, num_classes=num_classes)
+    step = build_step(config, state, device=device, replica=Replica())
+    networks = (state.generator, state.discriminator)
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    trained = sum(_size(network.parameters()) for network in networks)
+    others = sum(_size(network.buffers()) for network in networks) + _size(state.ema.module.state_dict().values())
+    _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
+    traces = [_trace(config, step, shape, few * factor, device) for factor in (1, 2)]
+    slope = (rows - few) / few
+    peak = max(one + slope * (two - one) for one, two in zip(*traces, strict=True))
+    return MemoryForecast(*counts, 4 * trained + others, max(0, int(peak) - trained), rows)
+
+
+def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device: torch.device) -> list[int]:
+    """Bytes of gradients, batches and activations after each operator of an iteration by micro-batches of `rows`."""
+    dtype = DTYPES[config.train.precision]
+    labeled = is_conditional(config.model.generator) or is_conditional(config.model.discriminator)
+
+    def batch() -> Batch:
+        labels = torch.zeros(rows, dtype=torch.int64, device=device) if labeled else None
+        reals, z = (
+            torch.zeros(rows, *size, dtype=dtype, device=device) for size in (shape, (config.model.latent_dim,))
+        )
+        return Batch(reals, z, labels)
+
+    with MemoryCounter() as counter:
+        for parameter in (*step.g.parameters, *step.d.parameters):
+            if parameter.grad is not None:
+                counter.count(parameter.grad)
+        micros, updates = (min(2, number) for number in (config.train.accumulation, config.optim.d_steps))
+        batches = [[batch() for _ in range(micros)] for _ in range(updates)]
+        controls = Schedule(config).controls(0, augment_p=config.augment.p, details=True)
+        controls = replace(controls, penalties=controls.penalties[:1] * updates)
+        step(Batches(batches, None if config.train.reuse_fakes else [batch() for _ in range(micros)]), controls)
+    return counter.trace
+
+
+def report(config: Config, source: Source, device: torch.device, replica: Replica) -> list[str]:
+    """A worker's memory as lines of text, with advice where it does not fit.
+
+    Args:
+        config: the run.
+        source: its real examples, opened.
+        device: where it trains.
+        replica: the worker.
+    """
+    found = forecast(config, source.shape, source.num_classes, device=device, replica=replica)
+    others, room = resident(), _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        others, room = torch.cuda.memory_allocated(device), torch.cuda.mem_get_info(device)[1]
+    peak = found.peak + others + (_host_overhead(found.activations) if device.type == "cpu" else 0)
+    lines = [
+        f"memory per worker: {found.parameters_g:,} + {found.parameters_d:,} parameters; weights, gradients, moving "
+        f"average and Adam {_shown(found.state)}, activations of {found.rows} images {_shown(found.activations)}",
+        f"expected peak: {_shown(peak)} of {_shown(room)} on {device.type}, {_shown(others)} of it for "
+        f"{'the program and ' * (device.type == 'cpu')}the data set",
+    ]
+    if peak > room:
+        lines.append(f"this does not fit: {advice(config, found.rows)}")
+    return lines
+
+
+def advice(config: Config, rows: int) -> str:
+    """What to change so that a run needs less memory.
+
+    Args:
+        config: the run.
+        rows: images of a micro-batch on a worker.
+    """
+    train, ways = config.train, []
+    if rows > config.model.packing:
+        ways.append(f"train.accumulation={2 * train.accumulation} (fewer images at a time, same batch)")
+    if not train.checkpoint_activations:
+        ways.append("train.checkpoint_activations=true (same result, slower)")
+    if train.precision != "bfloat16":
+        ways.append("train.precision=bfloat16")
+    return ", ".join(["use more workers", *ways]) + ", or smaller networks"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host.
+
+    Args:
+        error: raised by torch or Python.
+    """
+    # torch's allocator of the host raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator: " in str(error)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, at its most
+
+
+def _host_overhead(activations: int) -> int:
+    """What a process grows by beyond its tensors: copies that convolutions work on, and gaps between allocations.
+
+    As measured for seven runs with 50 MiB to 7 GiB of activations; glibc returns allocations above 32 MiB at once.
+    """
+    return min(activations, 110 * 2**20 + activations // 8)
+
+
+def _host_memory() -> int:
+    """Bytes of this machine, or of this container."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(text)) if text.isdigit() else total
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
