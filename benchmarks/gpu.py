@@ -65,12 +65,16 @@ MODES = {
     "channels_last": ("train.channels_last=true",),
     "fd": ("penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_difference"),
     "compile": ("train.compile=true",),
+    "graphs": ("train.cuda_graphs=true",),
 }
 """Overrides of the parts of a mode; a mode is some of them, joined by +."""
-PLAIN = ("float32", "tf32", "bf16", "channels_last", "bf16+channels_last", "compile", "compile+bf16+channels_last")
+PLAIN = (
+    *("float32", "tf32", "graphs", "bf16", "channels_last", "bf16+channels_last", "graphs+bf16+channels_last"),
+    *("compile", "compile+bf16+channels_last"),
+)
 PENALIZED = (
-    *("float32", "tf32", "bf16+channels_last", "fd", "fd+bf16", "fd+bf16+channels_last"),
-    *("compile+fd", "compile+fd+bf16+channels_last"),
+    *("float32", "tf32", "graphs", "bf16+channels_last", "fd", "fd+bf16", "fd+bf16+channels_last"),
+    *("graphs+fd+bf16+channels_last", "compile+fd", "compile+fd+bf16+channels_last"),
 )
 
 
@@ -94,7 +98,7 @@ Piece = Callable[[Setup], dict[str, Any]]
 
 def pieces() -> dict[str, Piece]:
     """All pieces by name, the most important first."""
-    found: dict[str, Piece] = {"peak": _peak, "resume": _resume}
+    found: dict[str, Piece] = {"peak": _peak, "resume": _resume, "tests": _tests}
     for run in RUNS:
         for mode in PENALIZED if run.startswith("r3gan") else PLAIN:
             found[f"{run} {mode}"] = lambda setup, run=run, mode=mode: _speed(setup, run, mode)
@@ -193,6 +197,18 @@ def _peak(setup: Setup) -> dict[str, Any]:
             best = min(best, (time.perf_counter() - started) / 4)
         found[name] = 2 * size**3 / best
     return found
+
+
+def _tests(setup: Setup) -> dict[str, Any]:
+    """The tests marked gpu, which skip without one."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"]
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    lines = done.stdout.splitlines()
+    if done.returncode:
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or done.stderr.splitlines()[-1:]
+        raise RuntimeError("; ".join([*lines[-1:], *failed]))
+    return {"summary": lines[-1]}
 
 
 def _resume(setup: Setup) -> dict[str, Any]:
@@ -321,6 +337,8 @@ def _table(content: dict[str, Any]) -> Iterator[str]:
         )
     if "resume" in found:
         yield f"Killed and resumed: {found['resume'].get('error', 'the same bits')}\n"
+    if "tests" in found:
+        yield f"Tests: {found['tests'].get('error') or found['tests']['summary']}\n"
     yield "| run | mode | images/s | ms/iteration p50 (p90) | over float32 | peak memory | of peak | warm-up |"
     yield "|---|---|---|---|---|---|---|---|"
     for name, piece in found.items():
@@ -361,6 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     wanted = [word.strip() for word in options.pieces.split(",") if word.strip()]
     names = [name for name in pieces() if not wanted or any(name.startswith(word) for word in wanted)]
+    if options.device == "cpu":
+        names = [name for name in names if "graphs" not in name]
     if not names:
         print(f"error: --pieces = {options.pieces}: no such piece\n  remedy: use some of {', '.join(pieces())}")
         return REFUSED

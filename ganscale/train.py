@@ -21,7 +21,9 @@ def make_parser() -> argparse.ArgumentParser:
     description = "Train a GAN, data-parallel on any number of workers; the same command again resumes the run."
     parser = Parser("train", description, settings=text, keys=run_keys)
     parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | section.key=value")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved run, then the memory that a worker will need")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved run, then the memory that a worker will need"
+    )
     launcher = "what starts the workers: Ray (default), torchrun (default under torchrun), or this process alone"
     parser.add_argument("--launcher", choices=LAUNCHERS, default="auto", help=launcher)
     return parser

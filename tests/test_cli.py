@@ -42,7 +42,10 @@ def test_every_help_and_dry_run_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert all(word in done.stdout for word in ("optim.lr_g=", "--truncation PSI", "batch_size: 64\n", "# measured here\n", "0000  "))
+    assert all(
+        word in done.stdout
+        for word in ("optim.lr_g=", "--truncation PSI", "batch_size: 64\n", "# measured here\n", "0000  ")
+    )
 
 
 def test_the_console_script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from ganscale.config.errors import ConfigError
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS
+from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find
@@ -227,6 +228,14 @@ def _check_arithmetic(config: Config) -> None:
             remedy=f"use false, or penalty.{twice[0]}_mode = finite_difference"
             if twice[0] in ("r1", "r2")
             else f"use false, or penalty.{twice[0]} = 0",
+        )
+
+    if config.train.cuda_graphs and isinstance(config.optim.beta2, Scheduled):
+        raise ConfigError(
+            "a CUDA graph keeps Adam's betas, which optim.beta2 changes",
+            key="train.cuda_graphs",
+            value=True,
+            remedy="use false, or a number for optim.beta2",
         )
 
 

@@ -151,11 +151,15 @@ class Training(Section):
     )
     checkpoint_activations: bool = Field(
         default=False,
-        description="Compute the activations of each block anew in the backward pass, to save memory; same result.",
+        description="Compute the activations of each block again in the backward pass, to save memory; same result.",
     )
     channels_last: bool = Field(default=False, description="Keep images and convolutions in NHWC order; often faster.")
     compile: bool = Field(
         default=False, description="Run both networks through torch.compile; not with exact gradient penalties."
+    )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="Record iterations as CUDA graphs and replay them: faster for small networks; one worker.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to train; auto takes a GPU if there is one."

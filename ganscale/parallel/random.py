@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,9 @@ class Stream:
         self._start, self._whitening = _keys(seed, name)
         self._ramp: Tensor | None = None
 
-    def bits(self, start: int, stop: int, words: int, times: int = 1, every: int = 0) -> Tensor:
+    def bits(
+        self, start: int, stop: int, words: int, times: int = 1, every: int = 0, offset: Tensor | None = None
+    ) -> Tensor:
         """Random 64-bit words of rows: int64 `[times * (stop - start), words]`.
 
         Args:
@@ -81,12 +84,15 @@ class Stream:
             words: words in each row.
             times: how many such ranges of rows, one after another in the result.
             every: rows from the start of one range to the start of the next.
+            offset: int64 `[]`, added to both rows: what a CUDA graph reads where an int would stay what it was.
         """
         count = (stop - start) * words
         if self._ramp is None or self._ramp.numel() < count:
             self._ramp = torch.arange(count, device=self.device) * _signed(_GAMMA)
         first = _signed(self._start + (start * words + 1) * _GAMMA)
         counters = self._ramp[:count] + first
+        if offset is not None:
+            counters += offset * _signed(words * _GAMMA)
         if times > 1:
             starts = torch.arange(times, device=self.device) * _signed(every * words * _GAMMA)
             counters = starts.unsqueeze(1) + counters
@@ -100,6 +106,7 @@ class Stream:
         dtype: torch.dtype = torch.float32,
         times: int = 1,
         every: int = 0,
+        offset: Tensor | None = None,
     ) -> Tensor:
         """Uniform numbers in [0, 1) with 24 random bits: `[times * (stop - start), *shape]`.
 
@@ -110,10 +117,11 @@ class Stream:
             dtype: of the numbers.
             times: as for `bits`.
             every: as for `bits`.
+            offset: as for `bits`.
         """
         size = math.prod(shape)
         words = (size + 1) // 2
-        high, low = self._halves(start, stop, words, dtype, times, every)
+        high, low = self._halves(dtype, start, stop, words, times, every, offset)
         both = torch.cat((high, low), dim=1) if size > 1 else high
         return both[:, :size].reshape(-1, *shape).mul_(2.0**-24)
 
@@ -125,6 +133,7 @@ class Stream:
         dtype: torch.dtype = torch.float32,
         times: int = 1,
         every: int = 0,
+        offset: Tensor | None = None,
     ) -> Tensor:
         """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[times * (stop - start), *shape]`.
 
@@ -135,10 +144,11 @@ class Stream:
             dtype: of the numbers.
             times: as for `bits`.
             every: as for `bits`.
+            offset: as for `bits`.
         """
         size = math.prod(shape)
         words = (size + 1) // 2
-        high, low = self._halves(start, stop, words, dtype, times, every)
+        high, low = self._halves(dtype, start, stop, words, times, every, offset)
         radius = high.add_(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
         angle = low.mul_(2.0 * math.pi * 2.0**-24)
         both = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
@@ -167,11 +177,9 @@ class Stream:
         words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
         return _scaled(words, high)
 
-    def _halves(
-        self, start: int, stop: int, words: int, dtype: torch.dtype, times: int, every: int
-    ) -> tuple[Tensor, Tensor]:
-        """Two independent 24-bit numbers of each word, as floats: as `bits`."""
-        bits = self.bits(start, stop, words, times, every)
+    def _halves(self, dtype: torch.dtype, *rows: Any) -> tuple[Tensor, Tensor]:
+        """Two independent 24-bit numbers of each word that `bits` makes of its arguments, as floats."""
+        bits = self.bits(*rows)
         high = ((bits >> 40) & 0xFFFFFF).to(dtype)
         return high, bits.bitwise_and_(0xFFFFFF).to(dtype)
 

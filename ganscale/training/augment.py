@@ -138,18 +138,19 @@ class Augmentation:
         self.names = [name for name in TRANSFORMS if name in names]
         self.num_numbers = _NUMBERS * len(self.names)
 
-    def __call__(self, x: Tensor, u: Tensor, p: float) -> Tensor:
+    def __call__(self, x: Tensor, u: Tensor, p: float | Tensor) -> Tensor:
         """Transform images.
 
         Args:
             x: `[N, C, H, W]`.
             u: uniform in [0, 1), `[N, num_numbers]`.
-            p: probability of each transform for each image.
+            p: probability of each transform for each image; a tensor `[]` is below 1.
         """
         for index, name in enumerate(self.names):
             whether, *how = u[:, _NUMBERS * index : _NUMBERS * (index + 1)].unbind(1)
             changed = TRANSFORMS[name](x, torch.stack(how, 1))
-            x = changed if p >= 1.0 else torch.where((whether < p).view(-1, 1, 1, 1), changed, x)
+            certain = not isinstance(p, Tensor) and p >= 1.0
+            x = changed if certain else torch.where((whether < p).view(-1, 1, 1, 1), changed, x)
         return x
 
 

@@ -20,6 +20,7 @@ from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.training.augment import Augmentation
 from ganscale.training.batches import BatchSampler
+from ganscale.training.cuda_graph import GraphedStep, StepFunction
 from ganscale.training.ema import MovingAverage
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.training.schedules import Schedule
@@ -32,11 +33,12 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run's objects on one replica."""
+    """A run's objects on one replica; `iterate` runs `step`, or replays its CUDA graphs."""
 
     config: Config
     state: TrainState
     step: Step
+    iterate: StepFunction
     sampler: BatchSampler
     schedule: Schedule
     device: torch.device
@@ -94,7 +96,7 @@ def build_networks(
 
 
 def _recompute(network: nn.Module, name: str) -> None:
-    """Let the backward pass compute activations anew.
+    """Let the backward pass compute activations again.
 
     Raises:
         ConfigError: the network has no blocks.
@@ -145,6 +147,8 @@ def build(
         state.generator.compile()
         state.discriminator.compile()
     step = build_step(config, state, device=device, replica=replica)
+    if config.train.cuda_graphs:
+        _check_graphs(device, replica)
     settings = config.model
     sampler = BatchSampler(
         source,
@@ -161,7 +165,15 @@ def build(
         device=device,
         dtype=DTYPES[config.train.precision],
     )
-    return Experiment(config, state, step, sampler, Schedule(config), device)
+    iterate = GraphedStep(step, device) if config.train.cuda_graphs else step
+    return Experiment(config, state, step, iterate, sampler, Schedule(config), device)
+
+
+def _check_graphs(device: torch.device, replica: Replica) -> None:
+    """Refuse CUDA graphs where there are none."""
+    problem = "needs a GPU" if device.type != "cuda" else "works with one worker" if replica.world_size > 1 else ""
+    if problem:
+        raise ConfigError(problem, key="train.cuda_graphs", value=True, remedy="use false")
 
 
 def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, *, num_classes: int = 0) -> TrainState:

@@ -84,7 +84,7 @@ def train(
         until: length of the run in images.
         stop_signal: called before each iteration; whether to yield a tick after it, at which the caller may stop.
     """
-    state, step, sampler, schedule = experiment.state, experiment.step, experiment.sampler, experiment.schedule
+    state, sampler, schedule = experiment.state, experiment.sampler, experiment.schedule
     rule = schedule.adaptive
     window = Window()
     while state.images < until:
@@ -98,7 +98,7 @@ def train(
         controls = schedule.controls(
             state.images, state.rollbacks, augment_p=state.augment_p, details=bool(names) or adapts
         )
-        statistics = step(batches, controls)
+        statistics = experiment.iterate(batches, controls)
         if rule is not None and adapts:
             state.augment_p = next_p(
                 state.augment_p, sign_mean(statistics), rule.every * sampler.images_per_iteration, rule

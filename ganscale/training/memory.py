@@ -132,7 +132,7 @@ def forecast(
     traces = [_trace(config, step, shape, few * factor, device) for factor in (1, 2)]
     slope = (rows - few) / few
     peak = max(one + slope * (two - one) for one, two in zip(*traces, strict=True))
-    return MemoryForecast(*counts, 4 * trained + others, max(0, int(peak) - trained), rows)
+    return MemoryForecast(counts[0], counts[1], 4 * trained + others, max(0, int(peak) - trained), rows)
 
 
 def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device: torch.device) -> list[int]:

@@ -15,7 +15,7 @@ from ganscale.models.layers import WithoutZeros, batch_norms, frozen_statistics,
 from ganscale.parallel.collectives import all_reduce_sum
 from ganscale.parallel.random import Stream
 from ganscale.training.augment import Augmentation
-from ganscale.training.schedules import PenaltyWeights
+from ganscale.training.schedules import Number, PenaltyWeights, is_on
 
 
 class Batch(NamedTuple):
@@ -25,13 +25,13 @@ class Batch(NamedTuple):
         reals: images `[N, C, H, W]` or points `[N, 2]`.
         z: latents `[N, latent_dim]`.
         labels: classes `[N]`, or None.
-        position: global index of the first row, from which all its random numbers follow.
+        position: global index of the first row, from which all its random numbers follow; int64 `[]` in a CUDA graph.
     """
 
     reals: Tensor
     z: Tensor
     labels: Tensor | None = None
-    position: int = 0
+    position: int | Tensor = 0
 
 
 class Draws:
@@ -47,7 +47,9 @@ class Draws:
         self._device = device
         self._streams: dict[str, Stream] = {}
 
-    def uniform(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def uniform(
+        self, purpose: str, position: int | Tensor, shape: torch.Size | tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
         """Uniform numbers in [0, 1): `shape`.
 
         Args:
@@ -56,9 +58,14 @@ class Draws:
             shape: its first entry counts the rows.
             dtype: of the numbers.
         """
-        return self._stream(purpose).uniform(position, position + shape[0], shape[1:], dtype)
+        stream = self._stream(purpose)
+        if isinstance(position, Tensor):
+            return stream.uniform(0, shape[0], shape[1:], dtype, offset=position)
+        return stream.uniform(position, position + shape[0], shape[1:], dtype)
 
-    def normal(self, purpose: str, position: int, shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def normal(
+        self, purpose: str, position: int | Tensor, shape: torch.Size | tuple[int, ...], dtype: torch.dtype
+    ) -> Tensor:
         """Standard normal numbers: `shape`.
 
         Args:
@@ -67,7 +74,10 @@ class Draws:
             shape: its first entry counts the rows.
             dtype: of the numbers.
         """
-        return self._stream(purpose).normal(position, position + shape[0], shape[1:], dtype)
+        stream = self._stream(purpose)
+        if isinstance(position, Tensor):
+            return stream.normal(0, shape[0], shape[1:], dtype, offset=position)
+        return stream.normal(position, position + shape[0], shape[1:], dtype)
 
     def _stream(self, purpose: str) -> Stream:
         if purpose not in self._streams:
@@ -91,7 +101,7 @@ class View:
     packing: int = 1
     channels_last: bool = False
 
-    def __call__(self, x: Tensor, purpose: str, position: int, *, noise: float, p: float) -> Tensor:
+    def __call__(self, x: Tensor, purpose: str, position: int | Tensor, *, noise: Number, p: Number) -> Tensor:
         """D's input for examples.
 
         Args:
@@ -104,10 +114,10 @@ class View:
         Returns:
             `[N / packing, packing * C, ...]`.
         """
-        if self.augmentation and p > 0.0:
+        if self.augmentation and is_on(p):
             u = self.draws.uniform(f"augment/{purpose}", position, (x.shape[0], self.augmentation.num_numbers), x.dtype)
             x = self.augmentation(x, u, p)
-        if noise > 0.0:
+        if is_on(noise):
             x = x + noise * self.draws.normal(f"noise/{purpose}", position, x.shape, x.dtype)
         x = pack(x, self.packing)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
@@ -197,7 +207,7 @@ class DiscriminatorObjective(nn.Module):
         self._recomputes = any(getattr(module, "recomputes", False) for module in discriminator.modules())
 
     def forward(
-        self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: float, p: float
+        self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: Number, p: Number
     ) -> DiscriminatorOutput:
         """Loss and penalties of D on `batch.reals` and `fakes`, summed over rows and multiplied by `scale`.
 
@@ -210,7 +220,7 @@ class DiscriminatorObjective(nn.Module):
             p: probability of each transform.
         """
         reals = batch.reals
-        due = {name for name in ("r1", "r2") if getattr(weights, name)}
+        due = {name for name in ("r1", "r2") if is_on(getattr(weights, name))}
         exact = due - self.estimated
         if "r1" in exact:
             reals = reals.detach().requires_grad_(True)
@@ -284,16 +294,16 @@ class DiscriminatorObjective(nn.Module):
             values["r1"] = penalties.zero_centered(pack(penalties.input_gradients(real_logits, reals)[0], packing))
         elif "r2" in exact:
             values["r2"] = penalties.zero_centered(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
-        if weights.gp:
+        if is_on(weights.gp):
             share = self._share("penalty/gp", batch)
             points = penalties.interpolate(pack(batch.reals, packing), pack(fakes.detach(), packing), share)
             values["gp"] = self.one_centered(self._gradients_at(points, batch.labels))
-        if weights.dragan:
+        if is_on(weights.dragan):
             share = self._share("penalty/dragan", batch)
             noise = self.view.draws.uniform("penalty/dragan/noise", batch.position, reals.shape, reals.dtype)
             points = penalties.perturb(pack(batch.reals, packing), pack(noise, packing), share)
             values["dragan"] = self.one_centered(self._gradients_at(points, batch.labels))
-        if weights.drift:
+        if is_on(weights.drift):
             values["drift"] = penalties.drift(real_logits)
         return values
 
@@ -338,7 +348,7 @@ class GeneratorObjective:
         self.feature_matching = feature_matching
         self.batch_rows = batch_rows
 
-    def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: float, p: float) -> Tensor:
+    def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: Number, p: Number) -> Tensor:
         """This replica's share of G's objective: `[]`.
 
         Args:

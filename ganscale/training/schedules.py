@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 from ganscale.health.policy import rate_scale
@@ -28,15 +30,28 @@ def value(setting: float | Scheduled, images: int) -> float:
     return setting.start + (setting.end - setting.start) * share
 
 
+Number = float | Tensor
+"""A value of an iteration: a float, or inside a CUDA graph, where a float would stay what it was, a tensor `[]`."""
+
+
+def is_on(value: Number) -> bool:
+    """Whether a weight, a probability or a deviation has an effect; only values that have one become tensors.
+
+    Args:
+        value: at least 0.
+    """
+    return isinstance(value, Tensor) or value > 0.0
+
+
 @dataclass(frozen=True)
 class PenaltyWeights:
     """Weights of one D update; a lazy penalty has its weight times its interval when due and 0 otherwise."""
 
-    gp: float = 0.0
-    r1: float = 0.0
-    r2: float = 0.0
-    dragan: float = 0.0
-    drift: float = 0.0
+    gp: Number = 0.0
+    r1: Number = 0.0
+    r2: Number = 0.0
+    dragan: Number = 0.0
+    drift: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,13 +69,13 @@ class Controls:
         details: whether to return `Statistics.sums` and gradient norms.
     """
 
-    lr_g: float
-    lr_d: float
+    lr_g: Number
+    lr_d: Number
     betas_g: tuple[float, float]
     betas_d: tuple[float, float]
-    noise: float
+    noise: Number
     penalties: tuple[PenaltyWeights, ...]
-    augment_p: float = 0.0
+    augment_p: Number = 0.0
     details: bool = False
 
 

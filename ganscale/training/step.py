@@ -20,7 +20,7 @@ from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
 from ganscale.training.batches import Batches
 from ganscale.training.objective import Batch, DiscriminatorObjective, GeneratorObjective
-from ganscale.training.schedules import Controls, PenaltyWeights
+from ganscale.training.schedules import Controls, Number, PenaltyWeights
 from ganscale.training.statistics import Statistics, add_to, batch_sums, gradient_norm
 
 
@@ -53,7 +53,7 @@ class Side:
         self.norms = batch_norms(network)
         self._spectral = spectral_norms(network)
 
-    def apply(self, rate: float, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
+    def apply(self, rate: Number, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
         """Clip, step and keep the weights in bounds; return the gradient norm before clipping where it was measured.
 
         Args:

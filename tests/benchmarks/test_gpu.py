@@ -16,6 +16,8 @@ PAIRS = [tuple(name.split(" ")) for name in gpu.pieces() if " " in name and not 
 def test_every_mode_is_a_valid_run(run: str, mode: str, smoke: bool) -> None:
     config = load(None, gpu.overrides(run, mode, smoke=smoke, device="cpu"))
     assert config.train.compile == ("compile" in mode)
+    assert config.train.cuda_graphs == ("graphs" in mode)
+    assert config.train.tf32 == (mode == "tf32")
     assert (config.penalty.r1_mode == "finite_difference") == ("fd" in mode)
     assert config.train.precision == ("bfloat16" if "bf16" in mode else "float32")
 

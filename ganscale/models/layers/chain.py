@@ -13,7 +13,7 @@ class Chain(nn.Sequential):
     """`nn.Sequential` that also hands the labels to those layers whose `takes_labels` is true.
 
     Attributes:
-        recomputes: whether the backward pass computes activations anew instead of keeping them (Chen et al. 2016): of
+        recomputes: whether the backward pass computes activations again instead of keeping them (Chen et al. 2016): of
             each block, which begins with a layer that has weights, only the input is kept. The numbers stay the same.
     """
 
