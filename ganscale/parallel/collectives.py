@@ -2,7 +2,8 @@
 
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,9 +40,25 @@ class _AllReduceSum(torch.autograd.Function):
         return _AllReduceSum.apply(gradients[0])  # pyright: ignore[reportReturnType]
 
 
+class _Alone:
+    """Whether `alone` is in force, in all threads: backward passes have their own."""
+
+    active = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process compute in the block as if it were the only replica: it sends nothing and waits for nobody."""
+    _Alone.active = True
+    try:
+        yield
+    finally:
+        _Alone.active = False
+
+
 def num_replicas() -> int:
-    """Replicas in torch.distributed's default group; 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Replicas in torch.distributed's default group; 1 without one, and in the block of `alone`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _Alone.active else 1
 
 
 class _Neighbors:

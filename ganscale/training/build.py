@@ -141,7 +141,7 @@ def build(
     """
     device = torch.device(device)
     replica = replica or Replica.current()
-    source = source or build_source(config, device)
+    source = build_source(config, device) if source is None else source
     state = initial_state(config, source.shape, device, num_classes=source.num_classes)
     if config.train.compile:
         state.generator.compile()

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ganscale.config import Config
+from ganscale.config import Config, ConfigError
 from ganscale.config.section import is_conditional
 from ganscale.data import Source
+from ganscale.parallel.collectives import alone
 from ganscale.parallel.replica import Replica
 from ganscale.training.batches import Batches
 from ganscale.training.build import DTYPES, build_step, initial_state
@@ -105,7 +106,7 @@ def forecast(
     device: torch.device | None = None,
     replica: Replica | None = None,
 ) -> MemoryForecast:
-    """Count the bytes of an iteration in which every penalty is due.
+    """Count the bytes of an iteration in which every penalty is due; one replica may do it without the others.
 
     It is run with few rows, and with twice as many; from both follows what each operator leaves alive with a worker's
     own rows.
@@ -128,10 +129,12 @@ def forecast(
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
     trained = sum(_size(network.parameters()) for network in networks)
     others = sum(_size(network.buffers()) for network in networks) + _size(state.ema.module.state_dict().values())
-    _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
-    traces = [_trace(config, step, shape, few * factor, device) for factor in (1, 2)]
-    slope = (rows - few) / few
-    peak = max(one + slope * (two - one) for one, two in zip(*traces, strict=True))
+    with alone():
+        _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
+        fewer, more = (_trace(config, step, shape, few * factor, device) for factor in (1, 2))
+    if len(fewer) != len(more):  # a network of the user's own, whose operators depend on the number of rows
+        fewer, more = [max(fewer)], [max(more)]
+    peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
     return MemoryForecast(counts[0], counts[1], 4 * trained + others, max(0, int(peak) - trained), rows)
 
 
@@ -168,7 +171,12 @@ def report(config: Config, source: Source, device: torch.device, replica: Replic
         device: where it trains.
         replica: the worker.
     """
-    found = forecast(config, source.shape, source.num_classes, device=device, replica=replica)
+    try:
+        found = forecast(config, source.shape, source.num_classes, device=device, replica=replica)
+    except ConfigError:
+        raise
+    except Exception as error:  # a network of the user's own that does not take so few rows: the run may still work
+        return [f"memory per worker: not known: {type(error).__name__}: {error}"]
     others, room = resident(), _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if device.type == "cuda":
         torch.cuda.empty_cache()

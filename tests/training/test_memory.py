@@ -17,6 +17,7 @@ from ganscale.train import main
 from ganscale.training import memory
 from ganscale.training.build import build_source, build_step, initial_state
 from ganscale.training.memory import MemoryCounter, MemoryForecast, advice, forecast, is_out_of_memory, report
+from tests.fleet import Fleet
 from tests.processes import ROOT
 from tests.runs import BATCH_NORM, DCGAN, MLP, QUIET, R3GAN, RESNET
 
@@ -92,6 +93,36 @@ def test_a_worker_of_several_has_fewer_rows() -> None:
     assert (alone.rows, share.rows) == (48, 16)
     assert share.activations < 0.4 * alone.activations
     assert share.state == alone.state
+
+
+TOGETHER = (*DCGAN, *BATCH_NORM, "model.discriminator.minibatch_stddev=true", "loss.feature_matching=1")
+
+
+def _on_rank_zero(overrides: tuple[str, ...]) -> int | None:
+    """Only rank 0 forecasts; all of them meet again afterwards."""
+    found = None
+    if torch.distributed.get_rank() == 0:
+        found = forecast(load(overrides=overrides), (1, 16, 16), replica=Replica(0, 3)).activations
+    torch.distributed.barrier()
+    return found
+
+
+@pytest.mark.multiprocess
+def test_a_replica_forecasts_without_the_others(fleet: Fleet) -> None:
+    """Whatever would sum over replicas."""
+    found, *others = fleet.run(_on_rank_zero, 3, TOGETHER, timeout=60.0)
+    assert found == forecast(load(overrides=TOGETHER), (1, 16, 16), replica=Replica(0, 3)).activations
+    assert others == [None, None]
+
+
+def test_a_forecast_that_fails_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> MemoryForecast:
+        raise IndexError("at least five rows")
+
+    monkeypatch.setattr(memory, "forecast", fails)
+    config = load(overrides=MLP)
+    (line,) = report(config, build_source(config, CPU), CPU, Replica())
+    assert line == "memory per worker: not known: IndexError: at least five rows"
 
 
 def test_recomputed_activations_take_less() -> None:
