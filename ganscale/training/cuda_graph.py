@@ -90,9 +90,7 @@ class GraphedStep:
         self._seen: dict[Key, int] = {}
         self._graphs: dict[Key, _Graph] = {}
         self._works = True
-        for side in (step.g, step.d):
-            for group in side.optimizer.param_groups:
-                group["capturable"] = device.type == "cuda"  # else Adam refuses to be recorded
+        self._moments: list[Tensor] = []
 
     def __call__(self, batches: Batches, controls: Controls) -> Statistics:
         """Run one iteration.
@@ -104,7 +102,10 @@ class GraphedStep:
         controls = replace(controls, lr_g=_float32(controls.lr_g), lr_d=_float32(controls.lr_d))
         if controls.details or not self._works:
             return self.step(batches, controls)
-        key = _kind(batches, controls)
+        key, moments = _kind(batches, controls), self._state()
+        if any(old is not new for old, new in zip(self._moments, moments, strict=False)):
+            self._graphs.clear()  # a state was loaded: Adam's moments lie elsewhere
+        self._moments = moments
         graph = self._graphs.get(key)
         if graph is None:
             self._seen[key] = self._seen.get(key, 0) + 1
@@ -132,7 +133,14 @@ class GraphedStep:
             for each, position in zip(flat, positions, strict=True)
         ]
         inside = _with_tensors(controls, values)
-        replay, result = self._record(lambda: self.step(_shaped(fixed, batches), inside()))
+        groups = [group for side in (self.step.g, self.step.d) for group in side.optimizer.param_groups]
+        for group in groups:
+            group["capturable"] = True  # else Adam refuses to be recorded; fused, it computes the same
+        try:
+            replay, result = self._record(lambda: self.step(_shaped(fixed, batches), inside()))
+        finally:
+            for group in groups:
+                group["capturable"] = False  # as checkpoints have it
         return _Graph(fixed, values, positions, replay, result)
 
     def _fill(self, graph: _Graph, batches: Sequence[Batch], controls: Controls) -> None:
@@ -144,6 +152,11 @@ class GraphedStep:
                 fixed.labels.copy_(batch.labels, non_blocking=True)
         self._put(graph.values, _numbers(controls))
         self._put(graph.positions, [batch.position for batch in batches])
+
+    def _state(self) -> list[Tensor]:
+        """One tensor of each optimizer's state, of which loading a state makes new ones."""
+        states = [side.optimizer.state.get(side.parameters[0], {}) for side in (self.step.g, self.step.d)]
+        return [state["exp_avg"] for state in states if "exp_avg" in state]
 
     def _put(self, target: Tensor, numbers: Sequence[Number]) -> None:
         """Copy host numbers to the device without waiting for it."""

@@ -1,5 +1,6 @@
 """CUDA graphs, with a record that repeats a function on fixed tensors: what is not read from them stays as it was."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +114,29 @@ def test_there_is_one_graph_for_each_kind_of_iteration() -> None:
         pass
     assert records.made == 2
     assert records.replays == 39 - 2 * WARM_UP, "all but the warm-up and the last, which returns details"
+
+
+def test_a_loaded_state_gets_graphs_of_its_own() -> None:
+    """As after a rollback: Adam's moments are other tensors then."""
+    config = tiny(*MLP, "optim.lr_g=0.0009765625", "optim.lr_d=0.0009765625")  # in float32, too
+    experiment, records = graphed(build(config))
+    every = experiment.sampler.images_per_iteration
+    for _ in train(experiment, intervals={}, until=12 * every):
+        pass
+    assert records.made == 1
+    saved = copy.deepcopy(experiment.state.state_dict())
+    assert saved["optimizer_g"]["param_groups"][0]["capturable"] is False
+    experiment.state.load_state_dict(saved)
+    for _ in train(experiment, intervals={}, until=24 * every):
+        pass
+    assert records.made == 2
+    straight = build(config)
+    for _ in train(straight, intervals={}, until=12 * every):
+        pass
+    for _ in train(straight, intervals={}, until=24 * every):
+        pass
+    pairs = zip(experiment.state.generator.parameters(), straight.state.generator.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_rates_are_those_of_adams_kernel() -> None:
