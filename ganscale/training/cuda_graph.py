@@ -164,6 +164,11 @@ class GraphedStep:
         target.copy_(source, non_blocking=True)
 
 
+def _rate(value: Tensor) -> Tensor:
+    """As Adam's kernel reads it from memory, whatever the type of the weights."""
+    return value.float()
+
+
 def _float32(rate: Number) -> Number:
     return struct.unpack("f", struct.pack("f", rate))[0]
 
@@ -205,8 +210,8 @@ def _with_tensors(controls: Controls, values: Tensor) -> Callable[[], Controls]:
             penalties.append(replace(old, **{name: value for name, value in weights if is_on(getattr(old, name))}))
         return replace(
             controls,
-            lr_g=lr_g.float(),
-            lr_d=lr_d.float(),
+            lr_g=_rate(lr_g),
+            lr_d=_rate(lr_d),
             noise=noise if is_on(controls.noise) else 0.0,
             augment_p=controls.augment_p if controls.augment_p in (0.0, 1.0) else p,
             penalties=tuple(penalties),

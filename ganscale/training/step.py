@@ -5,8 +5,8 @@ are sums over this replica's rows divided by the *global* batch, so shares may b
 by the world size.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -200,10 +200,9 @@ class Step:
         """The G update; returns this replica's share of the loss, and the gradient norm."""
         self.g.optimizer.zero_grad(set_to_none=True)
         total = None
-        for parameter in self.d.parameters:
-            parameter.requires_grad_(False)
         for index, batch in enumerate(micros):
-            with _synchronized(self.g.parallel, index == len(micros) - 1), frozen_statistics(self.d.norms):
+            synchronized = _synchronized(self.g.parallel, index == len(micros) - 1)
+            with synchronized, frozen_statistics(self.d.norms), _constant(self.d.parameters):
                 PHASE.name = "G forward"
                 fake_rows = self._fakes_with_graph(batch) if fakes is None else fakes
                 with self._autocast():
@@ -211,8 +210,6 @@ class Step:
                 PHASE.name = "G backward"
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
-        for parameter in self.d.parameters:
-            parameter.requires_grad_(True)
         PHASE.name = "G optimizer"
         norm = self.g.apply(controls.lr_g, controls.betas_g, measure=controls.details)
         assert total is not None, "an update has at least one micro-batch"
@@ -225,6 +222,18 @@ class Step:
     def _fakes_without_graph(self, batch: Batch) -> Tensor:
         with torch.no_grad(), frozen_statistics(self.g.norms), self._autocast():
             return upcast(self.g.network(batch.z, batch.labels))
+
+
+@contextmanager
+def _constant(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Compute no gradients of these parameters in the block."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def _synchronized(module: nn.Module, last: bool) -> AbstractContextManager[None]:

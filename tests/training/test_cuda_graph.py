@@ -88,9 +88,9 @@ def run(experiment: Experiment, iterations: int = 24) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
 def test_replayed_iterations_are_the_eager_ones(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    # The rates of both runs are those that a graph can hold.
+    # On the CPU rates need not be rounded: both runs have the same.
     monkeypatch.setattr(cuda_graph, "_float32", lambda rate: rate)
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)
+    monkeypatch.setattr(cuda_graph, "_rate", lambda value: value)
     eager = build(tiny(*overrides))
     expected = run(eager)
     replayed, records = graphed(build(tiny(*overrides)))
@@ -152,12 +152,19 @@ def test_a_failed_record_is_said_once_and_iterations_run_eagerly(caplog: pytest.
 
     def fails(run: Callable[[], Statistics]) -> tuple[Callable[[], None], Statistics]:
         calls["record"] += 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(experiment.step, "objective_g", broken)
+            run()
+        raise AssertionError("not reached")
+
+    def broken(*_: object) -> Tensor:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     experiment = build(tiny(*MLP))
     experiment = replace(experiment, iterate=GraphedStep(experiment.step, torch.device("cpu"), fails))
     run(experiment)
     assert calls["record"] == 1
+    assert all(parameter.requires_grad for parameter in experiment.step.d.parameters)
     (record,) = [each for each in caplog.records if "cuda_graphs" in each.getMessage()]
     assert record.getMessage().endswith("operation not permitted when stream is capturing")
 
