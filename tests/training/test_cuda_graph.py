@@ -29,7 +29,7 @@ RUNS = {
     "dcgan-batch_norm": (*DCGAN, *BATCH_NORM),
     "d2-a2-fresh_fakes": (*DCGAN, "optim.d_steps=2", "train.accumulation=2", "train.reuse_fakes=false"),
     "wgan_gp": (*DCGAN, "loss.name=wasserstein", "loss.label_smoothing=0", "penalty.gp=10", "penalty.drift=0.001"),
-    "dragan-noise": (*RING, "penalty.dragan=1", "augment.noise=0.1"),
+    "dragan-noise": (*RING, "penalty.dragan=1", "augment.noise={start: 0, end: 0.3, over: 100, begin: 120}"),
     "lazy": (*MLP, "penalty.r1=1", "penalty.r1_every=3", "optim.d_steps=2"),
     "r3gan-finite_difference": (*R3GAN, *PAIRED, *ESTIMATED),
     "classes": (
