@@ -34,7 +34,7 @@ from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build, build_source
 from ganscale.training.loop import Tick, train
-from ganscale.training.memory import advice, is_out_of_memory, report
+from ganscale.training.memory import advice, is_out_of_memory, report, rows_at_a_time
 
 
 class OutOfMemoryError(ExecutionError):
@@ -252,7 +252,7 @@ def run_worker(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        rows = max(stop - start for start, stop in replica.rows(config.train.batch_size, config.train.accumulation))
+        rows = rows_at_a_time(config, replica)
         problem = f"out of memory on {device} with {rows} images at a time: {str(error).splitlines()[0]}"
         raise OutOfMemoryError(f"{problem}\n  remedy: {advice(config, rows)}") from error
     finally:

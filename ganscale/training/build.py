@@ -186,19 +186,13 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
         num_classes: of the data's labels.
     """
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
-    optimizer_g, optimizer_d = build_optimizers(config, generator, discriminator)
+    optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
     return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
 
 
-def build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
-    """Fused Adam for each network; rates and betas are set again before every update, by the run's schedule.
-
-    Args:
-        config: the run.
-        generator: whose parameters the first one has.
-        discriminator: whose parameters the second one has.
-    """
+def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
+    """Fused Adam for each network; rates and betas are set again before every update, by the run's schedule."""
     start = Schedule(config).controls(0)
     eps = config.optim.eps
     optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)

@@ -120,8 +120,7 @@ def forecast(
     """
     replica, packing = replica or Replica(), config.model.packing
     device = torch.device("cpu") if device is None else device
-    shares = replica.rows(config.train.batch_size // packing, config.train.accumulation)
-    rows = packing * max(stop - start for start, stop in shares)
+    rows = rows_at_a_time(config, replica)
     few = min(rows, FEW * packing)
     state = initial_state(config, shape, device, num_classes=num_classes)
     step = build_step(config, state, device=device, replica=Replica())
@@ -136,6 +135,18 @@ def forecast(
         fewer, more = [max(fewer)], [max(more)]
     peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
     return MemoryForecast(counts[0], counts[1], 4 * trained + others, max(0, int(peak) - trained), rows)
+
+
+def rows_at_a_time(config: Config, replica: Replica) -> int:
+    """Images of a worker's largest micro-batch.
+
+    Args:
+        config: the run.
+        replica: the worker.
+    """
+    packing = config.model.packing
+    shares = replica.rows(config.train.batch_size // packing, config.train.accumulation)
+    return packing * max(stop - start for start, stop in shares)
 
 
 def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device: torch.device) -> list[int]:
