@@ -122,7 +122,7 @@ class Evaluator:
             extractor=self.extractor.name,
             extractor_sha256=self.extractor.sha256,
             scores={
-                name: Score(found.value - above[name], floors[name].value - above[name], found.error)
+                name: Score(found.value - above[name], floors[name].value - above[name], *found[1:])
                 for name, found in values.items()
             },
             seconds=time.perf_counter() - started,

@@ -126,7 +126,7 @@ def _families(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def _is_metric(name: str) -> bool:
-    return name in METRICS or name.removesuffix("_floor") in METRICS or name.removesuffix("_error") in METRICS
+    return name in METRICS or any(name.removesuffix(end) in METRICS for end in ("_floor", "_error", "_scale"))
 
 
 def _points(rows: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -37,6 +37,18 @@ FAMILIES = (
         "Mean distance of two examples, and of the two batches' means, per pixel.",
         {"diversity_real": "real", "diversity_fake": "fake", "mean_gap": "means"},
     ),
+    Family(
+        "Copies in a batch",
+        "Training",
+        "Share of examples that equal another one on their worker.",
+        {"copies_real": "real", "copies_fake": "fake"},
+    ),
+    Family(
+        "Fréchet distance of a batch",
+        "Training",
+        "Along 32 random directions, over the reals' variance; 1: all fakes are the reals' mean.",
+        {"sliced_frechet": ""},
+    ),
     Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),

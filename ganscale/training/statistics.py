@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganscale.health.diversity import diversity, mean_gap, spread_sums
+from ganscale.health.diversity import copies, diversity, mean_gap, sliced_frechet, spread_sums
+from ganscale.losses import AdversarialLoss, Targets
 from ganscale.parallel.collectives import sum_over_replicas
 
 NUM_BINS = 128
@@ -26,7 +27,8 @@ class Statistics(NamedTuple):
         loss_d: loss of the last D update, `[]`.
         loss_g: loss of the G update, `[]`.
         penalties: unweighted value `[]` of each penalty that was due, from the last D update in which it was.
-        sums: with `details` only, sums over the rows of the last D update: `rows`, and for `real` and `fake` each
+        sums: with `details` only, sums over the rows of the last D update: `rows`, `adversarial` (D's loss without
+            penalties and classes, `[]`), and for `real` and `fake` each
             `<side>_sum`, `<side>_square`, `<side>_right` (`[]`), `<side>_bins` (`[NUM_BINS]`, logits per bin of
             `LOGIT_EDGES`) and `<side>_spread` (`diversity.spread_sums`).
         grad_norms: with `details` only, `grad_norm_d` and `grad_norm_g`, the same on all replicas.
@@ -51,7 +53,7 @@ def add_to(total: dict[str, Tensor], more: dict[str, Tensor]) -> None:
 
 
 def batch_sums(
-    real_logits: Tensor, fake_logits: Tensor, reals: Tensor, fakes: Tensor, boundary: float | None
+    real_logits: Tensor, fake_logits: Tensor, reals: Tensor, fakes: Tensor, loss: AdversarialLoss, targets: Targets
 ) -> dict[str, Tensor]:
     """Sums over the rows of a micro-batch, as `Statistics.sums` holds them.
 
@@ -60,10 +62,15 @@ def batch_sums(
         fake_logits: of D, `[N]`.
         reals: real examples, `[N, ...]`.
         fakes: fake examples, `[N, ...]`.
-        boundary: logit above which D decides for real; None compares each real logit with the fake one of its row.
+        loss: the objective, with the logit above which D decides for real, if it has one; without, each real logit is
+            compared with the fake one of its row.
+        targets: labels of real and fake.
     """
-    above, below = (fake_logits, real_logits) if boundary is None else (boundary, boundary)
-    sums = {"rows": real_logits.new_tensor(float(real_logits.shape[0]))}
+    above, below = (fake_logits, real_logits) if loss.boundary is None else (loss.boundary, loss.boundary)
+    sums = {
+        "rows": real_logits.new_tensor(float(real_logits.shape[0])),
+        "adversarial": loss.discriminator_loss(real_logits, fake_logits, targets).sum(),
+    }
     for name, logits, right, examples in (
         ("real", real_logits, real_logits > above, reals),
         ("fake", fake_logits, fake_logits < below, fakes),
@@ -165,9 +172,11 @@ class Window:
             metrics[f"{side}_logit_mean"] = mean
             metrics[f"{side}_logit_std"] = max(0.0, sums[f"{side}_square"] / sums["rows"] - mean**2) ** 0.5
             metrics[f"d_accuracy_{side}"] = sums[f"{side}_right"] / sums["rows"]
+        metrics["adversarial_loss_d"] = sums["adversarial"] / sums["rows"]
         real, fake = sums["real_spread"], sums["fake_spread"]
         metrics |= {"diversity_real": diversity(real), "diversity_fake": diversity(fake)}
-        metrics["mean_gap"] = mean_gap(real, fake)
+        metrics |= {"copies_real": copies(real), "copies_fake": copies(fake)}
+        metrics |= {"mean_gap": mean_gap(real, fake), "sliced_frechet": sliced_frechet(real, fake)}
         metrics |= {name: sums[name] for name in penalties}
         metrics |= {name: float(value) for name, value in statistics.grad_norms.items()}
         seconds = time.perf_counter() - self._started

@@ -110,7 +110,7 @@ class Step:
     ) -> None:
         replica = replica or Replica.current()
         self.objective_g = objective_g
-        self._boundary = objective_d.loss.boundary
+        self._loss, self._targets = objective_d.loss, objective_d.targets
         self.g = Side(generator, data_parallel(generator, replica), optimizer_g, clip_grad_norm=clip_grad_norm_g)
         self.d = Side(
             objective_d.discriminator,
@@ -187,7 +187,7 @@ class Step:
             add_to(penalties, output.penalties)
             if details:
                 logits = (output.real_logits, output.fake_logits)
-                add_to(sums, batch_sums(*logits, batch.reals, fake_rows, self._boundary))
+                add_to(sums, batch_sums(*logits, batch.reals, fake_rows, self._loss, self._targets))
         PHASE.name = "D optimizer"
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         assert total is not None, "an update has at least one micro-batch"

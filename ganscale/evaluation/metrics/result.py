@@ -14,11 +14,13 @@ class Score:
         value: of the samples; NaN where samples are not finite.
         floor: of held-out real examples, as many, judged alike: what a perfect generator would score.
         error: standard error of the value (standard deviation over splits for the Inception Score), if it has one.
+        scale: value of samples that are all the mean of the reference, if the metric has one.
     """
 
     value: float
     floor: float
     error: float | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ class Evaluation:
     seconds: float
 
     def numbers(self) -> dict[str, float]:
-        """Plain numbers for a row of the log: each value, its floor and its error."""
+        """Plain numbers for a row of the log: each value, its floor, its error and its scale."""
         row: dict[str, float] = {}
         for name, score in self.scores.items():
             row |= {name: score.value, f"{name}_floor": score.floor}
-            if score.error is not None:
-                row[f"{name}_error"] = score.error
+            row |= {f"{name}_error": score.error} if score.error is not None else {}
+            row |= {f"{name}_scale": score.scale} if score.scale is not None else {}
         return row
 
     def protocol(self) -> tuple[str, int, str, str]:
@@ -98,7 +100,7 @@ def from_json(raw: Mapping[str, Any]) -> Evaluation:
     """
     try:
         scores = {
-            name: Score(_number(s["value"]), _number(s["floor"]), s["error"]) for name, s in raw["scores"].items()
+            name: Score(_number(s["value"]), _number(s["floor"]), s["error"], s.get("scale")) for name, s in raw["scores"].items()
         }
         return Evaluation(**{**raw, "scores": scores})
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -23,10 +23,11 @@ SUBSET_SIZE = 1000
 
 
 class Value(NamedTuple):
-    """A metric's value and, where it has one, its standard error."""
+    """A metric's value and, where it has them, its standard error, and the value of a single repeated example."""
 
     value: float
     error: float | None = None
+    scale: float | None = None
 
 
 class Setting(NamedTuple):
@@ -59,14 +60,15 @@ Values = dict[str, Value]
 
 
 def frechet(reference: Reference, judged: Observed, setting: Setting) -> Value:
-    """Frechet distance of the features, see `frechet.frechet_distance`.
+    """Frechet distance of the features, see `frechet.frechet_distance`; its scale is the trace of their covariance.
 
     Args:
         reference: what was seen in real examples.
         judged: what was seen in the samples.
         setting: not used.
     """
-    return Value(frechet_distance(reference.moments, moments(judged.features)))
+    distance = frechet_distance(reference.moments, moments(judged.features))
+    return Value(distance, scale=float(reference.moments.covariance.trace()))
 
 
 def kid(reference: Reference, judged: Observed, setting: Setting) -> Value:
