@@ -122,14 +122,11 @@ def overrides(run: str, mode: str, *, smoke: bool, device: str) -> list[str]:
 
 def _speed(setup: Setup, run: str, mode: str) -> dict[str, Any]:
     """Images/s, times and peak memory of the loop of a run."""
-    import torch
-
     from benchmarks.speed.counting import FlopCounter
     from benchmarks.speed.measure import Ganscale
     from ganscale.config import load
     from ganscale.training.build import build
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = "tf32" in mode.split("+")
     eager = "+".join(part for part in mode.split("+") if part != "compile") or "float32"
     plain = build(load(None, overrides(run, eager, smoke=setup.smoke, device=setup.device)), device=setup.device)
     with FlopCounter() as counter:
@@ -141,13 +138,10 @@ def _speed(setup: Setup, run: str, mode: str) -> dict[str, Any]:
 
 def _minimal(setup: Setup, run: str) -> dict[str, Any]:
     """The hand-written loop in eager float32."""
-    import torch
-
     from benchmarks.speed.baselines import Minimal
     from ganscale.config import load
     from ganscale.training.build import build
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     config = load(None, overrides(run, "float32", smoke=setup.smoke, device=setup.device))
     return _timed(setup, Minimal(build(config, device=setup.device)))
 
@@ -179,13 +173,15 @@ def _peak(setup: Setup) -> dict[str, Any]:
     """FLOP/s of large matrix products: what model FLOP utilization is measured against."""
     import torch
 
+    from ganscale.training.build import set_tf32
+
     size, found = (256 if setup.smoke else 8192), {}
     for name, dtype, tf32 in (
         ("float32", torch.float32, False),
         ("tf32", torch.float32, True),
         ("bf16", torch.bfloat16, False),
     ):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        set_tf32(tf32)
         a = torch.randn(size, size, device=setup.device, dtype=dtype)
         best = float("inf")
         for _ in range(8):

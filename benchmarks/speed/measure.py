@@ -95,12 +95,14 @@ class Result:
         images_per_second: median over blocks.
         milliseconds: per iteration; quantiles over the means of blocks.
         ratio: speed of the first contender over this one's, quantiles over rounds; None for the first.
+        ratios: of the single rounds.
     """
 
     name: str
     images_per_second: float
     milliseconds: Spread
     ratio: Spread | None
+    ratios: tuple[float, ...] = ()
 
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -151,9 +153,11 @@ def summarize(seconds: Mapping[str, Sequence[float]], images: Mapping[str, int])
     results = []
     for name, times in seconds.items():
         speeds = [images[name] / value for value in times]
-        ratio = None if name == first else Spread.of([a / b for a, b in zip(own, speeds, strict=True)])
+        ratios = () if name == first else tuple(a / b for a, b in zip(own, speeds, strict=True))
         milliseconds = Spread.of([1e3 * value for value in times])
-        results.append(Result(name, statistics.median(speeds), milliseconds, ratio))
+        results.append(
+            Result(name, statistics.median(speeds), milliseconds, Spread.of(ratios) if ratios else None, ratios)
+        )
     return results
 
 

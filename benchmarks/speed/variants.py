@@ -1,11 +1,13 @@
 """`python -m benchmarks.speed variants`: one run in several precisions and memory layouts, eager and compiled."""
 
 import argparse
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from scipy.stats import quantile_test
 
 from benchmarks.speed import parsers
 from benchmarks.speed.command import (
@@ -81,6 +83,8 @@ def main(options: argparse.Namespace) -> int:
         report.setdefault("machine", machine(device_of(config)))
         found = compare(config, names, iterations=options.iterations, rounds=options.rounds)
         print(f"{title}: batch {config.train.batch_size}\n\n{table(found)}", flush=True)
+        speedups = {each.result.name: [1 / ratio for ratio in each.result.ratios] for each in found[1:]}
+        print(f"\n{recommendation(names[0], speedups)}\n", flush=True)
         report["variants"][title] = [asdict(each) for each in found]
     write_json(options.json, report)
     return 0
@@ -142,3 +146,28 @@ def table(found: Sequence[Variant]) -> str:
         peak = "" if each.utilization is None else f"{100 * each.utilization:.1f} %"
         rows.append((each.result.name, *speed, f"{each.loss_d:.5f}", f"{each.loss_g:.5f}", peak))
     return markdown(rows)
+
+
+def recommendation(base: str, speedups: Mapping[str, Sequence[float]]) -> str:
+    """Which settings to use here: of the variants that are faster than the base for certain, the fastest.
+
+    Certain means that the 95 % interval of the median speedup (by order statistics; at least 6 rounds) begins above 1.
+
+    Args:
+        base: name of the first variant.
+        speedups: speed of each other variant over the base's, by name: one number per round.
+    """
+    medians = {name: statistics.median(values) for name, values in speedups.items()}
+    intervals = {name: quantile_test(values, q=1, p=0.5).confidence_interval(0.95) for name, values in speedups.items()}
+    certain = [name for name in speedups if intervals[name].low > 1.0]  # nan, of too few rounds, is not
+    if not certain:
+        return f"recommended: stay with {base}, no variant is faster for certain: {_overrides(base)}"
+    best = max(certain, key=lambda name: medians[name])
+    low, high = intervals[best]
+    faster = f"faster than {base} by {medians[best]:.3f}, 95 % interval [{low:.3f}..{high:.3f}]"
+    return f"recommended: {best}, {faster}: {_overrides(best)}"
+
+
+def _overrides(name: str) -> str:
+    """The settings of a variant as words of the command line."""
+    return " ".join(f"train.{key}={str(value).lower()}" for key, value in VARIANTS[name].items())

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ganscale.config import Config, ConfigError
+from ganscale.data.copy_ahead import CopyAhead, upload
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.order import Order
 from ganscale.data.source import Finite, Prefetching, Source
@@ -165,10 +166,10 @@ class FolderSource(Source, Finite, Prefetching):
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self._device, self._dtype, self._num_workers = device, dtype, num_workers
         self._expected: Iterator[tuple[int, int]] = iter(())
-        self._ahead: Iterator[Tensor] | None = None
+        self._ahead: Iterator[Sequence[Tensor]] | None = None
 
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute the order ahead, and decode ahead in any DataLoader workers (part of `Prefetching`)."""
+        """Compute the order ahead; with DataLoader workers decode, and copy to a GPU, ahead (part of `Prefetching`)."""
         self._order.expect(requests)
         if self._num_workers:
             self._expected = requests()
@@ -178,7 +179,8 @@ class FolderSource(Source, Finite, Prefetching):
                 num_workers=self._num_workers,
                 pin_memory=self._device.type == "cuda",
             )
-            self._ahead = iter(loader)
+            batches = self._labeled(iter(loader), requests())
+            self._ahead = CopyAhead(batches, self._device) if self._device.type == "cuda" else batches
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]` (part of `Source`).
@@ -186,15 +188,22 @@ class FolderSource(Source, Finite, Prefetching):
         Raises:
             ConfigError: a picture is too large or cannot be decoded; the message names it.
         """
-        rows, images = self._order.rows(start, stop), None
+        batch = None
         if self._ahead is not None and next(self._expected) == (start, stop):
             with suppress(ConfigError):  # DataLoader drops its key: raise it again below
-                images = next(self._ahead)
-        if images is None:  # not the expected read: decode in this process from now on
+                batch = next(self._ahead)
+        if batch is None:  # not the expected read: decode in this process from now on
             self._ahead = None
-            images = torch.stack([self._pictures[int(row)] for row in rows])
-        images = normalize(images.to(self._device, non_blocking=True), self._dtype)
-        return mirrored(images, self._mirror, start), self._labels[rows].to(self._device)
+            rows = self._order.rows(start, stop)
+            pictures = torch.stack([self._pictures[int(row)] for row in rows])
+            batch = [upload(tensor, self._device) for tensor in (pictures, self._labels[rows])]
+        images, labels = batch
+        return mirrored(normalize(images, self._dtype), self._mirror, start), labels
+
+    def _labeled(self, pictures: Iterator[Tensor], requests: Iterator[tuple[int, int]]) -> Iterator[Sequence[Tensor]]:
+        """Decoded pictures of the expected reads with their classes, in host memory."""
+        for images, (start, stop) in zip(pictures, requests, strict=False):
+            yield images, self._labels[self._order.rows(start, stop)]
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[n, 3, H, W]` in [-1, 1] and classes of rows of the sorted names (part of `Finite`).

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ganscale.data.copy_ahead import upload
 from ganscale.parallel.random import Stream, permutation
 
 _ROUNDS = 6
@@ -75,9 +76,7 @@ class Order:
                 break
         if requests:
             rows = self._rows(torch.cat([torch.arange(start, stop) for start, stop in requests]))
-            if self._device.type == "cuda":
-                rows = rows.pin_memory().to(self._device, non_blocking=True)
-            pieces = rows.split([stop - start for start, stop in requests])
+            pieces = upload(rows, self._device).split([stop - start for start, stop in requests])
             self._ahead = dict(zip(requests, pieces, strict=True))
 
     def _rows(self, positions: Tensor) -> Tensor:

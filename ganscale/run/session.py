@@ -214,7 +214,6 @@ def run_worker(
     """
     replica, folder = Replica.current(), RunDir(path)
     torch.set_num_threads(config.cluster.cpus_per_worker)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     if config.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

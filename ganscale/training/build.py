@@ -31,6 +31,15 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 """Of weights, latents and real examples; bfloat16 is an autocast around float32."""
 
 
+def set_tf32(allowed: bool) -> None:
+    """Let GPUs round the inputs of float32 products and convolutions to 10 bits, or not; holds for the whole process.
+
+    Args:
+        allowed: `train.tf32` of a run.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A run's objects on one replica; `iterate` runs `step`, or replays its CUDA graphs."""
@@ -131,7 +140,7 @@ def build(
     replica: Replica | None = None,
     source: Source | None = None,
 ) -> Experiment:
-    """All objects of a run on this replica, at image 0.
+    """All objects of a run on this replica, at image 0; sets torch's TF32 flags as the run has them.
 
     Args:
         config: the run.
@@ -141,6 +150,7 @@ def build(
     """
     device = torch.device(device)
     replica = replica or Replica.current()
+    set_tf32(config.train.tf32)
     source = build_source(config, device) if source is None else source
     state = initial_state(config, source.shape, device, num_classes=source.num_classes)
     if config.train.compile:

@@ -41,6 +41,13 @@ def test_precisions_start_from_the_same_weights() -> None:
         assert torch.equal(single[name].double(), value)
 
 
+def test_the_tf32_flags_are_those_of_the_run() -> None:
+    for allowed in (True, False):
+        build(tiny(*MLP, f"train.tf32={str(allowed).lower()}"))
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert torch.backends.cudnn.allow_tf32 is allowed
+
+
 def test_a_change_of_one_network_leaves_the_other_alone() -> None:
     first, other = weights(*MLP), weights(*MLP, "model.discriminator.width=5")
     assert all(torch.equal(first[name], other[name]) for name in first if name.startswith("generator"))
