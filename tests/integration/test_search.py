@@ -85,6 +85,7 @@ def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path, caplog: py
     assert [alone.row(n).seeds for n in range(4)] == [row.seeds for row in entries[1].rows]
     found = json.loads((sweep_folder(plan).path / "results.json").read_text(encoding="utf-8"))
     assert [seed["seed"] for seed in found["confirmed"]["seeds"]] == list(plan.fresh_seeds)
+    assert not any(seed["audited"] for seed in found["confirmed"]["seeds"])
     assert not set(plan.fresh_seeds) & set(plan.seeds)
     with caplog.at_level(logging.INFO, "ganscale"):
         assert results(run(plan)) == results(entries), "the same command trains nothing again"
