@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser("train", description, settings=text, keys=run_keys)
     parser.add_argument("words", nargs="*", metavar="CONFIG.yaml | section.key=value")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved run, then the memory that a worker will need"
+        "--dry-run", action="store_true", help="print the resolved run, then warnings and the memory of a worker"
     )
     launcher = "what starts the workers: Ray (default), torchrun (default under torchrun), or this process alone"
     parser.add_argument("--launcher", choices=LAUNCHERS, default="auto", help=launcher)
@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> int:
     trainer = Trainer(*split_words(options.words), launcher=options.launcher)
     if options.dry_run:
         show(dump(trainer.config).rstrip("\n"))
-        show("\n".join(f"# {line}" for line in _memory(trainer.config)))
+        show("\n".join(f"# {line}" for line in _remarks(trainer.config)))
         return DONE
     result = trainer.fit()
     code = UNHEALTHY if result.diagnosis else DONE
@@ -49,20 +49,22 @@ def _run(options: argparse.Namespace) -> int:
     return code
 
 
-def _memory(config: Config) -> list[str]:
-    """What a worker needs, as lines of text."""
+def _remarks(config: Config) -> list[str]:
+    """Warnings, and the memory that a worker needs, as lines of text."""
     from ganscale.launch.local import pick_device
     from ganscale.parallel.replica import Replica
     from ganscale.training.build import build_source
     from ganscale.training.memory import report
+    from ganscale.training.schedules import average_warning
 
+    warnings = [warning] if (warning := average_warning(config)) else []
     wanted = config.cluster.num_workers
     workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
     try:
         device = pick_device(config)
-        return report(config, build_source(config, device), device, Replica(0, workers))
+        return warnings + report(config, build_source(config, device), device, Replica(0, workers))
     except ConfigError as error:  # no data or no GPU on this machine
-        return ["memory per worker: not known here", *str(error).splitlines()]
+        return [*warnings, "memory per worker: not known here", *str(error).splitlines()]
 
 
 def summary(result: Result) -> str:

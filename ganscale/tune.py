@@ -57,6 +57,8 @@ def preview(plan: "SweepPlan") -> str:
     Args:
         plan: The sweep.
     """
+    from ganscale.training.schedules import average_warning
+
     settings, sampler = plan.sweep.sweep, plan.sampler
     lines = [f"sweep {settings.name}: {settings.search}, scheduler {settings.scheduler}, score {settings.score}"]
     runs = f"{len(sampler)} configurations x {len(plan.seeds)} seeds x {plan.config.train.images:,} images"
@@ -65,6 +67,8 @@ def preview(plan: "SweepPlan") -> str:
         values = ", ".join(shown(value) for value in parameter.probes())
         when = " and ".join(f"{name} is {' or '.join(map(shown, v))}" for name, v in parameter.when.items())
         lines.append(f"  {parameter.name}: {parameter.kind} [{values}]{f' when {when}' if when else ''}")
+    if warning := average_warning(plan.config):
+        lines.append(warning)
     for index in range(min(SAMPLES, len(sampler))):
         drawn = ", ".join(f"{name}={shown(value)}" for name, value in sampler[index].items())
         lines.append(f"{index:04d}  {drawn}")

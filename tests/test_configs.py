@@ -9,6 +9,7 @@ from PIL import Image
 from ganscale.config import Config, load
 from ganscale.training.build import build
 from ganscale.training.loop import train
+from ganscale.training.schedules import average_warning
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -37,6 +38,11 @@ def test_intervals_fit_into_each_other_and_into_the_run(path: Path) -> None:
     for length in (config.log.samples_every, config.checkpoint.every, config.eval.every, config.train.images):
         assert length % config.log.every == 0
     assert config.log.every % batch == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_config_is_long_enough_for_its_moving_average(path: Path) -> None:
+    assert average_warning(load(path)) == ""
 
 
 @pytest.fixture

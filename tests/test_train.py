@@ -279,6 +279,18 @@ def test_options_may_stand_between_settings(folder: RunDir, capsys: pytest.Captu
     assert not folder.path.parent.exists()
 
 
+def test_a_run_too_short_for_its_average_says_so_before_it_begins(
+    folder: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--dry-run", "train.images=64_000", "ema.rampup=0"]) == 0
+    assert "\n# warning: ema.half_life = 30,000 images is long for train.images = 64,000 " in capsys.readouterr().out
+    assert main([*LOCAL, "ema.rampup=0", "ema.half_life=9999"]) == 0
+    lines = folder.log.read_text(encoding="utf-8").splitlines()
+    (warned,) = (number for number, line in enumerate(lines) if "warning: ema.half_life = 9,999 " in line)
+    (begins,) = (number for number, line in enumerate(lines) if " memory per worker: " in line)
+    assert warned < begins
+
+
 def test_a_local_run_needs_neither_ray_nor_when_disabled_wandb() -> None:
     arguments = [*LOCAL, "train.images=16"]
     code = f"import sys; from ganscale.train import main\nassert main({arguments}) == 0\nprint(*sys.modules)"

@@ -40,6 +40,7 @@ _POINTS = (
     "model.latent_dim=2",
     "train.batch_size=128",
     "ema.half_life=5000",
+    "ema.rampup=0",  # as in the recorded runs
     "eval.num_samples=1000",
     *_networks(width=128, depth=2, growth=1),
 )
@@ -49,6 +50,7 @@ _DIGITS = (
     "model.latent_dim=32",
     "train.batch_size=64",
     "ema.half_life=2000",
+    "ema.rampup=0",
     "eval.num_samples=500",
 )
 _DCGAN = (*_DIGITS, *_networks(name="dcgan", width=16), "model.discriminator.norm=none")

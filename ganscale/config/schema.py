@@ -118,9 +118,10 @@ class EMA(Section):
         default=30_000.0, description="Images after which an old weight counts half; 0 turns the average off."
     )
     rampup: float = Field(
-        default=0.0,
+        default=0.05,
         ge=0,
-        description="Half-life is at most this times the run's images so far (StyleGAN2: 0.05); 0: any.",
+        description="Half-life is at most this times the run's images so far, so that short runs forget their first "
+        "weights (as in StyleGAN2's code); 0: no limit.",
     )
 
 

@@ -77,6 +77,18 @@ class Importance(BaseModel):
     p: float
 
 
+class Audit(BaseModel):
+    """What health verdicts saved, and their false alarms; see `ganscale.sweep.analysis.Audit`."""
+
+    seeds: int
+    ended: int
+    images_saved: int
+    continued: int
+    false_alarms: int
+    threshold: float | None
+    interval: Interval
+
+
 class SweepRecord(BaseModel):
     """A sweep as its `results.json` describes it; keys of other versions are ignored.
 
@@ -93,6 +105,7 @@ class SweepRecord(BaseModel):
     images: int | None = None
     winner: int | None = None
     confirmed: Outcome | None = None
+    audit: Audit | None = None
     success_by_setting: dict[str, list[Rate]] = {}
     differences: dict[str, list[Difference]] = {}
     importance: list[Importance] = []

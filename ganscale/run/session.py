@@ -35,6 +35,7 @@ from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build, build_source
 from ganscale.training.loop import Tick, train
 from ganscale.training.memory import advice, is_out_of_memory, report, rows_at_a_time
+from ganscale.training.schedules import average_warning
 
 
 class OutOfMemoryError(ExecutionError):
@@ -226,6 +227,8 @@ def run_worker(
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         info(f"building {config.model.generator.name} on {config.data.name} for {where}")
         source = build_source(config, device)
+        if warning := average_warning(config):
+            info(warning)
         if console:
             for line in report(config, source, device, replica):
                 info(line)

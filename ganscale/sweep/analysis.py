@@ -1,10 +1,10 @@
-"""Analysis of the results by setting: success rates, paired differences of a grid's values, importance."""
+"""Analysis of the results: success rates and importance of settings, differences of a grid's values, false alarms."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,65 @@ def value_groups(entries: Sequence[Entry], parameter: Parameter) -> list[tuple[s
     size = max(1, math.ceil(len(own) / BINS))
     parts = [own[i : i + size] for i in range(0, len(own), size)]
     return [(f"{part[0].drawn[parameter.name]:.2g} to {part[-1].drawn[parameter.name]:.2g}", part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What health verdicts saved by ending seeds, and how often they were false alarms."""
+
+    seeds: int  # all seeds of all configurations
+    ended: int  # seeds that a verdict ended
+    images_saved: int  # images that those were not trained on; without verdicts a scheduler may have saved some too
+    continued: int  # seeds that got a verdict and were trained to the end
+    false_alarms: int  # seeds of those that succeeded
+    threshold: float | None  # first metric's value from which they did; None: any finite value
+    # wilson's interval of the share of false alarms, with each configuration as one trial
+    interval: tuple[float, float]
+
+    def describe(self, metric: str) -> str:
+        """The audit as a sentence.
+
+        Args:
+            metric: The first metric.
+        """
+        saved = f"health verdicts ended {self.ended} of {self.seeds} seeds, saving about {self.images_saved:,} images"
+        if not self.continued:
+            return f"{saved}; no seed with a verdict was trained to the end to find false alarms (sweep.audit_share)"
+        success = "remained finite" if self.threshold is None else f"reached {metric} {self.threshold:.4g}"
+        low, high = self.interval
+        return (
+            f"{saved}; of {self.continued} that got one and were trained to the end, {self.false_alarms} {success} "
+            f"(share of false alarms: interval {low:.2f} to {high:.2f}, or {low * self.ended:.0f} to "
+            f"{high * self.ended:.0f} of those ended)"
+        )
+
+
+def audit(entries: Sequence[Entry], metrics: Sequence[str], settings: SweepSettings, *, images: int) -> Audit:
+    """Estimate the false alarms from the seeds of `sweep.audit_share`, which verdicts did not end.
+
+    Such a seed is a false alarm if it reached the sweep's threshold; without one, the median of the seeds that were
+    trained to the end without a verdict.
+
+    Args:
+        entries: Configurations with at least one row.
+        metrics: Metrics that are optimized, the first decides.
+        settings: Section `sweep`.
+        images: Length of the runs.
+    """
+    seeds = [(entry, seed) for entry in entries for seed in entry.rows[-1].seeds]
+    ended = [(entry, seed) for entry, seed in seeds if seed.has_ended]
+    saved = sum((images if entry.status == "complete" else entry.images) - seed.images for entry, seed in ended)
+    complete = [(entry, seed) for entry, seed in seeds if entry.status == "complete"]
+    audited = [(entry, seed) for entry, seed in complete if seed.failure and seed.audited]
+    threshold, metric = settings.threshold, metrics[:1]
+    if threshold is None:
+        values = [seed.values[metrics[0]] for _, seed in complete if not has_failed(seed, metric)]
+        threshold = median(values) if values else None
+    goal = settings.model_copy(update={"threshold": threshold})
+    good = sum(succeeded(replace(seed, failure=""), metric, goal) for _, seed in audited)
+    configs = len({entry.index for entry, _ in audited})
+    interval = wilson(good / len(audited) * configs if audited else 0, configs, settings.confidence)
+    return Audit(len(seeds), len(ended), saved, len(audited), good, threshold, interval)
 
 
 @dataclass(frozen=True)

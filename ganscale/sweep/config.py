@@ -78,6 +78,13 @@ class SweepSettings(Section):
     quantile: float = Field(default=0.25, gt=0.0, le=0.5, description="Fraction of the trials that pbt replaces.")
     resample: float = Field(default=0.25, ge=0.0, le=1.0, description="Share of settings that pbt resamples.")
     stop_failing: bool = Field(default=True, description="Stop seeds that diverge or collapse; they count as failed.")
+    audit_share: float = Field(
+        default=0.1,
+        ge=0.0,
+        le=1.0,
+        description="Share of the seeds, drawn at random, that stop_failing does not stop: they count as failed all "
+        "the same, and show how many seeds are stopped wrongly.",
+    )
     workers: Count = Field(default=1, ge=1, le=65_536, description="Data-parallel workers of each trial.")
     cpus_per_worker: Count = Field(default=1, ge=1, description="CPUs, and threads, of each worker.")
     gpus_per_worker: float = Field(

@@ -34,6 +34,7 @@ class TrialSpec(NamedTuple):
     metrics: tuple[str, ...]
     folder: str
     stop_failing: bool
+    audited: tuple[int, ...]
     keep: int
 
 

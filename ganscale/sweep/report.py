@@ -8,7 +8,7 @@ from ganscale.config import dump
 from ganscale.evaluation.metrics.result import shown
 from ganscale.storage.files import write_atomically
 from ganscale.sweep import plots
-from ganscale.sweep.analysis import Difference, Rate, differences, importances, success_rates
+from ganscale.sweep.analysis import Difference, Rate, audit, differences, importances, success_rates
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import (
     Entry,
@@ -75,6 +75,7 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
         for p in parameters
         if p.kind == "grid"
     }
+    audited = audit(started, metrics, settings, images=plan.config.train.images) if settings.stop_failing else None
     results = {
         "sweep": settings.name,
         "metrics": list(metrics),
@@ -84,6 +85,7 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
         "confirmed": {**standing(fresh, metrics, settings).as_json(), "seeds": [seed.as_json() for seed in fresh]}
         if fresh
         else None,
+        "audit": vars(audited) if audited else None,
         "pareto_front": [complete[i].index for i in pareto_front([objectives(e.standing, metrics) for e in complete])],
         "success_by_setting": {
             name: [{**vars(rate), "share": rate.share} for rate in found] for name, found in rates.items()
@@ -104,6 +106,7 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
         [
             leaderboard(entries, metrics, plan.names, seeds=len(plan.seeds), most=20),
             *(line for name, found in paired.items() for line in _compared(name, rates[name], found)),
+            *([audited.describe(metrics[0])] if audited and (audited.ended or audited.continued) else []),
             *(_winner(plan, folder, best, fresh) if best else ["no configuration has a valid seed at its end"]),
             f"results: {_near(folder.path)}/results.json, results.csv and plots/",
         ]

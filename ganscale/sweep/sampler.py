@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ganscale.config import ConfigError
-from ganscale.sweep.config import Sweep
+from ganscale.sweep.config import Sweep, SweepSettings
 from ganscale.sweep.space import Drawn, Parameter, Space
 
 ATTEMPTS = 200
@@ -23,6 +23,17 @@ def uniform(seed: int, stream: str, index: int) -> float:
     """
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def audited_seeds(settings: SweepSettings, number: int, seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds of a configuration that health verdicts do not end, each drawn with probability `sweep.audit_share`.
+
+    Args:
+        settings: Section `sweep`.
+        number: Of the configuration.
+        seeds: `run.seed` of each run.
+    """
+    return tuple(seed for seed in seeds if uniform(settings.seed, f"audit/{seed}", number) < settings.audit_share)
 
 
 def first_valid(space: Space, draw: Callable[[int], dict[str, Any]], what: str) -> dict[str, Any]:

@@ -21,6 +21,12 @@ class SeedResult:
     images: int  # images that it was trained on
     values: Mapping[str, float]  # metrics of its newest evaluation; NaN where samples were not finite
     failure: str = ""  # why it failed; empty if it did not
+    audited: bool = False  # whether it is trained on after a health verdict, to see whether the verdict was wrong
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a health verdict ended its training."""
+        return bool(self.failure) and not self.audited
 
     def as_json(self) -> dict[str, Any]:
         """Plain mappings; None in place of what is not finite."""
@@ -34,7 +40,7 @@ def seed_from_json(raw: Mapping[str, Any]) -> SeedResult:
         raw: The parsed JSON; null values become NaN.
     """
     values = {name: math.nan if value is None else float(value) for name, value in raw["values"].items()}
-    return SeedResult(raw["seed"], raw["images"], values, raw["failure"])
+    return SeedResult(raw["seed"], raw["images"], values, raw["failure"], raw.get("audited", False))
 
 
 @dataclass(frozen=True)

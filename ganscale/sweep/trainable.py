@@ -15,6 +15,7 @@ from ganscale.launch.placement import Placement
 from ganscale.sweep.config import Sweep
 from ganscale.sweep.executors import InProcessExecutor, TrialSpec, WorkerGroupExecutor
 from ganscale.sweep.results import read_rows
+from ganscale.sweep.sampler import audited_seeds
 from ganscale.sweep.score import standing
 from ganscale.sweep.space import Space
 
@@ -62,13 +63,15 @@ class TrialActor(Trainable):
         cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
         run = parse({**raw, "cluster": {**raw.get("cluster", {}), **cluster}})
         self._folder = Path(job.folder) / f"{number:04d}"
+        seeds = job.seeds[number : number + 1] if job.one_seed_each else job.seeds
         self._spec = TrialSpec(
             config=run.model_dump(mode="json"),
             drawn=drawn,
-            seeds=job.seeds[number : number + 1] if job.one_seed_each else job.seeds,
+            seeds=seeds,
             metrics=job.metrics,
             folder=str(self._folder),
             stop_failing=settings.stop_failing,
+            audited=() if job.one_seed_each else audited_seeds(settings, number, seeds),
             keep=job.keep,
         )
         if self._executor is None and settings.workers > 1:

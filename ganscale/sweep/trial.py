@@ -55,6 +55,7 @@ class MultiSeedTrial:
         folder: the trial's folder, on storage that all replicas share.
         device: where this replica computes.
         stop_failing: whether to stop a seed with a health verdict.
+        audited: the seeds that are trained on nevertheless; the verdict still makes them failures.
         keep: number of checkpoints to keep at the end.
     """
 
@@ -68,13 +69,22 @@ class MultiSeedTrial:
         *,
         device: torch.device,
         stop_failing: bool = True,
+        audited: Sequence[int] = (),
         keep: int = 0,
     ) -> None:
         torch.set_num_threads(config.cluster.cpus_per_worker)
         self.config, self.drawn, self.metrics, self.folder = config, dict(drawn), tuple(metrics), folder
         self._device, self._keep, self._replica = device, keep, Replica.current()
         self._runs = [
-            _SeedRun(config, seed, metrics, folder, device=device, stop=stop_failing, evaluate=self._evaluate)
+            _SeedRun(
+                config,
+                SeedResult(seed, 0, {}, audited=seed in audited),
+                metrics,
+                folder,
+                device=device,
+                stop=stop_failing,
+                evaluate=self._evaluate,
+            )
             for seed in seeds
         ]
         self._evaluator: Evaluator | None = None
@@ -113,7 +123,7 @@ class MultiSeedTrial:
         for run in self._runs:
             run.advance()
         results = tuple(run.result for run in self._runs)
-        running = [run for run in self._runs if not run.result.failure]
+        running = [run for run in self._runs if not run.result.has_ended]
         until, every = self.config.train.images, self.config.eval.every
         reached = max((run.result.images for run in running), default=before + every)
         last = not running or reached >= until
@@ -160,7 +170,7 @@ class MultiSeedTrial:
     def _restorable(self, row: TrialRow) -> bool:
         with suppress(CheckpointError):
             for run, result in zip(self._runs, row.seeds, strict=True):
-                if not result.failure:
+                if not result.has_ended:
                     checkpoint.verify(run.folder.checkpoints / f"{result.images:012d}")
             return True
         return False
@@ -190,12 +200,12 @@ class MultiSeedTrial:
 
 
 class _SeedRun:
-    """One seed of a configuration. Most parameters are `MultiSeedTrial`'s; `evaluate` scores its generator."""
+    """One seed of a configuration, from `result` on. Most parameters are `MultiSeedTrial`'s; `evaluate` scores G."""
 
     def __init__(
         self,
         config: Config,
-        seed: int,
+        result: SeedResult,
         metrics: Sequence[str],
         folder: Path,
         *,
@@ -203,10 +213,11 @@ class _SeedRun:
         stop: bool,
         evaluate: Callable[[Experiment], Evaluation | None],
     ) -> None:
-        run = config.run.model_copy(update={"seed": seed, "name": f"seed-{seed}", "dir": str(folder)})
+        name = f"seed-{result.seed}"
+        run = config.run.model_copy(update={"seed": result.seed, "name": name, "dir": str(folder)})
         self.config = config.model_copy(update={"run": run})
-        self.folder = RunDir(folder / f"seed-{seed}")
-        self.result = SeedResult(seed, 0, {})
+        self.folder = RunDir(folder / name)
+        self.result = result
         self._metrics, self._device, self._stop, self._evaluate = tuple(metrics), device, stop, evaluate
 
     def start(self, result: SeedResult | None) -> None:
@@ -214,7 +225,7 @@ class _SeedRun:
         self.experiment = build(self.config, device=self._device)
         if result:
             self.result = result
-            if not result.failure:
+            if not result.has_ended:
                 _, state = checkpoint.load(self.folder.checkpoints / f"{result.images:012d}")
                 self.experiment.state.load_state_dict(state)
         first = Replica.current().is_rank_zero
@@ -226,7 +237,7 @@ class _SeedRun:
         """Continue from another run's state."""
         self._ticks.close()
         self.experiment.state.load_state_dict(state)
-        self.result = SeedResult(self.result.seed, self.experiment.state.images, {})
+        self.result = replace(self.result, images=self.experiment.state.images, values={}, failure="")
         self._open(())
 
     def _open(self, history: Sequence[Mapping[str, Any]]) -> None:
@@ -254,17 +265,17 @@ class _SeedRun:
         return tick.is_due("eval", "end")
 
     def advance(self) -> None:
-        """Train to the next evaluation, or to a health verdict."""
-        if self.result.failure:
+        """Train to the next evaluation, or to a health verdict that ends the seed."""
+        if self.result.has_ended:
             return
         for tick in self._ticks:
-            decision, failure = self._session.decision, ""
-            if decision.action != "continue":  # the text is on rank 0 only
+            decision, failure = self._session.decision, self.result.failure
+            if decision.action != "continue" and not failure:  # the text is on rank 0 only
                 failure = f"{decision.kind}: {decision.text}"
             self.result = replace(self.result, images=tick.images, failure=failure)
             if self._evaluates(tick):
                 self._score(self._session.evaluation)
-            if failure or self._evaluates(tick):
+            if self.result.has_ended or self._evaluates(tick):
                 return
         if not self.result.values:  # it adopted the end of another run
             self._score(self._evaluate(self.experiment))

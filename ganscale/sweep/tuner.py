@@ -37,6 +37,7 @@ from ganscale.sweep.score import objectives
 from ganscale.sweep.searcher import ReplayableSearcher
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
 from ganscale.sweep.wandb import publish
+from ganscale.training.schedules import average_warning
 
 _logger = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ def search_on_ray(plan: SweepPlan) -> str:
     lock = WriterLease(RunDir(folder.path), patience=30.0, info=_logger.info)
     try:
         prepare(folder, plan.sweep, plan.base)
+        if warning := average_warning(plan.config):
+            _logger.info(warning)
         with connected(_local_cluster(plan), dashboard=settings.workers > 1) as joined:
             wait = plan.config.cluster.node_wait if joined else 0.0
             search = wait_for_placement(

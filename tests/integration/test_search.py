@@ -22,6 +22,7 @@ from ganscale.launch.cluster import _init
 from ganscale.sweep import tuner
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import Entry, read_entries
+from ganscale.sweep.sampler import audited_seeds
 from ganscale.sweep.trial import MultiSeedTrial
 from ganscale.sweep.tuner import search_on_ray, sweep_folder
 from tests.processes import ROOT, Command
@@ -63,7 +64,7 @@ def live_rates(plan: SweepPlan, entry: Entry, seed: int) -> list[tuple[int, floa
 
 @pytest.mark.slow
 def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan = ring_plan(tmp_path / "sweep", confirm_seeds=2)
+    plan = ring_plan(tmp_path / "sweep", confirm_seeds=2, audit_share=0.5)
     entries = run(plan)
     assert [entry.status for entry in entries] == ["complete"] * 3
     assert len({entry.drawn["optim.lr_g"] for entry in entries}) == 3
@@ -78,10 +79,13 @@ def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path, caplog: py
         plan.metrics,
         tmp_path / "alone",
         device=torch.device("cpu"),
+        audited=audited_seeds(plan.sweep.sweep, 1, plan.seeds),
     )
+    assert len({seed.audited for entry in entries for seed in entry.rows[-1].seeds}) == 2
     assert [alone.row(n).seeds for n in range(4)] == [row.seeds for row in entries[1].rows]
     found = json.loads((sweep_folder(plan).path / "results.json").read_text(encoding="utf-8"))
     assert [seed["seed"] for seed in found["confirmed"]["seeds"]] == list(plan.fresh_seeds)
+    assert not any(seed["audited"] for seed in found["confirmed"]["seeds"])
     assert not set(plan.fresh_seeds) & set(plan.seeds)
     with caplog.at_level(logging.INFO, "ganscale"):
         assert results(run(plan)) == results(entries), "the same command trains nothing again"

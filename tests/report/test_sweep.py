@@ -57,6 +57,18 @@ def test_the_winner_on_fresh_seeds_is_the_figure_to_quote(tmp_path: Path) -> Non
         assert part in text
 
 
+def test_false_alarms_of_verdicts_are_told(tmp_path: Path) -> None:
+    audit = {"seeds": 12, "ended": 4, "images_saved": 2700, "continued": 4, "false_alarms": 1, "threshold": 7.5}
+    audit |= {"interval": [0.05, 0.7]}
+    text = render([], [read_sweep(sweep(tmp_path / "a", TRIALS, audit=audit))])
+    for part in ("ended 4 of 12 seeds", "1 reached modes 7.5", "25% (5% to 70%)"):
+        assert part in text
+    unknown = {**audit, "continued": 0, "false_alarms": 0, "threshold": None}
+    assert "sweep.audit_share" in render([], [read_sweep(sweep(tmp_path / "b", TRIALS, audit=unknown))])
+    none = {**unknown, "ended": 0}
+    assert "verdicts ended" not in render([], [read_sweep(sweep(tmp_path / "c", TRIALS, audit=none))])
+
+
 def test_plots_of_the_sweep_are_embedded(tmp_path: Path) -> None:
     folder = sweep(tmp_path / "s", TRIALS)
     write_png(folder / "plots" / "importance.png", np.zeros((8, 9, 3), np.uint8))

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from ganscale.sweep.analysis import Difference, differences, importances, success_curve, success_rates
+from ganscale.sweep.analysis import Difference, audit, differences, importances, success_curve, success_rates
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import Entry, TrialRow, read_entries
 from ganscale.sweep.score import SeedResult, standing, wilson
 from tests.sweep.made_up import made_up
-from tests.sweep.sweeps import ring_plan
+from tests.sweep.sweeps import SETTINGS, ring_plan
 
 DRAWS = {"loss.name": {"grid": ["hinge", "minimax", "least_squares"]}, "optim.lr_g": {"loguniform": [1e-4, 1e-2]}}
 
@@ -97,3 +97,38 @@ def test_success_by_value(tmp_path: Path) -> None:
     for row in (row for rows in rates.values() for row in rows):
         assert row.interval == wilson(row.share * row.configs, row.configs, 0.95)
     assert [row.runs for row in rates["penalty.gp"]] == [12, 12, 12]
+
+
+def with_verdicts(index: int, seeds: list[tuple[int, float, str, bool]], status: str = "complete") -> Entry:
+    """A configuration from images, distance, verdict and `audited` of each seed."""
+    results = tuple(SeedResult(n, im, {"frechet": v}, verdict, on) for n, (im, v, verdict, on) in enumerate(seeds))
+    images = max(result.images for result in results)
+    row = TrialRow(images, {}, results, 1.0, status == "complete")
+    return Entry(index, {}, status, "", (row,), standing(results, ["frechet"], SETTINGS))
+
+
+@pytest.mark.parametrize(("threshold", "expected", "false_alarms"), [(25.0, 25.0, 2), (10.0, 10.0, 0), (None, 30.0, 3)])
+def test_false_alarms_are_seeds_that_succeed_after_a_verdict(
+    threshold: float | None, expected: float, false_alarms: int
+) -> None:
+    entries = [
+        with_verdicts(0, [(1000, 20.0, "collapse", True), (1000, 22.0, "collapse", True), (300, 90.0, "x", False)]),
+        with_verdicts(1, [(1000, 28.0, "divergence", True), (1000, 15.0, "", True), (1000, 45.0, "", False)]),
+        with_verdicts(2, [(1000, math.nan, "non-finite", True), (100, math.nan, "non-finite", False)]),
+        with_verdicts(3, [(400, 1.0, "collapse", True), (100, 90.0, "collapse", False)], status="stopped"),
+        with_verdicts(4, [(200, 90.0, "collapse", False)]),
+    ]
+    found = audit(entries, ["frechet"], SETTINGS.model_copy(update={"threshold": threshold}), images=1000)
+    assert (found.seeds, found.ended, found.continued) == (11, 4, 4)
+    assert found.images_saved == 700 + 900 + 300 + 800, "of a stopped trial up to its stop"
+    assert (found.threshold, found.false_alarms) == (expected, false_alarms)
+    assert found.interval == wilson(3 * false_alarms / 4, 3, 0.95), "three configurations"
+    text = found.describe("frechet")
+    assert "ended 4 of 11 seeds, saving about 2,700 images" in text
+    assert f"{false_alarms} reached frechet {expected:g}" in text
+
+
+def test_without_an_audited_verdict_false_alarms_are_unknown() -> None:
+    found = audit([with_verdicts(0, [(200, 90.0, "collapse", False)] * 3)], ["frechet"], SETTINGS, images=1000)
+    assert (found.ended, found.continued, found.threshold, found.interval) == (3, 0, None, (0.0, 1.0))
+    assert "sweep.audit_share" in found.describe("frechet")

@@ -13,7 +13,7 @@ from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
 from ganscale.sweep import executors
 from ganscale.sweep.executors import READY, TrialSpec, WorkerGroupExecutor
 
-WORK = TrialSpec({}, {}, (0,), ("modes",), "folder", True, 0)
+WORK = TrialSpec({}, {}, (0,), ("modes",), "folder", True, (), 0)
 
 
 class FakeQueue(queue.Queue):

@@ -29,6 +29,8 @@ def test_the_report(tmp_path: Path) -> None:
     assert best.standing.failures == 0
     assert results["images"] == sum(seed["images"] for trial in results["trials"] for seed in trial["seeds"])
     assert results["confirmed"] is None
+    assert results["audit"]["ended"] == sum(bool(s["failure"]) for t in results["trials"] for s in t["seeds"])
+    assert f"health verdicts ended {results['audit']['ended']} of 72 seeds" in text
     assert f"trial {best.index:04d}" in text
     with (folder.path / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from ganscale.config import ConfigError
-from ganscale.sweep.sampler import OptunaSampler, Sampler, uniform
+from ganscale.sweep.config import SweepSettings
+from ganscale.sweep.sampler import OptunaSampler, Sampler, audited_seeds, uniform
 from ganscale.sweep.space import Space
 from tests.sweep.sweeps import space, sweep
 
@@ -164,3 +165,16 @@ def test_several_objectives() -> None:
     for number in range(12):
         drawn = optuna.ask(number)
         optuna.tell(number, drawn, [value(drawn), -value(drawn)])
+
+
+def test_audited_seeds_are_a_random_share_that_only_grows() -> None:
+    few, many = (
+        {(number, seed) for number in range(1000) for seed in audited_seeds(settings, number, (5, 6, 7))}
+        for settings in (SweepSettings(), SweepSettings(audit_share=0.3))
+    )
+    assert 240 < len(few) < 360, "0.1 of 3000, within 3.6 standard deviations"
+    assert few < many
+    assert {seed for _, seed in few} == {5, 6, 7}
+    assert few != {(n, s) for n in range(1000) for s in audited_seeds(SweepSettings(seed=1), n, (5, 6, 7))}
+    assert audited_seeds(SweepSettings(audit_share=0.0), 0, range(99)) == ()
+    assert len(audited_seeds(SweepSettings(audit_share=1.0), 0, range(99))) == 99

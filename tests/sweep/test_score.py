@@ -98,10 +98,14 @@ def test_objectives_point_up() -> None:
 
 
 def test_json_and_back() -> None:
-    result = SeedResult(3, 100, {"frechet": math.nan, "modes": 4.0}, "collapse: x")
+    result = SeedResult(3, 100, {"frechet": math.nan, "modes": 4.0}, "collapse: x", audited=True)
     back = seed_from_json(result.as_json())
     assert math.isnan(back.values["frechet"])
     assert (back.seed, back.images, back.values["modes"], back.failure) == (3, 100, 4.0, "collapse: x")
+    assert back.audited
+    assert not back.has_ended
+    recorded_earlier = {key: value for key, value in result.as_json().items() if key != "audited"}
+    assert seed_from_json(recorded_earlier).has_ended
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

@@ -22,11 +22,15 @@ DRAWN = {"optim.lr_g": 2e-3, "optim.lr_d": 3e-3}
 
 
 def candidate(
-    folder: Path, drawn: dict[str, float] | None = None, seeds: tuple[int, ...] = (0, 1, 2)
+    folder: Path,
+    drawn: dict[str, float] | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    audited: tuple[int, ...] = (),
 ) -> MultiSeedTrial:
     drawn = drawn or DRAWN
     config = ring_plan(folder).space.config(drawn)
-    return MultiSeedTrial(config, drawn, seeds, METRICS, folder / "0000", device=torch.device("cpu"))
+    device = torch.device("cpu")
+    return MultiSeedTrial(config, drawn, seeds, METRICS, folder / "0000", device=device, audited=audited)
 
 
 def rows_of(folder: Path, count: int = 4) -> list[tuple]:
@@ -126,6 +130,19 @@ def test_a_trial_ends_when_all_seeds_have_failed(tmp_path: Path, monkeypatch: py
     assert row.last
     assert [seed.failure for seed in row.seeds] == ["mode-collapse: all of them"] * 3
     assert row.spent == 3 * 160
+
+
+def test_an_audited_seed_fails_but_is_trained_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = candidate(tmp_path / "healthy")
+    expected = [healthy.row(number).seeds[1] for number in range(4)]
+    monkeypatch.setattr(detectors, "diagnose", lambda *a, **k: detectors.Verdict("mode-collapse", "all of them"))
+    rows = [candidate(tmp_path / "b", audited=(1,)).row(number) for number in range(4)]  # each by another process
+    for row, alike in zip(rows, expected, strict=True):
+        assert [seed.failure for seed in row.seeds] == ["mode-collapse: all of them"] * 3
+        assert [seed.images for seed in row.seeds] == [160, alike.images, 160]
+        assert [seed.audited for seed in row.seeds] == [False, True, False]
+        assert row.seeds[1].values == alike.values
+    assert [row.last for row in rows] == [False, False, False, True]
 
 
 def test_a_finished_trial_keeps_no_checkpoints_but_shows_samples(tmp_path: Path) -> None:

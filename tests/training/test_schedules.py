@@ -3,12 +3,14 @@
 import math
 
 import pytest
+import torch
 
 from ganscale.config import dump, load
 from ganscale.config.objective import Scheduled
 from ganscale.training.build import build
+from ganscale.training.ema import MovingAverage
 from ganscale.training.loop import train
-from ganscale.training.schedules import PenaltyWeights, Schedule, rate_scale, value
+from ganscale.training.schedules import PenaltyWeights, Schedule, average_warning, rate_scale, value
 from tests.runs import MLP, tiny
 
 CURVES = {
@@ -97,7 +99,52 @@ def test_beta2_goes_above_both_networks_betas() -> None:
 def test_half_life_ramps_up_with_the_run() -> None:
     plan = Schedule(load(overrides=["ema.half_life=1000", "ema.rampup=0.05"]))
     assert [plan.half_life(images) for images in (0, 100, 20_000, 10**6)] == [0.0, 5.0, 1000.0, 1000.0]
-    assert Schedule(load(overrides=["ema.half_life=1000"])).half_life(0) == 1000.0
+    assert Schedule(load(overrides=["ema.half_life=1000", "ema.rampup=0"])).half_life(0) == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (("ema.half_life=30_000", "ema.rampup=0"), 0.5 ** (51_200 / 30_000)),
+        (("ema.half_life=1e12", "ema.rampup=0.2"), 0.2 ** (math.log(2) / 0.2)),
+        (("ema.half_life=6400", "ema.rampup=0.2"), 0.5 ** (math.log(2.5) / 0.2 + 32_000 / 6400)),
+        (("ema.half_life={start: 0, end: 1, over: 9}",), 0.0),
+        (("ema.half_life=0",), 0.0),
+    ],
+)
+def test_the_weight_of_a_runs_first_fifth(settings: tuple[str, ...], expected: float) -> None:
+    config = load(overrides=["train.images=64_000", *settings])
+    assert Schedule(config).early_weight() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_the_first_fifth_has_that_weight_in_the_average() -> None:
+    config = load(overrides=["train.images=1000", "ema.half_life=400", "ema.rampup=0.5"])
+    schedule, source = Schedule(config), torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(source, 0.0)
+    for images in range(1, 1001):
+        source.weight.data.fill_(float(images <= 200))
+        average.update(1, schedule.half_life(images))
+    assert average.module.weight.item() == pytest.approx(schedule.early_weight(), rel=0.01)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        (("train.images=64_000", "ema.rampup=0"), True),
+        (("train.images=160_000", "ema.rampup=0"), True),
+        (("train.images=64_000", "ema.rampup=0.2"), True),
+        (("train.images=640_000", "ema.rampup=0"), False),
+        (("train.images=640_000", "ema.rampup=0", "ema.half_life={start: 0, end: 2e6, over: 100}"), True),
+        (("train.images=64_000",), False),
+        (("train.images=1",), False),
+    ],
+)
+def test_a_run_too_short_for_its_average_is_warned_of(settings: tuple[str, ...], warns: bool) -> None:
+    config = load(overrides=settings)
+    warning = average_warning(config)
+    assert bool(warning) == warns
+    for part in ("ema.half_life", f"train.images = {config.train.images:,}", "ema.rampup=0.05") if warns else ():
+        assert part in warning
 
 
 def test_the_schedules_reach_optimizers_and_average() -> None:
