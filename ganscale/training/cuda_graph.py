@@ -49,7 +49,7 @@ def record_on_cuda(run: Callable[[], Statistics]) -> tuple[Callable[[], None], S
         run: the function, without arguments and without a sync.
     """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # DataLoader pins memory in a thread
         result = run()
     return graph.replay, result
 
