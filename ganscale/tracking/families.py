@@ -46,8 +46,8 @@ FAMILIES = (
     Family(
         "Fréchet distance of a batch",
         "Training",
-        "Along 32 random directions, over the reals' variance; 1: all fakes are the reals' mean.",
-        {"sliced_frechet": ""},
+        "Along 32 random directions, over the reals' variance: of fakes from reals, and of reals from the data set.",
+        {"sliced_frechet": "fake", "sliced_frechet_real": "real"},
     ),
     Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),

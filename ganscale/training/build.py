@@ -12,6 +12,7 @@ from ganscale.config import DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigEr
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find
 from ganscale.data import Source, open_source
+from ganscale.health.diversity import spread_sums
 from ganscale.losses import Targets
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
@@ -29,6 +30,8 @@ from ganscale.training.step import Step
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Of weights, latents and real examples; bfloat16 is an autocast around float32."""
+NUM_REFERENCE = 256
+"""Examples that stand for the data set in `Experiment.reference`; pictures are decoded at the start of a run."""
 
 
 def set_tf32(allowed: bool) -> None:
@@ -42,7 +45,11 @@ def set_tf32(allowed: bool) -> None:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run's objects on one replica; `iterate` runs `step`, or replays its CUDA graphs."""
+    """A run's objects on one replica.
+
+    `iterate` runs `step`, or replays its CUDA graphs; `reference` are `spread_sums` of the data set, with which the reals
+    of batches are compared.
+    """
 
     config: Config
     state: TrainState
@@ -51,6 +58,7 @@ class Experiment:
     sampler: BatchSampler
     schedule: Schedule
     device: torch.device
+    reference: tuple[float, ...]
 
 
 def build_source(config: Config, device: torch.device) -> Source:
@@ -176,7 +184,8 @@ def build(
         dtype=DTYPES[config.train.precision],
     )
     iterate = GraphedStep(step, device) if config.train.cuda_graphs else step
-    return Experiment(config, state, step, iterate, sampler, Schedule(config), device)
+    reference = tuple(spread_sums(source.read(0, NUM_REFERENCE)[0]).tolist())
+    return Experiment(config, state, step, iterate, sampler, Schedule(config), device, reference)
 
 
 def _check_graphs(device: torch.device, replica: Replica) -> None:

@@ -109,6 +109,6 @@ def train(
         PHASE.name = "between iterations"
         window.add(statistics)
         if names:
-            metrics, histograms = window.close(statistics, sampler.images_per_iteration)
+            metrics, histograms = window.close(statistics, sampler.images_per_iteration, experiment.reference)
             yield Tick(after, state.iteration, names, metrics, histograms)
             window = Window()

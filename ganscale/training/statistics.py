@@ -151,13 +151,14 @@ class Window:
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
 
     def close(
-        self, statistics: Statistics, images_per_iteration: int
+        self, statistics: Statistics, images_per_iteration: int, reference: Sequence[float]
     ) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Reduce the window's numbers over all replicas in one message.
 
         Args:
             statistics: of the last iteration, with details.
             images_per_iteration: over all replicas.
+            reference: `spread_sums` of the data set.
 
         Returns:
             The tick's metrics by name, and counts of D's logits by bin for `real` and `fake`.
@@ -177,6 +178,7 @@ class Window:
         metrics |= {"diversity_real": diversity(real), "diversity_fake": diversity(fake)}
         metrics |= {"copies_real": copies(real), "copies_fake": copies(fake)}
         metrics |= {"mean_gap": mean_gap(real, fake), "sliced_frechet": sliced_frechet(real, fake)}
+        metrics["sliced_frechet_real"] = sliced_frechet(reference, real)
         metrics |= {name: sums[name] for name in penalties}
         metrics |= {name: float(value) for name, value in statistics.grad_norms.items()}
         seconds = time.perf_counter() - self._started

@@ -81,6 +81,7 @@ METRICS = {
     "diversity_fake",
     "mean_gap",
     "sliced_frechet",
+    "sliced_frechet_real",
     "copies_real",
     "copies_fake",
     "adversarial_loss_d",
