@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.health import rescue
+from benchmarks.health.fit import Fitter, store
 from benchmarks.health.plan import Job, plan
 from benchmarks.health.record import Record, read, run, write
-from benchmarks.health.score import report
+from benchmarks.health.score import healthy_runs, report
+from ganscale.health import limits
 
 
 def benchmark(options: argparse.Namespace) -> int:
@@ -24,8 +26,10 @@ def benchmark(options: argparse.Namespace) -> int:
         records = read(options.score)
         if options.rescue:
             return _rescue(records, options.rescue, options.only)
+        if options.fit:
+            store(Fitter(healthy_runs(records)).limits(), Path(limits.__file__))
     else:
-        jobs = [job for job in plan(options.half) if options.only in job.name]
+        jobs = [job for job in plan(options.rounds) if options.only in job.name]
         records = _train(jobs, options.out)
     text, passed = report(records)
     print(text)

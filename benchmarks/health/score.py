@@ -4,6 +4,8 @@ The ground truth does not depend on the verdicts. A run with a fault is unhealth
 those of the healthy runs of the same setup: not finite, fewer modes than their minimum, or more than `WORSE` times
 their largest Frechet distance. Otherwise the fault had no effect and the run is not counted. A run without a fault is
 healthy if its last Frechet distance is less than half that of the untrained generator; otherwise it is not counted.
+
+Each setup is judged by limits that were chosen without its runs (leave one setup out).
 """
 
 import math
@@ -11,14 +13,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from benchmarks.health.plan import half_of
+from benchmarks.health.fit import Fitter, seen
 from benchmarks.health.record import Record
 from ganscale.config import DETECTORS
 from ganscale.health import detectors as health
+from ganscale.health.limits import LIMITS
+from ganscale.health.signals import Limit
+from ganscale.sweep.score import wilson
 
 WORSE = 1.5
 LEAST_RECALL, LEAST_PRECISION = 0.9, 0.95
-"""Required of the scored half."""
+CONFIDENCE = 0.95
 
 Truth = Literal["unhealthy", "healthy", "unclear"]
 
@@ -65,13 +70,18 @@ class Rates(NamedTuple):
 
 
 def score_all(records: Sequence[Record]) -> list[ScoredRun]:
-    """Ground truth and verdicts of all runs.
+    """Ground truth and verdicts of all runs, by limits from the other setups.
 
     Args:
         records: of the runs; those of one setup are compared with each other.
     """
     healthy = healthy_runs(records)
-    return [ScoredRun(record, truth(record, healthy.get(record.setup, ())), verdicts(record)) for record in records]
+    fitter = Fitter(healthy)
+    limits = {setup: fitter.limits(setup) for setup in {record.setup for record in records}}
+    return [
+        ScoredRun(record, truth(record, healthy.get(record.setup, ())), verdicts(record, limits[record.setup]))
+        for record in records
+    ]
 
 
 def truth(record: Record, healthy: Sequence[Record]) -> Truth:
@@ -115,17 +125,17 @@ def _has_learned(record: Record) -> bool:
     return record.evaluations[-1]["frechet"] < 0.5 * record.evaluations[0]["frechet"]
 
 
-def verdicts(record: Record) -> tuple[str, ...]:
+def verdicts(record: Record, limits: Mapping[str, Limit] = LIMITS) -> tuple[str, ...]:
     """Kinds of the verdicts of a run, in the order of their first occurrence.
 
     Args:
         record: of the run; the detectors see its rows one after the other, as in training.
+        limits: of the signals.
     """
     found: dict[str, None] = {}
     for count in range(1, len(record.rows) + 1):
         rows = record.rows[:count]
-        seen = [row for row in record.evaluations if 0 < row["images"] <= rows[-1]["images"]]
-        verdict = health.diagnose(rows, seen, loss=record.loss)
+        verdict = health.diagnose(rows, seen(record, rows[-1]["images"]), loss=record.loss, limits=limits)
         if verdict:
             found[verdict.kind] = None
     return tuple(found)
@@ -143,33 +153,41 @@ def rates(scored: Sequence[ScoredRun]) -> Rates:
 
 
 def report(records: Sequence[Record]) -> tuple[str, bool]:
-    """Describe precision and recall.
+    """Describe precision and recall, each setup judged by limits from the others.
 
     Args:
         records: of the runs.
 
     Returns:
-        Tables of both halves, and whether the scored half has the required precision and recall.
+        Tables, and whether precision and recall are those required.
     """
     scored = score_all(records)
-    parts, passed = [], False
-    for half in ("chosen", "scored"):
-        runs = [run for run in scored if half_of(run.record.seed) == half]
-        if not runs:
-            continue
-        total = rates(runs)
-        parts += [f"half '{half}': {len(runs)} runs", *_totals(total), "", *_by_fault(runs), "", *_by_kind(runs), ""]
-        if half == "scored":
-            passed = total.recall >= LEAST_RECALL and total.precision >= LEAST_PRECISION
+    total = rates(scored)
     seconds = sum(record.seconds for record in records)
-    return "\n".join([*parts, f"{len(records)} runs, {seconds / 60:.0f} core-minutes"]), passed
+    parts = [*_totals(total), "", *_by_fault(scored), "", *_by_kind(scored), "", *_by_setup(scored), ""]
+    parts.append(f"{len(records)} runs, {seconds / 60:.0f} core-minutes")
+    return "\n".join(parts), total.recall >= LEAST_RECALL and total.precision >= LEAST_PRECISION
 
 
 def _totals(total: Rates) -> list[str]:
+    def interval(part: int, whole: int) -> str:
+        return "{:.2f} to {:.2f}".format(*wilson(part, whole, CONFIDENCE))
+
+    found, false = total.found, total.false
     return [
-        f"recall    {total.recall:.3f}  ({total.found} of {total.unhealthy} unhealthy runs have a verdict)",
-        f"precision {total.precision:.3f}  ({total.false} of {total.healthy} healthy runs have one)",
+        f"recall    {total.recall:.3f}  ({found} of {total.unhealthy} unhealthy runs have a verdict; "
+        f"{interval(found, total.unhealthy)})",
+        f"precision {total.precision:.3f}  ({false} of {total.healthy} healthy runs have one; "
+        f"{interval(found, found + false)})",
     ]
+
+
+def _by_setup(runs: Sequence[ScoredRun]) -> list[str]:
+    lines = [f"{'setup':<28}{'healthy':>9}{'false':>7}{'unhealthy':>11}{'found':>7}"]
+    for setup in dict.fromkeys(run.record.setup for run in runs):
+        total = rates([run for run in runs if run.record.setup == setup])
+        lines.append(f"{setup:<28}{total.healthy:>9}{total.false:>7}{total.unhealthy:>11}{total.found:>7}")
+    return lines
 
 
 def _by_fault(runs: Sequence[ScoredRun]) -> list[str]:

@@ -19,12 +19,14 @@ class Detector:
         description: what it finds, for the reference page.
         is_transient: whether a run may recover by itself, so that a trial of a sweep continues.
         is_critical: whether one bad row makes a state suspect; healthy runs never give even one.
+        is_curable: whether an earlier state and lower rates can help; if not, `rollback` only warns.
     """
 
     rule: Function | None
     description: str = ""
     is_transient: bool = False
     is_critical: bool = False
+    is_curable: bool = True
 
 
 _RULES = "ganscale.health.detectors"
@@ -35,6 +37,14 @@ DETECTORS: dict[str, Detector] = {
     "vanishing-gradient": Detector(f"{_RULES}:vanishing_gradient", "G gets no gradient", is_critical=True),
     "discriminator-strong": Detector(f"{_RULES}:discriminator_strong", "D has won"),
     "mode-collapse": Detector(f"{_RULES}:mode_collapse", "G makes few different samples", is_critical=True),
+    "degradation": Detector(f"{_RULES}:degradation", "samples are worse than they were"),
+    "stagnation": Detector(f"{_RULES}:stagnation", "samples are bad and do not become better"),
+    "data": Detector(
+        f"{_RULES}:unlike_data",
+        "batches are not like the data set, or hold copies",
+        is_transient=True,
+        is_curable=False,
+    ),
     "discriminator-weak": Detector(f"{_RULES}:discriminator_weak", "D cannot tell real from fake", is_transient=True),
     "oscillation": Detector(f"{_RULES}:oscillation", "G and D win in turn", is_transient=True),
     "replica-drift": Detector(None, "workers' states differ"),

@@ -1,80 +1,27 @@
 """Verdicts on a run, as pure functions of its recent ticks: what is wrong, since when, and with which figures.
 
-docs/health.md explains each verdict, what to do, and how often it is right. `Thresholds` were chosen on one
-half of the runs of `python -m benchmarks.health`.
+docs/health.md explains each verdict, what to do, and how often it is right.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
-from ganscale.config import DETECTORS, LOSSES, METRICS, AdversarialLoss
-from ganscale.config.table import find, resolve
+from ganscale.config import DETECTORS, METRICS
+from ganscale.config.table import resolve
+from ganscale.health.limits import LIMITS
+from ganscale.health.signals import PATIENCE, SIGNALS, Evidence, Limit, Row, read, separation
 
-Row = Mapping[str, float]
-"""The metrics of a tick, or of a tick and its evaluation."""
-
-PATIENCE = 3
-"""Ticks in a row that must agree: a single bad tick is no verdict."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The numbers that rules compare with.
-
-    Attributes:
-        max_logit: mean logit beyond which D has diverged; a healthy WGAN critic without bounds passes hundreds.
-        max_loss_ratio: D's loss over that of guessing, at which D is confident and wrong.
-        max_gradient_growth: times that a gradient norm may grow over its early median.
-        min_early_gradient: early median of a gradient norm; smaller ones are taken for this.
-        max_weight_growth: times that a network's weights may grow within `weight_growth_ticks`.
-        weight_growth_ticks: ticks of `max_weight_growth`.
-        vanished_gradient: G's gradient norm over its weights' norm, or over its own early median, at which G no longer
-            learns.
-        winning_accuracy: accuracy of D on real and fake alike, from which it has won.
-        winning_separation: distance of D's mean logits in standard deviations, from which it has won for good.
-        confident_loss_ratio: D's loss over that of guessing, below which D is confident; a critic, whose loss has no
-            scale, needs twice the patience.
-        losing_loss: G's loss in nats against a D that has won: -log D(G(z)) = 5 is D(G(z)) = 0.007.
-        fooled_separation: distance of D's mean logits at which it takes fake for real and real for fake.
-        recovered_separation: distance at which D no longer is fooled.
-        oscillation_ticks: ticks in which D may be fooled, and recover, fewer than `max_oscillations` times.
-        max_oscillations: see there.
-        collapsed_diversity: diversity of fakes over that of reals, below which G makes nearly equal samples.
-        collapsed_reverse_kl: reverse KL of the samples' modes over log(number of modes), above which few modes hold
-            nearly all samples.
-        min_ticks_of_modes: ticks before which few modes are no collapse: a run often begins so.
-        stuck_evaluations: evaluations in a row that must not improve.
-        improved_reverse_kl: share of an earlier evaluation's reverse KL that counts as an improvement.
-        improved_frechet: likewise of its Frechet distance.
-        far_mean_gap: distance of the means of fakes and reals, in distances of two reals, that D should see.
-        seeing_accuracy: accuracy of D on real and fake alike, from which it sees that.
-    """
-
-    max_logit: float = 1e5
-    max_loss_ratio: float = 3.0
-    max_gradient_growth: float = 100.0
-    min_early_gradient: float = 1e-3
-    max_weight_growth: float = 3.0
-    weight_growth_ticks: int = 8
-    vanished_gradient: float = 1e-6
-    winning_accuracy: float = 0.99
-    winning_separation: float = 6.0
-    confident_loss_ratio: float = 0.6
-    losing_loss: float = 5.0
-    fooled_separation: float = -1.5
-    recovered_separation: float = -0.75
-    oscillation_ticks: int = 12
-    max_oscillations: int = 3
-    collapsed_diversity: float = 0.06
-    collapsed_reverse_kl: float = 0.6
-    min_ticks_of_modes: int = 16
-    stuck_evaluations: int = 5
-    improved_reverse_kl: float = 0.8
-    improved_frechet: float = 0.5
-    far_mean_gap: float = 3.0
-    seeing_accuracy: float = 0.8
+MAX_LOGIT = 1e5
+"""Mean logit beyond which D has diverged; a healthy WGAN critic without bounds passes hundreds."""
+VANISHED_GRADIENT = 1e-6
+"""G's gradient norm over its weights' norm, at which G no longer learns."""
+FOOLED_SEPARATION, RECOVERED_SEPARATION = -1.5, -0.75
+"""Distance of D's mean logits, in standard deviations, at which it is fooled, and no longer is."""
+OSCILLATION_TICKS, MAX_OSCILLATIONS = 12, 3
+"""Ticks in which D may be fooled, and recover, fewer times than this."""
+SCORES = ("_floor", "_error", "_scale")
+"""Ends of the names of numbers beside a metric."""
 
 
 @dataclass(frozen=True)
@@ -85,67 +32,29 @@ class Verdict:
         kind: name of the detector.
         reason: in a sentence, with the figures.
         since: index of the first tick of the trouble.
+        score: in [0.5, 1]: 0.5 at the limit, 0.73 one standard deviation of healthy setups beyond it.
     """
 
     kind: str
     reason: str
     since: int = 0
+    score: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.reason}"
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a verdict is taken from.
-
-    Attributes:
-        ticks: metrics of all ticks so far, oldest first.
-        evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
-        loss: `loss.name` of the run.
-        patience: ticks in a row that must agree; also how many of the first ones are early.
-        streak: ticks in a row that are enough, where these are not `patience`.
-        thresholds: that rules compare with.
-    """
-
-    ticks: Sequence[Row]
-    evaluations: Sequence[Row] = ()
-    loss: str = "non_saturating"
-    patience: int = PATIENCE
-    streak: int = 0
-    thresholds: Thresholds = Thresholds()
-
-    @property
-    def objective(self) -> AdversarialLoss:
-        """The run's loss. Raises: ConfigError: it is unknown."""
-        return find(LOSSES, self.loss, key="loss.name")
-
-    @property
-    def last(self) -> Row:
-        """The newest tick."""
-        return self.ticks[-1]
-
-    def since(self, bad: Callable[[Row], bool], *, patience: int = 0) -> int | None:
-        """Index of the first of the newest ticks that are bad without gap; None if these are too few.
-
-        Args:
-            bad: whether a row is bad.
-            patience: rows that are enough; 0 for the evidence's `patience`.
-        """
-        start = len(self.ticks)
-        while start > 0 and bad(self.ticks[start - 1]):
-            start -= 1
-        return start if len(self.ticks) - start >= (self.streak or patience or self.patience) else None
-
-    def early(self, name: str) -> float:
-        """Median of a number over the first `patience` ticks, if they are not the newest ones; else 0.
-
-        Args:
-            name: of the number.
-        """
-        if len(self.ticks) < 2 * self.patience:
-            return 0.0
-        return median(row.get(name, 0.0) for row in self.ticks[: self.patience])
+def _judge(e: Evidence, kind: str, *names: str) -> Verdict | None:
+    """The verdict of the signal that is farthest beyond its limit; None if none is."""
+    verdicts = []
+    for name in names:
+        limit = e.limits[name]
+        bound = limit.single if e.streak == 1 else limit.value
+        reading = read(SIGNALS[name], e, bound)
+        if reading.value > bound:
+            score = 1.0 / (1.0 + math.exp(-min(50.0, (reading.value - bound) / limit.spread)))
+            verdicts.append(Verdict(kind, f"{reading.reason} (score {score:.2f})", reading.since, score))
+    return max(verdicts, key=lambda verdict: verdict.score, default=None)
 
 
 def non_finite(e: Evidence) -> Verdict | None:
@@ -156,9 +65,13 @@ def non_finite(e: Evidence) -> Verdict | None:
     """
     for row in (*e.ticks[-1:], *e.evaluations[-1:]):
         for name, value in row.items():
-            if math.isnan(value) or (math.isinf(value) and name.partition("_floor")[0] not in METRICS):
+            if math.isnan(value) or (math.isinf(value) and not _is_score(name)):
                 return Verdict("non-finite", f"{name} is {value}", len(e.ticks) - 1)
     return None
+
+
+def _is_score(name: str) -> bool:
+    return name in METRICS or any(name.removesuffix(end) in METRICS for end in SCORES)
 
 
 def divergence(e: Evidence) -> Verdict | None:
@@ -167,46 +80,20 @@ def divergence(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-    t = e.thresholds
     for side in ("real", "fake"):
         name = f"{side}_logit_mean"
-        since = e.since(lambda row, name=name: abs(row.get(name, 0.0)) > t.max_logit)
+        since = _since(e, [abs(row.get(name, 0.0)) > MAX_LOGIT for row in e.ticks])
         if since is not None:
-            return Verdict("divergence", f"{name} is {e.last[name]:.3g}, beyond {t.max_logit:.0e}", since)
-    guessing = e.objective.guessing_loss
-    if guessing:
-        since = e.since(lambda row: row.get("loss_d", 0.0) > t.max_loss_ratio * guessing)
-        if since is not None:
-            reason = f"loss_d is {e.last['loss_d']:.3g}, {e.last['loss_d'] / guessing:.1f} times that of guessing"
-            return Verdict("divergence", reason, since)
-    for side in ("d", "g"):
-        found = _grown(e, f"grad_norm_{side}", t.max_gradient_growth) or _weights_grown(e, f"weight_norm_{side}")
-        if found:
-            return found
-    return None
+            return Verdict("divergence", f"{name} is {e.last[name]:.3g}, beyond {MAX_LOGIT:.0e}", since)
+    return _judge(e, "divergence", "weights-d", "weights-g", "gradient-d", "loss-d")
 
 
-def _grown(e: Evidence, name: str, times: float) -> Verdict | None:
-    """A norm is so many times its early median."""
-    t = e.thresholds
-    early = max(e.early(name), t.min_early_gradient)
-    since = e.since(lambda row: row.get(name, 0.0) > times * early) if e.early(name) else None
-    return (
-        None if since is None else Verdict("divergence", f"{name} grew from {early:.3g} to {e.last[name]:.3g}", since)
-    )
-
-
-def _weights_grown(e: Evidence, name: str) -> Verdict | None:
-    """A norm has grown `max_weight_growth` times within `weight_growth_ticks` ticks."""
-    t = e.thresholds
-    rows = e.ticks[-t.weight_growth_ticks :]
-    now, before = e.last.get(name, 0.0), min(row.get(name, math.inf) for row in rows)
-    if len(e.ticks) < e.patience or now <= t.max_weight_growth * before:
-        return None
-    since = max(0, len(e.ticks) - len(rows))
-    while e.ticks[since].get(name, 0.0) < t.max_weight_growth * before / 2:
-        since += 1
-    return Verdict("divergence", f"{name} grew from {before:.3g} to {now:.3g} within {len(rows)} rows", since)
+def _since(e: Evidence, bad: Sequence[bool]) -> int | None:
+    """Index of the first of the newest ticks that are bad without gap; None if these are too few."""
+    start = len(bad)
+    while start > 0 and bad[start - 1]:
+        start -= 1
+    return start if len(bad) - start >= (e.streak or e.patience) else None
 
 
 def vanishing_gradient(e: Evidence) -> Verdict | None:
@@ -215,120 +102,68 @@ def vanishing_gradient(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-    t = e.thresholds
-    early = e.early("grad_norm_g")
 
     def gone(row: Row) -> bool:
-        norm = row.get("grad_norm_g", math.inf)
-        return norm <= t.vanished_gradient * max(row.get("weight_norm_g", 0.0), early)
+        return row.get("grad_norm_g", math.inf) <= VANISHED_GRADIENT * row.get("weight_norm_g", 0.0)
 
-    since = e.since(gone)
-    return (
-        None if since is None else Verdict("vanishing-gradient", f"grad_norm_g is {e.last['grad_norm_g']:.3g}", since)
-    )
-
-
-def separation(row: Row) -> float:
-    """Distance of D's mean logits on real and fake in standard deviations (d'); negative where it is fooled.
-
-    Args:
-        row: metrics of a tick.
-    """
-    spread = math.hypot(row.get("real_logit_std", 0.0), row.get("fake_logit_std", 0.0))
-    distance = row.get("real_logit_mean", 0.0) - row.get("fake_logit_mean", 0.0)
-    return distance / max(spread, 1e-12)
+    since = _since(e, [gone(row) for row in e.ticks])
+    if since is not None:
+        return Verdict("vanishing-gradient", f"grad_norm_g is {e.last['grad_norm_g']:.3g}", since)
+    return _judge(e, "vanishing-gradient", "gradient-g")
 
 
 def discriminator_strong(e: Evidence) -> Verdict | None:
-    """D separates all examples, and with such confidence that G has nothing left to follow.
-
-    At the beginning of a run D does so too, but without confidence: its loss is near that of guessing.
+    """D separates all examples so far apart that G has nothing left to follow.
 
     Args:
         e: the run so far.
     """
-    t = e.thresholds
-    guessing = e.objective.guessing_loss
-
-    def won(row: Row) -> bool:
-        accuracy = min(row.get("d_accuracy_real", 0.0), row.get("d_accuracy_fake", 0.0))
-        lost = e.objective.in_nats and row.get("loss_g", 0.0) > t.losing_loss
-        sure = guessing is None or row.get("loss_d", math.inf) < t.confident_loss_ratio * guessing
-        return accuracy >= t.winning_accuracy and (lost or (sure and separation(row) > t.winning_separation))
-
-    since = e.since(won, patience=e.patience if guessing else 2 * e.patience)
-    if since is None:
-        return None
-    reason = (
-        f"D separates all examples, by {separation(e.last):.1f} standard deviations; loss_g is {e.last['loss_g']:.3g}"
-    )
-    return Verdict("discriminator-strong", reason, since)
+    return _judge(e, "discriminator-strong", "separated")
 
 
 def mode_collapse(e: Evidence) -> Verdict | None:
-    """G makes nearly equal samples, or its samples stay on few modes.
+    """G makes nearly equal samples, or loses modes that it had.
 
     Args:
         e: the run so far.
     """
-    t = e.thresholds
-
-    def alike(row: Row) -> bool:
-        return row.get("diversity_fake", math.inf) < t.collapsed_diversity * row.get("diversity_real", 0.0)
-
-    since = e.since(alike)
-    if since is not None:
-        share = e.last["diversity_fake"] / e.last["diversity_real"]
-        return Verdict("mode-collapse", f"fakes differ by {100 * share:.2g}% of what reals do", since)
-    return _few_modes(e)
+    return _judge(e, "mode-collapse", "alike", "copies", "diversity", "modes", "uneven")
 
 
-def _few_modes(e: Evidence) -> Verdict | None:
-    """Nearly all samples lie on few modes in `stuck_evaluations` evaluations, and these do not improve in any way."""
-    t = e.thresholds
-    rows = [row for row in e.evaluations if row.get("modes_floor", 0.0) > 1 and "reverse_kl" in row][
-        -t.stuck_evaluations :
-    ]
-    shares = [row["reverse_kl"] / math.log(row["modes_floor"]) for row in rows]
-    distances = [row.get("frechet", math.inf) for row in rows]
-    if len(e.ticks) < t.min_ticks_of_modes or len(shares) < t.stuck_evaluations:
-        return None
-    if (
-        min(shares) < t.collapsed_reverse_kl
-        or _falls(shares, t.improved_reverse_kl)
-        or _falls(distances, t.improved_frechet)
-    ):
-        return None
-    found = f"{rows[-1]['modes']:.0f} modes" if "modes" in rows[-1] else f"a reverse KL of {rows[-1]['reverse_kl']:.3g}"
-    return Verdict("mode-collapse", f"samples stay on few modes ({found}) in {t.stuck_evaluations} evaluations", 0)
+def degradation(e: Evidence) -> Verdict | None:
+    """Samples are worse than they were.
+
+    Args:
+        e: the run so far.
+    """
+    return _judge(e, "degradation", "farther", "frechet")
 
 
-def _falls(values: Sequence[float], share: float) -> bool:
-    return min(values[1:]) < share * values[0]
+def stagnation(e: Evidence) -> Verdict | None:
+    """Samples are bad, and have not become better for half of the run so far.
+
+    Args:
+        e: the run so far.
+    """
+    return _judge(e, "stagnation", "flat-distance", "flat-frechet")
 
 
 def discriminator_weak(e: Evidence) -> Verdict | None:
-    """G fools D, or D does not see that fakes are far from reals, and does not learn from it.
+    """G fools D, and D does not learn from it.
 
     Args:
         e: the run so far.
     """
-    t = e.thresholds
+    return _judge(e, "discriminator-weak", "fooled")
 
-    def blind(row: Row) -> bool:
-        far = row.get("mean_gap", 0.0) > t.far_mean_gap * row.get("diversity_real", math.inf)
-        return far and min(row.get("d_accuracy_real", 1.0), row.get("d_accuracy_fake", 1.0)) < t.seeing_accuracy
 
-    since = e.since(lambda row: separation(row) < t.fooled_separation)
-    if since is not None:
-        reason = f"D takes fake for real, by {-separation(e.last):.1f} standard deviations, and does not learn from it"
-        return Verdict("discriminator-weak", reason, since)
-    since = e.since(blind)
-    if since is None:
-        return None
-    far = e.last["mean_gap"] / e.last["diversity_real"]
-    reason = f"fakes are {far:.1f} times as far from reals as reals from each other, and D does not see it"
-    return Verdict("discriminator-weak", reason, since)
+def unlike_data(e: Evidence) -> Verdict | None:
+    """The reals of batches are not the data set's: unshuffled, repeated, missing on a worker, or changing.
+
+    Args:
+        e: the run so far.
+    """
+    return _judge(e, "data", "data-copies", "data")
 
 
 def oscillation(e: Evidence) -> Verdict | None:
@@ -337,15 +172,14 @@ def oscillation(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-    t = e.thresholds
     since, dips, recovered = None, 0, True
-    for index in range(max(0, len(e.ticks) - t.oscillation_ticks), len(e.ticks)):
+    for index in range(max(0, len(e.ticks) - OSCILLATION_TICKS), len(e.ticks)):
         distance = separation(e.ticks[index])
-        if distance < t.fooled_separation and recovered:
+        if distance < FOOLED_SEPARATION and recovered:
             dips, recovered = dips + 1, False
             since = index if since is None else since
-        recovered = recovered or distance > t.recovered_separation
-    if since is None or dips < t.max_oscillations:
+        recovered = recovered or distance > RECOVERED_SEPARATION
+    if since is None or dips < MAX_OSCILLATIONS:
         return None
     return Verdict(
         "oscillation", f"D was fooled {dips} times in {len(e.ticks) - since} rows, and caught up between", since
@@ -359,19 +193,22 @@ def diagnose(
     loss: str = "non_saturating",
     patience: int = PATIENCE,
     ignore: Collection[str] = (),
+    limits: Mapping[str, Limit] = LIMITS,
 ) -> Verdict | None:
     """The most severe verdict on a run, or None where nothing is wrong.
 
     Args:
         ticks: metrics of all ticks so far, oldest first.
-        evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first.
+        evaluations: metrics of all evaluations so far (`Evaluation.numbers()`), oldest first; rows of `ticks`, or with
+            the same `images` as theirs.
         loss: `loss.name` of the run, which determines what the size of a loss means.
         patience: ticks in a row that must agree.
         ignore: kinds that are not given.
+        limits: of the signals.
     """
     if not ticks:
         return None
-    evidence = Evidence(ticks, evaluations, loss, patience)
+    evidence = Evidence(ticks, evaluations, loss, patience, limits=limits)
     for kind, detector in DETECTORS.items():
         if detector.rule is not None and kind not in ignore and (verdict := resolve(detector.rule)(evidence)):
             return verdict
@@ -379,7 +216,12 @@ def diagnose(
 
 
 def first_suspect_tick(
-    ticks: Sequence[Row], *, loss: str = "non_saturating", patience: int = PATIENCE, ignore: Collection[str] = ()
+    ticks: Sequence[Row],
+    *,
+    loss: str = "non_saturating",
+    patience: int = PATIENCE,
+    ignore: Collection[str] = (),
+    limits: Mapping[str, Limit] = LIMITS,
 ) -> int:
     """Index of the first tick that a critical detector finds bad, even a single one; else the number of ticks.
 
@@ -391,6 +233,7 @@ def first_suspect_tick(
         loss: `loss.name` of the run.
         patience: ticks in a row that a verdict takes.
         ignore: kinds that are not given.
+        limits: of the signals.
     """
     rules = [
         resolve(detector.rule)
@@ -398,7 +241,7 @@ def first_suspect_tick(
         if detector.rule is not None and detector.is_critical and kind not in ignore
     ]
     for count in range(1, len(ticks) + 1):
-        evidence = Evidence(ticks[:count], (), loss, patience, streak=1)
+        evidence = Evidence(ticks[:count], (), loss, patience, 1, limits)
         found = [verdict.since for verdict in (rule(evidence) for rule in rules) if verdict]
         if found:
             return min(found)

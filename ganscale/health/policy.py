@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ganscale.config.health import Health
+from ganscale.config.health import DETECTORS, Health
 from ganscale.health.detectors import Verdict
 
 Action = Literal["continue", "warn", "stop", "rollback"]
@@ -86,7 +86,8 @@ def respond(settings: Health, verdict: Verdict, *, target: int, rollbacks: int, 
         length: of the run in images.
     """
     kind, text = verdict.kind, verdict.reason
-    if settings.response == "warn":
+    detector = DETECTORS.get(kind)
+    if settings.response == "warn" or (settings.response == "rollback" and detector and not detector.is_curable):
         return Decision("warn", kind=kind, text=text)
     if settings.response == "stop":
         remedy = "to continue, set health.response=rollback or warn; or start a new run with other settings"

@@ -22,7 +22,12 @@ class Family(NamedTuple):
 
 GROUPS = ("Quality", "Training", "Speed and memory", "Other")
 FAMILIES = (
-    Family("Loss", "Training", "Mean since the last row.", {"loss_d": "D", "loss_g": "G"}),
+    Family(
+        "Loss",
+        "Training",
+        "Mean since the last row; adversarial: of D, without penalties and classes, on the row's batch.",
+        {"loss_d": "D", "loss_g": "G", "adversarial_loss_d": "adversarial"},
+    ),
     Family(
         "Discriminator accuracy",
         "Training",

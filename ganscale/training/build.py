@@ -47,8 +47,8 @@ def set_tf32(allowed: bool) -> None:
 class Experiment:
     """A run's objects on one replica.
 
-    `iterate` runs `step`, or replays its CUDA graphs; `reference` are `spread_sums` of the data set, with which the reals
-    of batches are compared.
+    `iterate` runs `step`, or replays its CUDA graphs; `reference` are `spread_sums` of the data set, with which batches
+    are compared.
     """
 
     config: Config

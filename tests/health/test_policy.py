@@ -36,6 +36,12 @@ def test_roll_backs_are_counted_and_end_in_a_stop(rollbacks: int) -> None:
     assert f"penalties times {2 ** (rollbacks + 1)}" in decision.text
 
 
+def test_bad_data_are_no_reason_to_roll_back() -> None:
+    bad = Verdict("data", "copies", since=3)
+    assert respond(Health(response="rollback"), bad, target=500, rollbacks=0, length=2000).action == "warn"
+    assert respond(Health(response="stop"), bad, target=500, rollbacks=0, length=2000).action == "stop"
+
+
 def test_a_roll_back_to_the_beginning_says_so() -> None:
     decision = respond(Health(response="rollback"), SICK, target=0, rollbacks=0, length=2000)
     assert decision.target == 0

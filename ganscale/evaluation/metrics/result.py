@@ -100,7 +100,8 @@ def from_json(raw: Mapping[str, Any]) -> Evaluation:
     """
     try:
         scores = {
-            name: Score(_number(s["value"]), _number(s["floor"]), s["error"], s.get("scale")) for name, s in raw["scores"].items()
+            name: Score(_number(s["value"]), _number(s["floor"]), s["error"], s.get("scale"))
+            for name, s in raw["scores"].items()
         }
         return Evaluation(**{**raw, "scores": scores})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
