@@ -149,6 +149,19 @@ def test_losses_are_means_since_the_tick_before() -> None:
     assert {name: window[-1][name] for name in last} == last
 
 
+def test_the_adversarial_loss_is_ds_loss_without_penalties_and_classes() -> None:
+    def last(*overrides: str) -> dict[str, float]:
+        return run(*MLP, *overrides, until=60, intervals={"row": 12})[1][-1].metrics
+
+    plain = last()
+    assert plain["adversarial_loss_d"] == pytest.approx(plain["loss_d"], rel=1e-5)
+    penalized = last("penalty.r1=3")
+    expected = penalized["loss_d"] - 3.0 * penalized["penalty_r1"]
+    assert penalized["adversarial_loss_d"] == pytest.approx(expected, rel=1e-5)
+    labeled = last("model.discriminator.conditioning=acgan", "model.generator.conditioning=concat")
+    assert 0.0 < labeled["adversarial_loss_d"] < labeled["loss_d"] - 1.0, "log(10) of the classes is not in it"
+
+
 def test_details_are_those_of_the_last_d_update() -> None:
     """Logit statistics against D and G as they were before the update."""
     experiment = build(tiny(*MLP, "optim.d_steps=2", "train.accumulation=3"))
