@@ -34,8 +34,14 @@ $(STAMP): | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.setup-* && touch $@
 
-demo: setup ## train a small GAN on the bundled MNIST
-	@$(BIN)/python -m ganscale.train
+demo: setup ## train a small GAN on the bundled MNIST, write its report and name commands to try next
+	@$(BIN)/python -m ganscale.train configs/mnist_demo.yaml
+	@printf '  report       ' && $(BIN)/python -m ganscale.report runs/mnist_demo
+	@printf '%s\n' 'to try next:' \
+		'  $(BIN)/python -m ganscale.sample runs/mnist_demo --nearest 5  # samples beside the most similar training images' \
+		'  $(BIN)/python -m ganscale.evaluate runs/mnist_demo  # scores beside those of real digits' \
+		'  $(BIN)/python -m ganscale.train  # the GAN of the textbooks, to compare' \
+		'  $(BIN)/python -m ganscale.tune configs/sweeps/gaussians.yaml --dry-run  # what a sweep searches'
 
 test: setup ## run the quick tests in two processes; WORKERS=8 for more
 	@$(QUICK)

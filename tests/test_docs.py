@@ -75,6 +75,12 @@ def test_the_commands_are_known() -> None:
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
+def test_configs_of_the_makefile_are_there() -> None:
+    names = re.findall(r"configs/\S+\.yaml", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert "configs/mnist_demo.yaml" in names
+    assert all((ROOT / name).exists() for name in names)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
