@@ -98,7 +98,7 @@ def cost(config: Config, world_size: int, *, repetitions: int) -> Cost:
         experiment = build(config, replica=Replica(world_size - 1, world_size))
         sampler = experiment.sampler
         rows = sum(stop - start for start, stop in sampler.rows) * sampler.d_steps
-        tick = _tick(statistics, sampler.images_per_iteration)
+        tick = _tick(statistics, sampler.images_per_iteration, experiment.reference)
         ahead = [updates_ahead(stop - start, config.model.latent_dim) for start, stop in sampler.rows]
         iterations = math.lcm(-(-AHEAD // rows), *ahead)
         batches = _batch_reader(sampler, iterations)
@@ -145,13 +145,13 @@ def _statistics(config: Config) -> Statistics:
     return experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0, details=True))
 
 
-def _tick(statistics: Statistics, images_per_iteration: int) -> Callable[[], Any]:
+def _tick(statistics: Statistics, images_per_iteration: int, reference: Sequence[float]) -> Callable[[], Any]:
     """A function that reduces the statistics of an iteration to a row of the log."""
 
     def tick() -> Any:
         window = Window()
         window.add(statistics)
-        return window.close(statistics, images_per_iteration)
+        return window.close(statistics, images_per_iteration, reference)
 
     return tick
 

@@ -75,11 +75,12 @@ class Penalty(Section):
     )
     r2_every: Count = Field(default=1, ge=1, description="D updates between two times that r2 is due.")
     r2_mode: Estimate = Field(default="exact", description="How r2 is computed, as r1_mode.")
-    sigma: float = Field(
-        default=0.01,
+    sigma: float | None = Field(
+        default=None,
         gt=0.0,
         le=1.0,
-        description="Standard deviation of a finite difference's step; data lie in [-1, 1].",
+        description="Standard deviation of a finite difference's step, where data lie in [-1, 1]; null: 0.1 for "
+        "images, 0.01 for 2-D points.",
     )
     dragan: Weight = Field(
         default=0.0, description="DRAGAN: weight of (|dD/dx| - 1)^2 around real images (Kodali et al. 2017: 10)."

@@ -82,18 +82,10 @@ def divergence(e: Evidence) -> Verdict | None:
     """
     for side in ("real", "fake"):
         name = f"{side}_logit_mean"
-        since = _since(e, [abs(row.get(name, 0.0)) > MAX_LOGIT for row in e.ticks])
+        since = e.since(lambda row, name=name: abs(row.get(name, 0.0)) > MAX_LOGIT)
         if since is not None:
             return Verdict("divergence", f"{name} is {e.last[name]:.3g}, beyond {MAX_LOGIT:.0e}", since)
     return _judge(e, "divergence", "weights-d", "weights-g", "gradient-d", "loss-d")
-
-
-def _since(e: Evidence, bad: Sequence[bool]) -> int | None:
-    """Index of the first of the newest ticks that are bad without gap; None if these are too few."""
-    start = len(bad)
-    while start > 0 and bad[start - 1]:
-        start -= 1
-    return start if len(bad) - start >= (e.streak or e.patience) else None
 
 
 def vanishing_gradient(e: Evidence) -> Verdict | None:
@@ -102,11 +94,7 @@ def vanishing_gradient(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-
-    def gone(row: Row) -> bool:
-        return row.get("grad_norm_g", math.inf) <= VANISHED_GRADIENT * row.get("weight_norm_g", 0.0)
-
-    since = _since(e, [gone(row) for row in e.ticks])
+    since = e.since(lambda row: row.get("grad_norm_g", math.inf) <= VANISHED_GRADIENT * row.get("weight_norm_g", 0.0))
     if since is not None:
         return Verdict("vanishing-gradient", f"grad_norm_g is {e.last['grad_norm_g']:.3g}", since)
     return _judge(e, "vanishing-gradient", "gradient-g")

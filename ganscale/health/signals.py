@@ -82,6 +82,17 @@ class Evidence:
         """The newest tick."""
         return self.ticks[-1]
 
+    def since(self, bad: Callable[[Row], bool]) -> int | None:
+        """Index of the first of the newest ticks that are bad without gap; None if these are too few.
+
+        Args:
+            bad: whether a row is bad.
+        """
+        start = len(self.ticks)
+        while start > 0 and bad(self.ticks[start - 1]):
+            start -= 1
+        return start if len(self.ticks) - start >= (self.streak or self.patience) else None
+
     @cached_property
     def past(self) -> Sequence[Row]:
         """The `PAST` ticks before the newest `patience`, with which those are compared; empty if there are too few."""

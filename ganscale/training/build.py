@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from ganscale.config import DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
+from ganscale.config import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find
 from ganscale.data import Source, open_source
@@ -244,7 +244,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         class_weight=loss.class_weight,
         gp_target=config.penalty.gp_target,
         estimated=config.penalty.estimated,
-        sigma=config.penalty.sigma,
+        sigma=config.penalty.sigma or (0.01 if DATASETS[config.data.name].is_points else 0.1),
     )
     objective_g = GeneratorObjective(
         state.discriminator,

@@ -173,11 +173,11 @@ def test_the_loss_of_guessing_is_the_objectives() -> None:
     assert not kind(rows(17), rows(9, loss_d=400.0)), "classes and penalties are in it"
 
 
-def scores(frechet: float, modes: float = 10.0, reverse_kl: float = 0.1) -> Row:
+def scores(frechet: float, modes: float = 10.0, reverse_kl: float = 0.1) -> dict[str, float]:
     return {"modes": modes, "modes_floor": 10.0, "reverse_kl": reverse_kl, "frechet": frechet, "frechet_scale": 100.0}
 
 
-def judged(*evaluations: Row) -> Verdict | None:
+def judged(*evaluations: dict[str, float]) -> Verdict | None:
     """Every fourth tick is evaluated."""
     ticks: list[Row] = []
     for evaluation in evaluations:
