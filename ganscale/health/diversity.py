@@ -70,21 +70,23 @@ def copies(sums: Sequence[float]) -> float:
     return sums[-2] / sums[-1]
 
 
-def sliced_frechet(real: Sequence[float], fake: Sequence[float]) -> float:
+def sliced_frechet(real: Sequence[float], fake: Sequence[float], *, chance: float = 1.5) -> float:
     """Frechet distance of Gaussians along each direction, summed, over the reals' variance; from `spread_sums`.
 
     0 where means and variances agree along all directions, 1 where all fakes are the reals' mean. What finite batches
-    add to the distance of the means is subtracted, so that two batches of the same examples have 0 on average.
+    add is subtracted: on average a batch of n adds 1/n of its variance by its mean, and half of that by its deviations
+    (if they are those of normal numbers).
 
     Args:
         real: sums of the reals, `[NUM_SUMS]`.
         fake: sums of the fakes, `[NUM_SUMS]`.
+        chance: times 1/n that is subtracted; more for a distance that hardly any two batches of the same examples have.
     """
     variances = _variances(real), _variances(fake)
     means = sum((a - b) ** 2 for a, b in zip(_means(real), _means(fake), strict=True))
-    chance = sum(variances[0]) / real[-1] + sum(variances[1]) / fake[-1]
     deviations = sum((math.sqrt(a) - math.sqrt(b)) ** 2 for a, b in zip(*variances, strict=True))
-    return (max(means - chance, 0.0) + deviations) / max(sum(variances[0]), 1e-12)
+    added = chance * (sum(variances[0]) / real[-1] + sum(variances[1]) / fake[-1])
+    return max(means + deviations - added, 0.0) / max(sum(variances[0]), 1e-12)
 
 
 def _means(sums: Sequence[float]) -> list[float]:

@@ -15,11 +15,11 @@ LIMITS: dict[str, Limit] = {
     "modes": Limit(1.064, 1.064, 0.217),
     "uneven": Limit(0.7, 0.7, 0.144),
     "fooled": Limit(1.0, 2.925, 0.133),
-    "farther": Limit(2.079, 2.297, 0.135),
-    "frechet": Limit(1.099, 1.099, 0.146),
+    "farther": Limit(2.079, 2.221, 0.125),
+    "frechet": Limit(1.099, 1.099, 0.145),
     "flat-distance": Limit(2.272, 2.577, 0.868),
-    "flat-frechet": Limit(0.0, 0.0, 0.08),
+    "flat-frechet": Limit(0.0, 0.0, 0.089),
     "data-copies": Limit(0.2, 0.2, 0.05),
-    "data": Limit(0.1, 0.236, 0.05),
+    "data": Limit(0.05, 0.05, 0.05),
 }
 """Of every signal of `ganscale.health.signals.SIGNALS`."""

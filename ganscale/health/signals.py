@@ -33,7 +33,7 @@ FLAT_EVALUATIONS = 4
 """Fewest evaluations that do."""
 IMPROVED = 0.8
 """Share of an earlier distance that counts as progress."""
-OFFSET = 0.02
+OFFSET = 0.05
 """Added to distances relative to the reals' variance, so that ratios of two good ones are near 1."""
 
 
@@ -342,6 +342,6 @@ SIGNALS: dict[str, Signal] = {
         True,
     ),
     "data-copies": Signal(_copies("real"), "{copies_real:.0%} of a batch of reals are copies of others", 0.2),
-    "data": Signal(_unlike_data, "a batch's reals are {value:.2g} of their variance away from the data set", 0.1),
+    "data": Signal(_unlike_data, "a batch's reals are {value:.2g} of their variance away from the data set", 0.05),
 }
 """Every signal by name; `ganscale.health.limits` has their limits."""

@@ -188,7 +188,7 @@ def judged(*evaluations: dict[str, float]) -> Verdict | None:
 LOSSES_OF_QUALITY = {
     "modes": ("mode-collapse", scores(20.0), scores(20.0, modes=2.0)),
     "evenness": ("mode-collapse", scores(20.0), scores(20.0, reverse_kl=0.9)),
-    "distance": ("degradation", scores(20.0), scores(70.0)),
+    "distance": ("degradation", scores(20.0), scores(80.0)),
 }
 
 

@@ -7,6 +7,8 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ganscale.health.diversity import NUM_SUMS, copies, diversity, mean_gap, sliced_frechet, spread_sums
+from ganscale.health.signals import SIGNALS
+from ganscale.training.statistics import BEYOND_CHANCE
 
 
 def points(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -50,6 +52,19 @@ def test_the_sliced_distance_is_that_of_the_gaussians_along_the_directions() -> 
     assert sliced_frechet(reals, spread_sums(other.mean(0).expand(9, 50)).tolist()) == pytest.approx(1.0, abs=2e-3)
     shift = mean_gap(reals, spread_sums(x + 1.0).tolist()) ** 2 / (diversity(reals) ** 2 / 2)
     assert sliced_frechet(reals, spread_sums(x + 1.0).tolist()) == pytest.approx(shift, rel=1e-2)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(4, 50), (8, 2), (64, 2)])
+def test_small_batches_are_near_the_data_set_beyond_chance(rows: int, size: int) -> None:
+    """Verdicts need three in a row; batches of another distribution are far."""
+    reference = spread_sums(points(256, size)).tolist()
+
+    def distance(x: torch.Tensor) -> float:
+        return sliced_frechet(reference, spread_sums(x).tolist(), chance=BEYOND_CHANCE)
+
+    near = [distance(points(rows, size, seed)) for seed in range(1, 201)]
+    assert sum(value > SIGNALS["data"].floor for value in near) <= 10
+    assert min(distance(4.0 + points(rows, size, seed)) for seed in range(1, 21)) > 1.0
 
 
 def test_a_lost_dimension_is_seen_where_mean_and_diversity_stay() -> None:
