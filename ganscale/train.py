@@ -51,11 +51,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _remarks(config: Config) -> list[str]:
     """Warnings, and the memory that a worker needs, as lines of text."""
+    from ganscale.config.schedules import average_warning
     from ganscale.launch.local import pick_device
     from ganscale.parallel.replica import Replica
     from ganscale.training.build import build_source
     from ganscale.training.memory import report
-    from ganscale.training.schedules import average_warning
 
     warnings = [warning] if (warning := average_warning(config)) else []
     wanted = config.cluster.num_workers

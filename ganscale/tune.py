@@ -57,7 +57,7 @@ def preview(plan: "SweepPlan") -> str:
     Args:
         plan: The sweep.
     """
-    from ganscale.training.schedules import average_warning
+    from ganscale.config.schedules import average_warning
 
     settings, sampler = plan.sweep.sweep, plan.sampler
     lines = [f"sweep {settings.name}: {settings.search}, scheduler {settings.scheduler}, score {settings.score}"]

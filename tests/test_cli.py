@@ -33,7 +33,7 @@ def test_every_help_and_dry_run_is_light() -> None:
     commands = [*([name, "--help"] for name in cli.COMMANDS), *DRY_RUNS]
     code = (
         "import sys, ganscale.train; from ganscale.cli import main\n"
-        "ganscale.train._memory = lambda config: ['measured here']\n"
+        "ganscale.train._remarks = lambda config: ['measured here']\n"
         f"for command in {commands}:\n"
         "    try: assert main(command) == 0, command\n"
         "    except SystemExit as stop: assert stop.code == 0, command\n"

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from ganscale.config import Config, load
+from ganscale.config.schedules import average_warning
 from ganscale.training.build import build
 from ganscale.training.loop import train
-from ganscale.training.schedules import average_warning
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.yaml"))

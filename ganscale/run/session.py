@@ -10,6 +10,7 @@ import torch
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.config.schedules import average_warning
 from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.health.policy import Decision
@@ -35,7 +36,6 @@ from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build, build_source
 from ganscale.training.loop import Tick, train
 from ganscale.training.memory import advice, is_out_of_memory, report, rows_at_a_time
-from ganscale.training.schedules import average_warning
 
 
 class OutOfMemoryError(ExecutionError):

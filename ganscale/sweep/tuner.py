@@ -21,6 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED
+from ganscale.config.schedules import average_warning
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
@@ -37,7 +38,6 @@ from ganscale.sweep.score import objectives
 from ganscale.sweep.searcher import ReplayableSearcher
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
 from ganscale.sweep.wandb import publish
-from ganscale.training.schedules import average_warning
 
 _logger = logging.getLogger(__name__)
 

@@ -1,41 +1,13 @@
 """Settings that change during a run, as pure functions of images."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ganscale.config.objective import Scheduled
-from ganscale.config.schema import EMA, Config
+from ganscale.config.schedules import half_life, value
+from ganscale.config.schema import Config
 from ganscale.health.policy import rate_scale
 from ganscale.training.augment import AdaptiveRule
-
-
-def value(setting: float | Scheduled, images: int) -> float:
-    """A setting's value after `images` images: constant, or from `start` to `end` along its curve.
-
-    Between `begin` and `begin + over` images, t runs from 0 to 1 and the value is start + (end - start) f(t) with
-    f(t) = t (linear) or (1 - cos(pi t)) / 2 (cosine), or start^(1 - t) end^t (exponential).
-
-    Args:
-        setting: a number or a schedule.
-        images: so far.
-    """
-    if isinstance(setting, int | float):
-        return setting
-    t = min(1.0, max(0.0, (images - setting.begin) / setting.over))
-    if setting.curve == "exponential":
-        return setting.start ** (1.0 - t) * setting.end**t
-    share = t if setting.curve == "linear" else 0.5 * (1.0 - math.cos(math.pi * t))
-    return setting.start + (setting.end - setting.start) * share
-
-
-EARLY = 0.2
-"""Share of a run whose weights its moving average should have forgotten at the end."""
-MAX_EARLY_WEIGHT = 0.003
-"""Weight of those in the average from which samples are measurably worse (BENCHMARKS.md, moving average)."""
-STEPS = 1000
-"""Of the midpoint rule that integrates over a run."""
 
 Number = float | Tensor
 """A value of an iteration: a float, or inside a CUDA graph, where a float would stay what it was, a tensor `[]`."""
@@ -144,31 +116,4 @@ class Schedule:
         Args:
             images: so far.
         """
-        ema = self._config.ema
-        half_life = value(ema.half_life, images)
-        return min(half_life, images * ema.rampup) if ema.rampup else half_life
-
-    def early_weight(self) -> float:
-        """Weight of what the moving average was after the share `EARLY` of the run, in what it is at the end."""
-        images = self._config.train.images
-        width = (1.0 - EARLY) * images / STEPS
-        half_lives = [self.half_life(round(EARLY * images + (step + 0.5) * width)) for step in range(STEPS)]
-        return 0.5 ** sum(width / half_life if half_life else math.inf for half_life in half_lives)
-
-
-def average_warning(config: Config) -> str:
-    """A line that warns of a run too short for the half-life of its moving average; empty if it is long enough.
-
-    Args:
-        config: The run.
-    """
-    weight, ema = Schedule(config).early_weight(), config.ema
-    if weight < MAX_EARLY_WEIGHT:
-        return ""
-    half_life = ema.half_life.end if isinstance(ema.half_life, Scheduled) else ema.half_life
-    default = EMA().rampup
-    return (
-        f"warning: ema.half_life = {half_life:,.0f} images is long for train.images = {config.train.images:,} with "
-        f"ema.rampup = {ema.rampup:g}: {weight:.2g} of the weight of the averaged generator, which makes the samples, "
-        f"comes from the first {EARLY:.0%} of the run; use ema.rampup={default:g}, a shorter half-life or a longer run"
-    )
+        return half_life(self._config.ema, images)

@@ -7,10 +7,11 @@ import torch
 
 from ganscale.config import dump, load
 from ganscale.config.objective import Scheduled
+from ganscale.config.schedules import average_warning, early_weight, value
 from ganscale.training.build import build
 from ganscale.training.ema import MovingAverage
 from ganscale.training.loop import train
-from ganscale.training.schedules import PenaltyWeights, Schedule, average_warning, rate_scale, value
+from ganscale.training.schedules import PenaltyWeights, Schedule, rate_scale
 from tests.runs import MLP, tiny
 
 CURVES = {
@@ -114,7 +115,7 @@ def test_half_life_ramps_up_with_the_run() -> None:
 )
 def test_the_weight_of_a_runs_first_fifth(settings: tuple[str, ...], expected: float) -> None:
     config = load(overrides=["train.images=64_000", *settings])
-    assert Schedule(config).early_weight() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+    assert early_weight(config) == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
 def test_the_first_fifth_has_that_weight_in_the_average() -> None:
@@ -124,7 +125,7 @@ def test_the_first_fifth_has_that_weight_in_the_average() -> None:
     for images in range(1, 1001):
         source.weight.data.fill_(float(images <= 200))
         average.update(1, schedule.half_life(images))
-    assert average.module.weight.item() == pytest.approx(schedule.early_weight(), rel=0.01)  # pyright: ignore
+    assert average.module.weight.item() == pytest.approx(early_weight(config), rel=0.01)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
