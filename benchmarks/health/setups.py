@@ -1,4 +1,4 @@
-"""Sound setups over losses, penalties, architectures and data sets, each a few seconds long on one core."""
+"""Healthy setups over losses, penalties, architectures and data sets, each a few seconds long on one core."""
 
 from dataclasses import dataclass
 

@@ -58,6 +58,15 @@ METRICS: dict[str, Metric] = {
 """Every metric by name."""
 
 
+def is_score(name: str) -> bool:
+    """Whether a number of a row is a metric's value, or the floor, error or scale beside it.
+
+    Args:
+        name: of the number.
+    """
+    return any(name.removesuffix(end) in METRICS for end in ("", "_floor", "_error", "_scale"))
+
+
 @dataclass(frozen=True)
 class FeatureExtractor:
     """Everything about what turns examples into features.

@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ganscale.config import DETECTORS, METRICS
+from ganscale.config import DETECTORS
+from ganscale.config.evaluation import is_score
 from ganscale.config.table import resolve
 from ganscale.health.limits import LIMITS
 from ganscale.health.signals import PATIENCE, SIGNALS, Evidence, Limit, Row, read, separation
@@ -20,8 +21,6 @@ FOOLED_SEPARATION, RECOVERED_SEPARATION = -1.5, -0.75
 """Distance of D's mean logits, in standard deviations, at which it is fooled, and no longer is."""
 OSCILLATION_TICKS, MAX_OSCILLATIONS = 12, 3
 """Ticks in which D may be fooled, and recover, fewer times than this."""
-SCORES = ("_floor", "_error", "_scale")
-"""Ends of the names of numbers beside a metric."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,9 @@ def non_finite(e: Evidence) -> Verdict | None:
     """
     for row in (*e.ticks[-1:], *e.evaluations[-1:]):
         for name, value in row.items():
-            if math.isnan(value) or (math.isinf(value) and not _is_score(name)):
+            if math.isnan(value) or (math.isinf(value) and not is_score(name)):
                 return Verdict("non-finite", f"{name} is {value}", len(e.ticks) - 1)
     return None
-
-
-def _is_score(name: str) -> bool:
-    return name in METRICS or any(name.removesuffix(end) in METRICS for end in SCORES)
 
 
 def divergence(e: Evidence) -> Verdict | None:

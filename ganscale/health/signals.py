@@ -88,9 +88,7 @@ class Evidence:
         Args:
             bad: whether a row is bad.
         """
-        start = len(self.ticks)
-        while start > 0 and bad(self.ticks[start - 1]):
-            start -= 1
+        start = _start(self.ticks, bad)
         return start if len(self.ticks) - start >= (self.streak or self.patience) else None
 
     @cached_property
@@ -117,6 +115,14 @@ class Evidence:
         values = [row.get(name, math.nan) for row in self.past]
         windows = (values[start : start + self.patience] for start in range(len(values) - self.patience + 1))
         return [median(window) for window in windows if all(map(math.isfinite, window))]
+
+
+def _start(rows: Sequence[Row], bad: Callable[[Row], bool]) -> int:
+    """Index of the first of the newest rows that are bad without gap; the number of rows if the newest is not."""
+    start = len(rows)
+    while start > 0 and bad(rows[start - 1]):
+        start -= 1
+    return start
 
 
 def log_ratio(value: float, base: float) -> float:
@@ -299,9 +305,7 @@ def read(signal: Signal, e: Evidence, limit: float = math.inf) -> Reading:
     value = min(map(badness, rows[-wanted:]))
     if not value > limit:
         return Reading(value)
-    start = len(rows) - wanted
-    while start > 0 and badness(rows[start - 1]) > limit:
-        start -= 1
+    start = _start(rows, lambda row: badness(row) > limit)
     since = _tick(e, rows[start]) if signal.of_evaluations else start
     numbers = {"separation": separation(rows[-1]), **rows[-1]}
     return Reading(value, since, signal.text.format(value=value, times=math.exp(min(value, 99.0)), **numbers))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ganscale.config.evaluation import METRICS
+from ganscale.config.evaluation import METRICS, is_score
 from ganscale.evaluation.compare import by_protocol
 from ganscale.report.record import RunRecord
 from ganscale.tracking.families import FAMILIES, GROUPS, Family
@@ -106,7 +106,7 @@ def _families(runs: Sequence[RunRecord]) -> list[Chart]:
     """Charts of all numbers of metrics.jsonl that are not metrics."""
     present = dict.fromkeys(name for run in runs for row in run.rows for name in row)
     known = {member for family in FAMILIES for member in family.members}
-    single = [name for name in present if name not in known | NOT_DRAWN and not _is_metric(name)]
+    single = [name for name in present if name not in known | NOT_DRAWN and not is_score(name)]
     families = [
         *FAMILIES,
         *(Family(name, "Training" if name.startswith("penalty_") else "Other", "", {name: ""}) for name in single),
@@ -123,10 +123,6 @@ def _families(runs: Sequence[RunRecord]) -> list[Chart]:
         if curves:
             found.append(Chart(family.title, family.group, family.note, curves))
     return found
-
-
-def _is_metric(name: str) -> bool:
-    return name in METRICS or any(name.removesuffix(end) in METRICS for end in ("_floor", "_error", "_scale"))
 
 
 def _points(rows: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
