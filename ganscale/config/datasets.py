@@ -25,7 +25,7 @@ class Dataset:
         is_points: whether examples are 2-D points, not images.
         can_mirror: whether a mirrored image is still one of the data set.
         held_out: `(config, count, seed) -> read`, where `read(start, stop)` gives rows of `count` real examples that
-            are never trained on; None if there are none.
+            are never trained on, and their classes; None if there are none.
         reference_size: training examples that an evaluation compares with, at least as many as samples; 0 for all.
         mixture: the `ganscale.data.gaussians.Mixture` that points come from, so that modes are known; else None.
     """
@@ -81,6 +81,7 @@ DATASETS: dict[str, Dataset] = {
         metrics=_POINTS,
         num_classes=8,
         is_points=True,
+        held_out="ganscale.data.gaussians:held_out_points",
         mixture="ganscale.data.gaussians:RING",
     ),
     "grid": Dataset(
@@ -89,6 +90,7 @@ DATASETS: dict[str, Dataset] = {
         metrics=_POINTS,
         num_classes=25,
         is_points=True,
+        held_out="ganscale.data.gaussians:held_out_points",
         mixture="ganscale.data.gaussians:GRID",
     ),
     "cifar10": Dataset(

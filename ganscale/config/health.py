@@ -45,6 +45,10 @@ DETECTORS: dict[str, Detector] = {
         is_transient=True,
         is_curable=False,
     ),
+    "overfitting": Detector(
+        f"{_RULES}:overfitting", "D knows the training examples by heart", is_transient=True, is_curable=False
+    ),
+    "labels": Detector(f"{_RULES}:labels", "D does not learn the classes", is_transient=True, is_curable=False),
     "discriminator-weak": Detector(f"{_RULES}:discriminator_weak", "D cannot tell real from fake", is_transient=True),
     "oscillation": Detector(f"{_RULES}:oscillation", "G and D win in turn", is_transient=True),
     "replica-drift": Detector(None, "workers' states differ"),

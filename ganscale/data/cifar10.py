@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganscale.config import Config
 from ganscale.data.images import ImageSource, held_out_reader
-from ganscale.data.source import Reader
+from ganscale.data.source import LabeledReader
 
 
 def load_cifar10(path: Path, split: Literal["train", "test"] = "train") -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def open_cifar10(config: Config, device: torch.device, dtype: torch.dtype) -> Im
     return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype, mirror=config.data.mirror)
 
 
-def held_out_images(config: Config, count: int, seed: int) -> Reader:
+def held_out_images(config: Config, count: int, seed: int) -> LabeledReader:
     """Random test images.
 
     Args:
@@ -50,4 +50,4 @@ def held_out_images(config: Config, count: int, seed: int) -> Reader:
         count: how many; with replacement if above 10,000.
         seed: of the draw.
     """
-    return held_out_reader(load_cifar10(Path(config.data.path).expanduser(), "test")[0], count, seed)
+    return held_out_reader(*load_cifar10(Path(config.data.path).expanduser(), "test"), count, seed)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ganscale.config import DATASETS, Config
 from ganscale.config.table import resolve
-from ganscale.data.source import Source
-from ganscale.parallel.random import Stream
+from ganscale.data.images import HELD_OUT
+from ganscale.data.source import LabeledReader, Source
+from ganscale.parallel.random import Stream, derive_seed
 
 
 def ring(num_modes: int = 8, radius: float = 1.0) -> Tensor:
@@ -87,3 +88,16 @@ def open_points(config: Config, device: torch.device, dtype: torch.dtype) -> Poi
     """
     mixture: Mixture = resolve(DATASETS[config.data.name].mixture)
     return PointSource(*mixture, seed=config.run.seed, device=device, dtype=dtype)
+
+
+def held_out_points(config: Config, count: int, seed: int) -> LabeledReader:
+    """Points that no run trains on, float64.
+
+    Args:
+        config: a run whose data set has a `mixture`.
+        count: how many; ignored, as there is no end of them.
+        seed: of the points.
+    """
+    mixture: Mixture = resolve(DATASETS[config.data.name].mixture)
+    own = derive_seed(seed, HELD_OUT)
+    return PointSource(*mixture, seed=own, device=torch.device("cpu"), dtype=torch.float64).read

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data.order import Order, draw
-from ganscale.data.source import Finite, Prefetching, Reader, Source
+from ganscale.data.source import Finite, LabeledReader, Prefetching, Source
 from ganscale.parallel.random import Stream
 
 HELD_OUT = "evaluation/held_out"
@@ -106,8 +106,7 @@ class StackedSource(ImageSource):
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes 100 a + 10 b + c of rows of triples."""
-        digits = self.labels[self.triples.index_select(0, rows.to(self.triples.device))]
-        return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
+        return triple_classes(self.labels[self.triples.index_select(0, rows.to(self.triples.device))])
 
     def state_hash(self) -> str:
         """SHA-256 of all digits and triples."""
@@ -115,16 +114,26 @@ class StackedSource(ImageSource):
         return f"{super().state_hash()}/{triples}"
 
 
-def held_out_reader(images: Tensor, count: int, seed: int) -> Reader:
-    """`count` random images of a test set, for the floor of an evaluation.
+def triple_classes(digits: Tensor) -> Tensor:
+    """Classes 100 a + 10 b + c of triples: int64 `[n]`.
+
+    Args:
+        digits: their digits' classes, int64 `[n, 3]`.
+    """
+    return digits[:, 0] * 100 + digits[:, 1] * 10 + digits[:, 2]
+
+
+def held_out_reader(images: Tensor, labels: Tensor, count: int, seed: int) -> LabeledReader:
+    """`count` random images of a test set and their classes.
 
     Args:
         images: uint8 `[N, C, H, W]`.
+        labels: int64 `[N]`.
         count: how many; with replacement if above N.
         seed: of the draw.
     """
     rows = draw(len(images), count, seed=seed, stream=HELD_OUT)
-    return lambda start, stop: normalize(images[rows[start:stop]], torch.float32)
+    return lambda start, stop: (normalize(images[rows[start:stop]], torch.float32), labels[rows[start:stop]])
 
 
 def mirrored(images: Tensor, stream: Stream | None, position: int) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ganscale.config import Config
-from ganscale.data.images import HELD_OUT, ImageSource, StackedSource, held_out_reader, normalize
-from ganscale.data.source import Reader
+from ganscale.data.images import HELD_OUT, ImageSource, StackedSource, held_out_reader, normalize, triple_classes
+from ganscale.data.source import LabeledReader
 from ganscale.parallel.random import Stream
 
 FILES = Path(__file__).parent / "files"
@@ -93,7 +93,7 @@ def open_stacked_mnist(config: Config, device: torch.device, dtype: torch.dtype)
     return StackedSource(images, labels, config.data.num_images, seed=config.run.seed, device=device, dtype=dtype)
 
 
-def held_out_digits(config: Config, count: int, seed: int) -> Reader:
+def held_out_digits(config: Config, count: int, seed: int) -> LabeledReader:
     """Random test digits.
 
     Args:
@@ -101,10 +101,10 @@ def held_out_digits(config: Config, count: int, seed: int) -> Reader:
         count: how many; with replacement if above 10,000.
         seed: of the draw.
     """
-    return held_out_reader(load_mnist("test", config.data.resolution)[0], count, seed)
+    return held_out_reader(*load_mnist("test", config.data.resolution), count, seed)
 
 
-def held_out_triples(config: Config, count: int, seed: int) -> Reader:
+def held_out_triples(config: Config, count: int, seed: int) -> LabeledReader:
     """Random triples of test digits.
 
     Args:
@@ -112,9 +112,14 @@ def held_out_triples(config: Config, count: int, seed: int) -> Reader:
         count: how many.
         seed: of the draw.
     """
-    images, _ = load_mnist("test", config.data.resolution)
+    images, labels = load_mnist("test", config.data.resolution)
     rows = Stream(seed, HELD_OUT).integers(0, count, len(images), (3,))
-    return lambda start, stop: normalize(images[rows[start:stop]].squeeze(2), torch.float32)
+
+    def read(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        triples = rows[start:stop]
+        return normalize(images[triples].squeeze(2), torch.float32), triple_classes(labels[triples])
+
+    return read
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray:

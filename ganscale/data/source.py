@@ -7,6 +7,8 @@ from torch import Tensor
 
 Reader = Callable[[int, int], Tensor]
 """Gives rows `start` to `stop - 1` as the networks see them: images `[n, C, H, W]` in [-1, 1], or points `[n, 2]`."""
+LabeledReader = Callable[[int, int], tuple[Tensor, Tensor]]
+"""Gives these and their classes, int64 `[n]`."""
 
 
 class Source(Protocol):

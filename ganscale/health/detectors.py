@@ -149,6 +149,24 @@ def unlike_data(e: Evidence) -> Verdict | None:
     return _judge(e, "data", "data-copies", "data")
 
 
+def overfitting(e: Evidence) -> Verdict | None:
+    """D knows the training examples by heart, or these are not like the held-out ones.
+
+    Args:
+        e: the run so far.
+    """
+    return _judge(e, "overfitting", "held-out")
+
+
+def labels(e: Evidence) -> Verdict | None:
+    """D does not learn the classes: the labels are not those of the examples, or it hardly sees them.
+
+    Args:
+        e: the run so far.
+    """
+    return _judge(e, "labels", "classes")
+
+
 def oscillation(e: Evidence) -> Verdict | None:
     """G fools D, D catches up, and so on: they chase each other, and neither learns.
 

@@ -21,5 +21,7 @@ LIMITS: dict[str, Limit] = {
     "flat-frechet": Limit(0.0, 0.0, 0.089),
     "data-copies": Limit(0.2, 0.2, 0.05),
     "data": Limit(0.05, 0.05, 0.05),
+    "held-out": Limit(1.0, 1.0, 0.1),
+    "classes": Limit(-0.1, -0.1, 0.1),
 }
 """Of every signal of `ganscale.health.signals.SIGNALS`."""

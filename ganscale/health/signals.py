@@ -200,6 +200,19 @@ def _unlike_data(e: Evidence) -> Badness:
     return lambda row: row.get("sliced_frechet_real", -math.inf)
 
 
+def _overfitted(e: Evidence) -> Badness:
+    """Standard deviations by which D prefers examples that it trains on to held-out ones."""
+    return lambda row: row.get("held_out_gap", -math.inf)
+
+
+def _ignores_classes(e: Evidence) -> Badness | None:
+    """How little D prefers an example's class to another one, at best over half of the ticks."""
+    values = e.smoothed("class_margin")
+    half = max(FLAT_TICKS, len(values) // 2)
+    best = max(values[-half:]) if len(values) > half else math.inf
+    return lambda row: -max(row.get("class_margin", math.inf), best)
+
+
 def _diversity(e: Evidence) -> Badness:
     """How much less fakes differ than they did."""
     best = max(e.smoothed("diversity_fake"), default=math.nan)
@@ -347,5 +360,11 @@ SIGNALS: dict[str, Signal] = {
     ),
     "data-copies": Signal(_copies("real"), "{copies_real:.0%} of a batch of reals are copies of others", 0.2),
     "data": Signal(_unlike_data, "a batch's reals are {value:.2g} of their variance away from the data set", 0.05),
+    "held-out": Signal(
+        _overfitted, "D prefers training examples to held-out ones, by {value:.1f} standard deviations", 1.0
+    ),
+    "classes": Signal(
+        _ignores_classes, "D does not prefer an example's class to others (class_margin {class_margin:.2g})", -0.1
+    ),
 }
 """Every signal by name; `ganscale.health.limits` has their limits."""

@@ -54,6 +54,18 @@ FAMILIES = (
         "Along 32 random directions, over the reals' variance: of fakes from reals, and of reals from the data set.",
         {"sliced_frechet": "fake", "sliced_frechet_real": "real"},
     ),
+    Family(
+        "Held-out examples",
+        "Training",
+        "By how many standard deviations D prefers training examples to held-out ones.",
+        {"held_out_gap": "gap"},
+    ),
+    Family(
+        "Classes",
+        "Training",
+        "How much D prefers an example's class to another one, mean over standard deviation.",
+        {"class_margin": "margin"},
+    ),
     Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),

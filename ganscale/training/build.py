@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from ganscale.config import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
 from ganscale.config.section import is_conditional
-from ganscale.config.table import find
+from ganscale.config.table import find, resolve
 from ganscale.data import Source, open_source
 from ganscale.health.diversity import spread_sums
 from ganscale.losses import Targets
@@ -24,6 +24,7 @@ from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
 from ganscale.training.ema import MovingAverage
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
+from ganscale.training.probe import Probe
 from ganscale.training.schedules import Schedule
 from ganscale.training.state import TrainState
 from ganscale.training.step import Step
@@ -32,6 +33,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 """Of weights, latents and real examples; bfloat16 is an autocast around float32."""
 NUM_REFERENCE = 256
 """Examples that stand for the data set in `Experiment.reference`; pictures are decoded at the start of a run."""
+READ_AT_ONCE = 32
+"""Of these."""
 
 
 def set_tf32(allowed: bool) -> None:
@@ -47,8 +50,8 @@ def set_tf32(allowed: bool) -> None:
 class Experiment:
     """A run's objects on one replica.
 
-    `iterate` runs `step`, or replays its CUDA graphs; `reference` are `spread_sums` of the data set, with which batches
-    are compared.
+    `iterate` runs `step`, or replays its CUDA graphs; `probe` shows D held-out examples; `reference` are `spread_sums`
+    of the data set, with which batches are compared.
     """
 
     config: Config
@@ -59,6 +62,7 @@ class Experiment:
     schedule: Schedule
     device: torch.device
     reference: tuple[float, ...]
+    probe: Probe
 
 
 def build_source(config: Config, device: torch.device) -> Source:
@@ -184,8 +188,25 @@ def build(
         dtype=DTYPES[config.train.precision],
     )
     iterate = GraphedStep(step, device) if config.train.cuda_graphs else step
-    reference = tuple(spread_sums(source.read(0, NUM_REFERENCE)[0]).tolist())
-    return Experiment(config, state, step, iterate, sampler, Schedule(config), device, reference)
+    held_out = find(DATASETS, config.data.name, key="data.name").held_out
+    probe = Probe(
+        state.discriminator,
+        step.objective_g.view,
+        partial(resolve(held_out), config, seed=config.run.seed) if held_out else None,
+        batch_size=config.train.batch_size,
+        rows=sampler.rows,
+        num_classes=source.num_classes if is_conditional(settings.discriminator) else 0,
+        autocast=step.autocast,
+        compiled=config.train.compile,
+    )
+    return Experiment(config, state, step, iterate, sampler, Schedule(config), device, _reference(source), probe)
+
+
+def _reference(source: Source) -> tuple[float, ...]:
+    """`spread_sums` of the first examples, of which few are in memory at a time: large pictures take megabytes each."""
+    starts = range(0, NUM_REFERENCE, READ_AT_ONCE)
+    parts = [spread_sums(source.read(start, start + READ_AT_ONCE)[0]) for start in starts]
+    return tuple(torch.stack(parts).sum(0).tolist())
 
 
 def _check_graphs(device: torch.device, replica: Replica) -> None:

@@ -109,6 +109,8 @@ def train(
         PHASE.name = "between iterations"
         window.add(statistics)
         if names:
+            seen = experiment.probe(batches, controls)
+            statistics = statistics._replace(sums=statistics.sums | seen)
             metrics, histograms = window.close(statistics, sampler.images_per_iteration, experiment.reference)
             yield Tick(after, state.iteration, names, metrics, histograms)
             window = Window()

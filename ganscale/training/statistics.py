@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ganscale.health.diversity import copies, diversity, mean_gap, sliced_frechet, spread_sums
 from ganscale.losses import AdversarialLoss, Targets
 from ganscale.parallel.collectives import sum_over_replicas
+from ganscale.training.probe import probe_metrics
 
 NUM_BINS = 128
 LOGIT_UNIT, LOGIT_RANGE = 0.05, 1e4
@@ -181,7 +182,7 @@ class Window:
         metrics |= {"copies_real": copies(real), "copies_fake": copies(fake)}
         metrics |= {"mean_gap": mean_gap(real, fake), "sliced_frechet": sliced_frechet(real, fake)}
         metrics["sliced_frechet_real"] = sliced_frechet(reference, real, chance=BEYOND_CHANCE)
-        metrics |= {name: sums[name] for name in penalties}
+        metrics |= {name: sums[name] for name in penalties} | probe_metrics(sums)
         metrics |= {name: float(value) for name, value in statistics.grad_norms.items()}
         seconds = time.perf_counter() - self._started
         metrics["seconds_per_iteration"] = seconds / self._iterations

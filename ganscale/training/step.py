@@ -121,7 +121,7 @@ class Step:
         )
         self.world_size = replica.world_size
         self.scale = replica.world_size * objective_d.view.packing / batch_size
-        self._autocast = autocast
+        self.autocast = autocast
         self._buckets_built = replica.world_size == 1
 
     def __call__(self, batches: Batches, controls: Controls) -> Statistics:
@@ -157,7 +157,7 @@ class Step:
         PHASE.name = "D forward"
         with frozen_statistics((*self.g.norms, *self.d.norms)):
             fakes = self._fakes_with_graph(batch)
-            with self._autocast():
+            with self.autocast():
                 output = self.d.parallel(batch, fakes.detach(), PenaltyWeights(), self.scale, 0.0, 0.0)
             output.loss.backward()
             fakes.sum().backward()
@@ -179,7 +179,7 @@ class Step:
             with _synchronized(self.d.parallel, index == len(micros) - 1):
                 PHASE.name = "D forward"
                 fake_rows = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
-                with self._autocast():
+                with self.autocast():
                     output = self.d.parallel(batch, fake_rows, weights, self.scale, controls.noise, controls.augment_p)
                 PHASE.name = "D backward"
                 output.loss.backward(inputs=self.d.parameters)  # not the images of R1 and R2
@@ -205,7 +205,7 @@ class Step:
             with synchronized, frozen_statistics(self.d.norms), _constant(self.d.parameters):
                 PHASE.name = "G forward"
                 fake_rows = self._fakes_with_graph(batch) if fakes is None else fakes
-                with self._autocast():
+                with self.autocast():
                     loss = self.objective_g(batch, fake_rows, self.scale, controls.noise, controls.augment_p)
                 PHASE.name = "G backward"
                 loss.backward()
@@ -216,11 +216,11 @@ class Step:
         return total / self.world_size, norm if controls.details else None
 
     def _fakes_with_graph(self, batch: Batch) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             return upcast(self.g.parallel(batch.z, batch.labels))
 
     def _fakes_without_graph(self, batch: Batch) -> Tensor:
-        with torch.no_grad(), frozen_statistics(self.g.norms), self._autocast():
+        with torch.no_grad(), frozen_statistics(self.g.norms), self.autocast():
             return upcast(self.g.network(batch.z, batch.labels))
 
 

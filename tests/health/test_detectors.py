@@ -34,6 +34,8 @@ HEALTHY = {
     "copies_fake": 0.0,
     "sliced_frechet": 0.1,
     "sliced_frechet_real": 0.02,
+    "held_out_gap": 0.1,
+    "class_margin": 0.9,
     "grad_norm_d": 1.0,
     "grad_norm_g": 0.5,
     "weight_norm_d": 9.0,
@@ -100,6 +102,7 @@ def troubles(times: float) -> dict[str, tuple[str, dict[str, float]]]:
         "farther": ("degradation", {"sliced_frechet": (0.1 + OFFSET) * near("farther", times) - OFFSET}),
         "repeated data": ("data", {"copies_real": times * LIMITS["data-copies"].value}),
         "other data": ("data", {"sliced_frechet_real": times * LIMITS["data"].value}),
+        "overfitted": ("overfitting", {"held_out_gap": times * LIMITS["held-out"].value}),
         "D fooled": (
             "discriminator-weak",
             {"real_logit_mean": -times * LIMITS["fooled"].value, "fake_logit_mean": 0.0},
@@ -225,6 +228,19 @@ def test_no_progress_without_evaluations() -> None:
     assert kind(rows(FLAT_TICKS + 8, sliced_frechet=far)) == "stagnation"
     assert not kind(rows(FLAT_TICKS, sliced_frechet=far))
     assert not kind([row for n in range(40) for row in rows(1, sliced_frechet=far * 0.95**n)])
+
+
+def test_classes_that_d_does_not_learn() -> None:
+    ignored = rows(2 * FLAT_TICKS, class_margin=0.02)
+    verdict = diagnose(ignored)
+    assert verdict is not None
+    assert verdict.kind == "labels"
+    assert "class_margin 0.02" in verdict.reason
+    assert not kind(ignored[:FLAT_TICKS]), "a short run may still learn them"
+    assert not kind(rows(FLAT_TICKS, class_margin=0.02), rows(3)), "it learns them"
+    assert not kind(rows(1), rows(2 * FLAT_TICKS, class_margin=0.5))
+    unconditional = {name: value for name, value in HEALTHY.items() if name != "class_margin"}
+    assert diagnose([unconditional] * 40) is None
 
 
 def test_a_chase() -> None:

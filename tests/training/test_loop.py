@@ -84,6 +84,7 @@ METRICS = {
     "sliced_frechet_real",
     "copies_real",
     "copies_fake",
+    "held_out_gap",
     "adversarial_loss_d",
     "grad_norm_d",
     "grad_norm_g",
@@ -91,6 +92,11 @@ METRICS = {
     "images_per_second",
 }
 TIMES = {"seconds_per_iteration", "images_per_second"}
+CONDITIONAL = (
+    *DCGAN,
+    *("model.generator.conditioning=norm", "model.generator.norm=batch", "model.discriminator.conditioning=projection"),
+    *("model.discriminator.norm=batch", "model.discriminator.minibatch_stddev=true"),
+)
 
 
 def metrics(overrides: tuple[str, ...]) -> list[dict[str, float]]:
@@ -183,14 +189,17 @@ def test_details_are_those_of_the_last_d_update() -> None:
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 @pytest.mark.parametrize(
-    "overrides", [(*MLP, "optim.d_steps=2", "train.accumulation=2"), DCGAN, RING], ids=["mlp", "dcgan", "ring"]
+    "overrides",
+    [(*MLP, "optim.d_steps=2", "train.accumulation=2"), DCGAN, RING, CONDITIONAL],
+    ids=["mlp", "dcgan", "ring", "conditional"],
 )
 def test_metrics_are_equal_on_all_ranks_and_worlds(fleet: Fleet, overrides, world_size: int) -> None:
     expected = metrics(overrides)
     ranks = fleet.run(metrics, world_size, overrides)
     for rows in ranks:
         for row, first, alone in zip(rows, ranks[0], expected, strict=True):
-            for name in METRICS - TIMES:
+            assert row.keys() == alone.keys()
+            for name in row.keys() - TIMES:
                 assert row[name] == first[name], f"ranks disagree on {name}"
                 assert row[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-12), name
 

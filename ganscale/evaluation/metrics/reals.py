@@ -56,7 +56,8 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
     def reference(start: int, stop: int) -> Tensor:
         return source.gather(torch.arange(start, stop))[0]
 
-    held_out = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
+    labeled = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
+    held_out = None if labeled is None else lambda start, stop: labeled(start, stop)[0]
     identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}"
     return Reals(count, reference, held_out, identity, f"{identity}/{num_samples}/{seed}")
 
