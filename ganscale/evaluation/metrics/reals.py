@@ -11,6 +11,9 @@ from ganscale.data import open_source
 from ganscale.data.source import Finite, Reader, Source
 from ganscale.parallel.random import derive_seed
 
+READING = 2
+"""Of the way in which pictures are read; another one makes what was seen in them before invalid."""
+
 
 @dataclass(frozen=True)
 class Reals:
@@ -58,6 +61,8 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
 
     held_out = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
     identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}"
+    if entry.has_pictures:
+        identity += f"/{READING}"
     return Reals(count, reference, held_out, identity, f"{identity}/{num_samples}/{seed}")
 
 
