@@ -21,9 +21,9 @@ NAMES = {
     "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder"),
     "metrics": (
         METRICS,
-        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality",
+        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality swd",
     ),
-    "extractors": (EXTRACTORS, "mnist inception pixels"),
+    "extractors": (EXTRACTORS, "mnist inception pixels patches"),
     "detectors": (
         DETECTORS,
         "non-finite divergence vanishing-gradient discriminator-strong mode-collapse discriminator-weak oscillation "

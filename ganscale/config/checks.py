@@ -123,7 +123,8 @@ def metric_names(config: Config) -> tuple[str, ...]:
     Args:
         config: the run.
     """
-    return config.eval.metrics or DATASETS[config.data.name].metrics
+    usual = EXTRACTORS[extractor_name(config)].metrics or DATASETS[config.data.name].metrics
+    return config.eval.metrics or usual
 
 
 def _check_evaluation(config: Config) -> None:

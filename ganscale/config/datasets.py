@@ -58,7 +58,7 @@ class Dataset:
         return (2,) if self.is_points else (channels or self.channels, resolution, resolution)
 
 
-_PICTURES = ("inception", "pixels")
+_PICTURES = ("inception", "pixels", "patches")
 _POINTS = ("modes", "high_quality", "reverse_kl")
 
 DATASETS: dict[str, Dataset] = {

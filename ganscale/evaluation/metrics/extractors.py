@@ -193,10 +193,11 @@ def missing_inception(weights: str) -> str | None:
         weights: `eval.weights`.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
-        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or set eval.every=0"
+        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or use eval.extractor=patches"
     file = inception_weights(weights)
     if not file.is_file():
-        return f"no weights of Inception-V3 at {file}; put {INCEPTION_FILE} there or name it in eval.weights"
+        remedy = f"put {INCEPTION_FILE} there, name it in eval.weights, or use eval.extractor=patches"
+        return f"no weights of Inception-V3 at {file}; {remedy}"
     return None
 
 
