@@ -139,7 +139,8 @@ class Trainer:
         from ganscale.storage.run_dir import inspect, locate
 
         config = self.config
-        check_files(config)
+        with _logging():
+            check_files(config)
         folder = locate(config)
         newest = inspect(config, folder)
         with _logging():
@@ -208,8 +209,8 @@ class Tuner:
         from ganscale.config.checks import check_files
         from ganscale.sweep.tuner import search_on_ray, sweep_folder
 
-        check_files(self.plan.config)
         with _logging():
+            check_files(self.plan.config)
             summary = search_on_ray(self.plan)
         folder = sweep_folder(self.plan)
         found = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))

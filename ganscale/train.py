@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _remarks(config: Config) -> list[str]:
     """Warnings, and the memory that a worker needs, as lines of text."""
+    from ganscale.config.checks import check_files
     from ganscale.config.schedules import average_warning
     from ganscale.launch.local import pick_device
     from ganscale.parallel.replica import Replica
@@ -61,6 +62,7 @@ def _remarks(config: Config) -> list[str]:
     wanted = config.cluster.num_workers
     workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
     try:
+        check_files(config)
         device = pick_device(config)
         return warnings + report(config, build_source(config, device), device, Replica(0, workers))
     except ConfigError as error:  # no data or no GPU on this machine

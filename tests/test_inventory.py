@@ -21,9 +21,9 @@ NAMES = {
     "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder"),
     "metrics": (
         METRICS,
-        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality",
+        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality swd",
     ),
-    "extractors": (EXTRACTORS, "mnist inception pixels"),
+    "extractors": (EXTRACTORS, "mnist inception pixels patches"),
     "detectors": (
         DETECTORS,
         "non-finite divergence vanishing-gradient discriminator-strong mode-collapse discriminator-weak oscillation "
@@ -45,7 +45,8 @@ SETTINGS = """
 augment.adaptive augment.every augment.noise augment.p augment.speed augment.target augment.transforms
 checkpoint.best_metric checkpoint.every checkpoint.hours_between_faults checkpoint.keep checkpoint.on_failure
 cluster.address cluster.cpus_per_worker cluster.max_restarts cluster.node_wait cluster.num_workers
-cluster.restart_pause cluster.timeout data.mirror data.name data.num_images data.num_workers data.path
+cluster.restart_pause cluster.timeout data.background data.channels data.fit
+data.labels data.mirror data.name data.num_images data.num_workers data.path data.range
 data.resolution ema.half_life ema.rampup eval.every eval.extractor eval.metrics eval.num_samples eval.seed
 eval.weights health.compare_every health.ignore health.max_rollbacks health.patience health.penalty_factor
 health.rate_factor health.response log.details log.every log.num_samples log.samples_every log.tensorboard

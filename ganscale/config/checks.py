@@ -4,14 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ganscale.config.datasets import DATASETS
-from ganscale.config.errors import ConfigError
+from ganscale.config.errors import ConfigError, shown
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
-from ganscale.config.table import find
+from ganscale.config.table import find, resolve
 
 
 def check(config: Config) -> None:
@@ -46,6 +46,9 @@ def check_files(config: Config) -> None:
     what = find(DATASETS, data.name, key="data.name").path
     if what and not Path(data.path).expanduser().exists():
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
+    check_data = DATASETS[data.name].check
+    if check_data is not None:
+        resolve(check_data)(config)
     if config.log.tensorboard and find_spec("tensorboard") is None:
         remedy = "pip install 'ganscale[tensorboard]', or set it to false"
         raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)
@@ -68,6 +71,14 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.name = {data.name} is not to be mirrored", key="data.mirror", value=True, remedy="use false"
         )
+    for name in ("labels", "channels", "fit", "background", "range"):
+        value, default = getattr(data, name), type(data).model_fields[name].default
+        if value != default and not entry.has_pictures:
+            problem = f"data.name = {data.name} does not read it"
+            raise ConfigError(problem, key=f"data.{name}", value=value, remedy=f"leave it at {shown(default)}")
+    if data.range is not None and data.range[0] >= data.range[1]:
+        remedy = "write [BLACK, WHITE], e.g. [0, 1]"
+        raise ConfigError("the first is not the smaller", key="data.range", value=data.range, remedy=remedy)
 
 
 def _check_model(config: Config) -> None:
@@ -112,7 +123,8 @@ def metric_names(config: Config) -> tuple[str, ...]:
     Args:
         config: the run.
     """
-    return config.eval.metrics or DATASETS[config.data.name].metrics
+    usual = EXTRACTORS[extractor_name(config)].metrics or DATASETS[config.data.name].metrics
+    return config.eval.metrics or usual
 
 
 def _check_evaluation(config: Config) -> None:

@@ -1,11 +1,11 @@
 """The table of data sets, and the settings of the one that a run uses."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from ganscale.config.section import Count, Section
+from ganscale.config.section import Count, Section, as_tuple
 from ganscale.config.table import Choice, Function
 
 
@@ -18,12 +18,14 @@ class Dataset:
         description: for the reference page.
         extractors: names of the feature extractors that fit, the default first.
         metrics: what an evaluation computes when `eval.metrics` is empty.
-        channels: of its images.
+        channels: of its images; of pictures, those of most.
         num_classes: of its labels; None if only its files show it.
         path: what `data.path` must name, in words; empty if it needs no files.
         resolution: the only one that it has, in pixels; None for any.
         is_points: whether examples are 2-D points, not images.
         can_mirror: whether a mirrored image is still one of the data set.
+        has_pictures: whether `data.labels`, `channels`, `fit`, `background` and `range` apply.
+        check: `(config) -> None`, refuses files that cannot be read, before anything starts.
         held_out: `(config, count, seed) -> read`, where `read(start, stop)` gives rows of `count` real examples that
             are never trained on, and their classes; None if there are none.
         reference_size: training examples that an evaluation compares with, at least as many as samples; 0 for all.
@@ -40,20 +42,23 @@ class Dataset:
     resolution: int | None = None
     is_points: bool = False
     can_mirror: bool = False
+    has_pictures: bool = False
+    check: Function | None = None
     held_out: Function | None = None
     reference_size: int = 0
     mixture: object = None
 
-    def shape(self, resolution: int) -> tuple[int, ...]:
+    def shape(self, resolution: int, channels: int | None = None) -> tuple[int, ...]:
         """Shape of one example: `(C, H, W)`, or `(2,)` for points.
 
         Args:
             resolution: `data.resolution` in pixels.
+            channels: of pictures, where they are known.
         """
-        return (2,) if self.is_points else (self.channels, resolution, resolution)
+        return (2,) if self.is_points else (channels or self.channels, resolution, resolution)
 
 
-_PICTURES = ("inception", "pixels")
+_PICTURES = ("inception", "pixels", "patches")
 _POINTS = ("modes", "high_quality", "reverse_kl")
 
 DATASETS: dict[str, Dataset] = {
@@ -105,13 +110,19 @@ DATASETS: dict[str, Dataset] = {
     ),
     "folder": Dataset(
         "ganscale.data.folder:open_folder",
-        "a folder or zip of pictures at data.path, classes by subfolder",
+        "a folder or zip of pictures at data.path (docs/data.md)",
         extractors=_PICTURES,
         path="a folder or zip of pictures",
         can_mirror=True,
+        has_pictures=True,
+        check="ganscale.data.check:check_pictures",
     ),
 }
 """Every data set by name."""
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+_FOLDER = "of data.name = folder"
 
 
 class Data(Section):
@@ -122,6 +133,27 @@ class Data(Section):
     mirror: bool = Field(default=False, description="Mirror half of the images; not with digits or 2-D points.")
     num_workers: Count = Field(
         default=2, ge=0, le=256, description="Processes per worker that decode pictures of data.name = folder."
+    )
+    labels: Literal["auto", "top", "path", "none"] = Field(
+        default="auto",
+        description=f"Classes {_FOLDER}. auto: dataset.json if it is there, otherwise names of folders one deep; top: "
+        "the first folder; path: every folder that holds pictures; none: no classes.",
+    )
+    channels: Literal["auto", 1, 3, 4] = Field(
+        default="auto", description=f"Channels {_FOLDER}: gray, RGB or RGBA. auto: 1 if all pictures are gray, else 3."
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        default="crop",
+        description=f"Pictures {_FOLDER} that are not square: keep the central square, add bars, or change the aspect "
+        "ratio.",
+    )
+    background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(as_tuple)] = Field(
+        default=(255, 255, 255), description=f"Color behind transparent pixels and of bars {_FOLDER}: RGB, 0 to 255."
+    )
+    range: Annotated[tuple[float, float] | None, BeforeValidator(as_tuple)] = Field(
+        default=None,
+        description=f"Values that become black and white in pictures {_FOLDER} with more than 8 bits; null: 0 and "
+        "65535, and real numbers are refused.",
     )
     resolution: Count = Field(
         default=28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."

@@ -9,8 +9,9 @@ from ganscale.config.datasets import Dataset
 from ganscale.config.section import Count, Section, listed
 from ganscale.config.table import Choice, Function
 
-Need = Literal["features", "probabilities", "modes", "quality"]
-"""What an extractor sees: features; probabilities of classes; each example's mode; whether it is of high quality."""
+Need = Literal["features", "probabilities", "modes", "quality", "patches"]
+"""What an extractor sees: features; patches of images; probabilities of classes;
+each example's mode; whether it is of high quality."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ METRICS: dict[str, Metric] = {
     "modes": Metric(True, "modes", "modes with at least one sample", _MODES),
     "reverse_kl": Metric(False, "modes", "reverse KL of the modes' histogram to uniform", _MODES),
     "excess_kl": Metric(False, "modes", "reverse KL above that of as many real examples", _MODES, above_floor=True),
+    "swd": Metric(
+        False,
+        "patches",
+        "sliced Wasserstein distance of patches of Laplacian pyramids, in thousandths",
+        "ganscale.evaluation.metrics.patches:swd",
+        min_samples=20,
+    ),
     "high_quality": Metric(True, "quality", "share of 2-D points within 3 sigma of a center", _MODES),
 }
 """Every metric by name."""
@@ -78,12 +86,16 @@ class FeatureExtractor:
         description: for the reference page.
         missing: `(weights) -> str | None`, why it cannot be used on this machine, as "reason; remedy"; None: it
             always can.
+        metrics: what an evaluation with it computes by default; empty: the data set's.
+        max_reference: most reference examples per sample; 0: all.
     """
 
     build: Function
     gives: frozenset[Need]
     description: str = ""
     missing: Function | None = None
+    metrics: tuple[str, ...] = ()
+    max_reference: int = 0
 
     def seen(self, data: Dataset) -> frozenset[str]:
         """What it sees in an example: what it gives, and modes and quality where the data's modes are known.
@@ -112,6 +124,13 @@ EXTRACTORS: dict[str, FeatureExtractor] = {
     "pixels": FeatureExtractor(
         f"{_EXTRACTORS}:open_pixels", frozenset({"features"}), "the pixels or points themselves"
     ),
+    "patches": FeatureExtractor(
+        "ganscale.evaluation.metrics.patches:open_patches",
+        frozenset({"patches"}),
+        "patches of Laplacian pyramids, without weights",
+        metrics=("swd",),
+        max_reference=2,
+    ),
 }
 """Every feature extractor by name."""
 
@@ -130,7 +149,9 @@ class Evaluation(Section):
     num_samples: Count = Field(default=10_000, ge=2, description="Samples of the generator that are judged.")
     seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed of the samples' latents; the same for all runs.")
     extractor: Annotated[str, Choice(EXTRACTORS, "auto")] = Field(
-        default="auto", description="What turns examples into features; auto: mnist for digits, inception for images."
+        default="auto",
+        description="What turns examples into features; auto: mnist for digits, inception for images, or patches "
+        "where a run finds no weights of Inception.",
     )
     weights: str = Field(
         default="",

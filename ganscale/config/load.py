@@ -243,16 +243,16 @@ _REMEDIES = {
     "tuple_type": "give a list, e.g. [0.5, 0.999]",
     "model_type": "indent its settings below it as key: value lines",
     "model_attributes_type": "indent its settings below it as key: value lines",
-    "missing": "give both, e.g. [0.5, 0.999]",
-    "too_long": "give both, e.g. [0.5, 0.999]",
+    "missing": "give both, e.g. [0.5, 0.999]; of a color all three",
+    "too_long": "give both, e.g. [0.5, 0.999]; of a color all three",
 }
 _MESSAGES = {
     "string_pattern_mismatch": "has characters that a folder name should not have",
     "string_too_short": "should not be empty",
     "model_type": "should be a section",
     "model_attributes_type": "should be a section",
-    "missing": "should be two numbers",
-    "too_long": "should be two numbers",
+    "missing": "has too few numbers",
+    "too_long": "has too many numbers",
 }
 
 

@@ -75,7 +75,7 @@ def _description(field: FieldInfo) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    words = [shown(option) for option in _options(field) if isinstance(option, str)]
+    words = [shown(option) for option in _options(field) if isinstance(option, str | int)]
     words += [word for choice in _choices(field) for word in choice.words]
     for option in _options(field):
         words += [shown(word) for word in get_args(option) if isinstance(word, str)]

@@ -1,90 +1,35 @@
 """A folder or a zip of pictures, decoded by DataLoader workers ahead of their use.
 
-Classes are the names of the subfolders that hold pictures, sorted; pictures at the top have class 0.
+Names are sorted; docs/data.md has the rules by which files are found, labeled and decoded.
 """
 
 import hashlib
-import io
-import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from typing import IO
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.datasets import Data
 from ganscale.data.copy_ahead import CopyAhead, upload
+from ganscale.data.files import Files, list_files, open_files, read, refuse, shown_name
 from ganscale.data.images import mirrored, normalize
+from ganscale.data.labels import Labels, Rule, find_labels
 from ganscale.data.order import Order
+from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
 from ganscale.data.source import Finite, Prefetching, Source
 from ganscale.parallel.random import Stream
-
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = (1 << 30) // 12
-"""Of a picture, as Pillow's own limit, at which Pillow only warns: 89 million."""
-MAX_BYTES = 4 * MAX_PIXELS
-"""Of a picture's file or zip entry, uncompressed."""
-
-
-def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
-
-    Args:
-        path: the folder or zip.
-
-    Raises:
-        FileNotFoundError: no such path.
-        ValueError: it holds no picture, or is neither a folder nor a zip.
-    """
-    if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-    elif not path.exists():
-        raise FileNotFoundError(f"no such folder or zip: {path}")
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
-    else:
-        raise ValueError(f"neither a folder nor a zip: {path}")
-    pictures = sorted(name for name in names if PurePosixPath(name).suffix.lower() in ENDINGS)
-    if not pictures:
-        raise ValueError(f"no picture ({', '.join(sorted(ENDINGS))}) in {path}")
-    return pictures
-
-
-def decode(content: bytes, resolution: int) -> np.ndarray:
-    """One picture as bytes `[3, resolution, resolution]`: RGB, its central square, resized (Lanczos).
-
-    Args:
-        content: of the picture's file.
-        resolution: side of the result in pixels.
-
-    Raises:
-        ValueError: it has more than `MAX_PIXELS` pixels.
-    """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_PIXELS:,}")
-        picture = opened.convert("RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
-    resized = picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    return np.array(resized, dtype=np.uint8).transpose(2, 0, 1)
 
 
 class _Pictures(Dataset[Tensor]):
     """Decoded pictures by index; each DataLoader worker opens the zip for itself."""
 
-    def __init__(self, path: Path, names: list[str], resolution: int) -> None:
-        self.path, self.names, self.resolution = path, names, resolution
-        self._archive: zipfile.ZipFile | None = None
+    def __init__(self, files: Files, names: list[str], resolution: int, rules: Rules) -> None:
+        self.files, self.names, self.resolution, self.rules = files, names, resolution, rules
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,42 +37,11 @@ class _Pictures(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         name = self.names[index]
         try:
-            return torch.from_numpy(decode(self._read(name), self.resolution))
-        except Exception as error:  # zipfile and Pillow raise many kinds on damaged input
-            problem = f"cannot decode the picture {name}: {error}"
-            remedy = "remove the picture, or replace it by an intact one of usual size"
-            raise ConfigError(problem, key="data.path", value=str(self.path), remedy=remedy) from error
-
-    def _read(self, name: str) -> bytes:
-        """The content of a picture's file: never more than its stated size, nor than `MAX_BYTES`."""
-        if self.path.is_dir():
-            with (self.path / name).open("rb") as file:
-                return _bounded(file, os.fstat(file.fileno()).st_size)
-        if self._archive is None:
-            self._archive = zipfile.ZipFile(self.path)
-        entry = self._archive.getinfo(name)
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile bounds no other
-            raise ValueError("the zip entry is neither stored nor deflated")
-        with self._archive.open(entry) as file:
-            return _bounded(file, entry.file_size)
-
-    def state_hash(self) -> str:
-        """SHA-256 of names and sizes in bytes."""
-        if self.path.is_dir():
-            sizes = [(self.path / name).stat().st_size for name in self.names]
-        else:
-            with zipfile.ZipFile(self.path) as archive:
-                sizes = [archive.getinfo(name).file_size for name in self.names]
-        return hashlib.sha256(repr(list(zip(self.names, sizes, strict=True))).encode()).hexdigest()
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_archive": None}
-
-
-def _bounded(file: IO[bytes], size: int) -> bytes:
-    if size > MAX_BYTES:
-        raise ValueError(f"{size:,} bytes are more than {MAX_BYTES:,}")
-    return file.read(size)
+            return torch.from_numpy(decode(read(self.files, name), self.resolution, self.rules))
+        except Exception as error:  # zipfile raises many kinds on damaged input
+            problem = f"cannot read the picture {shown_name(name)}: it {error}"
+            remedy = "repair, convert or remove it; the same command then resumes the run"
+            raise ConfigError(problem, key="data.path", value=str(self.files.path), remedy=remedy) from error
 
 
 class FolderSource(Source, Finite, Prefetching):
@@ -141,6 +55,12 @@ class FolderSource(Source, Finite, Prefetching):
         dtype: of the normalized images.
         mirror: whether half of the images, by position, are mirrored.
         num_workers: DataLoader processes; 0 decodes in this process.
+        rules: how a picture becomes an image; without a number of channels, 1 if all are gray, otherwise 3.
+        labels: where the classes are from, as `data.labels`.
+
+    Raises:
+        ConfigError: a file or its label is not as it should be; the message names it.
+        FileNotFoundError, ValueError: the path does not hold pictures.
     """
 
     def __init__(
@@ -153,15 +73,21 @@ class FolderSource(Source, Finite, Prefetching):
         dtype: torch.dtype = torch.float32,
         mirror: bool = False,
         num_workers: int = 0,
+        rules: Rules = DEFAULT,
+        labels: Rule = "auto",
     ) -> None:
-        names = list_pictures(path)
-        folders = [str(PurePosixPath(name).parent) for name in names]
-        classes = {folder: index for index, folder in enumerate(sorted(set(folders)))}
-        self.shape: tuple[int, ...] = (3, resolution, resolution)
-        self.num_classes = len(classes)
+        files = open_files(path)
+        listing = list_files(files)
+        refuse(path, listing.problems)
+        names = listing.pictures
+        found = find_labels(files, listing, labels)
+        rules = replace(rules, channels=rules.channels or _find_channels(files, names, rules))
+        self.shape: tuple[int, ...] = (rules.channels or 3, resolution, resolution)
+        self.num_classes = len(found.classes)
         self.num_images = len(names)
-        self._labels = torch.tensor([classes[folder] for folder in folders])
-        self._pictures = _Pictures(path, names, resolution)
+        self._labels = torch.tensor(found.rows)
+        self._hash = _hash(files, names, found, rules)
+        self._pictures = _Pictures(files, names, resolution, rules)
         self._seed, self._order = seed, Order(seed, len(names))
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self._device, self._dtype, self._num_workers = device, dtype, num_workers
@@ -219,8 +145,36 @@ class FolderSource(Source, Finite, Prefetching):
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:
-        """SHA-256 of the pictures' names and sizes in bytes."""
-        return self._pictures.state_hash()
+        """SHA-256 of names, sizes in bytes, labels from `dataset.json` and rules other than the defaults."""
+        return self._hash
+
+
+def _find_channels(files: Files, names: Sequence[str], rules: Rules) -> int:
+    """1 if all pictures are gray, otherwise 3."""
+    for name in names:
+        with suppress(Exception), files.open(name) as file:  # a damaged one is named when it is read
+            if not read_header(file, rules, 1).is_gray:
+                return 3
+    return 1
+
+
+def _hash(files: Files, names: Sequence[str], labels: Labels, rules: Rules) -> str:
+    known: list[object] = [(name, files.size(name)) for name in names]
+    if labels.from_file:
+        known.append(labels.rows)
+    if rules != Rules(channels=3):
+        known.append(repr(rules))
+    return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
+def rules_of(data: Data) -> Rules:
+    """The rules of a run.
+
+    Args:
+        data: its section `data`.
+    """
+    channels = None if data.channels == "auto" else data.channels
+    return Rules(channels, data.fit, data.background, data.range)
 
 
 def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> FolderSource:
@@ -240,6 +194,8 @@ def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> Fol
         dtype=dtype,
         mirror=data.mirror,
         num_workers=data.num_workers,
+        rules=rules_of(data),
+        labels=data.labels,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ganscale.config import Config, ConfigError
-from ganscale.config.checks import extractor_name
+from ganscale.config.checks import extractor_name, metric_names
 from ganscale.data import Source
 from ganscale.evaluation.evaluator import Evaluator, missing_extractor
 from ganscale.evaluation.metrics.cache import cache_folder
@@ -90,9 +90,14 @@ class EvaluationCallback:
         config = experiment.config
         self._on = 0 < config.eval.every <= config.train.images
         missing = missing_extractor(config) if self._on and config.eval.extractor == "auto" else None
-        if missing:
+        if missing and config.eval.metrics:
             self._on = False
             info(f"samples are not evaluated: {missing}")
+        elif missing:
+            protocol = config.eval.model_copy(update={"extractor": "patches"})
+            config = config.model_copy(update={"eval": protocol})
+            info(f"samples are evaluated by {', '.join(metric_names(config))} (docs/metrics.md): {missing}")
+        self._config = config
 
     def __call__(self, tick: Tick) -> Evaluation | None:
         """The scores if they are due and the generator's weights are finite.
@@ -107,7 +112,7 @@ class EvaluationCallback:
         self._info(f"evaluating at {tick.images:,} images: {experiment.config.eval.num_samples:,} samples, {expected}")
         started = time.perf_counter()
         if self._evaluator is None:
-            self._evaluator = make_evaluator(experiment.config, experiment.sampler.source, device=experiment.device)
+            self._evaluator = make_evaluator(self._config, experiment.sampler.source, device=experiment.device)
         evaluation = self._evaluator.evaluate(experiment.state.ema.module, tick.images)
         self._seconds = time.perf_counter() - started
         return evaluation

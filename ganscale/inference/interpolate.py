@@ -12,7 +12,7 @@ from torch import Tensor
 from ganscale.config import ConfigError
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.grid import MAX_TILES, settings_text, to_array, to_bytes
-from ganscale.tracking.images import image_grid, write_png
+from ganscale.tracking.images import image_grid, on_white, write_png
 
 FRAMES = 25
 """Frames from one seed to the next: one second."""
@@ -118,7 +118,7 @@ def _decode(generator: LoadedGenerator, z: Tensor, classes: Tensor | None) -> Te
 
 def _enlarge(frames: np.ndarray) -> np.ndarray:
     """Frames uint8 `[N, H, W, C]` as RGB of even height and width, at least `SIDE` high."""
-    frames = frames.repeat(3, axis=3) if frames.shape[3] == 1 else frames
+    frames = frames.repeat(3, axis=3) if frames.shape[3] == 1 else on_white(frames)
     factor = max(1, -(-SIDE // frames.shape[1]))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
     return np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")

@@ -146,6 +146,10 @@ def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> 
         images=manifest.images,
         sha256=manifest.sha256,
     )
+    entry, channels = DATASETS[config.data.name], config.data.channels
+    if entry.has_pictures:
+        shapes = [entry.shape(config.data.resolution, c) for c in ((3, 1) if channels == "auto" else (channels,))]
+        description = min((_replace(description, shape=s) for s in shapes), key=lambda d: _num_different(d, weights))
     if not is_conditional(model.generator):
         return description
     return _replace(description, num_classes=_num_classes(config, description, weights))
@@ -153,6 +157,12 @@ def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> 
 
 def _replace(description: Description, **changes: Any) -> Description:
     return Description(**(vars(description) | changes))
+
+
+def _num_different(description: Description, weights: dict[str, Tensor]) -> int:
+    """Weights whose shapes are not those of the description's generator."""
+    built = build_network(_replace(description, num_classes=1)).state_dict()
+    return sum(built[name].shape != weights[name].shape for name in built.keys() & weights.keys())
 
 
 def _num_classes(config: Config, description: Description, weights: dict[str, Tensor]) -> int:

@@ -16,7 +16,8 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
     """Tile images in rows on white, each enlarged by a whole factor to at least `minimum` pixels.
 
     Args:
-        images: floats `[N, C, H, W]` in [-1, 1], C = 1 or 3; values outside are clipped, non-finite ones are black.
+        images: floats `[N, C, H, W]` in [-1, 1], C = 1, 3 or 4 (RGBA, shown on white); values outside are clipped,
+            non-finite ones are black.
         columns: images per row; by default the grid is as square as possible.
         padding: pixels between images.
         minimum: minimal height of an image, in pixels.
@@ -24,8 +25,7 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
     count, channels, height, _ = images.shape
     pixels = np.nan_to_num((images + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
     pixels = pixels.astype(np.uint8).transpose(0, 2, 3, 1)
-    if channels == 1:
-        pixels = pixels.repeat(3, axis=3)
+    pixels = pixels.repeat(3, axis=3) if channels == 1 else on_white(pixels)
     factor = max(1, math.ceil(minimum / height))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     columns = columns or math.ceil(math.sqrt(count))
@@ -36,6 +36,21 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
         top, left = padding + index // columns * (h + padding), padding + index % columns * (w + padding)
         canvas[top : top + h, left : left + w] = tile
     return canvas
+
+
+def on_white(pixels: np.ndarray) -> np.ndarray:
+    """Compose RGBA on white; RGB stays.
+
+    Args:
+        pixels: uint8 `[..., 3 or 4]`.
+
+    Returns:
+        uint8 `[..., 3]`.
+    """
+    if pixels.shape[-1] == 3:
+        return pixels
+    alpha = pixels[..., 3:] / 255.0
+    return (pixels[..., :3] * alpha + 255.0 * (1.0 - alpha)).round().astype(np.uint8)
 
 
 def scatter(points: np.ndarray, reference: np.ndarray, *, size: int = 512, margin: float = 0.25) -> np.ndarray:

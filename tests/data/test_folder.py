@@ -1,7 +1,9 @@
 """Pictures from a folder or zip: what is found, decoded, ordered and read ahead."""
 
+import hashlib
 import io
 import itertools
+import json
 import struct
 import tracemalloc
 import zipfile
@@ -12,9 +14,14 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from ganscale.api import Trainer
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
-from ganscale.data.folder import FolderSource, decode, list_pictures
+from ganscale.data.files import list_pictures
+from ganscale.data.folder import FolderSource
+from ganscale.data.pictures import Rules, decode
+from ganscale.inference.grid import save_images
+from ganscale.inference.interpolate import save_interpolation
 from ganscale.training.build import build, build_source
 from ganscale.training.loop import train
 
@@ -24,6 +31,12 @@ CPU = torch.device("cpu")
 def png(color: tuple[int, int, int], size: tuple[int, int] = (20, 16)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, color).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def gray() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (20, 16), 9).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -94,6 +107,50 @@ def test_the_central_square_is_kept() -> None:
     assert (pixels[1] == 200).all()
 
 
+def test_ordinary_pictures_keep_their_identity(folder: Path) -> None:
+    """Runs that began before there were rules for pictures still find their data set."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    known = repr([(name, (folder / name).stat().st_size) for name in names])
+    assert FolderSource(folder, 16, seed=1, device=CPU).state_hash() == hashlib.sha256(known.encode()).hexdigest()
+
+
+def test_labels_and_rules_are_part_of_the_identity(folder: Path) -> None:
+    found = {FolderSource(folder, 16, seed=1, device=CPU).state_hash()}
+    for rules in (Rules(fit="pad"), Rules(channels=1), Rules(background=(0, 0, 0)), Rules(range=(0.0, 1.0))):
+        found.add(FolderSource(folder, 16, seed=1, device=CPU, rules=rules).state_hash())
+    for first in (0, 1):
+        labels = [[f"{'cats' if n < 6 else 'dogs'}/{n}.png", first if n == 0 else n % 2] for n in range(10)]
+        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+        found.add(FolderSource(folder, 16, seed=1, device=CPU).state_hash())
+    assert len(found) == 7
+
+
+def test_a_zip_that_is_open_is_read_by_several_processes(folder: Path) -> None:
+    """Forked workers must not share the position in the file."""
+    plain = FolderSource(zipped(folder), 16, seed=1, device=CPU)
+    ahead = FolderSource(folder.with_suffix(".zip"), 16, seed=1, device=CPU, num_workers=3)
+    ahead.gather(torch.arange(10))
+    ahead.expect(lambda: ((start, start + 5) for start in range(0, 10**9, 5)))
+    for start in range(0, 200, 5):
+        torch.testing.assert_close(ahead.read(start, start + 5), plain.read(start, start + 5), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_run_with_another_number_of_channels_is_sampled(folder: Path, tmp_path: Path, channels: int) -> None:
+    for path in folder.rglob("*.png"):
+        path.write_bytes(png((9, 9, 9)) if channels == 4 else gray())
+    overrides = ["data.name=folder", f"data.path={folder}", "data.resolution=16", f"run.dir={tmp_path}", "run.name=r"]
+    overrides += ["train.images=8", "train.batch_size=4", "data.num_workers=0", "wandb.mode=disabled", "eval.every=0"]
+    overrides += ["data.channels=4"] if channels == 4 else []
+    result = Trainer(overrides=overrides, launcher="local").fit()
+    generator = result.load_generator()
+    assert generator.sample(2).shape == (2, channels, 16, 16)
+    save_images(generator, tmp_path / "images", [0])
+    with Image.open(tmp_path / "images" / "seed000000.png") as picture:
+        assert picture.mode == ("L" if channels == 1 else "RGBA")
+    save_interpolation(generator, tmp_path / "walk", [0, 1], steps=3)
+
+
 def test_what_is_no_picture_set_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list_pictures(tmp_path / "nowhere")
@@ -130,7 +187,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_picture_of_too_many_bytes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     (folder / "cats" / "bomb.png").write_bytes(bytes(5000))
-    monkeypatch.setattr("ganscale.data.folder.MAX_BYTES", 4999)
+    monkeypatch.setattr("ganscale.data.files.MAX_BYTES", 4999)
     source = FolderSource(zipped(folder) if packed else folder, 16, seed=1, device=CPU)
     with pytest.raises(ConfigError, match=r"cats/bomb\.png.*5,000 bytes") as caught:
         source.read(0, 11)
@@ -143,10 +200,9 @@ def test_a_zip_entry_larger_than_it_states_does_not_fill_the_memory(tmp_path: Pa
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("bomb.png", bytes(size))
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 100)))
-    source = FolderSource(path, 16, seed=1, device=CPU)
     tracemalloc.start()
     with pytest.raises(ConfigError, match=r"bomb\.png"):
-        source.read(0, 1)
+        FolderSource(path, 16, seed=1, device=CPU).read(0, 1)
     assert tracemalloc.get_traced_memory()[1] < size / 8
     tracemalloc.stop()
 
@@ -176,6 +232,14 @@ def test_a_run_on_a_folder(folder: Path) -> None:
         (["data.name=folder"], "data.path"),
         (["data.name=cifar10", "data.path=.", "data.resolution=28"], "data.resolution"),
         (["data.mirror=true"], "data.mirror"),
+        (["data.channels=1"], "data.channels"),
+        (["data.fit=pad"], "data.fit"),
+        (["data.labels=none"], "data.labels"),
+        (["data.background=[0, 0, 0]"], "data.background"),
+        (["data.name=folder", "data.path=.", "data.range=[1, 1]"], "data.range"),
+        (["data.name=folder", "data.path=.", "data.channels=2"], "data.channels"),
+        (["data.name=folder", "data.path=.", "data.background=[0, 0, 256]"], "data.background.2"),
+        (["data.name=folder", "data.path=.", "data.background=[0, 0]"], "data.background"),
     ],
 )
 def test_impossible_data_settings_are_refused(overrides: list[str], key: str) -> None:

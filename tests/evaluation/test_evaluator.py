@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from ganscale.config import Config, load
 from ganscale.config.checks import extractor_name, metric_names
-from ganscale.data import mnist
+from ganscale.data import ImageSource, mnist
 from ganscale.data.gaussians import RING as RING_MIXTURE
+from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.evaluator import Evaluator, missing_extractor, store_evaluation
 from ganscale.evaluation.metrics.result import Evaluation, Score, from_json
 from ganscale.parallel.collectives import Replica
 from ganscale.training.build import build, build_source
+from ganscale.training.loop import train
 from tests.fleet import Fleet
 
 CPU = torch.device("cpu")
@@ -225,6 +227,37 @@ def test_a_folder_is_floored_by_its_own_halves(tmp_path: Path) -> None:
     found = judge(config).scores
     assert tuple(found) == ("frechet", "kid")
     assert 0 < found["frechet"].floor < found["frechet"].value
+
+
+def test_a_run_without_inceptions_weights_is_evaluated_by_patches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANSCALE_CACHE", str(tmp_path))
+    config = load(
+        overrides=[
+            "data.name=folder",
+            "data.path=x",
+            "data.resolution=16",
+            "eval.num_samples=40",
+            "eval.every=64",
+            "train.images=64",
+            f"eval.weights={tmp_path}/none.pth",
+        ]
+    )
+    pictures = torch.randint(0, 256, (100, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    source = ImageSource(pictures, torch.zeros(100, dtype=torch.int64), 0, seed=0, device=torch.device("cpu"))
+    for changes, expected in (({}, True), ({"metrics": ("frechet",)}, False)):
+        own = config.model_copy(update={"eval": config.eval.model_copy(update=changes)})
+        experiment, lines = build(own, source=source), list[str]()
+        evaluate = EvaluationCallback(experiment, lines.append)
+        (tick,) = (tick for tick in train(experiment, intervals={"eval": 64}, until=64) if tick.is_due("eval"))
+        evaluation = evaluate(tick)
+        assert f"{tmp_path}/none.pth" in lines[0]
+        assert (evaluation is not None) == expected
+        if evaluation:
+            assert (evaluation.extractor, *evaluation.scores) == ("patches", "swd")
+            assert evaluation.scores["swd"].value > evaluation.scores["swd"].floor > 0
+            assert evaluation.scores["swd"].error
 
 
 def test_names_follow_the_data_set() -> None:

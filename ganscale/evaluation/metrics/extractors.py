@@ -161,7 +161,10 @@ class InceptionExtractor:
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Observed:
-        """Features `[N, 2048]` and probabilities of its 1008 classes, from images as bytes."""
+        """Features `[N, 2048]` and probabilities of its 1008 classes, from images as bytes; RGBA on white."""
+        if examples.shape[1] == 4:
+            alpha = (examples[:, 3:] + 1.0) / 2.0
+            examples = examples[:, :3] * alpha + (1.0 - alpha)
         images = ((examples + 1.0) * 127.5).round().clamp(0, 255).byte()
         if images.shape[1] == 1:
             images = images.repeat(1, 3, 1, 1)
@@ -190,10 +193,11 @@ def missing_inception(weights: str) -> str | None:
         weights: `eval.weights`.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
-        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or set eval.every=0"
+        return "Inception-V3 needs torch-fidelity; install ganscale[inception], or use eval.extractor=patches"
     file = inception_weights(weights)
     if not file.is_file():
-        return f"no weights of Inception-V3 at {file}; put {INCEPTION_FILE} there or name it in eval.weights"
+        remedy = f"put {INCEPTION_FILE} there, name it in eval.weights, or use eval.extractor=patches"
+        return f"no weights of Inception-V3 at {file}; {remedy}"
     return None
 
 

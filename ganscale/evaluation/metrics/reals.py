@@ -5,11 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ganscale.config import DATASETS, Config
+from ganscale.config import DATASETS, EXTRACTORS, Config
+from ganscale.config.checks import extractor_name
 from ganscale.config.table import find, resolve
 from ganscale.data import open_source
 from ganscale.data.source import Finite, Reader, Source
-from ganscale.parallel.random import derive_seed
+from ganscale.parallel.random import derive_seed, permutation
+
+READING = 2
+"""Of the way in which pictures are read; another one makes what was seen in them before invalid."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,21 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
     if entry.reference_size:
         count = min(count, max(entry.reference_size, num_samples))
 
+    most = EXTRACTORS[extractor_name(config)].max_reference * num_samples
+    rows = torch.arange(count)
+    if 0 < most < count:
+        rows, count = permutation(seed, "evaluation/reference", count)[:most], most
+
     def reference(start: int, stop: int) -> Tensor:
-        return source.gather(torch.arange(start, stop))[0]
+        return source.gather(rows[start:stop])[0]
 
     labeled = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
     held_out = None if labeled is None else lambda start, stop: labeled(start, stop)[0]
     identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}"
+    if most:
+        identity += f"/{seed}"
+    if entry.has_pictures:
+        identity += f"/{READING}"
     return Reals(count, reference, held_out, identity, f"{identity}/{num_samples}/{seed}")
 
 

@@ -1,0 +1,333 @@
+"""The files of a folder or zip by name: which are pictures, which are left out by rule, which are refused."""
+
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from ganscale.config import ConfigError
+from ganscale.data.pictures import MAX_PIXELS, NEEDS_AVIF, NEEDS_HEIF, has_avif, has_heif, kind_of
+
+ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
+NOT_READ = frozenset(
+    {".apng", ".dcm", ".dds", ".eps", ".exr", ".hdr", ".hif", ".icns", ".ico", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl"}
+    | {".mpo", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".svg", ".svgz", ".tga", ".xcf"}
+    | {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".raw", ".rw2"}
+)
+"""Endings of pictures that are refused: leaving them out would change the data set without a word."""
+SIDECARS = frozenset(
+    {".aae", ".csv", ".htm", ".html", ".ini", ".json", ".jsonl", ".log", ".md", ".parquet", ".tsv", ".txt", ".xml"}
+    | {".xmp", ".yaml", ".yml"}
+)
+"""Endings of texts beside pictures, which are not opened."""
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".npy", ".npz"})
+IGNORED = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
+"""Names that systems leave behind; those that begin with a dot are left out, too."""
+LABELS_FILE = "dataset.json"
+MAX_BYTES = 4 * MAX_PIXELS
+"""Of a picture's file or zip entry, uncompressed."""
+_SHOWN = 5
+
+
+class Files(Protocol):
+    """The files below `data.path`; names are relative to it, with slashes."""
+
+    path: Path
+
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """Every file's name, and why it cannot be read ("" if nothing is known against it).
+
+        Raises:
+            ValueError: a folder cannot be listed, or links lead in a circle.
+        """
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file, open for reading.
+
+        Raises:
+            ValueError: it is too large.
+        """
+        ...
+
+    def size(self, name: str) -> int:
+        """Of a file in bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies below `data.path`.
+
+    Attributes:
+        pictures: names of the pictures, sorted.
+        problems: names of what must not be left out and cannot be read, with the reasons.
+        labels: names of files called `dataset.json`.
+        others: names of all other files; they are left out.
+    """
+
+    pictures: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+class FolderFiles(Files):
+    """The files of a folder, at any depth; links are followed.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """Every visible file's name with what is known against it (part of `Files`)."""
+        waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+        while waiting:
+            folder, above = waiting.pop()
+            try:
+                found = os.stat(self.path / folder)
+                entries = sorted(os.scandir(self.path / folder), key=lambda entry: entry.name)
+            except OSError as error:
+                raise ValueError(f"cannot list the folder {shown_name(folder)}: {error.strerror}") from None
+            identity = (found.st_dev, found.st_ino)
+            if identity in above:
+                raise ValueError(f"the link {shown_name(folder)} leads back to a folder that holds it")
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    waiting.append((name, above | {identity}))
+                elif entry.is_file():
+                    yield name, ""
+                else:
+                    yield name, "is a link to nothing" if entry.is_symlink() else "is no regular file"
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file (part of `Files`)."""
+        file = (self.path / name).open("rb")
+        try:
+            _check_size(os.fstat(file.fileno()).st_size)
+        except ValueError:
+            file.close()
+            raise
+        return file
+
+    def size(self, name: str) -> int:
+        """Of a file in bytes (part of `Files`)."""
+        return (self.path / name).stat().st_size
+
+
+class ZipFiles(Files):
+    """The files of a zip.
+
+    Args:
+        path: of the zip.
+
+    Raises:
+        ValueError: its directory is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._process = 0
+        try:
+            self._names = {_clean(entry.filename): entry.filename for entry in self._opened().infolist()}
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            raise ValueError(f"the zip is damaged or incomplete: {error}") from None
+
+    def _opened(self) -> zipfile.ZipFile:
+        if self._archive is None or self._process != os.getpid():  # a forked process would share the file's position
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._archive
+
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """Every visible entry's name with what is known against it (part of `Files`)."""
+        seen = set()
+        for entry in self._opened().infolist():
+            name = _clean(entry.filename)
+            if entry.is_dir() or any(is_hidden(part) for part in PurePosixPath(name).parts):
+                continue
+            problem = ""
+            if entry.flag_bits & 0x1:
+                problem = "is encrypted"
+            elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile bounds no other
+                problem = "is neither stored nor deflated"
+            elif stat.S_ISLNK(entry.external_attr >> 16):
+                problem = "is a link; make the zip without --symlinks"
+            elif name in seen:
+                problem = "stands in the zip twice"
+            seen.add(name)
+            yield name, problem
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file (part of `Files`)."""
+        entry = self._opened().getinfo(self._names[name])
+        _check_size(entry.file_size)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("is neither stored nor deflated")
+        return self._opened().open(entry)
+
+    def size(self, name: str) -> int:
+        """Of a file in bytes, uncompressed (part of `Files`)."""
+        return self._opened().getinfo(self._names[name]).file_size
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_archive": None}
+
+
+def open_files(path: Path) -> Files:
+    """The files of a folder or zip.
+
+    Args:
+        path: of the folder or zip.
+
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: it is neither, or damaged.
+    """
+    if path.is_dir():
+        return FolderFiles(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such folder or zip: {path}")
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+        return ZipFiles(path)
+    raise ValueError(f"neither a folder nor a zip: {path}")
+
+
+def list_files(files: Files) -> Listing:
+    """Sort the files below `data.path` into pictures, problems and others.
+
+    Args:
+        files: of a folder or zip.
+
+    Raises:
+        ValueError: there is no picture, or a folder cannot be listed.
+    """
+    listing = Listing()
+    for name, problem in files.walk():
+        pure = PurePosixPath(name)
+        ending = pure.suffix.lower()
+        if not problem and ending in (".heic", ".heif") and not has_heif():
+            problem = NEEDS_HEIF
+        elif not problem and ending == ".avif" and not has_avif():
+            problem = NEEDS_AVIF
+        if ending in NOT_READ and not problem:
+            problem = f"{ending} is not read; convert it to PNG or JPEG"
+        is_meant = ending in ENDINGS | NOT_READ or pure.name == LABELS_FILE
+        if not is_meant and not problem and ending not in SIDECARS | ARCHIVES and _is_picture(files, name):
+            is_meant, problem = True, "is a picture without a picture's ending; rename it"
+        if is_meant and problem:
+            listing.problems.append((name, problem))
+        elif ending in ENDINGS:
+            listing.pictures.append(name)
+        elif pure.name == LABELS_FILE:
+            listing.labels.append(name)
+        else:
+            listing.others.append(name)
+    listing.pictures.sort()
+    if not listing.pictures and not listing.problems:
+        others = sorted(listing.others, key=lambda name: PurePosixPath(name).suffix.lower() not in ARCHIVES)
+        hint = f"; it holds {shown_name(others[0])}: unpack an archive, or name a zip itself" if others else ""
+        raise ValueError(f"no picture ({', '.join(sorted(ENDINGS))}) in {files.path}{hint}")
+    return listing
+
+
+def list_pictures(path: Path) -> list[str]:
+    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+
+    Args:
+        path: the folder or zip.
+
+    Raises:
+        ConfigError: it holds something that cannot be read and must not be left out; the message names it.
+        FileNotFoundError: no such path.
+        ValueError: it holds no picture, or is neither a folder nor a zip.
+    """
+    listing = list_files(open_files(path))
+    refuse(path, listing.problems)
+    return listing.pictures
+
+
+def refuse(path: Path, problems: Sequence[tuple[str, str]], key: str = "data.path", remedy: str = "") -> None:
+    """Raise an error that names the files and the reasons, if there are any.
+
+    Args:
+        path: `data.path`.
+        problems: names with reasons.
+        key: of the setting to change.
+        remedy: what to do; by default with the files.
+
+    Raises:
+        ConfigError: there are problems.
+    """
+    if not problems:
+        return
+    lines = [f"{shown_name(name)} {reason}" for name, reason in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"and {len(problems) - _SHOWN:,} more")
+    remedy = remedy or "repair, convert or remove what is named, or name another folder or zip"
+    raise ConfigError("\n  ".join(lines), key=key, value=str(path), remedy=remedy)
+
+
+def read(files: Files, name: str) -> bytes:
+    """The content of a file: never more than its stated size, nor than `MAX_BYTES`.
+
+    Args:
+        files: of a folder or zip.
+        name: of the file.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    size = files.size(name)
+    with files.open(name) as file:
+        return file.read(size)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out by rule.
+
+    Args:
+        name: without its folders.
+    """
+    return name in IGNORED or (name.startswith(".") and name not in (".", ".."))
+
+
+def shown_name(name: str) -> str:
+    """A file's name for a message: escaped where a terminal could not show it.
+
+    Args:
+        name: as the system has it.
+    """
+    return name if name.isprintable() else ascii(name)
+
+
+def _clean(name: str) -> str:
+    """A zip entry's name with slashes, relative: some programs write backslashes, or ./ in front."""
+    name = name.replace("\\", "/").lstrip("/")
+    while name.startswith("./"):
+        name = name[2:]
+    return name
+
+
+def _is_picture(files: Files, name: str) -> bool:
+    try:
+        with files.open(name) as file:
+            return bool(kind_of(file.read(16)))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"has {size:,} bytes, more than {MAX_BYTES:,}")

@@ -1,0 +1,68 @@
+"""Pixels of single pictures, beside what test_odd_inputs.py has of them."""
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganscale.data.pictures import Rules, decode, has_heif, kind_of, read_header
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_a_crop_is_that_of_stylegans_tool() -> None:
+    """`center-crop` of dataset_tool.py: the array is cut, then resized."""
+    pixels = noise(45, 70)
+    cut = pixels[:, (70 - 45) // 2 :][:, :45]
+    expected = np.asarray(Image.fromarray(cut).resize((16, 16), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(decode(encoded(pixels), 16), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("rules", "sha256"),
+    [
+        (Rules(), "3430180cf384ec38"),
+        (Rules(fit="pad", channels=1), "a8de14e30f1b48da"),
+        (Rules(fit="stretch", channels=4), "272a2c3bd6479072"),
+    ],
+)
+def test_pixels_do_not_depend_on_the_machine(rules: Rules, sha256: str) -> None:
+    pixels = np.dstack((noise(61, 40), noise(61, 40)[..., :1]))
+    assert hashlib.sha256(decode(encoded(pixels), 16, rules).tobytes()).hexdigest()[:16] == sha256
+
+
+def test_values_between_two_levels_are_rounded() -> None:
+    values = np.array([[0, 128, 129, 65535 - 129, 65535 - 128, 65535]], np.uint16).repeat(6, 0)
+    found = decode(encoded(values), 6, Rules(channels=1))[0, 0]
+    np.testing.assert_array_equal(found, [0, 0, 1, 254, 255, 255])
+
+
+def test_kinds_by_the_first_bytes() -> None:
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
+        assert kind_of(encoded(noise(8, 8), kind)[:16]) == "picture"
+    assert kind_of(encoded(noise(8, 8), "AVIF")[:16]) == "avif"
+    assert kind_of(b"a text that is longer than that") == kind_of(b"") == ""
+
+
+def test_a_header_is_read_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    header = read_header(io.BytesIO(encoded(noise(12, 34))), Rules(), 8)
+    assert (header.width, header.height, header.is_gray, header.is_deep, header.remarks) == (34, 12, False, False, ())
+
+
+def test_heic_is_read_with_its_package() -> None:
+    pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    assert has_heif()
+    pixels = np.full((64, 64, 3), (200, 100, 50), np.uint8)
+    found = decode(encoded(pixels, "HEIF"), 16)
+    np.testing.assert_allclose(found, np.broadcast_to([[[200]], [[100]], [[50]]], found.shape), atol=6)
