@@ -24,8 +24,8 @@ def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[
         TrainingError: A worker failed.
     """
     with connected(config):
-        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0)
-        return run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group)
+        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0, name=f"{config.run.name}-evaluation")
+        return run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group).return_value
 
 
 def _evaluate_loop(settings: dict[str, Any]) -> list[Evaluation] | ConfigError:
