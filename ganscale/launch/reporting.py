@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
-    """What Ray is told of a checkpoint: the row at its images, and where it lies."""
+    """A checkpoint for Ray: the row at its images, and where it lies."""
 
     metrics: dict[str, float]
     reference: dict[str, Any]
@@ -143,7 +143,7 @@ class ReportTracker(CheckpointTracker):
                 self._channel.send(report)
                 with self._changed:
                     self._began = None
-        except Exception as error:  # whatever fails in Ray, training goes on
+        except Exception as error:  # whatever fails in Ray, training continues
             with self._changed:
                 self._give_up(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         with suppress(Exception):
@@ -165,8 +165,8 @@ class ReportTracker(CheckpointTracker):
 
 
 @contextmanager
-def reporting(run: str, *, is_rank_zero: bool, channel: RayChannel | None = None) -> Iterator[list[CheckpointTracker]]:
-    """Report to Ray while the block trains; all ranks enter it. A block that fails is left at once.
+def reporting(run: str, *, is_rank_zero: bool, channel: RayChannel | None = None) -> Iterator[list[ReportTracker]]:
+    """Report to Ray while the block trains; all ranks enter it. After an exception it waits for nothing.
 
     Args:
         run: Name of the run.
@@ -174,7 +174,7 @@ def reporting(run: str, *, is_rank_zero: bool, channel: RayChannel | None = None
         channel: Makes the reports; None: through Ray Train.
 
     Yields:
-        Trackers of this rank.
+        The trackers of this rank: rank 0 has one.
     """
     channel = channel or RayChannel()
     if is_rank_zero:

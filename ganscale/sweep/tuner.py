@@ -17,6 +17,7 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune import ResultGrid, TuneError
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
@@ -43,7 +44,7 @@ from ganscale.sweep.wandb import publish
 _logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder holds the results
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and TensorBoard: the sweep's folder holds the results
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the command; the same command resumes
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # never restored from
@@ -293,7 +294,7 @@ class _Search:
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=None if job.from_end else 1, checkpoint_at_end=False
                 ),
-                callbacks=[callback],
+                callbacks=[callback, JsonLoggerCallback()],  # `ResultGrid.get_dataframe` reads its files
                 verbose=0,
             ),
         ).fit()
