@@ -50,7 +50,7 @@ test: setup ## run the quick tests in two processes; WORKERS=8 for more
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -m slow
 
-test-ray: | $(UV) ## run the quick tests of launch/ and sweep/ with the newest Ray, in .venv-ray; RAY===2.60.0 for another
+test-ray: | $(UV) ## run the quick tests of launch/ and sweep/ with the newest Ray, in .venv-ray; RAY===2.59.0 for another
 	@$(PYTHON) -m venv .venv-ray
 	@$(UV) pip install --quiet --python .venv-ray/bin/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python .venv-ray/bin/python --upgrade-package ray "ray[default,train,tune]$(RAY)"

@@ -6,7 +6,7 @@ import ray
 
 from ganscale.config import ConfigError
 
-OLDEST, TESTED, BELOW = (2, 60), (2, 60), (3, 0)
+OLDEST, TESTED, BELOW = (2, 59), (2, 60), (3, 0)
 """Oldest supported minor version, newest one that the tests ran with, and the first that is refused."""
 PRIVATE = {
     "ray._private.services": ("canonicalize_bootstrap_address", "find_bootstrap_address"),

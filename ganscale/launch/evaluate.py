@@ -25,7 +25,9 @@ def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[
     """
     with connected(config):
         group = WorkerGroupSpec(config, place(config, nodes()), storage, 0, name=f"{config.run.name}-evaluation")
-        return run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group).return_value
+        found = run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group).return_value
+    assert found is not None, "rank 0 returns the evaluations"
+    return found
 
 
 def _evaluate_loop(settings: dict[str, Any]) -> list[Evaluation] | ConfigError:

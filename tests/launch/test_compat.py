@@ -19,19 +19,19 @@ ROOT = Path(__file__).parents[2]
 def test_ray_is_a_version_that_was_tried() -> None:
     """On a newer one: read what launch/compat.py and sweep/schedulers.py use, run `make test-ray`, change TESTED."""
     assert check_version() == ""
-    assert ray.__version__.startswith("2.60."), "TESTED names it"
-    assert compat.TESTED == (2, 60)
+    assert ray.__version__.startswith(("2.59.", "2.60.")), "OLDEST and TESTED name them"
+    assert (compat.OLDEST, compat.TESTED) == ((2, 59), (2, 60))
 
 
-@pytest.mark.parametrize("version", ["2.59.1", "1.13.0", "3.0.0", "3.0.0.dev0", "dev"])
+@pytest.mark.parametrize("version", ["2.58.1", "1.13.0", "3.0.0", "3.0.0.dev0", "dev"])
 def test_versions_that_are_not_supported_are_refused(version: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_version(version)
     assert (caught.value.key, caught.value.value) == ("ray", version)
-    assert ">=2.60,<3.0" in str(caught.value)
+    assert ">=2.59,<3.0" in str(caught.value)
 
 
-@pytest.mark.parametrize(("version", "newer"), [("2.60.0", False), ("2.60.3", False), ("2.61.0", True)])
+@pytest.mark.parametrize(("version", "newer"), [("2.59.0", False), ("2.60.3", False), ("2.61.0", True)])
 def test_versions_that_were_not_tried_cause_a_warning(version: str, newer: bool) -> None:
     assert (version in check_version(version)) == newer
 
