@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 BUILDER ?= docker
 WORKERS ?= 2
+RAY ?= <3
 # Processes that run tests. Those that start Ray stay in one and run first: they take longest.
 QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
 IMAGES := cpu gpu
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | c
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage lint format lock bench gpu docs wheel image k8s-validate clean
+.PHONY: help setup demo test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -48,6 +49,14 @@ test: setup ## run the quick tests in two processes; WORKERS=8 for more
 
 test-slow: setup ## run the slow tests
 	@$(BIN)/python -m pytest -m slow
+
+test-ray: | $(UV) ## run the quick tests of launch/ and sweep/ with the newest Ray, in .venv-ray; RAY===2.59.0 for another
+	@$(PYTHON) -m venv .venv-ray
+	@$(UV) pip install --quiet --python .venv-ray/bin/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python .venv-ray/bin/python --upgrade-package ray "ray[default,train,tune]$(RAY)"
+	@$(UV) pip install --quiet --python .venv-ray/bin/python --no-deps --no-build-isolation -e .
+	@.venv-ray/bin/python -c "import ray; print('Ray', ray.__version__)"
+	@.venv-ray/bin/python -m pytest -m "not slow and not gpu" tests/launch tests/sweep tests/integration tests/test_tune.py
 
 coverage: setup ## run the quick tests and show which lines they leave out; at least 90 % must be covered
 	@$(QUICK) --cov --cov-report=term-missing:skip-covered
@@ -87,5 +96,5 @@ k8s-validate: setup ## render all of k8s/ and check it against schemas and our p
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)
-	@rm -rf $(VENV) build dist *.egg-info .coverage* .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .venv-ray build dist *.egg-info .coverage* .pytest_cache .ruff_cache
 	@find ganscale tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,8 @@ from ganscale.config.errors import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
+    import ray.train
+    import ray.tune
 
     from ganscale.inference.load import LoadedGenerator
     from ganscale.storage.run_dir import RunDir
@@ -43,6 +45,8 @@ class Result:
         resumed_at: Images at which `fit` continued; equal to `images` if there was nothing left to train.
         stop_reason: Why training stopped before its end, by its name in `StopReason`; empty otherwise.
         diagnosis: The health verdict that stopped training; empty otherwise.
+        ray_result: Ray Train's own result (`ray.train.Result`) of the last attempt, with `metrics` and `checkpoint` of
+            the newest checkpoint; None with other launchers, and if there was nothing left to train.
     """
 
     config: Config
@@ -51,6 +55,7 @@ class Result:
     resumed_at: int
     stop_reason: str = ""
     diagnosis: str = ""
+    ray_result: "ray.train.Result | None" = None
 
     @property
     def metrics(self) -> Table:
@@ -161,7 +166,8 @@ class Trainer:
                 launch = launch_torchrun if self.launcher == "torchrun" else launch_local
                 outcome = launch(config, folder.path, callbacks=self.callbacks)
         reason = outcome.stop_reason.name if outcome.stop_reason else ""
-        return Result(config, folder.path, outcome.images, outcome.resumed_at, reason, outcome.diagnosis)
+        result = getattr(outcome, "result", None)
+        return Result(config, folder.path, outcome.images, outcome.resumed_at, reason, outcome.diagnosis, result)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,8 @@ class SweepResult:
         results: A row per configuration, best first.
         best_config: The winner as a run; None if no configuration has a valid seed.
         best_value: The winner's mean of the first metric, over the fresh seeds if there were any.
+        ray_result: Ray Tune's own results (`ray.tune.ResultGrid`) of the trials that this call ran, each with `metrics`
+            and a `checkpoint` whose metadata name its folder; None if there were none to run.
     """
 
     folder: Path
@@ -181,6 +189,7 @@ class SweepResult:
     results: Table
     best_config: Config | None
     best_value: float | None
+    ray_result: "ray.tune.ResultGrid | None" = None
 
 
 class Tuner:
@@ -211,13 +220,13 @@ class Tuner:
 
         with _logging():
             check_files(self.plan.config)
-            summary = search_on_ray(self.plan)
+            summary, grid = search_on_ray(self.plan)
         folder = sweep_folder(self.plan)
         found = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
         rows, metric = Table(found["trials"]), self.plan.metrics[0]
         winner = next((row for row in rows if row["trial"] == found["winner"]), None)
         value = (found["confirmed"] or winner)["means"][metric] if winner else None
-        return SweepResult(folder.path, summary, rows, load(folder.best) if winner else None, value)
+        return SweepResult(folder.path, summary, rows, load(folder.best) if winner else None, value, grid)
 
 
 def _logging() -> Any:

@@ -76,9 +76,11 @@ def on_ray(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, connected(config):
         group = WorkerGroupSpec(config, place(config, nodes()), Path(folder), 0)
         try:
-            return run_worker_group(_in_ray_worker, {"request": request}, group)
+            found = run_worker_group(_in_ray_worker, {"request": request}, group).return_value
         except TrainingError as error:
             raise BenchError(str(error)) from error
+    assert found is not None, "rank 0 returns its figures"
+    return found
 
 
 def _in_ray_worker(settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from ganscale.config import Config, ConfigError
-from ganscale.launch.compat import draining_nodes, running_cluster
+from ganscale.launch.compat import check_version, draining_nodes, running_cluster
 from ganscale.launch.placement import NodeResources, max_workers
 
 _logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ def connected(config: Config, *, dashboard: bool = False) -> Iterator[bool]:
 
 def _connect(config: Config, dashboard: bool = False) -> bool:
     """Join the cluster of `cluster.address` (True), or start one on this machine (False)."""
+    if warning := check_version():
+        _logger.warning(warning)
     address = config.cluster.address
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "auto"

@@ -1,4 +1,55 @@
-"""Private APIs of Ray 2.60, each used here only; tests/launch/test_compat.py holds them to the installed version."""
+"""Versions of Ray, and its private APIs: used here only; tests/launch/test_compat.py holds them to a version."""
+
+from importlib import import_module
+
+import ray
+
+from ganscale.config import ConfigError
+
+OLDEST, TESTED, BELOW = (2, 59), (2, 60), (3, 0)
+"""Oldest supported minor version, newest one that the tests ran with, and the first that is refused."""
+PRIVATE = {
+    "ray._private.services": ("canonicalize_bootstrap_address", "find_bootstrap_address"),
+    "ray._private.state": ("state",),
+    "ray._common.utils": ("get_system_memory",),
+    "ray._private.utils": ("get_used_memory",),
+}
+"""Names that this module takes from Ray's private modules."""
+
+
+def check_version(version: str = ray.__version__) -> str:
+    """Refuse a version of Ray that cannot work.
+
+    Args:
+        version: Of Ray.
+
+    Returns:
+        A warning where the version is newer than those that were tried; empty otherwise.
+
+    Raises:
+        ConfigError: It is too old, of another major version, or lacks a private API.
+    """
+    low, high, tested = (".".join(map(str, each)) for each in (OLDEST, BELOW, TESTED))
+    remedy = f"install ray[default,train,tune]>={low},<{high}; {tested} was tested"
+    try:
+        minor = tuple(int(part) for part in version.split(".")[:2])
+    except ValueError:  # a build of a branch
+        minor = (0, 0)
+    if not OLDEST <= minor < BELOW:
+        raise ConfigError("is not supported", key="ray", value=version, remedy=remedy)
+    missing = [f"{module}.{name}" for module, names in PRIVATE.items() for name in names if not _has(module, name)]
+    if missing:
+        raise ConfigError(f"lacks {', '.join(missing)}", key="ray", value=version, remedy=remedy)
+    if minor > TESTED:
+        return f"Ray {version} is newer than {tested}, the newest version that ganscale was tested with"
+    return ""
+
+
+def _has(module: str, name: str) -> bool:
+    try:
+        return hasattr(import_module(module), name)
+    except ImportError:
+        return False
 
 
 def running_cluster() -> str | None:
@@ -14,6 +65,14 @@ def draining_nodes() -> set[str]:
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
+
+
+def available_memory() -> int:
+    """Unused memory in bytes: the container's, where it has a limit."""
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    return get_system_memory() - get_used_memory()
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -24,8 +24,10 @@ def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[
         TrainingError: A worker failed.
     """
     with connected(config):
-        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0)
-        return run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group)
+        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0, name=f"{config.run.name}-evaluation")
+        found = run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group).return_value
+    assert found is not None, "rank 0 returns the evaluations"
+    return found
 
 
 def _evaluate_loop(settings: dict[str, Any]) -> list[Evaluation] | ConfigError:

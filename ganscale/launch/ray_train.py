@@ -5,9 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from ray.train import Result
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
@@ -15,7 +18,9 @@ from ganscale.launch.cluster import connected, nodes, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import Placement, max_workers, place, worker_resources
 from ganscale.launch.prometheus import GaugeTracker
+from ganscale.launch.reporting import reporting
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.parallel.replica import Replica
 from ganscale.run.recovery import clear_heartbeats
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
@@ -27,12 +32,24 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.console import LogFollower
 from ganscale.training.loop import Tick
 
-__all__ = ["TrainingError", "train_on_ray"]
+__all__ = ["RayOutcome", "TrainingError", "train_on_ray"]
 
 _logger = logging.getLogger(__name__)
 
 
-def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
+@dataclass(frozen=True)
+class RayOutcome(Outcome):
+    """How a run on Ray ended.
+
+    Attributes:
+        result: Ray Train's own result of the last attempt, with `metrics` and `checkpoint` of the newest checkpoint
+            that it reported; None if no attempt came to an end.
+    """
+
+    result: Result | None = None
+
+
+def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[Tick], None]] = ()) -> RayOutcome:
     """Run to the end on a Ray cluster; after a failure, workers restart from the last checkpoint.
 
     Args:
@@ -78,7 +95,7 @@ class _Supervisor:
         self._budget = RestartBudget(config.cluster.max_restarts, config.cluster.restart_pause)
         self._patience = 0.0  # seconds to wait for room or unreachable nodes, after the first start
 
-    def run(self) -> Outcome:
+    def run(self) -> RayOutcome:
         """Run to the end. Raises: `train_on_ray`."""
         previous_failure: str | None = None
         while True:
@@ -86,13 +103,13 @@ class _Supervisor:
                 placement = self._place()
             except (ConfigError, TrainingError):
                 if self._stop_requested():
-                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
+                    return RayOutcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 raise
             try:
                 outcome = self._attempt(placement, previous_failure)
             except TrainingError as error:
                 if self._stop_requested():
-                    return Outcome(self._saved(), 0, stop_reason=StopReason.STOP)
+                    return RayOutcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 previous_failure = str(error).partition("\n")[0][:300]
                 self._pause(error, previous_failure)
                 continue
@@ -101,7 +118,7 @@ class _Supervisor:
             previous_failure = None
             self._stop_file.clear()
 
-    def _attempt(self, placement: Placement, previous_failure: str | None) -> Outcome:
+    def _attempt(self, placement: Placement, previous_failure: str | None) -> RayOutcome:
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
         settings = {
@@ -111,9 +128,10 @@ class _Supervisor:
         }
         heartbeats = partial(read_heartbeats, self._folder.heartbeats)
         with ClusterMonitor(self._config, placement, self._stop_file, heartbeats, autoscales=self._autoscales):
-            outcome = run_worker_group(_train_loop, settings, group)
+            result = run_worker_group(_train_loop, settings, group)
+        outcome = result.return_value
         assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
-        return outcome
+        return RayOutcome(**vars(outcome), result=result)
 
     def _stop_requested(self) -> bool:
         return self._stop_file.read() == StopReason.STOP
@@ -205,16 +223,17 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     try:
         config, device = prepare_worker(settings)
         path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
-        return run_worker(
-            config,
-            path,
-            device=device,
-            echo=False,
-            trackers=[gauges],
-            ask=StopFile(RunDir(path).stop).read,
-            previous_failure=settings["previous_failure"],
-            callbacks=settings["callbacks"],
-        )
+        with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
+            return run_worker(
+                config,
+                path,
+                device=device,
+                echo=False,
+                trackers=[gauges, *reports],
+                ask=StopFile(RunDir(path).stop).read,
+                previous_failure=settings["previous_failure"],
+                callbacks=settings["callbacks"],
+            )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:
             raise

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from ray.exceptions import RayError
 from ray.train import (
+    CheckpointConfig,
     ControllerError,
     FailureConfig,
     LoggingConfig,
+    Result,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -26,6 +28,7 @@ from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED, register
 from ganscale.launch.compat import root_cause
 from ganscale.launch.placement import Placement, worker_resources
+from ganscale.launch.reporting import REPORTS_KEPT, SnapshotFileSystem
 from ganscale.run.session import collective_timeout
 
 _logger = logging.getLogger(__name__)
@@ -41,12 +44,13 @@ class WorkerGroupSpec:
 
     config: Config  # the run's config
     placement: Placement  # number, devices and spread of the workers
-    storage: Path  # folder for Ray's own files
+    storage: Path  # folder for Ray's own files; each group gets one of its own below it
     max_restarts: int  # how often Ray restarts a failed group
+    name: str = ""  # name in Ray's dashboard and results; empty: the run's
 
 
-def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Any:
-    """Run a function in every worker of a group, restart all when one fails, and return rank 0's result.
+def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Result:
+    """Run a function in every worker of a group, restart all when one fails; `return_value` is what rank 0 returned.
 
     Args:
         loop: The function; returns a `ConfigError` instead of raising it, as a restart does not help.
@@ -76,8 +80,11 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
             placement_strategy=placement.strategy,
         ),
         run_config=RunConfig(
-            name=f"{time.time_ns()}",  # never resumed: a damaged snapshot of Ray's would block the run
-            storage_path=str(group.storage),
+            name=group.name or config.run.name,
+            # A folder per group: Ray resumes the snapshot of an earlier one, or refuses to start when it is damaged.
+            storage_path=str(group.storage / f"{time.time_ns()}"),
+            storage_filesystem=SnapshotFileSystem(),
+            checkpoint_config=CheckpointConfig(num_to_keep=REPORTS_KEPT),
             failure_config=FailureConfig(
                 max_failures=group.max_restarts,
                 controller_failure_limit=group.max_restarts,
@@ -96,7 +103,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
         raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
     if isinstance(result.return_value, ConfigError):
         raise result.return_value
-    return result.return_value
+    return result
 
 
 def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:

@@ -87,10 +87,11 @@ class WorkerGroupExecutor:
         config: A run of the sweep, for what all runs share.
         placement: Placement of the workers.
         storage: Folder for Ray's own files.
+        name: Name in Ray's dashboard.
     """
 
-    def __init__(self, config: Config, placement: Placement, storage: Path) -> None:
-        self._group = WorkerGroupSpec(config, placement, storage, max_restarts=1)
+    def __init__(self, config: Config, placement: Placement, storage: Path, name: str) -> None:
+        self._group = WorkerGroupSpec(config, placement, storage, max_restarts=1, name=name)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._serial = 0

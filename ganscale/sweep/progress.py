@@ -12,7 +12,7 @@ from ray.tune import Callback
 from ganscale.launch.compat import root_cause
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import Entry, leaderboard, read_end, read_entries
-from ganscale.sweep.trainable import IMAGES
+from ganscale.sweep.trainable import IMAGES, trial_number
 from ganscale.sweep.trial import drop_checkpoints, end_trial
 from ganscale.tracking.console import clock
 
@@ -34,7 +34,7 @@ class TrialStatusCallback(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that was stopped."""
-        number = int(str(trial))
+        number = trial_number(str(trial))
         folder = self._trials / f"{number:04d}"
         if not read_end(folder)[0]:
             end_trial(folder, "stopped", f"by the scheduler at {(trial.last_result or {}).get(IMAGES, 0):,} images")
@@ -47,7 +47,7 @@ class TrialStatusCallback(Callback):
         error = trial.get_error()
         if error is None or (isinstance(error, RayError) and not isinstance(error, RayTaskError)):
             return
-        number, cause = int(str(trial)), root_cause(error)
+        number, cause = trial_number(str(trial)), root_cause(error)
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())
         end_trial(self._trials / f"{number:04d}", "failed", reason[-400:])
         self.on_end(number)

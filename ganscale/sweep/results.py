@@ -257,16 +257,17 @@ def _value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else shown(value)
 
 
-def title(entry: Entry, names: Sequence[str]) -> str:
-    """Number of a trial with its settings, as its name in W&B.
+def title(index: int, drawn: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Number of a trial with its settings, as its name in W&B and Ray.
 
     Args:
-        entry: The configuration.
+        index: Number of the configuration.
+        drawn: Its drawn values.
         names: Names of the settings to show.
     """
     short = zip(names, short_names(names), strict=True)
-    drawn = [f"{brief}={_value(entry.drawn[name])}" for name, brief in short if name in entry.drawn]
-    return " ".join([f"{entry.index:04d}", *drawn])
+    settings = [f"{brief}={_value(drawn[name])}" for name, brief in short if name in drawn]
+    return " ".join([f"{index:04d}", *settings])[:100]
 
 
 def short_names(names: Sequence[str]) -> list[str]:

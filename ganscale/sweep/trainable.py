@@ -1,17 +1,19 @@
 """A trial of Ray Tune: one configuration with all of its seeds."""
 
 import json
+import math
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ray.tune import Trainable
+from ray.tune import Checkpoint, Trainable
 
 from ganscale.config import parse
 from ganscale.config.register import register
 from ganscale.launch.placement import Placement
+from ganscale.launch.prometheus import GaugeTracker
 from ganscale.sweep.config import Sweep
 from ganscale.sweep.executors import InProcessExecutor, TrialSpec, WorkerGroupExecutor
 from ganscale.sweep.results import read_rows
@@ -41,6 +43,15 @@ class Job(NamedTuple):
     extension: dict[str, Any]  # the user's own networks and losses
 
 
+def trial_number(name: str) -> int:
+    """The number of a trial's configuration.
+
+    Args:
+        name: Of the trial, by `results.title`.
+    """
+    return int(name.partition(" ")[0])
+
+
 class TrialActor(Trainable):
     """Trains configurations one after another, so that only the first pays for imports and workers (Ray's protocol)."""
 
@@ -58,7 +69,7 @@ class TrialActor(Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Continue with another configuration (Ray's protocol)."""
         job, settings, drawn = self._job, self._sweep.sweep, json.loads(new_config["drawn"])
-        number = int(self.trial_name)  # after an exploit step, config["index"] is the donor's
+        number = trial_number(self.trial_name)  # after an exploit step, config["index"] is the donor's
         raw = self._space.raw(drawn)
         cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
         run = parse({**raw, "cluster": {**raw.get("cluster", {}), **cluster}})
@@ -76,9 +87,10 @@ class TrialActor(Trainable):
         )
         if self._executor is None and settings.workers > 1:
             placement = Placement(settings.workers, job.use_gpu, "PACK")
-            self._executor = WorkerGroupExecutor(run, placement, Path(job.storage))
+            self._executor = WorkerGroupExecutor(run, placement, Path(job.storage), f"{settings.name}-workers")
         elif self._executor is None:
             self._executor = InProcessExecutor(torch.device("cuda", 0) if job.use_gpu else torch.device("cpu"))
+        self._gauges = GaugeTracker(f"{settings.name}/{number:04d}")
         self._next = max(0, len(read_rows(self._folder)) - 1) if job.from_end else 0
         return True
 
@@ -90,18 +102,38 @@ class TrialActor(Trainable):
         """Train all seeds to their next evaluation, or report a recorded row (Ray's protocol)."""
         row = self._execute("row", self._next)
         self._next += 1
+        found = standing(row.seeds, self._job.metrics, self._sweep.sweep)
         # Plain finite numbers only: others break schedulers and snapshots.
-        score = standing(row.seeds, self._job.metrics, self._sweep.sweep).score
-        return {SCORE: score, IMAGES: row.images, "spent": row.spent, "done": row.last}
+        means = {name: value for name, value in found.means.items() if math.isfinite(value)}
+        numbers = {SCORE: found.score, "spent": row.spent, "failures": found.failures, **means}
+        self._gauges.log(row.images, numbers)
+        # Population-based training saves when it needs to; else Tune's checkpoint is a reference that costs little.
+        references = not self._job.from_end
+        return {
+            **numbers,
+            IMAGES: row.images,
+            "settings": dict(row.drawn),
+            "done": row.last,
+            "should_checkpoint": references,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the states of all seeds for population-based training (Ray's protocol)."""
+        """Write the states of all seeds for population-based training, else where the trial lies (Ray's protocol)."""
+        if not self._job.from_end:
+            runs = [str(self._folder / f"seed-{seed}") for seed in self._spec.seeds]
+            Checkpoint.from_directory(checkpoint_dir).set_metadata({"path": str(self._folder), "runs": runs})
+            return
         path = self._folder / "states.pt"
         self._execute("save", str(path))  # on the storage that workers share; Ray's folder is on this node only
         shutil.move(path, Path(checkpoint_dir) / path.name)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Continue from the states of another trial, or from its own after a pause (Ray's protocol)."""
+        """Continue from the states of another trial, or from its own after a pause (Ray's protocol).
+
+        A reference is no state: the trial's own folder is, and its rows are reported again.
+        """
+        if not self._job.from_end:
+            return
         path = self._folder / "states.pt"
         shutil.copy(Path(checkpoint) / path.name, path)
         self._execute("load", str(path))

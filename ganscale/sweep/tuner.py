@@ -5,6 +5,7 @@ Tune's (`Tuner.restore`), which a half-written snapshot breaks, which restart in
 iterations where trials count images. A resumed trial reports its recorded rows first, which restores the scheduler.
 """
 
+import json
 import logging
 import math
 import os
@@ -15,7 +16,8 @@ from typing import Any
 
 from ray import tune
 from ray.exceptions import RayError
-from ray.tune import TuneError
+from ray.tune import ResultGrid, TuneError
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining
 
 from ganscale.config import Config, ConfigError
@@ -31,7 +33,7 @@ from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
 from ganscale.sweep.report import winner, write_report
-from ganscale.sweep.results import Entry, SweepFolder, prepare, read_end, read_entries, read_entry, resolved
+from ganscale.sweep.results import Entry, SweepFolder, prepare, read_end, read_entries, read_entry, resolved, title
 from ganscale.sweep.sampler import OptunaSampler
 from ganscale.sweep.schedulers import make_scheduler
 from ganscale.sweep.score import objectives
@@ -42,7 +44,7 @@ from ganscale.sweep.wandb import publish
 _logger = logging.getLogger(__name__)
 
 _ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep's folder holds the results
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV and TensorBoard: the sweep's folder holds the results
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops the command; the same command resumes
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # never restored from
@@ -71,14 +73,15 @@ def sweep_folder(plan: SweepPlan) -> SweepFolder:
     return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
 
 
-def search_on_ray(plan: SweepPlan) -> str:
+def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
     """Run all open trials of a sweep, then the winner on fresh seeds.
 
     Args:
         plan: The sweep.
 
     Returns:
-        A summary of the results, which lie in the sweep's folder.
+        A summary of the results, which lie in the sweep's folder, and Ray Tune's own results of the trials that this
+        call ran; None if there were none to run.
 
     Raises:
         ConfigError: The cluster can never hold a trial, or the folder holds another sweep.
@@ -98,13 +101,13 @@ def search_on_ray(plan: SweepPlan) -> str:
                 seconds=wait,
                 request=(lambda error: _request(plan, error)) if wait else None,
             )
-            search.run()
+            results = search.run()
             best = winner(read_entries(folder.trials, plan.metrics, settings))
             if best and settings.confirm_seeds and not search.open_trials():
                 search.confirm(best)
         summary = write_report(plan, folder)
         publish(plan, folder)
-        return summary
+        return summary, results
     except (RayError, ConnectionError, TuneError) as error:
         raise SearchError(f"Ray failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
@@ -185,22 +188,23 @@ class _Search:
         """Numbers of the configurations that have not ended."""
         return _open(self._folder.trials, len(self._plan.sampler))
 
-    def run(self) -> None:
-        """Run the open trials."""
+    def run(self) -> ResultGrid | None:
+        """Run the open trials, and return Tune's results of them."""
         plan, settings, trials = self._plan, self._settings, self._folder.trials
         total, numbers = len(plan.sampler), self.open_trials()
         counts = total, settings.seeds, total - len(numbers), self._concurrency
         _logger.info("%d configurations x %d seeds, %d done, %d at a time", *counts)
         if not numbers:
-            return
+            return None
         if settings.scheduler in ("asha", "median"):  # ended trials report their rows to the scheduler
             numbers = list(range(total))
         searcher = self._searcher(numbers)
         scheduler = make_scheduler(settings, plan.space, images=plan.config.train.images, every=plan.config.eval.every)
-        self._tune(self._job(trials, plan.seeds), searcher, ProgressCallback(plan, trials), scheduler)
+        results = self._tune(self._job(trials, plan.seeds), searcher, ProgressCallback(plan, trials), scheduler)
         left = len(self.open_trials())
         if left:
             _logger.warning("%d configurations have not ended; the same command resumes them", left)
+        return results
 
     def _searcher(self, numbers: Sequence[int]) -> ReplayableSearcher:
         """Fixed draws, or Optuna with the results of the trials that have ended."""
@@ -245,7 +249,9 @@ class _Search:
             extension=ADDED,
         )
 
-    def _tune(self, job: Job, searcher: ReplayableSearcher, callback: TrialStatusCallback, scheduler: Any) -> None:
+    def _tune(
+        self, job: Job, searcher: ReplayableSearcher, callback: TrialStatusCallback, scheduler: Any
+    ) -> ResultGrid:
         """Run the trials with Ray Tune."""
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of its missing result files
@@ -262,10 +268,14 @@ class _Search:
         if isinstance(scheduler, PopulationBasedTraining):  # refuses searchers, and its members take turns
             search, space = {}, {"index": tune.grid_search(searcher.numbers), "drawn": tune.sample_from(searcher.drawn)}
 
-        def name(trial: Any) -> str:
+        def folder(trial: Any) -> str:
             return f"{trial.config['index']:04d}"
 
-        tune.Tuner(
+        def name(trial: Any) -> str:
+            drawn = {} if job.from_end else json.loads(trial.config["drawn"])  # which pbt changes
+            return title(trial.config["index"], drawn, self._plan.names)
+
+        return tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
             param_space=space,
             tune_config=tune.TuneConfig(
@@ -275,14 +285,16 @@ class _Search:
                 scheduler=scheduler,
                 reuse_actors=True,
                 trial_name_creator=name,
-                trial_dirname_creator=name,
+                trial_dirname_creator=folder,
             ),
             run_config=tune.RunConfig(
-                name=f"{time.time_ns()}",
-                storage_path=job.storage,
+                name=self._settings.name,
+                storage_path=str(Path(job.storage) / f"{time.time_ns()}"),  # Tune never resumes an earlier attempt
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=None if job.from_end else 1, checkpoint_at_end=False
+                ),
+                callbacks=[callback, JsonLoggerCallback()],  # `ResultGrid.get_dataframe` reads its files
                 verbose=0,
             ),
         ).fit()

@@ -35,7 +35,7 @@ def publish(plan: SweepPlan, folder: SweepFolder) -> None:
         run = RunDir(folder.trials / f"{entry.index:04d}")
         if entry.status and not (run.path / "wandb_id").exists():
             tracker = WandbTracker(
-                _named(plan, plan.space.config(entry.drawn), title(entry, plan.names)), run, log_once
+                _named(plan, plan.space.config(entry.drawn), title(entry.index, entry.drawn, plan.names)), run, log_once
             )
             for row in entry.rows:
                 summary = standing(row.seeds, plan.metrics, plan.sweep.sweep)

@@ -93,6 +93,28 @@ def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path, caplog: py
     assert not any(message.startswith("[") for message in caplog.messages)
 
 
+def test_tunes_own_result_shows_names_metrics_and_checkpoints(joined: None, tmp_path: Path) -> None:
+    plan = ring_plan(tmp_path, {"optim.lr_g": {"grid": [2e-3, 1e-3]}}, max_concurrent=1, metrics=["frechet"])
+    _, grid = search_on_ray(plan)
+    assert grid is not None
+    assert Path(grid.experiment_path).name == "try"
+    entries = read_entries(sweep_folder(plan).trials, plan.metrics, plan.sweep.sweep)
+    frame = grid.get_dataframe().sort_values("config/index")
+    assert list(frame["settings/optim.lr_g"]) == [entry.drawn["optim.lr_g"] for entry in entries]
+    assert list(frame["frechet"]) == [entry.standing.means["frechet"] for entry in entries]
+    assert [trial.custom_trial_name for trial in grid._experiment_analysis.trials] == [
+        f"{number:04d} lr_g={rate:.3g}" for number, rate in enumerate([2e-3, 1e-3])
+    ]
+    for result in grid:
+        assert result.metrics is not None
+        assert result.checkpoint is not None
+        assert result.metrics["images"] == 1280
+        runs = [Path(run) for run in result.checkpoint.get_metadata()["runs"]]
+        assert [run.name for run in runs] == [f"seed-{seed}" for seed in plan.seeds]
+        assert all((run / "metrics.jsonl").exists() for run in runs)
+    assert search_on_ray(plan)[1] is None, "nothing was left to run"
+
+
 @pytest.mark.slow
 def test_asha_stops_what_lags(joined: None, tmp_path: Path) -> None:
     draws = {"optim.lr_g, optim.lr_d": {"grid": [2e-3, 1e-6, 1e-7, 1e-7, 1e-7, 1e-6]}}

@@ -28,14 +28,14 @@ class FakeQueue(queue.Queue):
 def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> WorkerGroupExecutor:
     monkeypatch.setattr(executors, "Queue", FakeQueue)
     monkeypatch.setattr(executors, "Empty", queue.Empty)
-    return WorkerGroupExecutor(load(), Placement(2, False, "PACK"), tmp_path)
+    return WorkerGroupExecutor(load(), Placement(2, False, "PACK"), tmp_path, "sweep-workers")
 
 
 def serve(monkeypatch: pytest.MonkeyPatch, worker: Any) -> None:
     """Replace the workers by a function of (messages, answers)."""
 
     def run(loop: Any, settings: dict[str, Any], group: WorkerGroupSpec) -> None:
-        assert group.placement.num_workers == 2
+        assert (group.placement.num_workers, group.name) == (2, "sweep-workers")
         worker(settings["messages"], settings["answers"])
 
     monkeypatch.setattr(executors, "run_worker_group", run)

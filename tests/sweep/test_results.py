@@ -53,7 +53,7 @@ def test_another_sweep_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_a_title_shows_the_applicable_settings(tmp_path: Path) -> None:
     plan, folder = made_up(tmp_path)
     entries = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
-    titles = [title(entry, plan.names) for entry in entries]
+    titles = [title(entry.index, entry.drawn, plan.names) for entry in entries]
     assert len(set(titles)) == len(entries)
     for entry, text in zip(entries, titles, strict=True):
         number, *pairs = text.split(" ")

@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray._common.utils import get_system_memory
-from ray._private.utils import get_used_memory
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 import ganscale
+from ganscale.launch.compat import available_memory
 from ganscale.run.environment import packages
 from ganscale.storage.files import sync_folder, write_synced
 from ganscale.tracking.wandb_server import has_key, unreachable
@@ -45,7 +44,7 @@ def describe() -> dict[str, Any]:
     return {
         "versions": {**packages(), "python": platform.python_version(), "ganscale": code},
         "gpus": tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
-        "memory_gb": (get_system_memory() - get_used_memory()) / GB,  # of the container, where it has a limit
+        "memory_gb": available_memory() / GB,  # of the container, where it has a limit
         "shm_gb": shutil.disk_usage("/dev/shm").total / GB if os.path.isdir("/dev/shm") else 0.0,
         "resolves": resolves,
         "interface": os.environ.get("GLOO_SOCKET_IFNAME") or os.environ.get("NCCL_SOCKET_IFNAME") or "",
