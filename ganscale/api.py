@@ -13,8 +13,6 @@ from ganscale.config.errors import did_you_mean
 
 if TYPE_CHECKING:
     import pandas
-    import ray.train
-    import ray.tune
 
     from ganscale.inference.load import LoadedGenerator
     from ganscale.storage.run_dir import RunDir
@@ -55,7 +53,7 @@ class Result:
     resumed_at: int
     stop_reason: str = ""
     diagnosis: str = ""
-    ray_result: "ray.train.Result | None" = None
+    ray_result: Any = None
 
     @property
     def metrics(self) -> Table:
@@ -189,7 +187,7 @@ class SweepResult:
     results: Table
     best_config: Config | None
     best_value: float | None
-    ray_result: "ray.tune.ResultGrid | None" = None
+    ray_result: Any = None
 
 
 class Tuner:
