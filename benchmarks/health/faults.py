@@ -52,6 +52,11 @@ def _jump(share: float) -> Settings:
     return settings
 
 
+def _eager_d(setup: Setup) -> tuple[str, ...]:
+    """Let D learn quickly and unpunished."""
+    return (*_rates(1, 3)(setup), "penalty.r1=0", "penalty.r2=0", "penalty.dragan=0")
+
+
 class Wrapped:
     """Base of the sources that change the examples of another source.
 
@@ -159,6 +164,12 @@ class OnePercent(Repeated):
     count = 600
 
 
+class Tiny(Repeated):
+    """Yields 128 examples again and again: at least as many as most setups' batches, so that these hold no copies."""
+
+    count = 128
+
+
 class ShuffledLabels(Wrapped):
     """Yields the labels of other examples."""
 
@@ -254,15 +265,23 @@ FAULTS: dict[str, Fault] = {
         Fault("repeated-data", "the data are 16 examples", wrap=_source(Repeated)),
         Fault(
             "few-data",
-            "the data are 600 examples, three D updates",
-            lambda _: ("optim.d_steps=3",),
+            "the data are 600 examples, D's rate times 3, no penalty",
+            _eager_d,
             _source(OnePercent),
+            fits=lambda setup: not _is_critic(setup),
         ),
         Fault(
             "shuffled-labels",
             "each example has the class of another",
             wrap=_source(ShuffledLabels),
             fits=lambda setup: setup.is_conditional,
+        ),
+        Fault(
+            "tiny-data",
+            "the data are 128 examples, D's rate times 3, no penalty",
+            _eager_d,
+            _source(Tiny),
+            fits=lambda setup: not _is_critic(setup),
         ),
     )
 }
