@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
 
 def test_there_are_sweeps() -> None:
     expected = {"stability_textbook", "robustness_200", "robustness_small", "rates_latent", "gaussians", "pbt_dcgan"}
-    expected |= {"mlp_quick"}
+    expected |= {"mlp_quick", "stacked_mnist_ablation"}
     assert {path.stem for path in FILES} == expected
 
 
