@@ -136,24 +136,25 @@ def directions(size: int, seed: int, block: int) -> Tensor:
     return drawn / drawn.norm(dim=0)
 
 
-def _distances(real: Tensor, fake: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean distance of the sorted projections `[DIRECTIONS]`; and the mean over directions without each group."""
-    (x, order_x), (y, order_y) = ((side @ along).sort(0) for side in (real, fake))
-    whole = (x - y).abs().mean(0)
-    without = []
-    for group in range(GROUPS):
-        kept = [
-            values.T[group != (order.T // PER_IMAGE) % GROUPS].view(DIRECTIONS, -1)
-            for values, order in ((x, order_x), (y, order_y))
-        ]
-        without.append((kept[0] - kept[1]).abs().mean())
+def _distances(real: Tensor, fake: Tensor, along: Tensor, *, by_group: bool) -> tuple[Tensor, Tensor | float]:
+    """Mean distance of the sorted projections `[DIRECTIONS]`; if asked for, its mean without each group of images."""
+    (x, order_x), (y, order_y) = ((side @ along).T.contiguous().sort(1) for side in (real, fake))
+    whole = (x - y).abs().mean(1)
+    if not by_group:
+        return whole, 0.0
+    of_x, of_y = ((order // PER_IMAGE % GROUPS).to(torch.int8) for order in (order_x, order_y))
+    without = [
+        (x[of_x != group].view(DIRECTIONS, -1) - y[of_y != group].view(DIRECTIONS, -1)).abs().mean()
+        for group in range(GROUPS)
+    ]
     return whole, torch.stack(without)
 
 
 def swd(reference: Reference, judged: Observed, setting: Setting) -> Value:
     """Sliced Wasserstein distance of the patches in thousandths, mean over the levels (Karras et al. 2018, section 5).
 
-    Its error covers the choice of images, by leaving out each of `GROUPS` groups of them, and that of directions.
+    Its error covers the choice of images, by leaving out each of `GROUPS` groups of them (jackknife, along one block of
+    directions), and that of directions.
 
     Args:
         reference: what was seen in real examples.
@@ -165,15 +166,16 @@ def swd(reference: Reference, judged: Observed, setting: Setting) -> Value:
     real, fake = (_some(side, count, setting.seed) for side in (real, fake))
     levels = real.shape[1]
     whole = torch.zeros(levels, BLOCKS, DIRECTIONS, dtype=torch.float64, device=real.device)
-    without = torch.zeros(levels, BLOCKS, GROUPS, dtype=torch.float64, device=real.device)
+    without = torch.zeros(levels, GROUPS, dtype=torch.float64, device=real.device)
     units = [(level, block) for level in range(levels) for block in range(BLOCKS)]
     for level, block in units[replica.rank :: replica.world_size]:
         x, y = (normalized(side[:, level].flatten(0, 1)) for side in (real, fake))
         along = directions(x.shape[1], setting.seed, block).to(x.device)
-        whole[level, block], without[level, block] = _distances(x, y, along)
+        whole[level, block], by_group = _distances(x, y, along, by_group=block == 0)
+        without[level] += by_group
     if replica.world_size > 1:
         whole, without = all_reduce_sum(whole), all_reduce_sum(without)
-    left_out = without.mean((0, 1))
+    left_out = without.mean(0)
     by_images = (GROUPS - 1) * left_out.var(correction=0)
     by_directions = (whole.flatten(1).var(1) / (BLOCKS * DIRECTIONS)).sum() / levels**2
     return Value(UNIT * float(whole.mean()), UNIT * float((by_images + by_directions).sqrt()))

@@ -87,7 +87,7 @@ def test_patches_are_cut_from_their_level() -> None:
 def test_the_distance_is_that_of_the_papers_code() -> None:
     real, fake = textures(40, 2), textures(40, 3, smooth=2)
     look = PatchExtractor((3, 32, 32))
-    x, y = (look(side).features.flatten(1, 1).numpy() for side in (real, fake))
+    x, y = (look(side).features.numpy() for side in (real, fake))
     along = np.hstack([directions(3 * SIDE * SIDE, 3, block).numpy() for block in range(BLOCKS)])
     levels = [
         plain_distance(*(side[:, level].reshape(-1, 3, SIDE * SIDE) for side in (x, y)), along) for level in (0, 1)
