@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ganscale.parallel.replica import Replica
+from ganscale.storage.store import Place
 
 EVERY = 2.0
 """Seconds between two reductions; a request reaches all replicas after about twice that, or one iteration."""
@@ -108,11 +109,11 @@ class StopFile:
     """A file by which another process requests the workers of a run to stop, on storage that they share.
 
     Args:
-        path: of the file.
+        path: of the file, or of the object in a bucket.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Place) -> None:
+        self.path = path if isinstance(path, Path) else path.quick
 
     def write(self, reason: StopReason) -> None:
         """Request a stop.

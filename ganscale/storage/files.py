@@ -3,7 +3,10 @@
 import os
 import uuid
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from ganscale.storage.store import Place
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
@@ -32,16 +35,19 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: "Place", text: str) -> None:
     """Replace a text file as a whole: no reader ever sees half of it.
 
     Args:
-        path: of the file.
+        path: of the file, or an object in a bucket.
         text: all of it.
 
     Raises:
         OSError: the storage refuses; the old file stays.
     """
+    if not isinstance(path, Path):
+        path.write_text(text)
+        return
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         write_synced(aside, text.encode())

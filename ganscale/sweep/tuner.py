@@ -25,7 +25,7 @@ from ganscale.config.schedules import average_warning
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
-from ganscale.storage.lease import WriterLease
+from ganscale.storage.lease import acquire
 from ganscale.storage.run_dir import RunDir, locate
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
@@ -86,7 +86,7 @@ def search_on_ray(plan: SweepPlan) -> str:
     """
     folder, settings = sweep_folder(plan), plan.sweep.sweep
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = WriterLease(RunDir(folder.path), patience=30.0, info=_logger.info)
+    lock = acquire(RunDir(folder.path), patience=30.0, info=_logger.info)
     try:
         prepare(folder, plan.sweep, plan.base)
         if warning := average_warning(plan.config):
