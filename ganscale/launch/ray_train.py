@@ -174,7 +174,9 @@ class _Supervisor:
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
-        return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+        with suppress(OSError):  # a bucket that does not answer now
+            return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+        return 0
 
 
 def _wait_until_free(config: Config, folder: RunDir) -> None:

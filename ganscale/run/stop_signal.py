@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -113,7 +113,7 @@ class StopFile:
     """
 
     def __init__(self, path: Place) -> None:
-        self.path = path if isinstance(path, Path) else path.quick
+        self.path = path
 
     def write(self, reason: StopReason) -> None:
         """Request a stop.
@@ -127,13 +127,15 @@ class StopFile:
     def read(self) -> StopReason:
         """The requested reason; NONE without a readable file."""
         try:
-            return StopReason[self.path.read_text(encoding="utf-8").strip()]
+            path = self.path if isinstance(self.path, Path) else self.path.quick
+            return StopReason[path.read_text(encoding="utf-8").strip()]
         except (OSError, KeyError, ValueError):
             return StopReason.NONE
 
     def clear(self) -> None:
         """Withdraw the request."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a bucket that does not answer: a later attempt then stops at once
+            self.path.unlink(missing_ok=True)
 
 
 @contextmanager

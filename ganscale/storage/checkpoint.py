@@ -21,12 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ganscale import __version__
 from ganscale.storage.files import sync_folder, write_atomically, write_synced
 from ganscale.storage.store import Place, StorePath, remove, size_of
 
+P = TypeVar("P", bound=Place)
 SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
@@ -48,7 +49,7 @@ class SchemaError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Generic[P]):
     """What is known of a checkpoint without loading it.
 
     Attributes:
@@ -63,7 +64,7 @@ class Manifest:
         fence: fencing number of the writer; 0 in a local folder, which the system locks.
     """
 
-    path: Place
+    path: P
     images: int
     iteration: int
     config: dict[str, Any]
@@ -86,7 +87,7 @@ def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
     return kept | {min(scored, key=lambda images: (scored[images], -images))} if scored else kept
 
 
-class CheckpointStore:
+class CheckpointStore(Generic[P]):
     """The checkpoints of one run. One process writes; any number may read.
 
     Args:
@@ -100,7 +101,7 @@ class CheckpointStore:
 
     def __init__(
         self,
-        folder: Place,
+        folder: P,
         *,
         keep: int = 3,
         best_metric: str = "",
@@ -119,7 +120,7 @@ class CheckpointStore:
         config: Mapping[str, Any],
         metrics: Mapping[str, float],
         suspect: str = "",
-    ) -> Place:
+    ) -> P:
         """Write a checkpoint so that it is either there whole or not at all, then drop the old ones.
 
         Args:
@@ -152,32 +153,31 @@ class CheckpointStore:
         }
         text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
         files = {manifest["state"]: content} | ({_MARK: suspect.encode()} if suspect else {})
-        name = f"{state['images']:012d}"
-        if isinstance(self.folder, StorePath):
-            final = self._upload(self.folder / name, files, text.encode())
+        final: Any = self.folder / f"{state['images']:012d}"
+        if isinstance(final, StorePath):
+            self._upload(final, files, text.encode())
         else:
-            final = _write_folder(self.folder / name, files | {"manifest.json": text.encode()})
+            _write_folder(final, files | {"manifest.json": text.encode()})
         with suppress(OSError):  # the checkpoint is there
             self._prune(state["images"])
             self._mark_best()
         return final
 
-    def _upload(self, final: StorePath, files: Mapping[str, Any], manifest: bytes) -> StorePath:
+    def _upload(self, final: StorePath, files: Mapping[str, Any], manifest: bytes) -> None:
         """Put a checkpoint into a bucket, the manifest last."""
         _remove(final)  # one at the same images: damaged, suspect, or of a writer that lost the run
         for name, content in files.items():
             final.store.put((final / name).key, content)
         self._confirm()
         final.store.create((final / "manifest.json").key, manifest)
-        return final
 
-    def folders(self) -> Sequence[Place]:
+    def folders(self) -> Sequence[P]:
         """Folders of finished checkpoints, newest first, whether valid or not."""
         if isinstance(self.folder, StorePath):
-            return sorted(self.fences(), key=lambda folder: folder.name, reverse=True)
-        if not self.folder.is_dir():
-            return []
-        return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
+            found: Any = self.fences()
+        else:
+            found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted((path for path in found if _NAME.match(path.name)), key=lambda path: path.name, reverse=True)
 
     def fences(self) -> dict[StorePath, int]:
         """Checkpoints in a bucket that count, and their writers' fencing numbers.
@@ -193,14 +193,17 @@ class CheckpointStore:
         for key in manifests:
             folder = StorePath(self.folder.store, key.rpartition("/")[0])
             if key.endswith("/manifest.json") and _NAME.match(folder.name):
-                fence = 0
-                with suppress(CheckpointError):  # listed, but not used
+                try:
                     fence = read_manifest(folder).fence
+                except CheckpointError as error:
+                    if isinstance(error.__context__, OSError) and not isinstance(error.__context__, FileNotFoundError):
+                        raise error.__context__ from None
+                    fence = 0  # damaged: listed, but not used
                 if not lease or fence in (0, *lease["open"]) or lease["checkpoints"].get(folder.name) == fence:
                     found[folder] = fence
         return found
 
-    def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest | None:
+    def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest[P] | None:
         """The newest valid checkpoint that is not suspect, or None.
 
         Args:
@@ -239,9 +242,9 @@ class CheckpointStore:
             self._mark_best()
         return sorted(int(folder.name) for folder in later)
 
-    def best(self) -> Manifest | None:
+    def best(self) -> Manifest[P] | None:
         """The readable checkpoint with the best finite `best_metric`, of equal ones the later; None if none has it."""
-        found: Manifest | None = None
+        found: Manifest[P] | None = None
         for folder in reversed([folder for folder in self.folders() if not _suspect(folder)]):
             with suppress(CheckpointError):
                 manifest = read_manifest(folder)
@@ -250,7 +253,7 @@ class CheckpointStore:
                     found = manifest
         return found
 
-    def score(self, manifest: Manifest) -> float | None:
+    def score(self, manifest: Manifest[P]) -> float | None:
         """The `best_metric` of a checkpoint, signed so that lower is better; None if it has none that is finite.
 
         Args:
@@ -306,7 +309,7 @@ class CheckpointStore:
             remove(self.folder / f"{images:012d}")
 
 
-def read_manifest(folder: Place) -> Manifest:
+def read_manifest(folder: P) -> Manifest[P]:
     """Read and check a checkpoint's manifest, not its state.
 
     Args:
@@ -339,7 +342,7 @@ def read_manifest(folder: Place) -> Manifest:
     return Manifest(path=folder, **found)
 
 
-def verify(folder: Place) -> Manifest:
+def verify(folder: P) -> Manifest[P]:
     """Check a checkpoint's manifest and the checksum of its state.
 
     Args:
@@ -353,7 +356,7 @@ def verify(folder: Place) -> Manifest:
     return manifest
 
 
-def load(folder: Place) -> tuple[Manifest, dict[str, Any]]:
+def load(folder: P) -> tuple[Manifest[P], dict[str, Any]]:
     """Check and load a checkpoint; tensors are on the CPU.
 
     Args:
@@ -376,7 +379,7 @@ def load(folder: Place) -> tuple[Manifest, dict[str, Any]]:
     return manifest, state
 
 
-def _read_state(manifest: Manifest) -> bytes:
+def _read_state(manifest: Manifest[Any]) -> bytes:
     path = manifest.path / manifest.state
     try:
         size = size_of(path)
@@ -408,7 +411,7 @@ def _suspect(folder: Place) -> bool:
     return False
 
 
-def _write_folder(final: Path, files: Mapping[str, Any]) -> Path:
+def _write_folder(final: Path, files: Mapping[str, Any]) -> None:
     """Write a folder of files aside, sync it, and rename it into its place."""
     parent = final.parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -424,7 +427,6 @@ def _write_folder(final: Path, files: Mapping[str, Any]) -> Path:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return final
 
 
 def _remove(path: Place) -> None:

@@ -139,7 +139,7 @@ class FileLease:
         return ""
 
     def confirm(self) -> int:
-        """Nothing to do: the system's lock holds as long as this process lives (a `Lease`)."""
+        """Nothing to do: the system's lock holds until this process ends (a `Lease`)."""
         return 0
 
     def claim(self) -> None:
@@ -206,7 +206,7 @@ class StoreLease:
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         started, seen, since, is_alive = time.monotonic(), "", time.monotonic(), False
-        told = False
+        reported = False
         while True:
             facts, etag = self._read()
             now = time.monotonic()
@@ -218,8 +218,8 @@ class StoreLease:
                 continue
             if is_alive and now - started >= patience:
                 raise busy(folder, f"{facts['holder']}, since {_shown(facts['since'])}")
-            if not told and now - started >= 1.0:
-                told = True
+            if not reported and now - started >= 1.0:
+                reported = True
                 info(f"{facts['holder']} is writing to {root}; waiting for its lease to end")
             time.sleep(1.0)
 
@@ -290,7 +290,7 @@ class StoreLease:
                 self._renew()
 
     def _renew(self, **changes: Any) -> None:
-        """Write the lease anew, unless another process has taken it."""
+        """Write the lease again, unless another process has taken it."""
         with self._lock:
             if self._lost:
                 return

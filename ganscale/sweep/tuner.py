@@ -27,6 +27,7 @@ from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waitin
 from ganscale.launch.placement import NodeResources, count_gpus, describe
 from ganscale.storage.lease import acquire
 from ganscale.storage.run_dir import RunDir, locate
+from ganscale.storage.store import is_uri
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
@@ -68,6 +69,9 @@ def sweep_folder(plan: SweepPlan) -> SweepFolder:
     """
     settings = plan.sweep.sweep
     run = plan.config.run.model_copy(update={"dir": settings.dir, "name": settings.name})
+    if is_uri(plan.sweep.sweep.dir):
+        remedy = "name a folder that every node sees; single runs may lie in a bucket (run.dir)"
+        raise ConfigError("a sweep cannot lie in a bucket", key="sweep.dir", value=plan.sweep.sweep.dir, remedy=remedy)
     return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
 
 

@@ -185,6 +185,7 @@ def test_a_checkpoint_is_there_once_its_manifest_is(
     lease = take()
     lease.claim()
     save(root, 10, lease.confirm, 1.0)
+    die(lease)
     for name in ("put", "create", "delete"):
         for at in range(6):
             with monkeypatch.context() as patch, suppress(KeyboardInterrupt):

@@ -26,7 +26,7 @@ def config(path: Path, *overrides: str) -> Config:
 
 
 def save(folder: RunDir, config: Config, images: int) -> None:
-    store = CheckpointStore(folder.checkpoints)
+    store = CheckpointStore(folder.path / "checkpoints")
     store.save({"images": images, "iteration": 1}, config=config.model_dump(mode="json"), metrics={})
 
 
@@ -86,7 +86,7 @@ def test_the_same_config_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> N
     manifest = inspect(old, folder)
     assert manifest is not None
     assert manifest.images == 200
-    (folder.checkpoints / f"{200:012d}" / "state.pt").write_bytes(b"")
+    (folder.path / "checkpoints" / f"{200:012d}" / "state.pt").write_bytes(b"")
     manifest = inspect(old, folder)
     assert manifest is not None
     assert manifest.images == 100
