@@ -3,10 +3,15 @@
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import Any, Protocol, TextIO
 
-if TYPE_CHECKING:
-    from ganscale.storage.store import Place
+
+class Writable(Protocol):
+    """A path, or an object in a bucket."""
+
+    def write_text(self, text: str, /) -> Any:
+        """Write a whole text."""
+        ...
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
@@ -35,7 +40,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: "Place", text: str) -> None:
+def write_atomically(path: Writable, text: str) -> None:
     """Replace a text file as a whole: no reader ever sees half of it.
 
     Args:
