@@ -49,9 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.compare:
         from ganscale.evaluation.compare import read_evaluations, save_plot, tables
-        from ganscale.storage.run_dir import RunDir
+        from ganscale.storage.run_dir import open_run
 
-        folders = [RunDir(path).pull() for path in options.paths]
+        folders = [open_run(path) for path in options.paths]
         runs = {folder.root.name: read_evaluations(folder.path) for folder in folders}
         show(tables(runs))
         save_plot(runs, options.plot)

@@ -35,9 +35,9 @@ def _write(texts: Sequence[str], out: Path | None, title: str) -> Path:
     from ganscale.report.record import read_run, with_distinct_names
     from ganscale.report.sweep import is_sweep, read_sweep
     from ganscale.storage.files import write_atomically
-    from ganscale.storage.run_dir import RunDir
+    from ganscale.storage.run_dir import open_run
 
-    folders = [RunDir(text).pull() for text in texts]
+    folders = [open_run(text) for text in texts]
     paths = [folder.path for folder in folders]
     sweeps = [read_sweep(path) for path in paths if is_sweep(path)]
     runs = with_distinct_names([read_run(path) for path in paths if not is_sweep(path)])

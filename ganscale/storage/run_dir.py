@@ -155,6 +155,23 @@ def locate(config: Config) -> RunDir:
     return RunDir(base / config.run.name)
 
 
+def open_run(text: str) -> RunDir:
+    """A run to read: where it lies in a bucket, its files are downloaded to a temporary folder.
+
+    Args:
+        text: the run's folder or URI.
+
+    Raises:
+        ConfigError: there is no such run in the bucket.
+        OSError: the storage fails.
+    """
+    folder = RunDir(text).pull()
+    if isinstance(folder.root, StorePath) and not any(folder.path.iterdir()):
+        remedy = "name the place of a run, e.g. s3://bucket/runs/mnist_mlp"
+        raise ConfigError("no such run", key="path", value=text, remedy=remedy)
+    return folder
+
+
 def checkpoint_store(config: Config, folder: RunDir) -> CheckpointStore:
     """The run's checkpoints, kept as the config says.
 

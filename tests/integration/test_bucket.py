@@ -152,6 +152,15 @@ def test_a_token_that_expires_costs_no_more_than_the_work_since(
     proxy.close()
 
 
+def test_a_run_that_is_not_there_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"{server.use(monkeypatch)}/none"
+    for command in (report, evaluate, sample, lambda words: evaluate([*words, "--compare"])):
+        assert command([uri]) == 2
+        assert f"path = {uri}: no " in capsys.readouterr().err
+
+
 def test_the_environment_names_no_secret_in_the_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     place = server.use(monkeypatch)
     assert main([*COMMAND, f"run.dir={place}", "run.name=a", "train.images=120"]) == 0
