@@ -233,7 +233,7 @@ def _resume(setup: Setup) -> dict[str, Any]:
 
         def checkpoints(name: str) -> list[Path]:
             store = Path(folder) / name / "checkpoints"
-            return CheckpointStore(store).folders() if store.is_dir() else []
+            return list(CheckpointStore(store).folders())
 
         def finish(name: str) -> None:
             done = subprocess.run(command(name), env=environment, capture_output=True, text=True, timeout=300)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ganscale.inference.load import LoadedGenerator
     from ganscale.storage.run_dir import RunDir
+    from ganscale.storage.store import Place
     from ganscale.training.loop import Tick
 
 LAUNCHERS = ("auto", "ray", "torchrun", "local")
@@ -38,7 +39,7 @@ class Result:
 
     Attributes:
         config: The run's config.
-        folder: The run's folder.
+        folder: The run's folder, or its place in a bucket.
         images: Images reached.
         resumed_at: Images at which `fit` continued; equal to `images` if there was nothing left to train.
         stop_reason: Why training stopped before its end, by its name in `StopReason`; empty otherwise.
@@ -48,7 +49,7 @@ class Result:
     """
 
     config: Config
-    folder: Path
+    folder: "Place"
     images: int
     resumed_at: int
     stop_reason: str = ""
@@ -61,19 +62,19 @@ class Result:
         from ganscale.storage.run_dir import RunDir
         from ganscale.tracking.jsonl import read_metrics
 
-        return Table(read_metrics(RunDir(self.folder)))
+        return Table(read_metrics(RunDir(self.folder).pull()))
 
     @property
-    def last_checkpoint(self) -> Path | None:
+    def last_checkpoint(self) -> "Place | None":
         """The folder of the newest valid checkpoint."""
         return self._checkpoint("newest")
 
     @property
-    def best_checkpoint(self) -> Path | None:
+    def best_checkpoint(self) -> "Place | None":
         """The folder of the best checkpoint by `checkpoint.best_metric`."""
         return self._checkpoint("best")
 
-    def _checkpoint(self, choice: str) -> Path | None:
+    def _checkpoint(self, choice: str) -> "Place | None":
         from ganscale.inference.load import choose_checkpoint
 
         try:
@@ -150,22 +151,22 @@ class Trainer:
             if newest and newest.images >= config.train.images:
                 if self.is_rank_zero:
                     _send_to_wandb(config, folder)
-                return Result(config, folder.path, newest.images, newest.images)
+                return Result(config, folder.root, newest.images, newest.images)
             if self.launcher == "ray":
                 from ganscale.launch.ray_train import TrainingError, train_on_ray
 
                 try:
                     outcome = train_on_ray(config, folder, callbacks=self.callbacks)
                 except TrainingError as error:
-                    raise TrainingError(f"{error}\n  log: {folder.log}") from error
+                    raise TrainingError(f"{error}\n  log: {folder.root / 'train.log'}") from error
             else:
                 from ganscale.launch.local import launch_local, launch_torchrun
 
                 launch = launch_torchrun if self.launcher == "torchrun" else launch_local
-                outcome = launch(config, folder.path, callbacks=self.callbacks)
+                outcome = launch(config, folder.root, callbacks=self.callbacks)
         reason = outcome.stop_reason.name if outcome.stop_reason else ""
         result = getattr(outcome, "result", None)
-        return Result(config, folder.path, outcome.images, outcome.resumed_at, reason, outcome.diagnosis, result)
+        return Result(config, folder.root, outcome.images, outcome.resumed_at, reason, outcome.diagnosis, result)
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,19 @@ def _logging() -> Any:
 def _send_to_wandb(config: Config, folder: "RunDir") -> None:
     """Send W&B what it has not received."""
     if config.wandb.mode in ("online", "auto"):
+        from ganscale.storage.lease import acquire
         from ganscale.tracking.console import PACKAGE
         from ganscale.tracking.wandb import upload
 
-        upload(config, folder, PACKAGE.info)
+        if isinstance(folder.root, Path):
+            upload(config, folder, PACKAGE.info)
+            return
+        lease = acquire(folder, patience=0.0, info=PACKAGE.info)
+        try:
+            lease.claim()
+            folder.pull().write_as(lease.confirm)
+            upload(config, folder, PACKAGE.info)
+            folder.push()
+        finally:
+            folder.close()
+            lease.release()

@@ -37,11 +37,15 @@ def make_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from ganscale.launch.doctor.collect import collect  # after --help: Ray and torch take seconds
     from ganscale.storage.run_dir import locate
+    from ganscale.storage.store import is_uri
 
     config = load(*split_words(options.words))
     if options.timeout <= 0:
         raise ConfigError("too small", key="--timeout", value=options.timeout, remedy="use a number above 0")
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
+        if not options.storage and is_uri(config.run.dir):
+            remedy = "name a folder with --storage; a bucket is checked when a run starts"
+            raise ConfigError("is no folder that could be checked", key="run.dir", value=config.run.dir, remedy=remedy)
         storage = Path(options.storage).expanduser().absolute() if options.storage else locate(config).path.parent
         facts = collect(config, storage, timeout=options.timeout)
     requirements = Requirements(

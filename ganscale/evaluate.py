@@ -16,6 +16,7 @@ from ganscale.config import Config, ConfigError, parse
 from ganscale.config.checks import check_files
 from ganscale.config.evaluation import METRICS
 from ganscale.config.load import apply_override
+from ganscale.storage.store import Place, open_place
 from ganscale.tracking.console import show
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     epilog = "metrics: " + "; ".join(f"{name} ({facts.meaning})" for name, facts in METRICS.items())
     parser = Parser("evaluate", description, epilog=epilog)
     add = parser.add_argument
-    add("paths", nargs="+", metavar="RUN_OR_CHECKPOINT", help="folder of a run, or of a checkpoint")
+    add("paths", nargs="+", metavar="RUN_OR_CHECKPOINT", help="folder or URI of a run, or of a checkpoint")
     add("--checkpoint", default="newest", help="of a run: newest (default), best, all, or its number of images")
     add("--metrics", help="names with commas between; default: those of the run's eval.metrics")
     add("--num-samples", help="number of samples; default: the run's eval.num_samples")
@@ -48,13 +49,15 @@ def make_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.compare:
         from ganscale.evaluation.compare import read_evaluations, save_plot, tables
+        from ganscale.storage.run_dir import open_run
 
-        runs = {Path(path).name: read_evaluations(Path(path).expanduser()) for path in options.paths}
+        folders = [open_run(path) for path in options.paths]
+        runs = {folder.root.name: read_evaluations(folder.path) for folder in folders}
         show(tables(runs))
         save_plot(runs, options.plot)
         show(f"\n{options.plot}")
         return DONE
-    rows = [(Path(path).name, evaluation) for path in options.paths for evaluation in _evaluate(path, options)]
+    rows = [(open_place(path).name, evaluation) for path in options.paths for evaluation in _evaluate(path, options)]
     if options.json:
         text = json.dumps([{"run": name, **evaluation.as_json()} for name, evaluation in rows], indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
@@ -66,14 +69,15 @@ def _evaluate(path: str, options: argparse.Namespace) -> "list[Evaluation]":
     from ganscale.evaluation.compare import sheet
     from ganscale.evaluation.evaluator import store_evaluation
     from ganscale.storage.checkpoint import read_manifest
+    from ganscale.storage.run_dir import RunDir
 
     folders = _folders(path, options.checkpoint)
     config = _protocol(read_manifest(folders[0]).config, options)
-    run = folders[0].parent.parent
+    run = RunDir(folders[0].parent.parent)
     if options.workers:
         from ganscale.launch.evaluate import evaluate_on_ray
 
-        found = evaluate_on_ray(config, folders, run / ".ray")
+        found = evaluate_on_ray(config, folders, run.path / ".ray")
     else:
         from ganscale.evaluation.callback import evaluate_checkpoints
         from ganscale.launch.local import pick_device
@@ -82,23 +86,27 @@ def _evaluate(path: str, options: argparse.Namespace) -> "list[Evaluation]":
     for evaluation in found:
         show(f"\n{config.run.name} at {evaluation.images:,} images\n{sheet(evaluation)}")
         try:
-            show(f"  {store_evaluation(evaluation, run / 'evaluations')}")
+            show(f"  {store_evaluation(evaluation, run.root / 'evaluations')}")
         except OSError as error:
             print(f"  not stored in the run's folder: {error}", file=sys.stderr)
     return found
 
 
-def _folders(path: str, choice: str) -> list[Path]:
+def _folders(path: str, choice: str) -> list[Place]:
     """Absolute folders of the checkpoints, oldest first."""
     from ganscale.inference.load import choose_checkpoint
     from ganscale.storage.checkpoint import CheckpointStore
 
     if choice != "all":
-        return [choose_checkpoint(path, choice).resolve()]
-    folders = CheckpointStore(Path(path).expanduser() / "checkpoints").folders()
+        return [_absolute(choose_checkpoint(path, choice))]
+    folders = CheckpointStore(open_place(path) / "checkpoints").folders()
     if not folders:
         raise ConfigError("no checkpoint found", key="path", value=path, remedy="name a run's folder (runs/NAME)")
-    return [folder.resolve() for folder in reversed(folders)]
+    return [_absolute(folder) for folder in reversed(folders)]
+
+
+def _absolute(folder: Place) -> Place:
+    return folder.resolve() if isinstance(folder, Path) else folder
 
 
 def _protocol(saved: dict[str, Any], options: argparse.Namespace) -> Config:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ganscale.cli import DONE, Parser, command
 from ganscale.config import EXTRACTORS
 from ganscale.config.errors import ConfigError
+from ganscale.storage.store import open_place
 from ganscale.tracking.console import show
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         "and the truncation alone. Without one of the modes below: a grid (of 2-D data a scatter plot).",
     )
     add = parser.add_argument
-    add("path", metavar="RUN", type=Path, help="a run's folder, one of its checkpoints, or an export")
+    add("path", metavar="RUN", help="a run's folder or URI, one of its checkpoints, or an export")
     add("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest (default), best, or number of images")
     add("--seeds", metavar="0-63,100", help="which images (grid, --images: 0-63; --interpolate: 0-7; --nearest: 0-9)")
     add("--labels", metavar="3,4 | all", help="classes; a grid gets one row per class (default: seed mod classes)")
@@ -121,9 +122,12 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _home(path: Path) -> Path:
-    """The folder of the run or of the export that a path belongs to."""
-    path = path.expanduser().absolute()
+def _home(text: str) -> Path:
+    """The folder of the run or of the export that a path belongs to; for a run in a bucket the current one."""
+    path = open_place(text)
+    if not isinstance(path, Path):
+        return Path.cwd()
+    path = path.absolute()
     if path.is_file() or (path / "manifest.json").exists():
         path = path.parent
     return path.parent if path.name == "checkpoints" else path

@@ -7,6 +7,7 @@ The same command with the same run.name resumes the run. Exit codes: 0 done, 1 t
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from ganscale.api import LAUNCHERS, Result, Trainer
 from ganscale.cli import DONE, FAILED, STOPPED, UNHEALTHY, Parser, command, fail, run_keys, split_words
@@ -86,7 +87,7 @@ def summary(result: Result) -> str:
         f"  metrics      {folder / 'metrics.jsonl'}",
         f"  checkpoints  {folder / 'checkpoints'}{os.sep}",
     ]
-    if list(folder.glob("wandb/offline-run-*")):
+    if isinstance(folder, Path) and list(folder.glob("wandb/offline-run-*")):
         lines.append(f"  W&B          offline; upload with: wandb sync {folder}/wandb/offline-run-*")
     elif config.wandb.mode != "disabled" and (folder / "wandb_id").exists():
         name = (folder / "wandb_id").read_text(encoding="utf-8").strip()

@@ -72,3 +72,10 @@ def test_invalid_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert doctor.main(["train.nothing=1"]) == 2
     for wrong in (["--timeout", "0"], ["a.yaml", "b.yaml"]):
         assert doctor.main(wrong) == 2
+
+
+def test_a_bucket_is_no_folder_to_check(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["run.dir=s3://bucket/runs"]) == 2
+    assert "run.dir = s3://bucket/runs" in capsys.readouterr().err
+    assert doctor.main(["run.dir=s3://bucket/runs", "--storage", "/tmp"]) == 0
+    assert len(calls) == 1

@@ -22,6 +22,7 @@ PLACES = {
     "ray": ("launch", "sweep"),
     "wandb": ("tracking.wandb", "tracking.wandb_dashboards"),
     "tensorboard": ("tracking.tensorboard",),
+    "obstore": ("storage.store",),
     "argparse": (*COMMANDS, "report.__main__"),
 }
 CORE = ("training", "run", "models", "storage", "health", "inference", "evaluation", "report")

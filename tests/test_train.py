@@ -167,7 +167,7 @@ def test_a_run_ends_with_everything_where_it_says(folder: RunDir, capsys: pytest
     assert len(list(folder.path.glob("wandb/offline-run-*"))) == 1
     assert sorted(path.name for path in folder.samples.iterdir()) == [f"{n:08d}.png" for n in (0, 480, 960)]
     assert [row["images"] for row in read_metrics(folder)] == [160, 240, 320, 480, 640, 720, 800, 960]
-    assert [int(path.name) for path in CheckpointStore(folder.checkpoints).folders()] == [960, 720, 480, 240]
+    assert [int(path.name) for path in CheckpointStore(folder.path / "checkpoints").folders()] == [960, 720, 480, 240]
     progress = [line for line in lines if " / 960 images" in line]
     assert len(progress) == 8
     stamped = folder.log.read_text().splitlines()
@@ -222,12 +222,12 @@ def disturb_nothing(_: RunDir) -> None:
 
 
 def truncate_newest(folder: RunDir) -> None:
-    path = CheckpointStore(folder.checkpoints).folders()[0] / "state.pt"
+    path = CheckpointStore(folder.path / "checkpoints").folders()[0] / "state.pt"
     path.write_bytes(path.read_bytes()[:-100])
 
 
 def alter_newest(folder: RunDir) -> None:
-    path = CheckpointStore(folder.checkpoints).folders()[0] / "state.pt"
+    path = CheckpointStore(folder.path / "checkpoints").folders()[0] / "state.pt"
     content = bytearray(path.read_bytes())
     content[2000:2100] = bytes(100)
     path.write_bytes(content)

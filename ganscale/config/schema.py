@@ -57,7 +57,9 @@ class Run(Section):
         description="Name of the run and of its folder. The same name again resumes the run.",
     )
     dir: str = Field(
-        default="runs", min_length=1, description="Folder that holds the run folders; every node must see the same one."
+        default="runs",
+        min_length=1,
+        description="Folder that holds the run folders, the same for every node; or a bucket: `s3://`, `gs://`, `az://`.",
     )
     seed: Count = Field(
         default=0, ge=0, lt=2**63, description="Seed of every random number: weights, order, latents, noise."

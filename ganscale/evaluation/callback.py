@@ -1,8 +1,7 @@
 """Evaluation during a run, and of a checkpoint, on any number of replicas. Knows nothing of Ray."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,13 +14,14 @@ from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.parallel.collectives import Replica
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError
+from ganscale.storage.store import Place
 from ganscale.training.build import Experiment, build_networks, build_source
 from ganscale.training.ema import MovingAverage
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import has_finite_weights
 
 
-def evaluate_checkpoints(config: Config, folders: list[Path], *, device: torch.device) -> list[Evaluation]:
+def evaluate_checkpoints(config: Config, folders: Sequence[Place], *, device: torch.device) -> list[Evaluation]:
     """Judge the generator's moving average of some checkpoints of one run; all replicas call together.
 
     Args:

@@ -31,6 +31,7 @@ from ganscale.evaluation.metrics.scores import Reference, Setting, Values, compu
 from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import Stream, permutation
 from ganscale.storage.files import write_atomically
+from ganscale.storage.store import Place
 from ganscale.training.batches import latents
 
 CHUNK = 250
@@ -47,7 +48,7 @@ def missing_extractor(config: Config) -> str | None:
     return None if missing is None else resolve(missing)(config.eval.weights)
 
 
-def store_evaluation(evaluation: Evaluation, folder: Path) -> Path:
+def store_evaluation(evaluation: Evaluation, folder: Place) -> Place:
     """Write the scores as JSON, beside those of other metrics that the same protocol gave before.
 
     Args:

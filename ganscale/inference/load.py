@@ -23,6 +23,7 @@ from ganscale.config.table import find
 from ganscale.inference.generator import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
 from ganscale.storage import checkpoint as checkpoints
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest
+from ganscale.storage.store import Place, StorePath, open_place
 from ganscale.training.build import DTYPES
 
 __all__ = ["LANES", "MAX_SEED", "Description", "LoadedGenerator", "choose_checkpoint", "load_generator"]
@@ -33,7 +34,7 @@ EXPORT_FORMAT = 1
 
 
 def load_generator(
-    path: str | Path, *, device: torch.device | str = "cpu", checkpoint: str | int = "newest"
+    path: str | Place, *, device: torch.device | str = "cpu", checkpoint: str | int = "newest"
 ) -> LoadedGenerator:
     """Load the moving average of a run's generator.
 
@@ -41,7 +42,7 @@ def load_generator(
     (`ganscale.register`) before.
 
     Args:
-        path: a run directory, its `checkpoints/` or one checkpoint in it, or an export (its folder or its
+        path: a run directory or its URI, its `checkpoints/` or one checkpoint in it, or an export (its folder or its
             `generator.safetensors`).
         device: where it computes.
         checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
@@ -52,7 +53,9 @@ def load_generator(
     Raises:
         ConfigError: there is no generator, it was altered, or this version cannot read it.
     """
-    path = Path(path).expanduser()
+    path = open_place(path)
+    if isinstance(path, StorePath):
+        return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
     if path.name == WEIGHTS or (path / WEIGHTS).exists():
         if checkpoint != "newest":
             raise ConfigError(
@@ -62,17 +65,17 @@ def load_generator(
     return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
 
 
-def choose_checkpoint(path: str | Path, choice: str | int = "newest") -> Path:
+def choose_checkpoint(path: str | Place, choice: str | int = "newest") -> Place:
     """The folder of one checkpoint.
 
     Args:
-        path: a run directory, its `checkpoints/` or one checkpoint in it.
+        path: a run directory or its URI, its `checkpoints/` or one checkpoint in it.
         choice: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
 
     Raises:
         ConfigError: there is no such checkpoint.
     """
-    path = Path(path).expanduser()
+    path = open_place(path)
     if (path / "manifest.json").exists():
         if choice != "newest":
             remedy = "leave it out, or name the run's folder"
@@ -92,7 +95,7 @@ def choose_checkpoint(path: str | Path, choice: str | int = "newest") -> Path:
     return _best(store) if choice == "best" else _numbered(store, choice)
 
 
-def _numbered(store: CheckpointStore, choice: str | int) -> Path:
+def _numbered(store: CheckpointStore, choice: str | int) -> Place:
     known = {str(int(folder.name)): folder for folder in store.folders()}
     text = str(choice).replace("_", "").replace(",", "")
     if text not in known:
@@ -101,7 +104,7 @@ def _numbered(store: CheckpointStore, choice: str | int) -> Path:
     return known[text]
 
 
-def _best(store: CheckpointStore) -> Path:
+def _best(store: CheckpointStore) -> Place:
     """The checkpoint with the best finite `checkpoint.best_metric`, the later one of equal ones."""
     newest = store.newest(lambda _: None)
     metric = parse(newest.config).checkpoint.best_metric if newest else ""
@@ -114,7 +117,7 @@ def _best(store: CheckpointStore) -> Path:
     return found.path
 
 
-def _load_checkpoint(folder: Path, device: torch.device | str) -> LoadedGenerator:
+def _load_checkpoint(folder: Place, device: torch.device | str) -> LoadedGenerator:
     try:
         manifest, state = checkpoints.load(folder)
     except CheckpointError as error:

@@ -32,7 +32,7 @@ from ganscale.config.errors import ExecutionError, shown
 from ganscale.inference.generator import MAX_SEED, LoadedGenerator
 from ganscale.inference.grid import to_bytes
 from ganscale.storage.files import write_atomically
-from ganscale.storage.lease import WriterLease
+from ganscale.storage.lease import acquire
 from ganscale.storage.run_dir import RunDir
 
 FORMATS = ("npz", "zip")
@@ -232,7 +232,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         ConfigError: another command writes there.
     """
     try:
-        lock = WriterLease(RunDir(folder), patience=2.0)
+        lock = acquire(RunDir(folder), patience=2.0)
     except ConfigError:
         remedy = "wait for it or stop it, or name another folder"
         problem = "another process is writing to it"

@@ -9,9 +9,10 @@ from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.placement import place
 from ganscale.launch.worker_group import WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.storage.store import Place, open_place
 
 
-def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[Evaluation]:
+def evaluate_on_ray(config: Config, folders: list[Place], storage: Path) -> list[Evaluation]:
     """Evaluate checkpoints on `cluster.num_workers` workers.
 
     Args:
@@ -31,7 +32,7 @@ def evaluate_on_ray(config: Config, folders: list[Path], storage: Path) -> list[
 
 
 def _evaluate_loop(settings: dict[str, Any]) -> list[Evaluation] | ConfigError:
-    folders = [Path(folder) for folder in settings["folders"]]
+    folders = [open_place(folder) for folder in settings["folders"]]
     try:
         config, device = prepare_worker(settings)
         return evaluate_checkpoints(config, folders, device=device)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -12,6 +11,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.run.session import Outcome, collective_timeout, run_worker
 from ganscale.run.stop_signal import SigtermFlag, on_sigterm
+from ganscale.storage.store import Place
 from ganscale.training.loop import Tick
 
 
@@ -54,12 +54,12 @@ def under_torchrun() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"))
 
 
-def launch_local(config: Config, path: Path, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
+def launch_local(config: Config, path: Place, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
     """Train in this process.
 
     Args:
         config: The run's config.
-        path: The run's folder.
+        path: The run's folder, or its place in a bucket.
         callbacks: Called on rank 0 with each tick.
 
     Raises:
@@ -73,12 +73,12 @@ def launch_local(config: Config, path: Path, callbacks: Sequence[Callable[[Tick]
         return run_worker(config, path, device=pick_device(config), echo=True, ask=flag, callbacks=callbacks)
 
 
-def launch_torchrun(config: Config, path: Path, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
+def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[Tick], None]] = ()) -> Outcome:
     """Train as one of the workers that torchrun started.
 
     Args:
         config: The run's config.
-        path: The run's folder.
+        path: The run's folder, or its place in a bucket.
         callbacks: Called on rank 0 with each tick.
 
     Raises:

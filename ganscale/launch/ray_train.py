@@ -29,6 +29,7 @@ from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.lease import BusyError, check_free
 from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import open_place
 from ganscale.tracking.console import LogFollower
 from ganscale.training.loop import Tick
 
@@ -65,7 +66,7 @@ def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[T
     stop_file = StopFile(folder.stop)
     stop_file.clear()
     stop = on_sigterm(lambda: stop_file.write(StopReason.STOP))
-    with connected(config) as joined, _followed(folder.log), stop:
+    with connected(config) as joined, _followed(folder), stop:
         try:
             return _Supervisor(config, folder, stop_file, callbacks, autoscales=joined).run()
         except KeyboardInterrupt:
@@ -122,7 +123,7 @@ class _Supervisor:
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
         settings = {
-            "path": str(self._folder.path),
+            "path": str(self._folder.root),
             "previous_failure": previous_failure,
             "callbacks": self._callbacks,
         }
@@ -191,7 +192,9 @@ class _Supervisor:
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
-        return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+        with suppress(OSError):  # a bucket that does not answer now
+            return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
+        return 0
 
 
 def _wait_until_free(config: Config, folder: RunDir) -> None:
@@ -222,7 +225,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     """
     try:
         config, device = prepare_worker(settings)
-        path, gauges = Path(settings["path"]), GaugeTracker(config.run.name)
+        path, gauges = open_place(settings["path"]), GaugeTracker(config.run.name)
         with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
             return run_worker(
                 config,
@@ -230,7 +233,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
                 device=device,
                 echo=False,
                 trackers=[gauges, *reports],
-                ask=StopFile(RunDir(path).stop).read,
+                ask=StopFile(path / ".stop").read,
                 previous_failure=settings["previous_failure"],
                 callbacks=settings["callbacks"],
             )
@@ -241,13 +244,17 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
 
 
 @contextmanager
-def _followed(path: Path) -> Iterator[None]:
+def _followed(folder: RunDir) -> Iterator[None]:
     """Show the run's log while the block runs."""
-    follower, ended = LogFollower(path), threading.Event()
+    is_local = isinstance(folder.root, Path)
+    with suppress(OSError):
+        folder.fetch(folder.log.name)
+    follower, ended = LogFollower(folder.log), threading.Event()
 
     def follow() -> None:
-        while not ended.wait(0.3):
+        while not ended.wait(0.3 if is_local else 3.0):
             with suppress(OSError):
+                folder.fetch(folder.log.name)
                 follower.show()
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -258,4 +265,5 @@ def _followed(path: Path) -> Iterator[None]:
         ended.set()
         thread.join()
         with suppress(OSError):
+            folder.fetch(folder.log.name)
             follower.show()

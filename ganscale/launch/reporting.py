@@ -20,6 +20,7 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 from ganscale.storage.files import write_atomically
+from ganscale.storage.store import Place
 from ganscale.tracking import CheckpointTracker
 
 REPORT_TIMEOUT = 30.0
@@ -110,7 +111,7 @@ class ReportTracker(CheckpointTracker):
     def saving(self, images: int) -> None:
         """Do nothing: rows are not durable here."""
 
-    def saved(self, images: int, folder: Path, *, best: bool) -> None:
+    def saved(self, images: int, folder: Place, *, best: bool) -> None:
         """Report a checkpoint (tracker protocol); returns at once."""
         reference = {"run": self._run, "path": str(folder), "images": images, "best": best}
         with self._changed:

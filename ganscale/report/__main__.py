@@ -17,28 +17,32 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = "Write an HTML page about runs or sweeps: curves, sample grids, scores beside floors, settings."
     parser = Parser("report", description)
-    parser.add_argument("paths", nargs="+", type=Path, metavar="RUN", help="folder of a run or of a sweep")
-    default = "default: report.html in the run's folder; for several runs, in the current folder"
+    parser.add_argument("paths", nargs="+", metavar="RUN", help="folder or URI of a run, or folder of a sweep")
+    default = "default: report.html in the run's folder; for several runs or one in a bucket, in the current folder"
     parser.add_argument("--out", type=Path, help=f"the HTML file ({default})")
     parser.add_argument("--title", default="", help="headline of the page (default: the runs' names)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    out = _write([path.expanduser() for path in options.paths], options.out, options.title)
+    out = _write(options.paths, options.out, options.title)
     show(f"{out}  ({out.stat().st_size / 1e6:.1f} MB)")
     return DONE
 
 
-def _write(paths: Sequence[Path], out: Path | None, title: str) -> Path:
+def _write(texts: Sequence[str], out: Path | None, title: str) -> Path:
     from ganscale.report.page import render
     from ganscale.report.record import read_run, with_distinct_names
     from ganscale.report.sweep import is_sweep, read_sweep
     from ganscale.storage.files import write_atomically
+    from ganscale.storage.run_dir import open_run
 
+    folders = [open_run(text) for text in texts]
+    paths = [folder.path for folder in folders]
     sweeps = [read_sweep(path) for path in paths if is_sweep(path)]
     runs = with_distinct_names([read_run(path) for path in paths if not is_sweep(path)])
-    out = out or (paths[0] if len(paths) == 1 else Path()) / "report.html"
+    here = len(paths) > 1 or folders[0].path != folders[0].root
+    out = out or (Path() if here else paths[0]) / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render(runs, sweeps, title=title))
     return out

@@ -14,6 +14,7 @@ from ganscale.run.trackers import TrackerCallback
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import optimal_interval
 from ganscale.storage.files import write_atomically
+from ganscale.storage.store import Place
 from ganscale.training.build import Experiment
 from ganscale.training.loop import Tick
 
@@ -89,7 +90,7 @@ class Checkpointer(Callback):
         passed = self._every is None or tick.images // self._every > before // self._every
         return tick.is_final or (tick.is_due("log") and passed)
 
-    def _save(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Path | None:
+    def _save(self, metrics: dict[str, float], *, last: bool, suspect: str = "") -> Place | None:
         """Save, and return the checkpoint's folder; None if the storage refused, which raises for the last one."""
         config, state = self._experiment.config, self._experiment.state
         started = time.monotonic()

@@ -162,6 +162,7 @@ class HealthMonitor:
         row = {"at": self._images[-1], "to": decision.target, "kind": decision.kind, "reason": reason}
         rows = [*read_rollbacks(self._folder), row]
         write_atomically(self._folder.rollbacks, json.dumps(rows, indent=1) + "\n")
+        self._folder.push()
 
     def _agree(self, decision: Decision) -> Decision:
         """Rank 0's decision, on all replicas; the others get no text."""

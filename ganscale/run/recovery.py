@@ -1,11 +1,9 @@
 """How a replica enters a run: the writer's lease, the newest valid checkpoint, the record of the last failure."""
 
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,13 +17,14 @@ from ganscale.run.watchdog import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import Failure, append_failure
-from ganscale.storage.lease import BusyError, WriterLease
+from ganscale.storage.lease import BusyError, Lease, acquire
 from ganscale.storage.run_dir import RunDir, inspect, prepare
+from ganscale.storage.store import Place, modified, remove
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import Experiment
 
 
-def take(config: Config, folder: RunDir, replica: Replica, *, patience: float, echo: bool) -> WriterLease | None:
+def take(config: Config, folder: RunDir, replica: Replica, *, patience: float, echo: bool) -> Lease | None:
     """Make rank 0 the folder's writer; if that is impossible, all replicas raise.
 
     Args:
@@ -43,16 +42,20 @@ def take(config: Config, folder: RunDir, replica: Replica, *, patience: float, e
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
             info = partial(print, flush=True) if echo else lambda _: None
-            lease = WriterLease(folder, patience=patience, info=info)
+            lease = acquire(folder, patience=patience, info=info)
+            folder.pull()
             if folder.log.is_symlink():
                 remedy = "remove it, or use another run.name"
                 raise ConfigError("is a symbolic link", key="run.dir", value=str(folder.log), remedy=remedy)
             inspect(config, folder)  # once more: another driver may have been faster
             prepare(config, folder)
             lease.claim()
+            folder.write_as(lease.confirm)
+            folder.push()
         except ConfigError as error:
             refusal = error
             if lease:
+                folder.close()
                 lease.release()
     busy = _count(isinstance(refusal, BusyError), replica)
     if _count(refusal is not None, replica):
@@ -71,10 +74,10 @@ def check_shared(folder: RunDir, replica: Replica) -> None:
     Raises:
         RuntimeError: some replicas do not.
     """
-    blind = _count(not folder.config.exists(), replica)
+    blind = _count(not (folder.root / "config.yaml").exists(), replica)
     if blind:
         raise RuntimeError(
-            f"run.dir: {blind} of {replica.world_size} workers do not see {folder.path}; "
+            f"run.dir: {blind} of {replica.world_size} workers do not see {folder.root}; "
             "set run.dir to a folder on storage that every node mounts at the same path"
         )
 
@@ -108,7 +111,7 @@ def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Calla
     experiment.state.rollbacks = max(experiment.state.rollbacks, rollbacks)
 
 
-def _load(experiment: Experiment, path: Path) -> None:
+def _load(experiment: Experiment, path: Place) -> None:
     _, state = checkpoint.load(path)
     try:
         experiment.state.load_state_dict(state)
@@ -139,11 +142,12 @@ def record_failure(folder: RunDir, start: int, previous_failure: str | None, inf
         cause = (folder.heartbeats / "hang.txt").read_text(encoding="utf-8")
     since = first.time
     with suppress(OSError):
-        since = (folder.checkpoints / f"{start:012d}" / "manifest.json").stat().st_mtime
+        since = modified(folder.checkpoints / f"{start:012d}" / "manifest.json")
     reached = max([first.images, *(row["images"] for row in read_metrics(folder)[-1:])])
     failure = Failure(first.time, cause, len(heartbeats), reached, start, max(0.0, time.time() - since))
     with suppress(OSError):
         append_failure(folder.failures, failure)
+        folder.push()
     clear_heartbeats(folder)
     info(f"the previous attempt failed at about {reached:,} images: {cause}; {failure.images_lost:,} images lost")
 
@@ -154,7 +158,7 @@ def clear_heartbeats(folder: RunDir) -> None:
     Args:
         folder: the run's.
     """
-    shutil.rmtree(folder.heartbeats, ignore_errors=True)
+    remove(folder.heartbeats)
 
 
 def _count(fact: bool, replica: Replica) -> int:

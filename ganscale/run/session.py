@@ -3,8 +3,8 @@
 import resource
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -26,8 +26,9 @@ from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
 from ganscale.run.watchdog import EVERY, Watchdog
-from ganscale.storage.lease import LeaseLostError, WriterLease
+from ganscale.storage.lease import Lease, LeaseLostError
 from ganscale.storage.run_dir import RunDir, checkpoint_store
+from ganscale.storage.store import Place
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.jsonl import JsonlTracker, read_metrics
@@ -88,7 +89,7 @@ class Session:
         health: Callable[[Tick, Mapping[str, float]], Decision] | None = None,
         callbacks: Sequence[Callback] = (),
         stop_signal: StopSignal | None = None,
-        lease: WriterLease | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self.experiment, self.config, self.replica = experiment, experiment.config, Replica.current()
         self.metrics: dict[str, float] = {}
@@ -183,7 +184,7 @@ def collective_timeout(config: Config) -> float:
 
 def run_worker(
     config: Config,
-    path: Path,
+    path: Place,
     *,
     device: torch.device,
     echo: bool,
@@ -198,7 +199,7 @@ def run_worker(
 
     Args:
         config: the whole run.
-        path: the run's folder, on storage that all replicas share.
+        path: the run's folder, on storage that all replicas share, or its place in a bucket.
         device: where this replica computes.
         echo: whether rank 0 prints its progress (it always writes it to train.log).
         trackers: further trackers of rank 0, beside the run folder and W&B.
@@ -250,7 +251,9 @@ def run_worker(
             stop_signal=stop_signal,
             lease=lease,
         )
-        return _train(session, folder, info, start)
+        outcome = _train(session, folder, info, start)
+        folder.push()
+        return outcome
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -259,6 +262,9 @@ def run_worker(
         raise OutOfMemoryError(f"{problem}\n  remedy: {advice(config, rows)}") from error
     finally:
         if lease:
+            with suppress(OSError, ExecutionError):  # after a failure: the cause matters more
+                folder.push()
+            folder.close()
             lease.release()
 
 

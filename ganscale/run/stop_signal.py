@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ganscale.parallel.replica import Replica
+from ganscale.storage.store import Place
 
 EVERY = 2.0
 """Seconds between two reductions; a request reaches all replicas after about twice that, or one iteration."""
@@ -108,10 +109,10 @@ class StopFile:
     """A file by which another process requests the workers of a run to stop, on storage that they share.
 
     Args:
-        path: of the file.
+        path: of the file, or of the object in a bucket.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def write(self, reason: StopReason) -> None:
@@ -126,13 +127,15 @@ class StopFile:
     def read(self) -> StopReason:
         """The requested reason; NONE without a readable file."""
         try:
-            return StopReason[self.path.read_text(encoding="utf-8").strip()]
+            path = self.path if isinstance(self.path, Path) else self.path.quick
+            return StopReason[path.read_text(encoding="utf-8").strip()]
         except (OSError, KeyError, ValueError):
             return StopReason.NONE
 
     def clear(self) -> None:
         """Withdraw the request."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a bucket that does not answer: a later attempt then stops at once
+            self.path.unlink(missing_ok=True)
 
 
 @contextmanager

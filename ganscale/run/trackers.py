@@ -1,7 +1,6 @@
 """Rank 0's trackers: run folder, W&B, TensorBoard, console, behind one interface."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ganscale.evaluation.evaluator import store_evaluation
@@ -10,6 +9,7 @@ from ganscale.parallel.phase import phase
 from ganscale.run.callback import Callback
 from ganscale.run.samples import SampleRenderer
 from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
@@ -77,7 +77,7 @@ class TrackerCallback(Callback):
         """
         self._each(lambda tracker: tracker.saving(images), CheckpointTracker)
 
-    def saved(self, images: int, path: Path, *, best: bool) -> None:
+    def saved(self, images: int, path: Place, *, best: bool) -> None:
         """Announce a new checkpoint.
 
         Args:

@@ -19,6 +19,8 @@ from types import FrameType, TracebackType
 
 from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
+from ganscale.storage.lease import born
+from ganscale.storage.store import Place, modified
 from ganscale.training.state import TrainState
 
 EVERY = 2.0
@@ -122,28 +124,19 @@ def sentence(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> st
     return "; ".join(parts) or "all workers wait for each other: the network between them is broken"
 
 
-def born(pid: int) -> int:
-    """Start of a process in clock ticks since boot; 0 if unknown.
-
-    Args:
-        pid: of the process.
-    """
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    return 0
-
-
-def read_heartbeats(folder: Path) -> list[Heartbeat]:
+def read_heartbeats(folder: Place) -> list[Heartbeat]:
     """The last heartbeats of all workers, with the storage's time of each; damaged ones are skipped.
 
     Args:
         folder: in which they are.
     """
     found = []
-    for path in sorted(folder.glob("[0-9]*.json")):
-        with suppress(OSError, ValueError, TypeError):
-            heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
-            found.append(replace(heartbeat, time=path.stat().st_mtime))
+    with suppress(OSError):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name):
+            with suppress(OSError, ValueError, TypeError):
+                if path.name[:1].isdigit() and path.name.endswith(".json"):
+                    heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
+                    found.append(replace(heartbeat, time=modified(path)))
     return found
 
 
@@ -160,14 +153,15 @@ class Watchdog:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         state: TrainState,
         *,
         timeout: float,
         info: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._folder, self._state, self._timeout, self._info, self._end = folder, state, timeout, info, end
+        self._folder = folder if isinstance(folder, Path) else folder.quick
+        self._state, self._timeout, self._info, self._end = state, timeout, info, end
         self._replica = Replica.current()
         self._thread_id = threading.get_ident()
         self._own = (socket.gethostname(), os.getpid(), born(os.getpid()))
@@ -207,9 +201,13 @@ class Watchdog:
         images, lasts = self._state.images, now - self._since
         heartbeat = Heartbeat(self._replica.rank, host, pid, start, time.time(), images, self._seen, name, lasts)
         with suppress(OSError):
-            aside = self._folder / f".{heartbeat.rank}"
-            aside.write_text(json.dumps(asdict(heartbeat)), encoding="utf-8")
-            aside.replace(self._folder / f"{heartbeat.rank}.json")
+            path, text = self._folder / f"{heartbeat.rank}.json", json.dumps(asdict(heartbeat))
+            if isinstance(path, Path):  # unlike by `write_atomically`, nothing waits for the disk
+                aside = path.with_name(f".{heartbeat.rank}")
+                aside.write_text(text, encoding="utf-8")
+                aside.replace(path)
+            else:
+                path.write_text(text)
         return heartbeat
 
     def _give_up(self) -> None:

@@ -1,1 +1,1 @@
-"""Run directories and what lies in them: checkpoints, failures, the writer's lease."""
+"""Runs in folders and buckets: stores of objects, checkpoints, failures, the lease of a run's writer."""

@@ -3,6 +3,10 @@
 A checkpoint is a folder `checkpoints/<images>/` with `state.pt` (`TrainState.state_dict()`) and `manifest.json` (schema
 version, config, metrics, size and SHA-256 of the state, and a checksum of itself). One that was saved after training
 went wrong also has `suspect.txt` with the reason: it is kept for inspection, and no run resumes from it.
+
+In a bucket there are no folders to rename: the state is uploaded under a name of its own, which the manifest holds, and
+a checkpoint is there once its manifest is. The manifest also holds the writer's fencing number: one that a writer puts
+there after another has taken the run over does not count (`lease.json`).
 """
 
 import hashlib
@@ -13,19 +17,24 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ganscale import __version__
 from ganscale.storage.files import sync_folder, write_atomically, write_synced
+from ganscale.storage.store import Place, StorePath, remove, size_of
 
+P = TypeVar("P", bound=Place)
 SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
 _MARK = "suspect.txt"
+_STATE = re.compile(r"^state(-[0-9a-f-]+)?\.pt$")
+LEASE = "lease.json"
+"""Object of a run in a bucket that names its writer."""
 _MAX_MANIFEST = 16 * 2**20
 """Bytes of a manifest, at most: larger ones are not read."""
 _FIELDS = {"images": int, "iteration": int, "config": dict, "metrics": dict, "sha256": str, "size": int}
@@ -40,7 +49,7 @@ class SchemaError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Generic[P]):
     """What is known of a checkpoint without loading it.
 
     Attributes:
@@ -49,17 +58,21 @@ class Manifest:
         iteration: generator updates done.
         config: the run's config as plain mappings.
         metrics: numbers of the tick at which it was saved.
-        sha256: of `state.pt`.
-        size: bytes of `state.pt`.
+        sha256: of the state.
+        size: bytes of the state.
+        state: name of the state's file.
+        fence: fencing number of the writer; 0 in a local folder, which the system locks.
     """
 
-    path: Path
+    path: P
     images: int
     iteration: int
     config: dict[str, Any]
     metrics: dict[str, float]
     sha256: str
     size: int
+    state: str = "state.pt"
+    fence: int = 0
 
 
 def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
@@ -74,7 +87,7 @@ def retained(scores: Mapping[int, float | None], keep: int) -> set[int]:
     return kept | {min(scored, key=lambda images: (scored[images], -images))} if scored else kept
 
 
-class CheckpointStore:
+class CheckpointStore(Generic[P]):
     """The checkpoints of one run. One process writes; any number may read.
 
     Args:
@@ -82,10 +95,20 @@ class CheckpointStore:
         keep: number of newest ones to keep.
         best_metric: metric whose best checkpoint is kept too; empty for none.
         higher_is_better: which way is better.
+        confirm: called before a save counts; raises if this process is not the run's writer any more, and returns its
+            fencing number.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, best_metric: str = "", higher_is_better: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: P,
+        *,
+        keep: int = 3,
+        best_metric: str = "",
+        higher_is_better: bool = False,
+        confirm: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.folder, self._confirm = folder, confirm
         self.keep = keep
         self.best_metric = best_metric
         self._sign = -1.0 if higher_is_better else 1.0
@@ -97,7 +120,7 @@ class CheckpointStore:
         config: Mapping[str, Any],
         metrics: Mapping[str, float],
         suspect: str = "",
-    ) -> Path:
+    ) -> P:
         """Write a checkpoint so that it is either there whole or not at all, then drop the old ones.
 
         Args:
@@ -108,50 +131,80 @@ class CheckpointStore:
 
         Raises:
             OSError: the storage refuses; earlier checkpoints stay as they are.
+            LeaseLostError: another process has become the run's writer.
         """
         import torch  # paths and manifests are read without it
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f"{_ASIDE}{uuid.uuid4().hex}"
-        aside.mkdir()
-        try:
-            buffer = io.BytesIO()
-            torch.save(dict(state), buffer)
-            content = buffer.getbuffer()
-            manifest = {
-                "schema": SCHEMA,
-                "ganscale": __version__,
-                "images": state["images"],
-                "iteration": state["iteration"],
-                "config": dict(config),
-                "metrics": dict(metrics),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "size": len(content),
-            }
-            write_synced(aside / "state.pt", content)
-            text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
-            write_synced(aside / "manifest.json", text.encode())
-            if suspect:
-                write_synced(aside / _MARK, suspect.encode())
-            sync_folder(aside)
-            final = self.folder / f"{state['images']:012d}"
-            _remove(final)  # a damaged one at the same images, which was not used
-            aside.rename(final)
-            sync_folder(self.folder)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        self._prune(state["images"])
-        self._mark_best()
-        return final
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getbuffer()
+        fence = self._confirm()
+        manifest = {
+            "schema": SCHEMA,
+            "ganscale": __version__,
+            "images": state["images"],
+            "iteration": state["iteration"],
+            "config": dict(config),
+            "metrics": dict(metrics),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "state": f"state-{fence}-{uuid.uuid4().hex[:8]}.pt" if isinstance(self.folder, StorePath) else "state.pt",
+            "fence": fence,
+        }
+        text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
+        files = {manifest["state"]: content} | ({_MARK: suspect.encode()} if suspect else {})
+        final: Any = self.folder / f"{state['images']:012d}"
+        path: P = final
+        if isinstance(final, StorePath):
+            self._upload(final, files, text.encode())
+        else:
+            _write_folder(final, files | {"manifest.json": text.encode()})
+        with suppress(OSError):  # the checkpoint is there
+            self._prune(state["images"])
+            self._mark_best()
+        return path
 
-    def folders(self) -> list[Path]:
+    def _upload(self, final: StorePath, files: Mapping[str, Any], manifest: bytes) -> None:
+        """Put a checkpoint into a bucket, the manifest last."""
+        _remove(final)  # one at the same images: damaged, suspect, or of a writer that lost the run
+        for name, content in files.items():
+            final.store.put((final / name).key, content)
+        self._confirm()
+        final.store.create((final / "manifest.json").key, manifest)
+
+    def folders(self) -> Sequence[P]:
         """Folders of finished checkpoints, newest first, whether valid or not."""
-        if not self.folder.is_dir():
-            return []
-        return sorted((path for path in self.folder.iterdir() if _NAME.match(path.name)), reverse=True)
+        if isinstance(self.folder, StorePath):
+            found: Any = self.fences()
+        else:
+            found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted((path for path in found if _NAME.match(path.name)), key=lambda path: path.name, reverse=True)
 
-    def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest | None:
+    def fences(self) -> dict[StorePath, int]:
+        """Checkpoints in a bucket that count, and their writers' fencing numbers.
+
+        One counts if its writer holds the lease, or had saved it before a later writer claimed the run.
+        """
+        assert isinstance(self.folder, StorePath)
+        lease: dict[str, Any] = {}
+        with suppress(FileNotFoundError, ValueError):
+            lease = json.loads((self.folder.parent / LEASE).read_bytes())
+        manifests = [entry.key for entry in self.folder.store.list(self.folder.key)]
+        found = {}
+        for key in manifests:
+            folder = StorePath(self.folder.store, key.rpartition("/")[0])
+            if key.endswith("/manifest.json") and _NAME.match(folder.name):
+                try:
+                    fence = read_manifest(folder).fence
+                except CheckpointError as error:
+                    if isinstance(error.__context__, OSError) and not isinstance(error.__context__, FileNotFoundError):
+                        raise error.__context__ from None
+                    fence = 0  # damaged: listed, but not used
+                if not lease or fence in (0, *lease["open"]) or lease["checkpoints"].get(folder.name) == fence:
+                    found[folder] = fence
+        return found
+
+    def newest(self, warn: Callable[[str], None], *, until: int | None = None) -> Manifest[P] | None:
         """The newest valid checkpoint that is not suspect, or None.
 
         Args:
@@ -182,6 +235,7 @@ class CheckpointStore:
         Raises:
             OSError: the storage refuses.
         """
+        self._confirm()
         later = [folder for folder in self.folders() if int(folder.name) > after and not _suspect(folder)]
         for folder in later:
             write_atomically(folder / _MARK, reason)
@@ -189,9 +243,9 @@ class CheckpointStore:
             self._mark_best()
         return sorted(int(folder.name) for folder in later)
 
-    def best(self) -> Manifest | None:
+    def best(self) -> Manifest[P] | None:
         """The readable checkpoint with the best finite `best_metric`, of equal ones the later; None if none has it."""
-        found: Manifest | None = None
+        found: Manifest[P] | None = None
         for folder in reversed([folder for folder in self.folders() if not _suspect(folder)]):
             with suppress(CheckpointError):
                 manifest = read_manifest(folder)
@@ -200,7 +254,7 @@ class CheckpointStore:
                     found = manifest
         return found
 
-    def score(self, manifest: Manifest) -> float | None:
+    def score(self, manifest: Manifest[P]) -> float | None:
         """The `best_metric` of a checkpoint, signed so that lower is better; None if it has none that is finite.
 
         Args:
@@ -228,6 +282,12 @@ class CheckpointStore:
 
     def clean(self) -> None:
         """Remove what interrupted saves left; only the run's writer may call it."""
+        if isinstance(self.folder, StorePath):
+            finished = {folder.name for folder in self.fences()}
+            for folder in self.folder.iterdir():
+                if _NAME.match(folder.name) and folder.name not in finished:
+                    remove(folder)
+            return
         for path in self.folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -240,17 +300,17 @@ class CheckpointStore:
         for folder in self.folders():
             if _suspect(folder):
                 if int(folder.name) < newest:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove(folder)
                 continue
             with suppress(CheckpointError):
                 manifest = read_manifest(folder)
                 if int(folder.name) <= newest:
                     scores[int(folder.name)] = self.score(manifest)
         for images in set(scores) - retained(scores, self.keep):
-            shutil.rmtree(self.folder / f"{images:012d}", ignore_errors=True)
+            remove(self.folder / f"{images:012d}")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: P) -> Manifest[P]:
     """Read and check a checkpoint's manifest, not its state.
 
     Args:
@@ -261,7 +321,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        if path.stat().st_size > _MAX_MANIFEST:
+        if size_of(path) > _MAX_MANIFEST:
             raise CheckpointError(f"its manifest.json is larger than {_MAX_MANIFEST:,} bytes")
         raw = json.loads(path.read_text(encoding="utf-8"))
     except CheckpointError:
@@ -277,10 +337,13 @@ def read_manifest(folder: Path) -> Manifest:
     for name, kind in _FIELDS.items():
         if type(found[name]) is not kind:
             raise CheckpointError(f"its manifest has no {name} that is fit for use")
+    found |= {name: raw[name] for name in ("state", "fence") if name in raw}
+    if not _STATE.match(str(found.get("state", "state.pt"))) or not isinstance(found.get("fence", 0), int):
+        raise CheckpointError("its manifest names no state that is fit for use")
     return Manifest(path=folder, **found)
 
 
-def verify(folder: Path) -> Manifest:
+def verify(folder: P) -> Manifest[P]:
     """Check a checkpoint's manifest and the checksum of its state.
 
     Args:
@@ -294,7 +357,7 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+def load(folder: P) -> tuple[Manifest[P], dict[str, Any]]:
     """Check and load a checkpoint; tensors are on the CPU.
 
     Args:
@@ -317,10 +380,10 @@ def load(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     return manifest, state
 
 
-def _read_state(manifest: Manifest) -> bytes:
-    path = manifest.path / "state.pt"
+def _read_state(manifest: Manifest[Any]) -> bytes:
+    path = manifest.path / manifest.state
     try:
-        size = path.stat().st_size
+        size = size_of(path)
         if size != manifest.size:
             raise CheckpointError(f"its state has {size} bytes, not {manifest.size}")
         content = path.read_bytes()
@@ -342,13 +405,36 @@ def _check_sizes(content: bytes) -> None:
                 raise CheckpointError(f"entry {name} of its state.pt unpacks to {size:,} bytes, more than the file has")
 
 
-def _suspect(folder: Path) -> bool:
-    return (folder / _MARK).exists()
+def _suspect(folder: Place) -> bool:
+    mark = folder / _MARK
+    with suppress(FileNotFoundError):
+        return mark.exists() if isinstance(mark, Path) else bool(mark.entry())
+    return False
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder, or a file in its place, if there is one."""
-    if path.is_dir() and not path.is_symlink():
+def _write_folder(final: Path, files: Mapping[str, Any]) -> None:
+    """Write a folder of files aside, sync it, and rename it into its place."""
+    parent = final.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    aside = parent / f"{_ASIDE}{uuid.uuid4().hex}"
+    aside.mkdir()
+    try:
+        for name, content in files.items():
+            write_synced(aside / name, content)
+        sync_folder(aside)
+        _remove(final)  # a damaged one at the same images, which was not used
+        aside.rename(final)
+        sync_folder(parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _remove(path: Place) -> None:
+    """Remove a folder, or a file in its place, if there is one; in a bucket the manifest first, by its name."""
+    if isinstance(path, StorePath):
+        path.delete_all()
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

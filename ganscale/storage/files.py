@@ -3,7 +3,15 @@
 import os
 import uuid
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO
+
+
+class Writable(Protocol):
+    """A path, or an object in a bucket."""
+
+    def write_text(self, text: str, /) -> Any:
+        """Write a whole text."""
+        ...
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
@@ -32,16 +40,19 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Writable, text: str) -> None:
     """Replace a text file as a whole: no reader ever sees half of it.
 
     Args:
-        path: of the file.
+        path: of the file, or an object in a bucket.
         text: all of it.
 
     Raises:
         OSError: the storage refuses; the old file stays.
     """
+    if not isinstance(path, Path):
+        path.write_text(text)
+        return
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         write_synced(aside, text.encode())

@@ -1,18 +1,33 @@
-"""Who may write to a run's folder: one process at a time."""
+"""Who may write to a run: one process at a time.
+
+In a folder the system's lock says so, which ends with the process. In a bucket the object `lease.json` does: its
+holder renews it; another process takes it over by compare-and-swap, if the holder released it, is a dead process of
+this machine, or has not renewed it for `SECONDS`, by this process's own clock. Each holder has a higher fencing number.
+"""
 
 import fcntl
+import json
 import math
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.storage.checkpoint import LEASE, CheckpointStore
 from ganscale.storage.files import open_for_append
 from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import ChangedError, StorePath
+
+SECONDS = 30.0
+"""Without a renewal for so long, a lease may be taken over."""
 
 
 class BusyError(ConfigError):
@@ -23,8 +38,59 @@ class LeaseLostError(ExecutionError):
     """Another process took the run's folder over, so this one must not write."""
 
 
-class WriterLease:
-    """Reserves a run's folder for one writing process; the system frees it when the process dies.
+def born(pid: int) -> int:
+    """Start of a process in clock ticks since boot; 0 if unknown.
+
+    Args:
+        pid: of the process.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    return 0
+
+
+def busy(folder: RunDir, holder: str) -> BusyError:
+    """The error that names a run's writer.
+
+    Args:
+        folder: the run's.
+        holder: who it is and since when.
+    """
+    return BusyError(
+        f"another process is writing to {folder.root}{holder and f': {holder}'}",
+        key="run.name",
+        value=folder.root.name,
+        remedy="wait for it or stop it, or use another run.name",
+    )
+
+
+class Lease(Protocol):
+    """The right to write to a run."""
+
+    def claim(self) -> None:
+        """Record this process as the writer, once it has looked at the run."""
+        ...
+
+    def confirm(self) -> int:
+        """Make sure, before a write that counts, that this process is the writer; return its fencing number.
+
+        Raises:
+            LeaseLostError: another process is.
+            OSError: the storage does not answer.
+        """
+        ...
+
+    def problem(self) -> LeaseLostError | ConfigError | None:
+        """Why this process must not write any more, if so."""
+        ...
+
+    def release(self) -> None:
+        """Let other processes write."""
+        ...
+
+
+class FileLease:
+    """Reserves a local run folder for one writing process; the system frees it when the process dies.
 
     Args:
         folder: the run's folder.
@@ -53,12 +119,7 @@ class WriterLease:
                 report_at = math.inf
             if time.monotonic() >= until:
                 self._file.close()
-                raise BusyError(
-                    f"another process is writing to {folder.path}",
-                    key="run.name",
-                    value=folder.path.name,
-                    remedy="wait for it or stop it, or use another run.name",
-                )
+                raise busy(folder, self._holder())
             time.sleep(0.2)
 
     def _try(self) -> bool:
@@ -69,6 +130,17 @@ class WriterLease:
         except OSError:  # storage without locks: continue unguarded
             return True
         return True
+
+    def _holder(self) -> str:
+        """The writer and since when, as it noted them."""
+        with suppress(OSError, ValueError):
+            host, pid, _ = self._path.read_text(encoding="utf-8").split()
+            return f"process {pid} on {host}, since {_shown(self._path.stat().st_mtime)}"
+        return ""
+
+    def confirm(self) -> int:
+        """Nothing to do: the system's lock holds until this process ends (a `Lease`)."""
+        return 0
 
     def claim(self) -> None:
         """Record this process as the writer, for an earlier writer that lost the lock without knowing (`problem`)."""
@@ -109,17 +181,181 @@ class WriterLease:
         self._file.close()
 
 
-def check_free(folder: RunDir, *, patience: float, info: Callable[[str], None]) -> None:
-    """Wait, before anything expensive starts, until no process writes to the folder.
+class StoreLease:
+    """Reserves a run in a bucket for one writing process, and renews that until it is released.
 
     Args:
-        folder: the run's folder.
+        root: the run in the bucket.
+        folder: the run's, for messages.
+        patience: seconds to wait for another writer that renews its lease.
+        info: takes a sentence for the user when there is something to wait for.
+        take: False only waits until it could be taken.
+
+    Raises:
+        BusyError: another process writes there.
+        OSError: the storage fails.
+    """
+
+    def __init__(
+        self, root: StorePath, folder: RunDir, *, patience: float, info: Callable[[str], None], take: bool = True
+    ) -> None:
+        self._folder, self._path = folder, root / LEASE
+        self._facts: dict[str, Any] = {}
+        self._etag, self._renewed = "", 0.0
+        self._lost: LeaseLostError | None = None
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        started, seen, since, is_alive = time.monotonic(), "", time.monotonic(), False
+        reported = False
+        while True:
+            facts, etag = self._read()
+            now = time.monotonic()
+            if etag != seen:
+                is_alive, seen, since = bool(seen), etag, now
+            if not facts or facts.get("released") or _is_dead(facts) or now - since >= facts.get("seconds", SECONDS):
+                if not take or self._take(facts, etag):
+                    return
+                continue
+            if is_alive and now - started >= patience:
+                raise busy(folder, f"{facts['holder']}, since {_shown(facts['since'])}")
+            if not reported and now - started >= 1.0:
+                reported = True
+                info(f"{facts['holder']} is writing to {root}; waiting for its lease to end")
+            time.sleep(1.0)
+
+    def _read(self) -> tuple[dict[str, Any], str]:
+        """The lease's content and etag; empty without one."""
+        try:
+            content, etag = self._path.store.get(self._path.key)
+        except FileNotFoundError:
+            return {}, ""
+        facts = json.loads(content)
+        return facts, etag
+
+    def _take(self, old: dict[str, Any], etag: str) -> bool:
+        """Become the holder; checkpoints of earlier ones count until `claim`."""
+        fence = old.get("fence", 0) + 1
+        host, pid = socket.gethostname(), os.getpid()
+        self._facts = {
+            "fence": fence,
+            "holder": f"process {pid} on {host}",
+            "since": time.time(),
+            "id": uuid.uuid4().hex,
+            "process": [_machine(), pid, born(pid)],
+            "seconds": SECONDS,
+            "renewals": 0,
+            "released": False,
+            "open": [*old.get("open", []), fence],
+            "checkpoints": old.get("checkpoints", {}),
+        }
+        content = json.dumps(self._facts).encode()
+        store, key = self._path.store, self._path.key
+        try:
+            self._etag = store.replace(key, content, etag) if old else store.create(key, content)
+        except (FileExistsError, ChangedError):
+            return False
+        self._renewed = time.monotonic()
+        self._thread.start()
+        return True
+
+    def claim(self) -> None:
+        """From now on checkpoints of earlier writers count only if they are there already (a `Lease`)."""
+        known = {folder.name: fence for folder, fence in CheckpointStore(self._folder.checkpoints).fences().items()}
+        self._renew(open=[self._facts["fence"]], checkpoints=known)
+        if self._lost:
+            raise self._lost
+
+    def confirm(self) -> int:
+        """Renew the lease if the last renewal is not fresh (a `Lease`)."""
+        if time.monotonic() - self._renewed > SECONDS / 2:
+            self._renew()
+        if self._lost:
+            raise self._lost
+        return self._facts["fence"]
+
+    def problem(self) -> LeaseLostError | None:
+        """That another process has taken the run over, as far as this one knows (a `Lease`)."""
+        return self._lost
+
+    def release(self) -> None:
+        """Let other processes write (a `Lease`); a storage that fails lets them do so after a while."""
+        self._ended.set()
+        self._thread.join()
+        with suppress(OSError):
+            self._renew(released=True)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(SECONDS / 3) and not self._lost:
+            with suppress(OSError):  # tried again; nothing is committed without `confirm`
+                self._renew()
+
+    def _renew(self, **changes: Any) -> None:
+        """Write the lease again, unless another process has taken it."""
+        with self._lock:
+            if self._lost:
+                return
+            sent = time.monotonic()
+            facts = self._facts | changes | {"renewals": self._facts["renewals"] + 1}
+            try:
+                self._etag = self._path.store.replace(self._path.key, json.dumps(facts).encode(), self._etag)
+            except ChangedError:
+                now, _ = self._read()
+                by = f": {now['holder']}, since {_shown(now['since'])}" if now else ""
+                self._lost = LeaseLostError(f"another process has taken over {self._path.parent}{by}")
+                return
+            self._facts, self._renewed = facts, sent
+
+
+def acquire(folder: RunDir, *, patience: float, info: Callable[[str], None] = lambda _: None) -> Lease:
+    """Become a run's writer.
+
+    Args:
+        folder: the run's.
+        patience: seconds to wait for another writer to end (a killed driver's workers need a moment).
+        info: takes a sentence for the user when there is something to wait for.
+
+    Raises:
+        BusyError: another process writes there; the message says which, and since when.
+        ConfigError: `.lock` cannot be opened, or is a link.
+        OSError: a bucket fails.
+    """
+    if isinstance(folder.root, StorePath):
+        return StoreLease(folder.root, folder, patience=patience, info=info)
+    return FileLease(folder, patience=patience, info=info)
+
+
+def check_free(folder: RunDir, *, patience: float, info: Callable[[str], None]) -> None:
+    """Wait, before anything expensive starts, until no process writes to the run.
+
+    Args:
+        folder: the run's.
         patience: seconds to wait.
         info: takes a sentence for the user when there is something to wait for.
 
     Raises:
-        BusyError: another process writes there.
+        BusyError: another process writes there; the message says which, and since when.
         ConfigError: `.lock` cannot be opened, or is a link.
+        OSError: a bucket fails.
     """
-    if (folder.path / ".lock").exists():
-        WriterLease(folder, patience=patience, info=info).release()
+    if isinstance(folder.root, StorePath):
+        StoreLease(folder.root, folder, patience=patience, info=info, take=False)
+    elif (folder.path / ".lock").exists():
+        FileLease(folder, patience=patience, info=info).release()
+
+
+def _shown(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
+
+
+def _machine() -> str:
+    """This machine since its start, and this container: what a process id is relative to."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _is_dead(facts: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    machine, pid, start = facts.get("process", ("", 0, 0))
+    return bool(machine) and machine == _machine() and start > 0 and born(pid) != start

@@ -18,10 +18,14 @@
     tensorboard/      TensorBoard's files, if log.tensorboard is on
     .heartbeats/      the workers' heartbeats while the run trains
     .lock, .stop      the writer; a request to stop
+
+In a bucket (`run.dir=s3://bucket/runs`) the same names are objects, or folders of segments (`ganscale.storage.mirror`),
+and `lease.json` names the writer.
 """
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,26 +36,98 @@ from ganscale.config.errors import shown
 from ganscale.config.evaluation import METRICS
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest, SchemaError, read_manifest
 from ganscale.storage.files import write_atomically
+from ganscale.storage.mirror import Mirror
+from ganscale.storage.store import BucketStore, Place, StorePath, is_uri, open_place
 
 
 class RunDir:
     """Paths of one run, as listed above.
 
+    Checkpoints, heartbeats and stop requests are read and written where the run lies. All else is files in a local
+    folder: the run's, or a temporary copy of a run in a bucket, which its writer keeps in step.
+
     Args:
-        path: of the folder.
+        root: where the run lies: a folder, or a place in a bucket, also as a text.
+
+    Attributes:
+        root: where the run lies.
+        path: the local folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, root: Place | str) -> None:
+        self.root = open_place(root, key="run.dir")
+        self._mirror: Mirror | None = None
+        if isinstance(self.root, StorePath):
+            self._temporary = tempfile.TemporaryDirectory(prefix="ganscale-", ignore_cleanup_errors=True)
+            path = Path(self._temporary.name) / self.root.name
+            path.mkdir()
+            self._mirror = Mirror(self.root, path)
+        else:
+            path = self.root
         self.path = path
+        self.heartbeats, self.stop = self.root / ".heartbeats", self.root / ".stop"
+        self.checkpoints = self.root / "checkpoints"
         self.config, self.log = path / "config.yaml", path / "train.log"
         self.metrics, self.abandoned, self.events = (
             path / f"{name}.jsonl" for name in ("metrics", "abandoned", "health")
         )
         self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
-        self.heartbeats, self.stop = path / ".heartbeats", path / ".stop"
         self.samples, self.real = path / "samples", path / "real.png"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
-        self.checkpoints, self.interval = path / "checkpoints", path / "checkpoint_every.json"
+        self.interval = path / "checkpoint_every.json"
+        self._confirm: Callable[[], int] = lambda: 0
+
+    def fetch(self, name: str) -> None:
+        """Bring a local file up to date with the bucket; nothing to do for a run in a folder.
+
+        Args:
+            name: of the file.
+
+        Raises:
+            OSError: the storage fails.
+        """
+        if self._mirror:
+            self._mirror.fetch(name)
+
+    def pull(self) -> "RunDir":
+        """Bring all local files up to date with the bucket, and return this object.
+
+        Raises:
+            OSError: the storage fails.
+        """
+        if self._mirror:
+            self._mirror.pull()
+        return self
+
+    def write_as(self, confirm: Callable[[], int]) -> None:
+        """Keep the bucket up to date with the local files from now on.
+
+        Args:
+            confirm: `Lease.confirm` of the run's writer.
+        """
+        self._confirm = confirm
+        if self._mirror:
+            self._mirror.start(confirm)
+
+    def push(self) -> None:
+        """Wait until the bucket has all local files; nothing to do for a run in a folder.
+
+        Raises:
+            OSError: the storage fails.
+            LeaseLostError: another process is the run's writer.
+        """
+        if self._mirror:
+            self._mirror.push()
+
+    def close(self) -> None:
+        """Keep the bucket up to date no more."""
+        if self._mirror:
+            self._mirror.stop()
+
+    def committing(self) -> int:
+        """Before a checkpoint counts: rows up to it are stored, and this process is the writer, with this fence."""
+        self.push()
+        return self._confirm()
 
 
 def locate(config: Config) -> RunDir:
@@ -65,6 +141,9 @@ def locate(config: Config) -> RunDir:
     Raises:
         ConfigError: there is no such home or working directory.
     """
+    if is_uri(config.run.dir):
+        place = open_place(config.run.dir, key="run.dir")
+        return RunDir(place / config.run.name)
     try:
         base = Path(config.run.dir).expanduser()
         if not base.is_absolute():
@@ -74,6 +153,23 @@ def locate(config: Config) -> RunDir:
         reason = f"its place cannot be found ({str(error).rstrip('.')})"
         raise ConfigError(reason, key="run.dir", value=config.run.dir, remedy="name an absolute folder") from None
     return RunDir(base / config.run.name)
+
+
+def open_run(text: str) -> RunDir:
+    """A run to read: where it lies in a bucket, its files are downloaded to a temporary folder.
+
+    Args:
+        text: the run's folder or URI.
+
+    Raises:
+        ConfigError: there is no such run in the bucket.
+        OSError: the storage fails.
+    """
+    folder = RunDir(text).pull()
+    if isinstance(folder.root, StorePath) and not any(folder.path.iterdir()):
+        remedy = "name the place of a run, e.g. s3://bucket/runs/mnist_mlp"
+        raise ConfigError("no such run", key="path", value=text, remedy=remedy)
+    return folder
 
 
 def checkpoint_store(config: Config, folder: RunDir) -> CheckpointStore:
@@ -86,7 +182,9 @@ def checkpoint_store(config: Config, folder: RunDir) -> CheckpointStore:
     best = config.checkpoint.best_metric
     higher = METRICS[best].higher_is_better if best else False
     keep = config.checkpoint.keep
-    return CheckpointStore(folder.checkpoints, keep=keep, best_metric=best, higher_is_better=higher)
+    return CheckpointStore(
+        folder.checkpoints, keep=keep, best_metric=best, higher_is_better=higher, confirm=folder.committing
+    )
 
 
 def migrate(folder: RunDir) -> None:
@@ -97,7 +195,7 @@ def migrate(folder: RunDir) -> None:
     """
     for old, new in ((".alive", folder.heartbeats), ("faults.jsonl", folder.failures)):
         with suppress(OSError):
-            if not new.exists():
+            if isinstance(new, Path) and not new.exists():
                 (folder.path / old).rename(new)
 
 
@@ -111,8 +209,13 @@ def inspect(config: Config, folder: RunDir) -> Manifest | None:
     Raises:
         ConfigError: another config or another run's checkpoint lies there, or the folder cannot be written.
     """
-    _check_writable(folder.path)
-    migrate(folder)
+    if isinstance(folder.root, StorePath):
+        if isinstance(folder.root.store, BucketStore):
+            folder.root.store.check("run.dir")
+        folder.fetch("config.yaml")
+    else:
+        _check_writable(folder.path)
+        migrate(folder)
     store, unreadable = CheckpointStore(folder.checkpoints), None
     _check_config(config, folder, lambda: load(folder.config) if folder.config.exists() else None, "settings")
     for path in store.folders():
@@ -145,7 +248,7 @@ def _check_config(config: Config, folder: RunDir, read: Callable[[], Config | No
     if changed:
         rows = "".join(f"\n    {key}: {shown(a)} -> {shown(b)}" for key, (a, b) in changed.items())
         raise ConfigError(
-            f"{folder.path} holds a run with other settings ({what}):{rows}",
+            f"{folder.root} holds a run with other settings ({what}):{rows}",
             key="run.name",
             value=config.run.name,
             remedy="start under another run.name, give the old settings to resume, or move the folder away",

@@ -10,7 +10,6 @@ A row is written after the checkpoints of all seeds at its images, so an interru
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +34,7 @@ from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir, checkpoint_store, prepare
+from ganscale.storage.store import remove
 from ganscale.sweep.results import TrialRow, read_rows
 from ganscale.sweep.score import SeedResult
 from ganscale.tracking.images import write_png
@@ -310,7 +310,7 @@ def drop_checkpoints(run: Path, keep: int) -> None:
         keep: how many.
     """
     for folder in CheckpointStore(run / "checkpoints").folders()[keep:]:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
 
 def end_trial(folder: Path, status: str, reason: str = "") -> None:

@@ -27,8 +27,9 @@ from ganscale.config.schedules import average_warning
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
-from ganscale.storage.lease import WriterLease
+from ganscale.storage.lease import acquire
 from ganscale.storage.run_dir import RunDir, locate
+from ganscale.storage.store import is_uri
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
@@ -70,6 +71,9 @@ def sweep_folder(plan: SweepPlan) -> SweepFolder:
     """
     settings = plan.sweep.sweep
     run = plan.config.run.model_copy(update={"dir": settings.dir, "name": settings.name})
+    if is_uri(plan.sweep.sweep.dir):
+        remedy = "name a folder that every node sees; single runs may lie in a bucket (run.dir)"
+        raise ConfigError("a sweep cannot lie in a bucket", key="sweep.dir", value=plan.sweep.sweep.dir, remedy=remedy)
     return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
 
 
@@ -89,7 +93,7 @@ def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
     """
     folder, settings = sweep_folder(plan), plan.sweep.sweep
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = WriterLease(RunDir(folder.path), patience=30.0, info=_logger.info)
+    lock = acquire(RunDir(folder.path), patience=30.0, info=_logger.info)
     try:
         prepare(folder, plan.sweep, plan.base)
         if warning := average_warning(plan.config):

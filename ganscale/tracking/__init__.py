@@ -1,11 +1,12 @@
 """Protocols of trackers, which record the metrics and pictures of a run on rank 0."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ganscale.storage.store import Place
 
 
 class Tracker(Protocol):
@@ -72,7 +73,7 @@ class CheckpointTracker(Tracker, Protocol):
         """
         ...
 
-    def saved(self, images: int, folder: Path, *, best: bool) -> None:
+    def saved(self, images: int, folder: "Place", *, best: bool) -> None:
         """Called after a checkpoint is written.
 
         Args:

@@ -23,6 +23,7 @@ from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place, size_of
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 from ganscale.tracking.wandb_server import CONNECT_TIMEOUT, has_key, unreachable
@@ -186,7 +187,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
         self._run: Any = None
         self._attempt = Attempt("", self._online, first=-1, images=-1)
         self._reached = -1  # W&B has the rows up to this step
-        self._last_checkpoint: tuple[int, Path] | None = None
+        self._last_checkpoint: tuple[int, Place] | None = None
         self._guard(self._start)
 
     def _start(self) -> None:
@@ -378,24 +379,29 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
         title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]
         self._run.alert(title=title, text=newest, level="WARN")
 
-    def saved(self, images: int, folder: Path, *, best: bool) -> None:
+    def saved(self, images: int, folder: Place, *, best: bool) -> None:
         """Upload a checkpoint as an artifact, if `wandb.artifacts` includes it and it is not too large."""
         self._last_checkpoint = (images, folder)
         which = self._config.wandb.artifacts
         if which == "all" or (which == "best" and best):
             self._guard(lambda: self._log_artifact(images, folder, best=best))
 
-    def _log_artifact(self, images: int, folder: Path, *, best: bool) -> None:
+    def _log_artifact(self, images: int, folder: Place, *, best: bool) -> None:
         import wandb
 
-        size, limit = sum(path.stat().st_size for path in folder.iterdir()) / 2**20, self._config.wandb.artifact_mib
+        files = sorted(folder.iterdir(), key=lambda path: path.name)
+        size, limit = sum(size_of(path) for path in files) / 2**20, self._config.wandb.artifact_mib
         if size > limit:
             skipped = f"the checkpoint at {images:,} images is not uploaded"
             self._notify(f"{skipped}: {size:,.0f} MiB is more than wandb.artifact_mib = {limit}")
             return
         artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"images": images})
-        for path in sorted(folder.iterdir()):
-            artifact.add_file(str(path))
+        for path in files:
+            if isinstance(path, Path):
+                artifact.add_file(str(path))
+            else:
+                with artifact.new_file(path.name, mode="wb") as file:
+                    file.write(path.read_bytes())
         self._run.log_artifact(artifact, aliases=["latest", f"images-{images}", *(["best"] if best else [])])
 
     def close(self, *, completed: bool) -> None:

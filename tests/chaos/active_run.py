@@ -92,7 +92,10 @@ class ActiveRun:
     def saved(self) -> int:
         """Images of the newest checkpoint."""
         with suppress(OSError):
-            return max((int(path.name) for path in self.folder.checkpoints.iterdir() if path.name.isdigit()), default=0)
+            return max(
+                (int(path.name) for path in (self.folder.path / "checkpoints").iterdir() if path.name.isdigit()),
+                default=0,
+            )
         return 0
 
     def resumed(self) -> list[int]:

@@ -98,7 +98,7 @@ def while_saving(run: ActiveRun) -> None:
     """The workers are killed while a checkpoint is being written."""
     run.wait_for_moment()
     victims = run.workers()
-    run.until(lambda: any(run.folder.checkpoints.glob(".writing-*")), pause=0.0)
+    run.until(lambda: any((run.folder.path / "checkpoints").glob(".writing-*")), pause=0.0)
     send(victims)
     run.record_injection()
 
@@ -138,7 +138,7 @@ def _damage(run: ActiveRun, corrupt: Callable[[Path], None]) -> None:
     run.record_injection()
     run.kill_command()
     _wait_for_workers_to_end(run)
-    corrupt(run.folder.checkpoints / f"{run.saved():012d}")
+    corrupt(run.folder.path / "checkpoints" / f"{run.saved():012d}")
     run.restart()
 
 
@@ -218,7 +218,7 @@ def _check_newest(run: ActiveRun) -> None:
     """Raises LostError unless the newest checkpoint is valid."""
     problem = ""
     for _ in range(20):  # the newest is replaced while this reads it
-        newest = run.folder.checkpoints / f"{run.saved():012d}"
+        newest = run.folder.path / "checkpoints" / f"{run.saved():012d}"
         try:
             verify(newest)
             return
@@ -246,7 +246,7 @@ def storage_full(run: ActiveRun) -> None:
 
 def storage_read_only(run: ActiveRun) -> None:
     """The checkpoints are read-only on all nodes for some seconds; then a worker is killed."""
-    folder = str(run.folder.checkpoints)
+    folder = str(run.folder.path / "checkpoints")
 
     def on_all(script: str) -> None:
         for each in run.nodes():
@@ -307,7 +307,7 @@ def drift(run: ActiveRun) -> None:
     victim, moment, resumes = run.pick_worker(), time.monotonic(), len(run.resumed())
     send([victim], signal.SIGSTOP)
     try:
-        _, state = load(run.folder.checkpoints / f"{run.saved():012d}")
+        _, state = load(run.folder.path / "checkpoints" / f"{run.saved():012d}")
         weights = next(each for each in state["generator"].values() if each.dim() > 1)
         if not flip(victim, weights.flatten()[:48].numpy(), within=0.05):
             raise MissedError("the weights were not found in the worker's memory")

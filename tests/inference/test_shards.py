@@ -27,7 +27,7 @@ from ganscale.inference.shards import (
     shard_bytes,
     sole_writer,
 )
-from ganscale.storage.lease import WriterLease
+from ganscale.storage.lease import FileLease
 from ganscale.storage.run_dir import RunDir
 from tests.processes import snapshot
 from tests.runs import MLP, RING, saved
@@ -172,7 +172,7 @@ def test_a_folder_of_something_else_is_refused(generator: LoadedGenerator, tmp_p
 def test_one_writer_at_a_time_who_clears_up(generator: LoadedGenerator, tmp_path: Path) -> None:
     plan = plan_of(generator)
     prepare(tmp_path, plan)
-    lock = WriterLease(RunDir(tmp_path), patience=0)
+    lock = FileLease(RunDir(tmp_path), patience=0)
     with pytest.raises(ConfigError, match="another process"), sole_writer(tmp_path):
         pass
     lock.release()

@@ -230,7 +230,7 @@ def test_a_user_of_ray_finds_metrics_checkpoint_and_name(joined: None, tmp_path:
     assert found.metrics["loss_d"] == row["loss_d"]
     assert Path(found.path).name == "shown"
     assert found.checkpoint.get_metadata()["path"] == str(first.last_checkpoint)
-    for path in [path for path in (first.folder / ".ray").rglob("*") if path.is_file()]:
+    for path in [path for path in (Path(str(first.folder)) / ".ray").rglob("*") if path.is_file()]:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     second = Trainer(trainer.config, ["train.images=480"], launcher="ray").fit()
     assert (second.images, second.resumed_at) == (480, 320)

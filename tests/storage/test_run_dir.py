@@ -17,7 +17,7 @@ from ganscale.run.watchdog import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import read_failures
-from ganscale.storage.lease import BusyError, LeaseLostError, WriterLease, check_free
+from ganscale.storage.lease import BusyError, FileLease, LeaseLostError, check_free
 from ganscale.storage.run_dir import RunDir, inspect, locate, migrate, prepare
 
 
@@ -26,7 +26,7 @@ def config(path: Path, *overrides: str) -> Config:
 
 
 def save(folder: RunDir, config: Config, images: int) -> None:
-    store = CheckpointStore(folder.checkpoints)
+    store = CheckpointStore(folder.path / "checkpoints")
     store.save({"images": images, "iteration": 1}, config=config.model_dump(mode="json"), metrics={})
 
 
@@ -86,7 +86,7 @@ def test_the_same_config_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> N
     manifest = inspect(old, folder)
     assert manifest is not None
     assert manifest.images == 200
-    (folder.checkpoints / f"{200:012d}" / "state.pt").write_bytes(b"")
+    (folder.path / "checkpoints" / f"{200:012d}" / "state.pt").write_bytes(b"")
     manifest = inspect(old, folder)
     assert manifest is not None
     assert manifest.images == 100
@@ -224,7 +224,7 @@ def test_one_process_writes_at_a_time_and_its_death_frees_the_folder(tmp_path: P
     process = holder(folder)
     try:
         with pytest.raises(ConfigError) as caught:
-            WriterLease(folder, patience=1.3, info=said.append)
+            FileLease(folder, patience=1.3, info=said.append)
         assert (caught.value.key, caught.value.value) == ("run.name", "try1")
         assert said == [f"another process is writing to {folder.path}; waiting up to 1 s for it to end"]
         with pytest.raises(ConfigError, match="another process"):
@@ -232,9 +232,9 @@ def test_one_process_writes_at_a_time_and_its_death_frees_the_folder(tmp_path: P
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-    lock = WriterLease(folder, patience=0)
+    lock = FileLease(folder, patience=0)
     with pytest.raises(ConfigError, match="another process"):
-        WriterLease(folder, patience=0)
+        FileLease(folder, patience=0)
     lock.release()
     check_free(folder, patience=0, info=said.append)
     assert len(said) == 1
@@ -245,13 +245,13 @@ def test_a_writer_that_lost_the_folder_without_knowing_writes_no_more(
 ) -> None:
     """As on storage without locks, or that gave the lock of a machine cut off from it to another one."""
     folder = RunDir(tmp_path)
-    old = WriterLease(folder, patience=0)
+    old = FileLease(folder, patience=0)
     old.claim()
     assert old.problem() is None
-    with pytest.raises(BusyError):
-        WriterLease(folder, patience=0)
+    with pytest.raises(BusyError, match=rf"is writing to .*: process {os.getpid()} on \S+, since \d{{4}}-"):
+        FileLease(folder, patience=0)
     forget_locks(monkeypatch)
-    new = WriterLease(folder, patience=0)
+    new = FileLease(folder, patience=0)
     assert old.problem() is None
     new.claim()
     assert new.problem() is None
@@ -277,7 +277,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "try1").mkdir()
     (tmp_path / "try1" / ".lock").symlink_to(target)
     with pytest.raises(ConfigError) as caught:
-        WriterLease(RunDir(tmp_path / "try1"), patience=0)
+        FileLease(RunDir(tmp_path / "try1"), patience=0)
     assert (caught.value.key, caught.value.value) == ("run.dir", str(tmp_path / "try1" / ".lock"))
     assert target.read_text() == "mine"
 
@@ -288,7 +288,7 @@ def test_patience_outlasts_a_writer_that_ends(tmp_path: Path) -> None:
     timer = threading.Timer(1.0, process.kill)
     timer.start()
     started = time.monotonic()
-    WriterLease(folder, patience=30).release()
+    FileLease(folder, patience=30).release()
     assert 0.5 < time.monotonic() - started < 20
     process.wait(30)
 

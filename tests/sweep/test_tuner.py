@@ -61,3 +61,9 @@ def test_a_sweep_requests_room_for_all_concurrent_trials(
         tuner._request(plan, ConfigError("no room"))
     assert requested == [({"CPU": 4}, 6)]
     assert "no room" in caplog.text
+
+
+def test_a_sweep_cannot_lie_in_a_bucket() -> None:
+    plan = ring_plan(Path(), dir="s3://bucket/sweeps")
+    with pytest.raises(ConfigError, match=r"sweep\.dir = s3://bucket/sweeps: a sweep cannot lie in a bucket"):
+        tuner.sweep_folder(plan)

@@ -89,9 +89,8 @@ def test_the_distance_is_that_of_the_papers_code() -> None:
     look = PatchExtractor((3, 32, 32))
     x, y = (look(side).features.numpy() for side in (real, fake))
     along = np.hstack([directions(3 * SIDE * SIDE, 3, block).numpy() for block in range(BLOCKS)])
-    levels = [
-        plain_distance(*(side[:, level].reshape(-1, 3, SIDE * SIDE) for side in (x, y)), along) for level in (0, 1)
-    ]
+    at = [[side[:, level].reshape(-1, 3, SIDE * SIDE) for side in (x, y)] for level in (0, 1)]
+    levels = [plain_distance(one, other, along) for one, other in at]
     assert judge(real, fake).value == pytest.approx(1e3 * np.mean(levels), rel=1e-6)
 
 
