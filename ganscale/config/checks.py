@@ -228,7 +228,7 @@ def _check_auto(config: Config) -> None:
                 raise ConfigError(
                     f"{section}.auto = true chooses {'the rates' if section == 'optim' else 'the penalties'}",
                     key=f"{section}.{name}",
-                    value=getattr(settings, name),
+                    value=settings.model_dump()[name],
                     remedy=f"leave it out, or use {section}.auto = false",
                 )
     if config.penalty.auto and LOSSES[config.loss.name].guessing_loss is None:

@@ -11,7 +11,7 @@ FIRST_GAMMA = 1.0
 BOUNDS = (1e-6, 1e4)
 """Least and largest gamma."""
 TARGET = 0.04
-"""D's lead that gamma holds: the share of the loss of guessing that D has gained (BENCHMARKS.md, "Auto")."""
+"""D's lead that gamma holds: the share of the loss of guessing that D has gained (docs/auto.md)."""
 EVERY = 4
 """Iterations between two changes of gamma."""
 SPEED = 50.0

@@ -29,7 +29,7 @@ PER_DOUBLING = 8
 SMOOTHING = 0.75
 """Weight of the past in the moving average of the movement."""
 MOVEMENT = 0.1
-"""Movement of samples per update, in standard deviations of the data, at which the test ends (BENCHMARKS.md, "Auto")."""
+"""Movement of samples per update, in standard deviations of the data, at which the test ends (docs/auto.md)."""
 
 _logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from ganscale.training.schedules import PenaltyWeights, Schedule
 from ganscale.training.statistics import Statistics
 from tests.fleet import Fleet
 from tests.runs import MLP, RING, tiny
-from tests.trajectories import assert_same, check_world, continued, load_state, trajectory
+from tests.trajectories import assert_same, check_world, continued, load_state
 
 GAMMA = ("penalty.auto=true", "loss.name=relativistic_pairing")
 RULE = GammaRule(guessing_loss=2.0, length=1000, target=0.1, every=2)
