@@ -72,7 +72,9 @@ class Schedule:
         augment = config.augment
         self.adaptive = AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None
         guessing_loss = LOSSES[config.loss.name].guessing_loss
-        self.balance = GammaRule(guessing_loss, config.train.images) if config.penalty.auto and guessing_loss else None
+        self.gamma_rule = (
+            GammaRule(guessing_loss, config.train.images) if config.penalty.auto and guessing_loss else None
+        )
 
     def controls(
         self,
