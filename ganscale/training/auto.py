@@ -17,7 +17,7 @@ EVERY = 4
 """Iterations between two changes of gamma."""
 SPEED = 50.0
 """Times in a run that gamma is multiplied by e where the lead is twice the target."""
-BINDING = 0.15
+BINDING = 0.05
 """Gamma does not fall where the penalties cost less than this share of the wanted lead: it is not they that hold D."""
 STEEPEST = 2.0
 """Largest relative deviation of the lead that counts, so that a batch alone cannot move gamma far."""

@@ -28,7 +28,7 @@ PER_DOUBLING = 8
 """Iterations in which the rate doubles: the updates before weigh as much as 11 at the last rate."""
 SMOOTHING = 0.75
 """Weight of the past in the moving average of the movement."""
-MOVEMENT = 0.1
+MOVEMENT = 0.07
 """Movement of samples per update, in standard deviations of the data, at which the test ends (docs/auto.md)."""
 
 _logger = logging.getLogger(__name__)
