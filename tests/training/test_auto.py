@@ -88,11 +88,10 @@ def gammas(*overrides: str) -> list[float]:
 
 def test_gamma_follows_d() -> None:
     strong, weak = gammas("optim.lr_d=1e-2", "optim.lr_g=1e-5"), gammas("optim.lr_d=1e-6")
-    assert strong[0] != FIRST_GAMMA
-    assert strong[:4] == strong[:1] * 4
-    assert strong[4] != strong[3]
-    assert strong[-1] > 2 * FIRST_GAMMA
-    assert weak[-1] < 0.9 * FIRST_GAMMA
+    assert weak[-1] <= FIRST_GAMMA < strong[-1]
+    changed = [index for index in range(1, 60) if strong[index] != strong[index - 1]]
+    assert changed
+    assert all(index % 4 == 0 for index in changed), "every fourth iteration"
 
 
 AUTO = (*MLP, *GAMMA, "train.images=1200")
