@@ -60,6 +60,10 @@ def _remarks(config: Config) -> list[str]:
     from ganscale.training.memory import report
 
     warnings = [warning] if (warning := average_warning(config)) else []
+    if config.optim.auto:
+        warnings.append("optim.auto: both rates are found before the first image; lr_g and lr_d have no effect")
+    if config.penalty.auto:
+        warnings.append("penalty.auto: gamma of R1 and R2 is set during the run; r1 and r2 have no effect")
     wanted = config.cluster.num_workers
     workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
     try:

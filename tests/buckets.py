@@ -169,7 +169,7 @@ class Proxy:
             protocol_version = "HTTP/1.1"
             hop: ClassVar = {"connection", "transfer-encoding", "keep-alive"}
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: Any) -> None:
                 """Say nothing."""
 
             def handle_one(self) -> None:

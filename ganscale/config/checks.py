@@ -27,6 +27,7 @@ def check(config: Config) -> None:
     _check_data(config)
     _check_model(config)
     _check_objective(config)
+    _check_auto(config)
     _check_arithmetic(config)
     _check_evaluation(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
@@ -228,10 +229,34 @@ def _check_objective(config: Config) -> None:
         )
 
 
+def _check_auto(config: Config) -> None:
+    """Refuse settings that a run is to find by itself and is given all the same."""
+    sections = ("optim", ("lr_g", "lr_d")), ("penalty", ("r1", "r2", "gp", "dragan"))
+    for section, names in sections:
+        settings = getattr(config, section)
+        default = type(settings)()
+        for name in names if settings.auto else ():
+            if getattr(settings, name) != getattr(default, name):
+                raise ConfigError(
+                    f"{section}.auto = true chooses {'the rates' if section == 'optim' else 'the penalties'}",
+                    key=f"{section}.{name}",
+                    value=settings.model_dump()[name],
+                    remedy=f"leave it out, or use {section}.auto = false",
+                )
+    if config.penalty.auto and LOSSES[config.loss.name].guessing_loss is None:
+        scaled = [name for name, loss in LOSSES.items() if loss.guessing_loss is not None]
+        raise ConfigError(
+            f"loss.name = {config.loss.name} has no scale by which D's lead could be measured",
+            key="penalty.auto",
+            value=True,
+            remedy=f"use false, or loss.name = {' or '.join(scaled)}",
+        )
+
+
 def _check_arithmetic(config: Config) -> None:
     penalty = config.penalty
     names = [name for name in ("gp", "r1", "r2", "dragan") if name not in penalty.estimated]
-    twice = [name for name in names if getattr(penalty, name) != 0.0]
+    twice = [name for name in names if getattr(penalty, name) != 0.0 or (penalty.auto and name in ("r1", "r2"))]
     if config.train.compile and twice:
         raise ConfigError(
             f"torch.compile cannot differentiate twice, which penalty.{twice[0]} needs",

@@ -56,6 +56,11 @@ Estimate = Literal["exact", "finite_difference"]
 class Penalty(Section):
     """Penalties on the discriminator; any combination. A lazy one counts `every` times when it is due."""
 
+    auto: bool = Field(
+        default=False,
+        description="Set gamma of R1 and R2 during the run so that D's lead stays what it should be; r1, r2, gp and "
+        "dragan are then not to be given (docs/auto.md).",
+    )
     gp: Weight = Field(
         default=0.0, description="WGAN-GP: weight of (|dD/dx| - 1)^2 between real and fake (Gulrajani et al. 2017: 10)."
     )

@@ -96,6 +96,11 @@ class Model(Section):
 class Optim(Section):
     """Adam for each network, each with its own rate (TTUR)."""
 
+    auto: bool = Field(
+        default=False,
+        description="Find one rate for both networks by a short test before the first image; lr_g and lr_d are then "
+        "not to be given (docs/auto.md).",
+    )
     lr_g: Rate = Field(default=2e-4, description="Learning rate of the generator.")
     lr_d: Rate = Field(default=2e-4, description="Learning rate of the discriminator.")
     betas_g: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the generator.")

@@ -324,6 +324,8 @@ def run_facts(experiment: Experiment) -> dict[str, float]:
     }
     if experiment.schedule.adaptive is not None:
         facts["augment_p"] = state.augment_p
+    if experiment.schedule.gamma_rule is not None:
+        facts["gamma"] = state.gamma
     if experiment.config.health.response == "rollback" or state.rollbacks:
         facts["rollbacks"] = float(state.rollbacks)
     if experiment.device.type == "cuda":

@@ -69,6 +69,7 @@ FAMILIES = (
     Family("Gradient norm", "Training", "Before clipping.", {"grad_norm_d": "D", "grad_norm_g": "G"}),
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),
+    Family("Gamma of R1 and R2", "Training", "With penalty.auto.", {"gamma": ""}),
     Family("Augmentation", "Training", "Probability of each transform (ADA).", {"augment_p": "p"}),
     Family("Images per second", "Speed and memory", "", {"images_per_second": ""}),
     Family("Seconds per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}),

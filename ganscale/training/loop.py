@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from ganscale.parallel.phase import PHASE
 from ganscale.training.augment import next_p
+from ganscale.training.auto import balance, next_gamma
 from ganscale.training.build import Experiment
+from ganscale.training.range_test import find_rate
 from ganscale.training.statistics import Window, sign_mean
 
 
@@ -85,24 +87,37 @@ def train(
         stop_signal: called before each iteration; whether to yield a tick after it, at which the caller may stop.
     """
     state, sampler, schedule = experiment.state, experiment.sampler, experiment.schedule
-    rule = schedule.adaptive
+    rule, gamma_rule = schedule.adaptive, schedule.gamma_rule
     window = Window()
     while state.images < until:
+        if experiment.config.optim.auto and state.rate is None:
+            state.rate = find_rate(experiment)
+            window = Window()  # its clock starts here
         after = state.images + sampler.images_per_iteration
         names = due(intervals, state.images, after, until)
         if stop_signal():
             names |= {"stop"}
         adapts = rule is not None and (state.iteration + 1) % rule.every == 0
+        balances = gamma_rule is not None and state.iteration % gamma_rule.every == 0
         PHASE.name = "reading data"
         batches = sampler.batches(state.images)
         controls = schedule.controls(
-            state.images, state.rollbacks, augment_p=state.augment_p, details=bool(names) or adapts
+            state.images,
+            state.rollbacks,
+            augment_p=state.augment_p,
+            gamma=state.gamma,
+            rate=state.rate,
+            details=bool(names) or adapts or balances,
         )
         statistics = experiment.iterate(batches, controls)
         if rule is not None and adapts:
             state.augment_p = next_p(
                 state.augment_p, sign_mean(statistics), rule.every * sampler.images_per_iteration, rule
             )
+        if gamma_rule is not None and balances:
+            found = balance(statistics, gamma_rule.guessing_loss, state.gamma)
+            passed = gamma_rule.every * sampler.images_per_iteration
+            state.gamma = next_gamma(state.gamma, found, passed, gamma_rule) if found else state.gamma
         state.ema.update(sampler.images_per_iteration, schedule.half_life(after))
         state.images = after
         state.iteration += 1

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ganscale.config import LOSSES
 from ganscale.config.schedules import half_life, value
 from ganscale.config.schema import Config
 from ganscale.health.policy import rate_scale
 from ganscale.training.augment import AdaptiveRule
+from ganscale.training.auto import FIRST_GAMMA, GammaRule
 
 Number = float | Tensor
 """A value of an iteration: a float, or inside a CUDA graph, where a float would stay what it was, a tensor `[]`."""
@@ -69,14 +71,29 @@ class Schedule:
         self._config = config
         augment = config.augment
         self.adaptive = AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None
+        guessing_loss = LOSSES[config.loss.name].guessing_loss
+        self.gamma_rule = (
+            GammaRule(guessing_loss, config.train.images) if config.penalty.auto and guessing_loss else None
+        )
 
-    def controls(self, images: int, rollbacks: int = 0, *, augment_p: float = 0.0, details: bool = False) -> Controls:
+    def controls(
+        self,
+        images: int,
+        rollbacks: int = 0,
+        *,
+        augment_p: float = 0.0,
+        gamma: float = FIRST_GAMMA,
+        rate: float | None = None,
+        details: bool = False,
+    ) -> Controls:
         """Controls of the iteration whose first image is number `images`.
 
         Args:
             images: before the iteration.
             rollbacks: of the run so far, each of which lowers rates and raises penalties.
             augment_p: probability of each transform of D's inputs.
+            gamma: of R1 and R2, with `penalty.auto`.
+            rate: of both networks in place of the config's, with `optim.auto`.
             details: whether the iteration returns details for the log.
         """
         optim, batch_size = self._config.optim, self._config.train.batch_size
@@ -84,22 +101,25 @@ class Schedule:
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
         betas_g, betas_d = optim.betas_g, optim.betas_d
         return Controls(
-            lr_g=scale * value(optim.lr_g, images),
-            lr_d=scale * value(optim.lr_d, images),
+            lr_g=scale * (rate or value(optim.lr_g, images)),
+            lr_d=scale * (rate or value(optim.lr_d, images)),
             betas_g=betas_g if beta2 is None else (betas_g[0], beta2),
             betas_d=betas_d if beta2 is None else (betas_d[0], beta2),
             noise=value(self._config.augment.noise, images),
-            penalties=tuple(self.penalties(images + d * batch_size, rollbacks) for d in range(optim.d_steps)),
+            penalties=tuple(
+                self.penalties(images + d * batch_size, rollbacks, gamma=gamma) for d in range(optim.d_steps)
+            ),
             augment_p=augment_p,
             details=details,
         )
 
-    def penalties(self, images: int, rollbacks: int = 0) -> PenaltyWeights:
+    def penalties(self, images: int, rollbacks: int = 0, *, gamma: float = FIRST_GAMMA) -> PenaltyWeights:
         """Weights of one D update; 0 where a lazy penalty is not due.
 
         Args:
             images: number of its first image.
             rollbacks: of the run so far, each of which raises penalties.
+            gamma: of R1 and R2, with `penalty.auto`.
         """
         penalty = self._config.penalty
         scale = self._config.health.penalty_factor**rollbacks
@@ -107,7 +127,8 @@ class Schedule:
         weights = {}
         for name in ("gp", "r1", "r2", "dragan"):
             every = getattr(penalty, f"{name}_every")
-            weights[name] = scale * value(getattr(penalty, name), images) * every if update % every == 0 else 0.0
+            weight = gamma if penalty.auto and name in ("r1", "r2") else value(getattr(penalty, name), images)
+            weights[name] = scale * weight * every if update % every == 0 else 0.0
         return PenaltyWeights(**weights, drift=scale * value(penalty.drift, images))
 
     def half_life(self, images: int) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ganscale.training.auto import FIRST_GAMMA
 from ganscale.training.ema import MovingAverage
 
 
@@ -22,6 +23,8 @@ class TrainState:
         images: real examples shown to the discriminator so far, over all replicas.
         iteration: generator updates so far.
         augment_p: probability of each transform of D's inputs, which ADA moves.
+        gamma: of R1 and R2, which `penalty.auto` moves.
+        rate: of both networks, which `optim.auto` finds; None as long as it has not.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
     """
 
@@ -33,6 +36,8 @@ class TrainState:
     images: int = 0
     iteration: int = 0
     augment_p: float = 0.0
+    gamma: float = FIRST_GAMMA
+    rate: float | None = None
     rollbacks: int = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,6 +51,8 @@ class TrainState:
             "images": self.images,
             "iteration": self.iteration,
             "augment_p": self.augment_p,
+            "gamma": self.gamma,
+            "rate": self.rate,
             "rollbacks": self.rollbacks,
         }
 
@@ -66,4 +73,7 @@ class TrainState:
         self.images = int(state["images"])
         self.iteration = int(state["iteration"])
         self.augment_p = float(state["augment_p"])
-        self.rollbacks = int(state.get("rollbacks", 0))  # states of earlier versions have none
+        # States of earlier versions have none of these.
+        self.gamma = float(state.get("gamma", FIRST_GAMMA))
+        self.rate = state.get("rate")
+        self.rollbacks = int(state.get("rollbacks", 0))

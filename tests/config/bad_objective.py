@@ -11,6 +11,7 @@ TO_ZERO = "{'start': 1.0, 'end': 0, 'over': 5}"
 """As the message shows it; YAML reads it too."""
 EXPONENTIAL = "{'start': 1.0, 'end': 0, 'over': 5, 'curve': 'exponential'}"
 
+FALLING = "{'start': 0.001, 'end': 0.0001, 'begin': 0, 'over': 5, 'curve': 'linear'}"
 
 OBJECTIVE = [
     override("hinge_has_no_labels", "loss.label_smoothing=0.1", "use 0, or loss.name = non_saturating", HINGE),
@@ -51,6 +52,14 @@ OBJECTIVE = [
     override("compiled_gp", "train.compile=true", "penalty.gp = 0", "penalty.gp=1", *ESTIMATED_R1),
     override("compiled_schedule", "train.compile=true", "penalty.gp = 0", f"penalty.gp={TO_ZERO}"),
     override("half_precision", "train.precision=float16", "did you mean"),
+    # Settings that a run finds by itself
+    override("auto_with_a_rate", "optim.lr_d=0.001", "leave it out", "optim.auto=true"),
+    override("auto_with_a_schedule", f"optim.lr_g={FALLING}", "use optim.auto = false", "optim.auto=true"),
+    override("auto_with_gamma", "penalty.r2=1.0", "leave it out", "penalty.auto=true"),
+    override("auto_with_gp", "penalty.gp=10.0", "or use penalty.auto = false", "penalty.auto=true"),
+    override("auto_without_a_scale", "penalty.auto=true", "loss.name = non_saturating or", "loss.name=wasserstein"),
+    override("auto_compiled", "train.compile=true", "penalty.r1_mode = finite_difference", "penalty.auto=true"),
+    override("auto_is_no_number", "penalty.auto=1", "true or false"),
     # Schedules
     Bad("colon", "optim.lr_g.start:1e-4", "null", "write a space", overrides=("optim.lr_g={start:1e-4, end:1e-5}",)),
     override("schedule_without_braces", "optim.lr_g=start:1e-4", "write {start: 2e-4, end: 1e-5"),

@@ -1,0 +1,87 @@
+"""Settings that a run finds by itself: gamma of R1 and R2 while it trains (`penalty.auto`)."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ganscale.parallel.collectives import sum_over_replicas
+from ganscale.training.statistics import Statistics
+
+FIRST_GAMMA = 1.0
+"""Gamma of the first iterations."""
+BOUNDS = (1e-6, 1e4)
+"""Least and largest gamma."""
+TARGET = 0.04
+"""D's lead that gamma holds: the share of the loss of guessing that D has gained (docs/auto.md)."""
+EVERY = 4
+"""Iterations between two changes of gamma."""
+SPEED = 50.0
+"""Times in a run that gamma is multiplied by e where the lead is twice the target."""
+BINDING = 0.05
+"""Gamma does not fall where the penalties cost less than this share of the wanted lead: it is not they that hold D."""
+STEEPEST = 2.0
+"""Largest relative deviation of the lead that counts, so that a batch alone cannot move gamma far."""
+
+
+@dataclass(frozen=True)
+class GammaRule:
+    """How gamma follows D's lead.
+
+    Attributes:
+        guessing_loss: D's loss when it cannot tell real from fake.
+        length: of the run in images.
+        target: wanted lead, in (0, 1).
+        every: iterations between two changes.
+    """
+
+    guessing_loss: float
+    length: int
+    target: float = TARGET
+    every: int = EVERY
+
+
+class Balance(NamedTuple):
+    """How D's loss and its penalties stand, over all replicas.
+
+    Attributes:
+        lead: 0 where D guesses, 1 where its adversarial loss is 0, below 0 where it is fooled.
+        cost: R1 + R2 times gamma, over the loss of guessing.
+    """
+
+    lead: float
+    cost: float
+
+
+def balance(statistics: Statistics, guessing_loss: float, gamma: float) -> Balance | None:
+    """Measure D's lead and what its penalties cost; None in an iteration in which not both of them were due.
+
+    Args:
+        statistics: of the newest iteration, with details.
+        guessing_loss: of D's adversarial loss.
+        gamma: of R1 and R2.
+    """
+    if not {"r1", "r2"} <= statistics.penalties.keys():
+        return None
+    sums, penalties = statistics.sums, statistics.penalties
+    values = [sums["adversarial"], sums["rows"], penalties["r1"], penalties["r2"]]
+    loss, rows, r1, r2 = map(float, sum_over_replicas(values))
+    return Balance(1.0 - loss / rows / guessing_loss, gamma * (r1 + r2) / guessing_loss)
+
+
+def next_gamma(gamma: float, balance: Balance, images: int, rule: GammaRule) -> float:
+    """Gamma after `images` more images: up where D leads by more than the target, else down.
+
+    The rate of change of log gamma is proportional to lead / target - 1: near the balance of D's loss and its penalty
+    the lead is proportional to 1 / gamma, so that deviations decay exponentially, within 1 / `SPEED` of the run.
+
+    Args:
+        gamma: before.
+        balance: of D's loss and penalties.
+        images: since the last change.
+        rule: target and speed.
+    """
+    deviation = min(STEEPEST, max(-1.0, balance.lead / rule.target - 1.0))
+    if balance.cost < BINDING * rule.target:
+        deviation = max(0.0, deviation)
+    low, high = BOUNDS
+    return min(high, max(low, gamma * math.exp(SPEED * images / rule.length * deviation)))

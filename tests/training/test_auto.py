@@ -1,0 +1,110 @@
+"""What a run sets by itself: which way it moves, the same for any number of workers, and exact under resume."""
+
+import math
+
+import pytest
+import torch
+
+from ganscale.config import load
+from ganscale.training.auto import BINDING, BOUNDS, FIRST_GAMMA, SPEED, Balance, GammaRule, balance, next_gamma
+from ganscale.training.build import build
+from ganscale.training.loop import train
+from ganscale.training.schedules import PenaltyWeights, Schedule
+from ganscale.training.statistics import Statistics
+from tests.fleet import Fleet
+from tests.runs import MLP, RING, tiny
+from tests.trajectories import assert_same, check_world, continued, load_state
+
+GAMMA = ("penalty.auto=true", "loss.name=relativistic_pairing")
+RULE = GammaRule(guessing_loss=2.0, length=1000, target=0.1, every=2)
+
+
+def statistics(adversarial: float, rows: float, **penalties: float) -> Statistics:
+    zero = torch.zeros(())
+    sums = {"adversarial": torch.tensor(adversarial), "rows": torch.tensor(rows)}
+    return Statistics(zero, zero, {name: torch.tensor(value) for name, value in penalties.items()}, sums, {})
+
+
+def test_the_lead_is_the_share_of_the_guessing_loss_that_d_has_gained() -> None:
+    found = [balance(statistics(loss, 4.0, r1=1.0, r2=1.0), 2.0, 1.0) for loss in (8.0, 6.0, 0.0, 12.0)]
+    assert [each.lead for each in found if each] == pytest.approx([0.0, 0.25, 1.0, -0.5])
+
+
+def test_the_cost_is_that_of_r1_and_r2_where_both_are_due() -> None:
+    found = balance(statistics(8.0, 4.0, r1=0.5, r2=1.5, drift=9.0), 2.0, 3.0)
+    assert found == Balance(0.0, 3.0)
+    assert balance(statistics(8.0, 4.0, r1=0.5, drift=9.0), 2.0, 3.0) is None
+
+
+def moved(lead: float, images: int = 10, cost: float = 1.0) -> float:
+    """What gamma is multiplied by."""
+    return next_gamma(3.0, Balance(lead, cost), images, RULE) / 3.0
+
+
+def test_gamma_rises_where_d_leads_and_falls_where_it_does_not() -> None:
+    assert moved(0.1) == pytest.approx(1.0)
+    assert moved(0.2) == pytest.approx(math.exp(SPEED * 0.01))
+    assert moved(0.05) == pytest.approx(math.exp(-0.5 * SPEED * 0.01))
+    assert moved(0.05, images=5) == pytest.approx(math.exp(-0.5 * SPEED * 0.005))
+
+
+def test_a_single_batch_moves_gamma_only_so_far() -> None:
+    assert moved(1.0) == moved(0.9) == pytest.approx(math.exp(1.0))
+    assert moved(-9.0) == moved(0.0) == pytest.approx(math.exp(-0.5))
+
+
+def test_gamma_does_not_fall_where_it_is_not_the_penalties_that_hold_d() -> None:
+    least = BINDING * RULE.target
+    assert moved(0.05, cost=0.99 * least) == 1.0
+    assert moved(0.05, cost=1.01 * least) == moved(0.05) < 1.0
+    assert moved(0.2, cost=0.0) == moved(0.2) > 1.0
+
+
+@pytest.mark.parametrize("lead", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("cost", [math.nan, 0.0, math.inf])
+def test_gamma_stays_in_bounds_whatever_the_loss(lead: float, cost: float) -> None:
+    low, high = BOUNDS
+    assert low <= next_gamma(low, Balance(lead, cost), 1000, RULE) <= high
+    assert low <= next_gamma(high, Balance(lead, cost), 1000, RULE) <= high
+
+
+def test_gamma_is_the_weight_of_r1_and_r2() -> None:
+    plan = Schedule(load(overrides=[*GAMMA, "penalty.r1_every=4", "penalty.drift=2", "health.penalty_factor=3"]))
+    assert plan.penalties(0, gamma=0.5) == PenaltyWeights(r1=2.0, r2=0.5, drift=2.0)
+    assert plan.penalties(64, gamma=0.5) == PenaltyWeights(r2=0.5, drift=2.0)
+    assert plan.penalties(0, 1, gamma=0.5) == PenaltyWeights(r1=6.0, r2=1.5, drift=6.0)
+    assert plan.controls(0, gamma=0.25).penalties[0].r2 == 0.25
+    assert plan.controls(0).penalties[0].r2 == FIRST_GAMMA
+    given = Schedule(load(overrides=["penalty.r1=3"]))
+    assert given.gamma_rule is None
+    assert given.penalties(0, gamma=0.5) == PenaltyWeights(r1=3.0)
+
+
+def gammas(*overrides: str) -> list[float]:
+    """Gamma after each iteration."""
+    experiment = build(tiny(*RING, *GAMMA, "train.images=1200", *overrides))
+    return [experiment.state.gamma for _ in train(experiment, intervals={"each": 12}, until=12 * 60)]
+
+
+def test_gamma_follows_d() -> None:
+    strong, weak = gammas("optim.lr_d=1e-2", "optim.lr_g=1e-5"), gammas("optim.lr_d=1e-6")
+    assert weak[-1] <= FIRST_GAMMA < strong[-1]
+    changed = [index for index in range(1, 60) if strong[index] != strong[index - 1]]
+    assert changed
+    assert all(index % 4 == 0 for index in changed), "every fourth iteration"
+
+
+AUTO = (*MLP, *GAMMA, "train.images=1200")
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_any_number_of_workers_trains_alike(fleet: Fleet, alone, world_size: int) -> None:
+    check_world(fleet, alone, AUTO, world_size)
+
+
+def test_a_resume_is_exact() -> None:
+    straight = continued(AUTO, None, 12)
+    stopped = continued(AUTO, None, 6)
+    gamma = load_state(stopped)["gamma"]
+    assert gamma not in (FIRST_GAMMA, load_state(straight)["gamma"])
+    assert_same(load_state(continued(AUTO, stopped, 12)), load_state(straight))
