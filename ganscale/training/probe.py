@@ -1,7 +1,6 @@
 """What D makes of real examples that it never trains on, and of classes that are not an example's: for the log."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -55,7 +54,7 @@ class Probe:
 
     @torch.no_grad()
     def __call__(self, batches: Batches, controls: Controls) -> dict[str, Tensor]:
-        """Sums over this replica's rows, as `probe_metrics` takes them; empty if there is nothing to see.
+        """Sums over this replica's rows, as `statistics.probe_metrics` takes them; empty if there is nothing to see.
 
         Args:
             batches: of the newest iteration.
@@ -112,34 +111,9 @@ class Probe:
         return logit_sums, class_sums
 
 
-def probe_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Metrics from the sums of all replicas; those that there are.
-
-    `held_out_gap`: by how many standard deviations D's logits on the training batch exceed those on held-out examples.
-    `class_margin`: mean over standard deviation of how much better D finds an example's class than another one (by its
-    logit, or by its cross-entropy if it classifies).
-
-    Args:
-        sums: of `Probe`, over all replicas.
-    """
-    metrics = {}
-    if "held_out" in sums:
-        (mean, variance), (other, other_variance) = (_mean_and_variance(sums[name]) for name in ("trained", "held_out"))
-        metrics["held_out_gap"] = (mean - other) / max(math.sqrt((variance + other_variance) / 2.0), 1e-12)
-    if "classes" in sums:
-        mean, variance = _mean_and_variance(sums["classes"])
-        metrics["class_margin"] = mean / max(math.sqrt(variance), 1e-12)
-    return metrics
-
-
 def _moments(values: Tensor) -> Tensor:
     wide = values.double()
     return torch.stack((wide.new_tensor(float(wide.numel())), wide.sum(), wide.square().sum()))
-
-
-def _mean_and_variance(sums: Sequence[float]) -> tuple[float, float]:
-    mean = sums[1] / sums[0]
-    return mean, max(sums[2] / sums[0] - mean**2, 0.0)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ganscale.health.diversity import copies, diversity, mean_gap, sliced_frechet, spread_sums
 from ganscale.losses import AdversarialLoss, Targets
 from ganscale.parallel.collectives import sum_over_replicas
-from ganscale.training.probe import probe_metrics
 
 NUM_BINS = 128
 LOGIT_UNIT, LOGIT_RANGE = 0.05, 1e4
@@ -132,6 +131,31 @@ def sign_mean(statistics: Statistics) -> float:
     """
     right, rows = sum_over_replicas([statistics.sums["real_right"], statistics.sums["rows"]])
     return float(2.0 * right / rows - 1.0)
+
+
+def probe_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Metrics from the sums of all replicas; those that there are.
+
+    `held_out_gap`: by how many standard deviations D's logits on the training batch exceed those on held-out examples.
+    `class_margin`: mean over standard deviation of how much better D finds an example's class than another one (by its
+    logit, or by its cross-entropy if it classifies).
+
+    Args:
+        sums: of `probe.Probe`, over all replicas.
+    """
+    metrics = {}
+    if "held_out" in sums:
+        (mean, variance), (other, other_variance) = (_mean_and_variance(sums[name]) for name in ("trained", "held_out"))
+        metrics["held_out_gap"] = (mean - other) / max(math.sqrt((variance + other_variance) / 2.0), 1e-12)
+    if "classes" in sums:
+        mean, variance = _mean_and_variance(sums["classes"])
+        metrics["class_margin"] = mean / max(math.sqrt(variance), 1e-12)
+    return metrics
+
+
+def _mean_and_variance(sums: Sequence[float]) -> tuple[float, float]:
+    mean = sums[1] / sums[0]
+    return mean, max(sums[2] / sums[0] - mean**2, 0.0)
 
 
 class Window:

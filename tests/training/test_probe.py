@@ -11,8 +11,9 @@ from ganscale.training.batches import Batches
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from ganscale.training.objective import Batch, Draws, View
-from ganscale.training.probe import NUM_HELD_OUT, Probe, probe_metrics
+from ganscale.training.probe import NUM_HELD_OUT, Probe
 from ganscale.training.schedules import Controls, PenaltyWeights
+from ganscale.training.statistics import probe_metrics
 from tests.runs import BATCH_NORM, DCGAN, MLP, RING, tiny
 
 CPU = torch.device("cpu")
