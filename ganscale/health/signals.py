@@ -33,6 +33,8 @@ FLAT_EVALUATIONS = 4
 """Fewest evaluations that do."""
 IMPROVED = 0.8
 """Share of an earlier distance that counts as progress."""
+CLASS_MARGIN = 0.1
+"""Preference for an example's class, in standard deviations, that chance alone hardly gives."""
 OFFSET = 0.05
 """Added to distances relative to the reals' variance, so that ratios of two good ones are near 1."""
 
@@ -209,8 +211,10 @@ def _ignores_classes(e: Evidence) -> Badness | None:
     """How little D prefers an example's class to another one, at best over half of the ticks."""
     values = e.smoothed("class_margin")
     half = max(FLAT_TICKS, len(values) // 2)
-    best = max(values[-half:]) if len(values) > half else math.inf
-    return lambda row: -max(row.get("class_margin", math.inf), best)
+    if len(values) <= half:
+        return None
+    best = max(values[-half:])
+    return lambda row: log_ratio(CLASS_MARGIN, max(row.get("class_margin", math.inf), best, 1e-3 * CLASS_MARGIN))
 
 
 def _diversity(e: Evidence) -> Badness:
@@ -361,10 +365,10 @@ SIGNALS: dict[str, Signal] = {
     "data-copies": Signal(_copies("real"), "{copies_real:.0%} of a batch of reals are copies of others", 0.2),
     "data": Signal(_unlike_data, "a batch's reals are {value:.2g} of their variance away from the data set", 0.05),
     "held-out": Signal(
-        _overfitted, "D prefers training examples to held-out ones, by {value:.1f} standard deviations", 1.0
+        _overfitted, "D prefers training examples to held-out ones, by {value:.1f} standard deviations", 0.5
     ),
     "classes": Signal(
-        _ignores_classes, "D does not prefer an example's class to others (class_margin {class_margin:.2g})", -0.1
+        _ignores_classes, "D does not prefer an example's class to others (class_margin {class_margin:.2g})", 0.0
     ),
 }
 """Every signal by name; `ganscale.health.limits` has their limits."""
