@@ -50,7 +50,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand-ins for what a user brings: a few pictures in a folder, a few images for CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    monkeypatch.setattr("ganscale.data.cifar10.load_cifar10", lambda _: (images, torch.arange(12) % 10))
+    monkeypatch.setattr("ganscale.data.cifar10.load_cifar10", lambda *_: (images, torch.arange(12) % 10))
     for index, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
     return tmp_path

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import subprocess
 
 import pytest
 
@@ -20,10 +21,18 @@ PAGE = ROOT / "docs" / "cluster.md"
 LINES = [line for block in blocks(PAGE, "sh") for line in block.splitlines()]
 LOCAL = [line for line in LINES if line.startswith("python cluster/local_cluster.py ")]
 DOCTOR = [line for line in LINES if "ganscale.doctor" in line]
+MAKE = [line for line in LINES if line.startswith("make ")]
 
 
 def test_there_is_nothing_else() -> None:
-    assert len(LOCAL) + len(DOCTOR) == len(LINES)
+    assert len(LOCAL) + len(DOCTOR) + len(MAKE) == len(LINES)
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_the_makefile_has_it(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    found = subprocess.run([words[0], "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pytest" in found.stdout
 
 
 @pytest.mark.parametrize("line", LOCAL)

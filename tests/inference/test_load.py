@@ -51,7 +51,7 @@ def test_it_computes_what_the_runs_average_computes(
 
 
 @pytest.mark.parametrize("conditioning", [CONCAT, NORM, ("model.generator.conditioning=none",)], ids=str)
-@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize("num_classes", [2, 3])
 def test_the_number_of_classes_of_a_folder_that_is_gone(
     conditioning: tuple[str, ...], num_classes: int, tmp_path: Path
 ) -> None:
