@@ -36,7 +36,7 @@ def test_all_that_a_run_logs_has_a_panel(tmp_path: Path) -> None:
     assert logged <= keys()
     conditional = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
     assert set(SampleRenderer(build(tiny(*MLP, *conditional), device=CPU)).details(first=True)) <= keys()
-    assert set(PENALTIES) == {name for name in Penalty.model_fields if "_" not in name} - {"sigma"}
+    assert set(PENALTIES) == {name for name in Penalty.model_fields if "_" not in name} - {"sigma", "auto"}
 
 
 def test_a_sweeps_dashboard_shows_its_group_settings_and_metrics() -> None:

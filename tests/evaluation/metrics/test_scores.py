@@ -28,8 +28,9 @@ def observed(count: int, seed: int, shift: float = 0.0) -> Observed:
 
 def test_values_are_those_of_the_functions() -> None:
     reference, judged = observed(300, 0), observed(200, 1, 0.5)
-    values = compute(tuple(METRICS), Reference(reference), judged, SETTING)
-    assert tuple(values) == tuple(METRICS)
+    names = tuple(name for name in METRICS if name != "swd")  # it takes patches: test_patches.py
+    values = compute(names, Reference(reference), judged, SETTING)
+    assert tuple(values) == names
     assert values["frechet"].value == frechet_distance(moments(reference.features), moments(judged.features))
     kid = kernel_distance(reference.features, judged.features, subset_size=200, seed=3)
     assert (values["kid"].value, values["kid"].error) == (kid.value, kid.standard_error)
