@@ -87,7 +87,7 @@ def phases(config: Config, *, iterations: int, rounds: int, device: torch.device
         parts = _instrumented(experiment, iterations)
         base, penalties = mean(_block(experiment, iterations)), 0.0
         if _is_penalized(config):
-            with replaced(experiment.schedule, "penalties", lambda *_: PenaltyWeights()):
+            with replaced(experiment.schedule, "penalties", lambda *_, **__: PenaltyWeights()):
                 penalties = max(0.0, base - mean(_block(experiment, iterations)))
         details = max(0.0, mean(_block(experiment, iterations, ticks=True)) - base) / ticks
         if number:

@@ -37,7 +37,7 @@ class ExecutionError(RuntimeError):
 
 
 def shown(value: object) -> str:
-    """Format a value as YAML would, cut to 80 characters.
+    """Format a value as YAML would; of a long one the first and last characters, 80 in all, so a path keeps its name.
 
     Args:
         value: Any value of a setting.
@@ -50,7 +50,7 @@ def shown(value: object) -> str:
         text = value if value.strip() == value and value else repr(value)
     else:
         text = str(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:27]}...{text[-50:]}"
 
 
 SYNONYMS = {

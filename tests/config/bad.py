@@ -15,6 +15,7 @@ SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14"
 CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
 PIXELS = "eval.extractor=pixels"
 
+NINES = f"{'9' * 27}...{'9' * 50}"  # a long value keeps its ends
 BOMB = "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghijk"))
 """Ten levels of aliases, for twenty million values."""
 
@@ -44,10 +45,16 @@ BAD = [
     file_text("wrong_tag", "config", "", "fix the YAML syntax", "train: {images: !!int many}\n"),
     file_text("aliases_that_grow", "config", "", "fix the YAML syntax", BOMB),
     Bad("endless", "config", "", "give a file of at most", file=lambda _: Path("/dev/zero")),
-    Bad("deep_key", "argument", "a" + ".a" * 38 + "...", "section.key=value", overrides=("a" + ".a" * 5000 + "=1",)),
-    file_text("digits_in_file", "train.images", "9" * 77 + "...", WHOLE, f"train:\n  images: {'9' * 5000}\n"),
-    override("digits", "train.images=" + "9" * 5000, WHOLE, value="9" * 77 + "..."),
-    override("digits_for_number", "optim.lr_g=" + "9" * 400, NUMBER, value="9" * 77 + "..."),
+    Bad(
+        "deep_key",
+        "argument",
+        f"a{'.a' * 13}...{'.a' * 24}=1",
+        "section.key=value",
+        overrides=("a" + ".a" * 5000 + "=1",),
+    ),
+    file_text("digits_in_file", "train.images", NINES, WHOLE, f"train:\n  images: {'9' * 5000}\n"),
+    override("digits", "train.images=" + "9" * 5000, WHOLE, value=NINES),
+    override("digits_for_number", "optim.lr_g=" + "9" * 400, NUMBER, value=NINES),
     override("float_of_many_digits", "train.images=1e300", WHOLE, value="1e+300"),
     file_text("sweep_file", "config", "", "ganscale.tune", "space: {optim.lr_g: {choice: [1e-3]}}\n"),
     override("override_syntax", "optim.lr_g=[0.1", "fix the YAML syntax"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import Config, ConfigError, differences, dump, load, parse
+from ganscale.config.errors import shown
 from tests.config.bad import BAD, Bad
 
 
@@ -20,7 +21,7 @@ def test_bad_settings_are_refused_with_key_value_and_remedy(
     error, message = caught.value, str(caught.value)
     problem, _, remedy = message.partition("\n  remedy: ")
     if bad.key == "config" and not bad.value:
-        assert problem.startswith(f"config = {path}"[:80])
+        assert problem.startswith(f"config = {shown(path)}: ")
     else:
         assert problem.startswith(f"{bad.key} = {bad.value}: "), message
     assert bad.remedy in remedy, message
