@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +14,15 @@ from tests.runs import tiny
 ITERATIONS = 50
 LOOK_EVERY = 5
 TOLERANCE = 1e-9
+
+
+def in_turn(cases: dict[str, tuple[str, ...]], *, quick: tuple[int, ...]) -> list:
+    """Each case in worlds of 2 to 5; one of them is quick, those of `quick` in turn, the others are slow tests."""
+    return [
+        pytest.param(case, size, id=f"{name}-{size}", marks=() if size == quick[i % len(quick)] else pytest.mark.slow)
+        for i, (name, case) in enumerate(cases.items())
+        for size in (2, 3, 4, 5)
+    ]
 
 
 def trajectory(overrides: tuple[str, ...]) -> dict[str, Tensor]:

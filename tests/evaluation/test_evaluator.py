@@ -75,7 +75,7 @@ def one(fleet: Fleet) -> Callable[[tuple[str, ...]], dict[str, Score]]:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))])
 @pytest.mark.parametrize("overrides", [DIGITS, (*DIGITS, "data.name=stacked_mnist", "data.num_images=600"), RING])
 def test_any_number_of_replicas_finds_the_same(fleet: Fleet, one, overrides: tuple[str, ...], world_size: int) -> None:
     alone = one(overrides)

@@ -5,7 +5,16 @@ import torch
 
 from tests.fleet import Fleet
 from tests.runs import BATCH_NORM, DCGAN, MLP, RING
-from tests.trajectories import TOLERANCE, assert_agree, assert_same, check_world, continued, load_state, trajectory
+from tests.trajectories import (
+    TOLERANCE,
+    assert_agree,
+    assert_same,
+    check_world,
+    continued,
+    in_turn,
+    load_state,
+    trajectory,
+)
 
 pytestmark = pytest.mark.multiprocess
 
@@ -40,14 +49,12 @@ BATCH_NORMS = {
 }
 
 
-@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow), 5])
-@pytest.mark.parametrize("overrides", [*GRID.values(), *MORE.values()], ids=[*GRID, *MORE])
+@pytest.mark.parametrize(("overrides", "world_size"), in_turn(GRID | MORE, quick=(3, 2, 5)))
 def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, overrides, world_size: int) -> None:
     check_world(fleet, alone, overrides, world_size)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, *(pytest.param(size, marks=pytest.mark.slow) for size in (4, 5))])
-@pytest.mark.parametrize("overrides", BATCH_NORMS.values(), ids=BATCH_NORMS)
+@pytest.mark.parametrize(("overrides", "world_size"), in_turn(BATCH_NORMS, quick=(2, 3)))
 def test_nor_does_it_with_batch_norm(fleet: Fleet, alone, overrides, world_size: int) -> None:
     check_world(fleet, alone, overrides, world_size)
 
@@ -68,7 +75,7 @@ RESUMES = {
 }
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("overrides", RESUMES.values(), ids=RESUMES)
 def test_a_resumed_run_is_bit_identical(fleet: Fleet, overrides, world_size: int) -> None:
     through = fleet.run(continued, world_size, overrides, None, 11)[0]

@@ -102,7 +102,7 @@ RESUMES = {
 }
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("overrides", RESUMES.values(), ids=RESUMES)
 def test_a_resumed_run_is_bit_identical(fleet: Fleet, overrides, world_size: int) -> None:
     overrides = (UNEVEN, "train.precision=float32", *overrides)

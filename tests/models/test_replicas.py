@@ -13,6 +13,7 @@ from ganscale.training.loop import train
 from tests.fleet import Fleet
 from tests.models.nets import SMALL
 from tests.runs import BATCH_NORM, tiny
+from tests.trajectories import in_turn
 
 ITERATIONS = 20
 TOLERANCE = 1e-9
@@ -67,8 +68,7 @@ def alone(fleet: Fleet):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(("overrides", "world_size"), in_turn(RUNS, quick=(2, 3)))
 def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, overrides, world_size: int) -> None:
     ranks = fleet.run(trajectory, world_size, overrides)
     for name, wanted in alone(overrides).items():

@@ -76,6 +76,7 @@ def test_digits_are_moved_as_drawn() -> None:
     assert not torch.allclose(turned, images, atol=0.1)
 
 
+@pytest.mark.slow
 def test_training_learns_and_is_a_function_of_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
