@@ -120,5 +120,6 @@ def test_manifests_are_there() -> None:
     for overlay in OVERLAYS.split():
         for part in PARTS.split():
             assert (ROOT / "k8s" / "overlays" / overlay / part / "kustomization.yaml").exists(), (overlay, part)
+    assert {path.name for path in (ROOT / "k8s" / "overlays" / "bucket").iterdir()} >= {"setup", "train", "cluster"}
     assert {path.name for path in (ROOT / "k8s" / "base").iterdir()} >= {"cluster", "nodes", "setup", "sweep", "train"}
     assert (ROOT / "k8s" / "monitoring" / "podmonitor.yaml").exists()

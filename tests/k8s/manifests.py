@@ -14,11 +14,15 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = ("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale")
-PARTS = ("setup", "train", "sweep", "cluster")
-JOBS = ("train", "sweep")
+OVERLAYS = {
+    **dict.fromkeys(("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale"), ("setup", "train", "sweep", "cluster")),
+    "bucket": ("setup", "train", "cluster"),  # a sweep takes a folder
+}
+"""Their parts, by overlay."""
+JOBS = [(overlay, part) for overlay, parts in OVERLAYS.items() for part in parts if part in ("train", "sweep")]
+SWEEPS = [overlay for overlay, parts in OVERLAYS.items() if "sweep" in parts]
 UNITS = {"m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
-RENDERINGS = [*(f"overlays/{overlay}/{part}" for overlay in OVERLAYS for part in PARTS), "monitoring"]
+RENDERINGS = [*(f"overlays/{overlay}/{part}" for overlay in OVERLAYS for part in OVERLAYS[overlay]), "monitoring"]
 
 Manifest = dict[str, Any]
 
@@ -63,7 +67,7 @@ def render(path: str) -> list[Manifest]:
 
 def together(overlay: str) -> list[Manifest]:
     """All parts of an overlay."""
-    return [document for part in PARTS for document in render(f"overlays/{overlay}/{part}")]
+    return [document for part in OVERLAYS[overlay] for document in render(f"overlays/{overlay}/{part}")]
 
 
 def of_kind(documents: list[Manifest], *kinds: str) -> list[Manifest]:

@@ -67,12 +67,16 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, st
 
 
 @pytest.mark.parametrize("line", [line for line in KUBECTL if "github.com" not in line])
-def test_kubectl_takes_it(line: str, kubectl: tuple[str, dict[str, str]]) -> None:
+def test_kubectl_takes_it(line: str, kubectl: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     """It gets as far as the server: verb, flags and templates are right."""
     program, environment = kubectl
     words = [os.path.expandvars(word.replace("$HEAD", "head").replace("$CLUSTER", "cluster")) for word in _words(line)]
     if "create" in words and "secret" in words:
         words += ["--dry-run=client", "-o", "yaml"]
+        env_file = tmp_path / "bucket.env"
+        example = yaml.safe_load((K8S / "secrets" / "bucket.example.yaml").read_text(encoding="utf-8"))
+        env_file.write_text("".join(f"{name}=value\n" for name in example["stringData"]), encoding="utf-8")
+        words = [word.replace("bucket.env", str(env_file)) for word in words]
     limit = [] if "wait" in words else ["--request-timeout=2s"]
     done = subprocess.run(
         [program, *words[1:], *limit],

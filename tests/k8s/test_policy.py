@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.manifests import K8S, RENDERINGS, Manifest, containers, of_kind, pods, ray_spec, render
+from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, Manifest, containers, of_kind, pods, ray_spec, render
 
 EVERYWHERE = pytest.mark.parametrize("path", RENDERINGS)
 ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
@@ -86,7 +86,7 @@ def test_the_driver_stays_on_the_head(path: str) -> None:
         assert ray_spec(document)["authOptions"] == {"mode": "token"}
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_network_is_closed(overlay: str) -> None:
     policies = of_kind(render(f"overlays/{overlay}/setup"), "NetworkPolicy")
     closed = [policy for policy in policies if policy["spec"]["podSelector"] == {}]
@@ -117,7 +117,7 @@ def test_example_secrets_have_no_value() -> None:
             values = [*secret.get("data", {}).values(), *secret.get("stringData", {}).values()]
             assert not any(values), path
             found += 1
-    assert found == 2
+    assert found == 3
 
 
 @EVERYWHERE

@@ -9,7 +9,6 @@ from tests.k8s.manifests import (
     JOBS,
     K8S,
     OVERLAYS,
-    PARTS,
     RENDERINGS,
     ROOT,
     containers,
@@ -37,7 +36,9 @@ def test_it_renders(path: str) -> None:
 
 def test_all_overlays_are_tested() -> None:
     folders = {path.parent.relative_to(K8S / "overlays") for path in K8S.glob("overlays/**/kustomization.yaml")}
-    assert {str(folder) for folder in folders} == {f"{overlay}/{part}" for overlay in OVERLAYS for part in PARTS}
+    assert {str(folder) for folder in folders} == {
+        f"{overlay}/{part}" for overlay in OVERLAYS for part in OVERLAYS[overlay]
+    }
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -47,12 +48,12 @@ def test_parts_share_no_object(overlay: str) -> None:
     assert len(keys) == len(set(keys))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_deleting_a_job_keeps_the_runs(overlay: str) -> None:
-    for part in JOBS:
-        kinds = {document["kind"] for document in render(f"overlays/{overlay}/{part}")}
-        assert kinds == {"RayJob", "PodDisruptionBudget"}
-    assert of_kind(render(f"overlays/{overlay}/setup"), "PersistentVolumeClaim")
+@pytest.mark.parametrize(("overlay", "part"), JOBS)
+def test_deleting_a_job_keeps_the_runs(overlay: str, part: str) -> None:
+    kinds = {document["kind"] for document in render(f"overlays/{overlay}/{part}")}
+    assert kinds == {"RayJob", "PodDisruptionBudget"}
+    volumes = of_kind(render(f"overlays/{overlay}/setup"), "PersistentVolumeClaim")
+    assert bool(volumes) == (overlay != "bucket")
 
 
 @pytest.mark.parametrize("path", RENDERINGS)
@@ -98,6 +99,8 @@ def test_components_change_what_they_say() -> None:
             assert part.get("enableInTreeAutoscaling", False) == (overlay == "autoscale")
             hook = part["workerGroupSpecs"][0]["template"]["spec"]["containers"][0].get("lifecycle")
             assert bool(hook) == (overlay == "spot")
+            for group in (part["headGroupSpec"], part["workerGroupSpecs"][0]):
+                assert ("envFrom" in group["template"]["spec"]["containers"][0]) == (overlay == "bucket")
         for document in (train[overlay], cluster[overlay]):
             assert ("kueue.x-k8s.io/queue-name" in document["metadata"]["labels"]) == (overlay == "kueue")
     assert ray_spec(cluster["cpu"])["gcsFaultToleranceOptions"]
