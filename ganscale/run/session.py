@@ -3,7 +3,7 @@
 import resource
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -133,8 +133,9 @@ class Session:
             self._check_lease()
             completed = True
         finally:
-            for callback in self._callbacks:
-                callback.on_end(self, completed=completed)
+            with ExitStack() as ends:  # all of them, even if one fails
+                for callback in reversed(self._callbacks):
+                    ends.callback(callback.on_end, self, completed=completed)
 
     def _examine(self, tick: Tick) -> None:
         self.metrics = tick.metrics | run_facts(self.experiment)
@@ -237,15 +238,21 @@ def run_worker(
         resume(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
         own: list[Callback] = []
+        checkpointer: Checkpointer | None = None
         if console:
             record_failure(folder, start, previous_failure, info)
-            own = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            own = [tracking, checkpointer]
         session = Session(
             experiment,
             intervals=run_intervals(config),
             evaluate=EvaluationCallback(experiment, info),
             health=HealthMonitor(
-                experiment, folder, checkpoint_store(config, folder), history=read_metrics(folder) if lease else ()
+                experiment,
+                folder,
+                checkpoint_store(config, folder),
+                history=read_metrics(folder) if lease else (),
+                settle=checkpointer.settle if checkpointer else lambda: None,
             ),
             callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,
@@ -291,7 +298,7 @@ def _rank_zero_callbacks(
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
-) -> list[Callback]:
+) -> tuple[TrackerCallback, Checkpointer]:
     """Trackers and checkpoints."""
     config, state = experiment.config, experiment.state
     local = JsonlTracker(folder, images=state.images)
@@ -304,7 +311,7 @@ def _rank_zero_callbacks(
     tracking = TrackerCallback(trackers, folder, console.info, renderer=renderer, details=details)
     console.starts(state.images, config.train.images)
     store = checkpoint_store(config, folder)
-    return [tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)]
+    return tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)
 
 
 def run_facts(experiment: Experiment) -> dict[str, float]:
