@@ -1,0 +1,222 @@
+"""`python -m benchmarks.speed saving`: what saving costs the training loop, inline and in a thread, on slow storage."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.speed.command import changed, configs_of, device_of, markdown, write_json
+from benchmarks.speed.measure import Spread, machine
+from ganscale.config import Config
+from ganscale.health.policy import Decision
+from ganscale.run.checkpointing import Checkpointer
+from ganscale.run.stop_signal import StopReason, StopSignal
+from ganscale.run.trackers import TrackerCallback
+from ganscale.storage import checkpoint
+from ganscale.storage.run_dir import RunDir, checkpoint_store
+from ganscale.training.build import Experiment, build
+from ganscale.training.loop import train
+
+WAYS = ("none", "inline", "async")
+SESSION = SimpleNamespace(decision=Decision(), metrics={}, evaluation=None, stop_reason=StopReason.NONE)
+"""What a `Checkpointer` asks of a session."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A few intervals of training, with a due checkpoint at the end of each.
+
+    Attributes:
+        seconds: in all.
+        cpu: seconds of the training thread on a processor.
+        paused: seconds in which training stood still for saving.
+    """
+
+    seconds: float
+    cpu: float
+    paused: float
+
+
+class SlowFile:
+    """A file that takes no more than so many bytes per second.
+
+    Args:
+        file: takes the bytes.
+        rate: bytes per second.
+    """
+
+    def __init__(self, file: IO[bytes], rate: float) -> None:
+        self._file, self._rate, self._until = file, rate, 0.0
+
+    def write(self, part: Any) -> int:
+        """Write, and return when a slow storage would have taken it.
+
+        Args:
+            part: bytes.
+        """
+        written = self._file.write(part)
+        self._until = max(self._until, time.monotonic()) + len(part) / self._rate
+        time.sleep(max(0.0, self._until - time.monotonic()))
+        return written
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._file.flush()
+
+
+@contextmanager
+def slow_storage(rate: float) -> Iterator[None]:
+    """Slow down what checkpoints' states are written to while the block runs.
+
+    Args:
+        rate: bytes per second.
+    """
+    write = checkpoint.write_state
+
+    def slowed(file: IO[bytes], state: Mapping[str, Any]) -> dict[str, Any]:
+        return write(SlowFile(file, rate), state)  # pyright: ignore[reportArgumentType]
+
+    with patch.object(checkpoint, "write_state", slowed):
+        yield
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command.
+
+    Args:
+        options: of `parsers`.
+
+    Returns:
+        The exit code.
+    """
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {}
+    for title, config in configs_of(options).items():
+        device = device_of(config)
+        print(", ".join(f"{key} {value}" for key, value in machine(device).items()), flush=True)
+        found = measure(config, device, options)
+        print(f"\n{title}\n\n{table(found, options.intervals)}", flush=True)
+        report[title] = {way: [asdict(block) for block in blocks] for way, blocks in found.items()}
+    write_json(options.json, report)
+    return 0
+
+
+def measure(config: Config, device: torch.device, options: argparse.Namespace) -> dict[str, list[Block]]:
+    """Train blocks in turn without saving, with saving inline, and in a thread; all go on from the same state.
+
+    What is still being written at the end of a block is waited for before the next one, and not counted.
+
+    Args:
+        config: of the run; its checkpoints are replaced.
+        device: to train on.
+        options: `seconds` and `rate`, `intervals` per block, `rounds`.
+    """
+    experiment = build(config, device=device)
+    images = _images_in(experiment, options.seconds)
+    size = sum(each.nbytes for each in checkpoint_tensors(experiment.state.state_dict()))
+    print(
+        f"state of {size / 1e6:.0f} MB, due every {images:,} images (about {options.seconds:g} s), "
+        f"storage of {options.rate:g} MB/s, blocks of {options.intervals} intervals",
+        flush=True,
+    )
+    found: dict[str, list[Block]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as path, slow_storage(1e6 * options.rate):
+        savers = {way: _checkpointer(experiment, Path(path) / way, way, images) for way in WAYS[1:]}
+        for number in range(options.rounds):
+            for way in WAYS if number % 2 else reversed(WAYS):
+                found[way].append(_block(experiment, savers.get(way), images, options.intervals))
+                print(f"round {number + 1}, {way}: {found[way][-1]}", flush=True)
+        for saver in savers.values():
+            saver.on_end(None, completed=True)
+    return found
+
+
+def checkpoint_tensors(state: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a state.
+
+    Args:
+        state: nested mappings.
+    """
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from checkpoint_tensors(value)
+
+
+def _images_in(experiment: Experiment, seconds: float) -> int:
+    """Images that are trained in so many seconds, a multiple of an iteration's."""
+    step = experiment.sampler.images_per_iteration
+    _advance(experiment, 3 * step, lambda tick: None)
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < min(5.0, seconds):
+        _advance(experiment, step, lambda tick: None)
+        count += 1
+    return step * max(1, round(count * seconds / (time.perf_counter() - started)))
+
+
+def _advance(experiment: Experiment, images: int, call: Callable[[Any], None], every: int = 0) -> None:
+    until = experiment.state.images + images
+    intervals = {"checkpoint": every} if every else {}
+    for tick in train(experiment, intervals=intervals, until=until):
+        call(tick)
+
+
+def _checkpointer(experiment: Experiment, folder: Path, way: str, images: int) -> Checkpointer:
+    settings = {"mode": way, "every": images, "keep": 1, "best_metric": ""}
+    config = changed(experiment.config, checkpoint=settings)
+    run = RunDir(folder)
+    trackers = TrackerCallback([], run, lambda line: print(f"  {way}: {line}", flush=True))
+    ours = SimpleNamespace(config=config, state=experiment.state)
+    signal = StopSignal(experiment.device)
+    return Checkpointer(checkpoint_store(config, run), ours, trackers, signal, remembered=run.interval)  # pyright: ignore[reportArgumentType]
+
+
+def _block(experiment: Experiment, saver: Checkpointer | None, images: int, intervals: int) -> Block:
+    paused = 0.0
+
+    def save(tick: Any) -> None:
+        nonlocal paused
+        if saver:
+            began = time.perf_counter()
+            saver.on_tick(replace(tick, due=tick.due - {"end"}), SESSION)
+            paused += time.perf_counter() - began
+
+    started, cpu = time.perf_counter(), time.thread_time()
+    _advance(experiment, intervals * images, save, images)
+    if experiment.device.type == "cuda":
+        torch.cuda.synchronize(experiment.device)
+    block = Block(time.perf_counter() - started, time.thread_time() - cpu, paused)
+    if saver:
+        saver.settle()
+    return block
+
+
+def table(found: Mapping[str, Sequence[Block]], intervals: int) -> str:
+    """Format the blocks as a Markdown table; ratios are of blocks of the same round.
+
+    Args:
+        found: by way.
+        intervals: per block.
+    """
+    rows = [
+        ("saving", "pause per checkpoint, s", "pause, % of training", "time, % more", "CPU time of the loop, % more")
+    ]
+    for way, blocks in found.items():
+        base = found["none"]
+        pairs = list(zip(blocks, base, strict=True))
+        pause = Spread.of([each.paused / intervals for each in blocks])
+        cells = [Spread.of([100 * each.paused / none.seconds for each, none in pairs])]
+        cells += [Spread.of([100 * (each.seconds / none.seconds - 1) for each, none in pairs])]
+        cells += [Spread.of([100 * (each.cpu / none.cpu - 1) for each, none in pairs])]
+        shown = [f"{each.median:.2f} [{each.min:.2f}..{each.max:.2f}]" for each in cells]
+        rows.append((way, f"{pause.median:.3f} [{pause.min:.3f}..{pause.max:.3f}]", *shown))
+    return markdown(rows)
