@@ -38,11 +38,13 @@ class Block:
         seconds: in all.
         cpu: seconds of the training thread on a processor.
         paused: seconds in which training stood still for saving.
+        paused_cpu: of these, seconds on a processor; where nothing else runs, all but waiting for storage or a GPU.
     """
 
     seconds: float
     cpu: float
     paused: float
+    paused_cpu: float
 
 
 class SlowFile:
@@ -120,10 +122,11 @@ def measure(config: Config, device: torch.device, options: argparse.Namespace) -
         options: `seconds` and `rate`, `intervals` per block, `rounds`.
     """
     experiment = build(config, device=device)
+    clock = "wall" if device.type == "cuda" else "processor"
     images = _images_in(experiment, options.seconds)
     size = sum(each.nbytes for each in checkpoint_tensors(experiment.state.state_dict()))
     print(
-        f"state of {size / 1e6:.0f} MB, due every {images:,} images (about {options.seconds:g} s), "
+        f"state of {size / 1e6:.0f} MB, due every {images:,} images (about {options.seconds:g} s of {clock} time), "
         f"storage of {options.rate:g} MB/s, blocks of {options.intervals} intervals",
         flush=True,
     )
@@ -153,14 +156,15 @@ def checkpoint_tensors(state: Any) -> Iterator[torch.Tensor]:
 
 
 def _images_in(experiment: Experiment, seconds: float) -> int:
-    """Images that are trained in so many seconds, a multiple of an iteration's."""
+    """Images that are trained in so many seconds, a multiple of an iteration's; on the CPU of this thread's time."""
     step = experiment.sampler.images_per_iteration
+    clock = time.perf_counter if experiment.device.type == "cuda" else time.thread_time
     _advance(experiment, 3 * step, lambda tick: None)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < min(5.0, seconds):
+    started, count = clock(), 0
+    while clock() - started < min(5.0, seconds):
         _advance(experiment, step, lambda tick: None)
         count += 1
-    return step * max(1, round(count * seconds / (time.perf_counter() - started)))
+    return step * max(1, round(count * seconds / (clock() - started)))
 
 
 def _advance(experiment: Experiment, images: int, call: Callable[[Any], None], every: int = 0) -> None:
@@ -181,42 +185,42 @@ def _checkpointer(experiment: Experiment, folder: Path, way: str, images: int) -
 
 
 def _block(experiment: Experiment, saver: Checkpointer | None, images: int, intervals: int) -> Block:
-    paused = 0.0
+    paused = paused_cpu = 0.0
 
     def save(tick: Any) -> None:
-        nonlocal paused
+        nonlocal paused, paused_cpu
         if saver:
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.thread_time()
             saver.on_tick(replace(tick, due=tick.due - {"end"}), SESSION)
             paused += time.perf_counter() - began
+            paused_cpu += time.thread_time() - began_cpu
 
     started, cpu = time.perf_counter(), time.thread_time()
     _advance(experiment, intervals * images, save, images)
     if experiment.device.type == "cuda":
         torch.cuda.synchronize(experiment.device)
-    block = Block(time.perf_counter() - started, time.thread_time() - cpu, paused)
+    block = Block(time.perf_counter() - started, time.thread_time() - cpu, paused, paused_cpu)
     if saver:
-        saver.settle()
+        saver.flush()
     return block
 
 
 def table(found: Mapping[str, Sequence[Block]], intervals: int) -> str:
-    """Format the blocks as a Markdown table; ratios are of blocks of the same round.
+    """Format the blocks as a Markdown table: seconds per checkpoint, and ratios of blocks of the same round.
 
     Args:
         found: by way.
         intervals: per block.
     """
-    rows = [
-        ("saving", "pause per checkpoint, s", "pause, % of training", "time, % more", "CPU time of the loop, % more")
-    ]
+    rows = [("saving", "pause, s", "on a processor, s", "% of the loop's CPU time", "wall time, % more")]
     for way, blocks in found.items():
         base = found["none"]
         pairs = list(zip(blocks, base, strict=True))
-        pause = Spread.of([each.paused / intervals for each in blocks])
-        cells = [Spread.of([100 * each.paused / none.seconds for each, none in pairs])]
+        cells = [Spread.of([each.paused / intervals for each in blocks])]
+        cells += [Spread.of([each.paused_cpu / intervals for each in blocks])]
+        cells += [Spread.of([100 * each.paused_cpu / none.cpu for each, none in pairs])]
         cells += [Spread.of([100 * (each.seconds / none.seconds - 1) for each, none in pairs])]
-        cells += [Spread.of([100 * (each.cpu / none.cpu - 1) for each, none in pairs])]
-        shown = [f"{each.median:.2f} [{each.min:.2f}..{each.max:.2f}]" for each in cells]
-        rows.append((way, f"{pause.median:.3f} [{pause.min:.3f}..{pause.max:.3f}]", *shown))
+        digits = (3, 3, 2, 1)
+        shown = [f"{c.median:.{d}f} [{c.min:.{d}f}..{c.max:.{d}f}]" for c, d in zip(cells, digits, strict=True)]
+        rows.append((way, *shown))
     return markdown(rows)

@@ -305,6 +305,7 @@ class Config(Section):
 RESUMABLE_CHANGES = (
     "train.images",
     "data.path",
+    "data.changed",
     "data.num_workers",
     "train.device",
     "eval",

@@ -75,7 +75,7 @@ class Checkpointer(Callback):
         if decision.action == "rollback":
             return
         if decision.action == "stop":
-            self.settle()
+            self.flush()
             self._save(metrics, last=True, suspect=decision.text)
             return
         is_best = bool(session.evaluation) and self.store.is_best(metrics)
@@ -84,7 +84,7 @@ class Checkpointer(Callback):
         if due:
             self._trackers.saving(tick.images)
         if ends:
-            self.settle()
+            self.flush()
         if due and self._writer and not ends:
             self._submit(self._writer, metrics, keep=is_best or self._keep_all)
         elif due:
@@ -102,7 +102,7 @@ class Checkpointer(Callback):
             with phase("saving"):
                 self._writer.close()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until all snapshots are written, and handle what came of them.
 
         Raises:

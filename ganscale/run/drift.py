@@ -46,7 +46,7 @@ class DriftCheck:
         experiment: the run.
         store: its checkpoints, each saved only after a comparison at the same tick.
         settings: of the section `health`.
-        settle: waits until checkpoints that are being written are there.
+        flush: waits until checkpoints that are being written are there.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class DriftCheck:
         store: CheckpointStore,
         settings: Health,
         *,
-        settle: Callable[[], None] = lambda: None,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
-        self._experiment, self._store, self._settings, self._settle = experiment, store, settings, settle
+        self._experiment, self._store, self._settings, self._flush = experiment, store, settings, flush
         self._replica = Replica.current()
         self._every = 0 if KIND in settings.ignore or self._replica.world_size == 1 else settings.compare_every
         self._compared = experiment.state.images
@@ -91,6 +91,6 @@ class DriftCheck:
 
     def _target(self) -> int:
         """Images of the newest valid checkpoint, as rank 0 finds it."""
-        self._settle()
+        self._flush()
         found = self._store.newest(lambda _: None) if self._replica.is_rank_zero else None
         return broadcast_ints([found.images if found else 0], self._experiment.device)[0]

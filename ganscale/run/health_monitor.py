@@ -72,7 +72,7 @@ class HealthMonitor:
         store: its checkpoints.
         history: on rank 0, rows of metrics.jsonl from earlier attempts.
         settings: in place of the run's section `health`.
-        settle: waits until checkpoints that are being written are there; called before they are read or marked.
+        flush: waits until checkpoints that are being written are there; called before they are read or marked.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class HealthMonitor:
         *,
         history: Sequence[Mapping[str, Any]] = (),
         settings: Health | None = None,
-        settle: Callable[[], None] = lambda: None,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
-        self._experiment, self._folder, self._store, self._settle = experiment, folder, store, settle
+        self._experiment, self._folder, self._store, self._flush = experiment, folder, store, flush
         self._settings = settings or experiment.config.health
         self._loss = experiment.config.loss.name
         self._replica = Replica.current()
         rows = [row for row in history if row["images"] <= experiment.state.images]
         self._images: list[int] = [row["images"] for row in rows]
         self._rows = [numbers(row) for row in rows]
-        self._drift = DriftCheck(experiment, store, self._settings, settle=settle)
+        self._drift = DriftCheck(experiment, store, self._settings, flush=flush)
         verdict = self._verdict() if rows else None
         self._reported = {verdict.kind} if verdict else set[str]()
 
@@ -141,7 +141,7 @@ class HealthMonitor:
         decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks, length=length)
         if decision.action == "warn":
             return decision
-        self._settle()
+        self._flush()
         healthy = healthy_until(self._images, min(verdict.since, self._suspicion()))
         if decision.action == "rollback":
             healthy = rollback_limit(healthy, self._images[-1], read_rollbacks(self._folder), length=length)

@@ -21,7 +21,7 @@ from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
-from ganscale.run.recovery import check_shared, clear_heartbeats, record_failure, resume, take
+from ganscale.run.recovery import check_data, check_shared, clear_heartbeats, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
@@ -210,7 +210,7 @@ def run_worker(
 
     Raises:
         BusyError: another process writes to the run's folder.
-        ConfigError: its checkpoint belongs to another run or network, or the folder was removed.
+        ConfigError: its checkpoint belongs to another run or network, its data have changed, or the folder was removed.
         OutOfMemoryError: the device's memory does not suffice.
         RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
         OSError: the last checkpoint could not be saved.
@@ -229,6 +229,7 @@ def run_worker(
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         info(f"building {config.model.generator.name} on {config.data.name} for {where}")
         source = build_source(config, device)
+        check_data(config, folder, source, replica, info)
         if warning := average_warning(config):
             info(warning)
         if console:
@@ -252,7 +253,7 @@ def run_worker(
                 folder,
                 checkpoint_store(config, folder),
                 history=read_metrics(folder) if lease else (),
-                settle=checkpointer.settle if checkpointer else lambda: None,
+                flush=checkpointer.flush if checkpointer else lambda: None,
             ),
             callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,

@@ -92,17 +92,17 @@ def test_a_rollback_waits_for_the_checkpoint_that_is_being_written(
         assert threading.get_ident() == main or opened.wait(60)
         return save(*arguments, **options)
 
-    settle = Checkpointer.settle
+    flush = Checkpointer.flush
 
-    def open_and_settle(checkpointer: Checkpointer) -> None:
+    def open_and_flush(checkpointer: Checkpointer) -> None:
         opened.set()
-        settle(checkpointer)
+        flush(checkpointer)
 
     marked: list[int] = []
     mark = CheckpointStore.mark
     monkeypatch.setattr(CheckpointStore, "save", slow)
     monkeypatch.setattr(CheckpointStore, "mark", lambda *a: marked.extend(mark(*a)))
-    monkeypatch.setattr(Checkpointer, "settle", open_and_settle)
+    monkeypatch.setattr(Checkpointer, "flush", open_and_flush)
     run(tmp_path, "back", *BACK, "checkpoint.mode=async")
     assert [noted["to"] for noted in read_rollbacks(RunDir(tmp_path / "back"))] == [120]
     assert marked == [240]
