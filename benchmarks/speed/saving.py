@@ -105,7 +105,7 @@ def main(options: argparse.Namespace) -> int:
         device = device_of(config)
         print(", ".join(f"{key} {value}" for key, value in machine(device).items()), flush=True)
         found = measure(config, device, options)
-        print(f"\n{title}\n\n{table(found, options.intervals)}", flush=True)
+        print(f"\n{title}\n\n{table(found, options.intervals, options.seconds)}", flush=True)
         report[title] = {way: [asdict(block) for block in blocks] for way, blocks in found.items()}
     write_json(options.json, report)
     return 0
@@ -205,22 +205,26 @@ def _block(experiment: Experiment, saver: Checkpointer | None, images: int, inte
     return block
 
 
-def table(found: Mapping[str, Sequence[Block]], intervals: int) -> str:
-    """Format the blocks as a Markdown table: seconds per checkpoint, and ratios of blocks of the same round.
+def table(found: Mapping[str, Sequence[Block]], intervals: int, seconds: float) -> str:
+    """Format the blocks as a Markdown table: seconds per checkpoint or interval; ratios are of blocks of one round.
 
     Args:
         found: by way.
         intervals: per block.
+        seconds: wanted between two checkpoints.
     """
-    rows = [("saving", "pause, s", "on a processor, s", "% of the loop's CPU time", "wall time, % more")]
+    share = f"% of {seconds:g} s"
+    rows: list[Sequence[str]] = [
+        ("saving", "pause, s", "of it on a processor, s", share, "loop on a processor, s", "wall time, % more")
+    ]
     for way, blocks in found.items():
-        base = found["none"]
-        pairs = list(zip(blocks, base, strict=True))
-        cells = [Spread.of([each.paused / intervals for each in blocks])]
-        cells += [Spread.of([each.paused_cpu / intervals for each in blocks])]
-        cells += [Spread.of([100 * each.paused_cpu / none.cpu for each, none in pairs])]
-        cells += [Spread.of([100 * (each.seconds / none.seconds - 1) for each, none in pairs])]
-        digits = (3, 3, 2, 1)
-        shown = [f"{c.median:.{d}f} [{c.min:.{d}f}..{c.max:.{d}f}]" for c, d in zip(cells, digits, strict=True)]
-        rows.append((way, *shown))
+        cells = [
+            [each.paused / intervals for each in blocks],
+            [each.paused_cpu / intervals for each in blocks],
+            [100 * each.paused_cpu / intervals / seconds for each in blocks],
+            [each.cpu / intervals for each in blocks],
+            [100 * (each.seconds / none.seconds - 1) for each, none in zip(blocks, found["none"], strict=True)],
+        ]
+        spreads = zip(map(Spread.of, cells), (2, 3, 2, 2, 0), strict=True)
+        rows.append((way, *(f"{c.median:.{d}f} [{c.min:.{d}f}..{c.max:.{d}f}]" for c, d in spreads)))
     return markdown(rows)

@@ -27,10 +27,10 @@ def test_storage_of_a_given_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_are_compared_within_their_round() -> None:
     none = [Block(10.0, 8.0, 0.0, 0.0), Block(20.0, 8.0, 0.0, 0.0)]
     other = [Block(15.0, 8.8, 5.0, 0.8), Block(30.0, 8.8, 10.0, 0.8)]
-    _, _, first, second = table({"none": none, "inline": other}, 2).splitlines()
-    assert first.split("|")[2].strip() == "0.000 [0.000..0.000]"
+    _, _, first, second = table({"none": none, "inline": other}, 2, 8.0).splitlines()
+    assert first.split("|")[2].strip() == "0.00 [0.00..0.00]"
     cells = [cell.strip().split()[0] for cell in second.strip("|").split("|")]
-    assert cells == ["inline", "3.750", "0.400", "10.00", "50.0"]
+    assert cells == ["inline", "3.75", "0.400", "5.00", "4.40", "50"]
 
 
 def test_the_command_measures_every_way(capsys: pytest.CaptureFixture[str]) -> None:

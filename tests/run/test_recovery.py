@@ -124,9 +124,9 @@ def refused(pictures: str) -> tuple[str, int]:
     hashed: list[int] = []
     real = FolderSource.state_hash
 
-    def count(source: FolderSource) -> str:
+    def count(self: FolderSource) -> str:
         hashed.append(1)
-        return real(source)
+        return real(self)
 
     FolderSource.state_hash = count
     try:
