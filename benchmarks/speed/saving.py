@@ -159,12 +159,13 @@ def _images_in(experiment: Experiment, seconds: float) -> int:
     """Images that are trained in so many seconds, a multiple of an iteration's; on the CPU of this thread's time."""
     step = experiment.sampler.images_per_iteration
     clock = time.perf_counter if experiment.device.type == "cuda" else time.thread_time
-    _advance(experiment, 3 * step, lambda tick: None)
-    started, count = clock(), 0
-    while clock() - started < min(5.0, seconds):
-        _advance(experiment, step, lambda tick: None)
-        count += 1
-    return step * max(1, round(count * seconds / (clock() - started)))
+    count, took = 2, 0.0
+    while took < min(4.0, seconds):
+        count *= 2
+        started = clock()
+        _advance(experiment, count * step, lambda tick: None)
+        took = clock() - started
+    return step * max(1, round(count * seconds / took))
 
 
 def _advance(experiment: Experiment, images: int, call: Callable[[Any], None], every: int = 0) -> None:

@@ -208,7 +208,8 @@ class Checkpoint(Section):
     mode: Literal["async", "inline"] = Field(
         default="async",
         description="async: training pauses only while the state is copied into host memory, and a thread writes the "
-        "copy; inline: it pauses until the checkpoint is stored. The last checkpoint is always waited for.",
+        "copy; inline: it pauses until the checkpoint is stored. The last checkpoint is always waited for. "
+        "Sweeps are inline.",
     )
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     on_failure: Literal["continue", "stop"] = Field(

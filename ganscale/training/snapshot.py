@@ -45,7 +45,7 @@ class HostSnapshot:
         tensors = _tensors(state)
         sources = _storages(tensors)
         for buffer, source in zip(self._buffers, sources, strict=True):
-            buffer.copy_(source, non_blocking=True)
+            buffer.copy_(source, non_blocking=source.is_cuda)
         for device in {source.device for source in sources if source.is_cuda}:
             torch.cuda.current_stream(device).synchronize()
         copies = {_place(source): buffer for buffer, source in zip(self._buffers, sources, strict=True)}

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from ganscale.storage.lease import LeaseLostError
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import CheckpointTracker
 from ganscale.training.loop import Tick
-from tests.processes import final_state
+from tests.processes import Command, final_state
 from tests.run.test_stop_signal import RUN
 
 CPU = torch.device("cpu")
@@ -234,6 +235,52 @@ def test_a_lease_lost_in_the_thread_ends_the_run(tmp_path: Path, monkeypatch: py
     with pytest.raises(LeaseLostError):
         start(tmp_path, "x", ASYNC, callbacks=(gate.opens_at(180),))
     assert states(tmp_path / "x") == {}
+
+
+DIES = """
+import sys, threading, time
+from pathlib import Path
+from ganscale.storage import checkpoint
+from ganscale.train import main
+
+write, main_thread = checkpoint.write_state, threading.get_ident()
+
+class Half:
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, part):
+        self.file.write(part)
+        self.file.flush()
+        if self.file.tell() > 10_000:
+            Path("half").touch()
+            time.sleep(600)
+
+    def flush(self):
+        self.file.flush()
+
+def stuck(file, state):
+    return write(Half(file) if state["images"] == 240 else file, state)
+
+checkpoint.write_state = stuck
+main(sys.argv[1:])
+"""
+"""A run whose checkpoint at 240 images is never more than half written."""
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    arguments = [*RUN, ASYNC, "checkpoint.keep=99", f"run.dir={tmp_path}", "run.name=x"]
+    command = [sys.executable, "-c", DIES, "--launcher", "local", *arguments]
+    folder = tmp_path / "x" / "checkpoints"
+    with Command(command, tmp_path / "out", cwd=tmp_path) as running:
+        running.until(lambda: (tmp_path / "half").exists(), 120)
+        running.kill()
+    assert list(folder.glob(".writing-*")), "it was in the middle of it"
+    assert all(images < 240 for images in states(tmp_path / "x"))
+    start(tmp_path, "x", ASYNC)
+    assert not list(folder.glob(".writing-*"))
+    start(tmp_path, "whole")
+    assert final_state(tmp_path / "x") == final_state(tmp_path / "whole")
 
 
 def test_auto_weighs_the_pause_and_is_no_shorter_than_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
