@@ -44,9 +44,10 @@ OVERLAYS = "autoscale cpu gpu gpu-rdma kueue spot"
 PARTS = "setup train sweep cluster"
 SETTINGS = """
 augment.adaptive augment.every augment.noise augment.p augment.speed augment.target augment.transforms
-checkpoint.best_metric checkpoint.every checkpoint.hours_between_faults checkpoint.keep checkpoint.on_failure
-cluster.address cluster.cpus_per_worker cluster.max_restarts cluster.node_wait cluster.num_workers
-cluster.restart_pause cluster.timeout data.background data.channels data.fit
+checkpoint.best_metric checkpoint.every checkpoint.hours_between_faults checkpoint.keep checkpoint.mode
+checkpoint.on_failure cluster.address cluster.cpus_per_worker cluster.max_restarts cluster.node_wait cluster.num_workers
+cluster.restart_pause cluster.timeout data.background data.changed
+data.channels data.fit
 data.labels data.mirror data.name data.num_images data.num_workers data.path data.range
 data.resolution ema.half_life ema.rampup eval.every eval.extractor eval.metrics eval.num_samples eval.seed
 eval.weights health.compare_every health.ignore health.max_rollbacks health.patience health.penalty_factor

@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
     "growth": "cost of random numbers, sampler and log per replica for world sizes up to 1,024",
     "startup": "seconds from the command to the first training step, broken down",
+    "saving": "what saving checkpoints costs the training loop on slow storage, inline and in a thread",
     "variants": "bf16, channels_last and torch.compile beside float32 eager, alternating",
 }
 """Each is a module of this package with `main(options)`."""
@@ -112,6 +113,13 @@ def _startup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=3, help="of each, after a warm-up (default: %(default)s)")
 
 
+def _saving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=float, default=10.0, help="between two checkpoints (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=20.0, help="of the storage, in MB/s (default: %(default)s)")
+    parser.add_argument("--intervals", type=positive, default=3, help="per block (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="of one block of each way (default: %(default)s)")
+
+
 def _variants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS), help="first: the base (default: %(default)s)")
     _blocks(parser, iterations=5, rounds=10)
@@ -154,6 +162,12 @@ _PARSERS = {
         "Time real commands from their start to the end of the first iteration, each in a folder of its own.",
         "mlp",
         _startup,
+    ),
+    "saving": (
+        "Train without saving, with saving inline and with saving in a thread, in alternating blocks, on storage that\n"
+        "is slowed down by sleeping while a state is written.",
+        "mlp",
+        _saving,
     ),
     "variants": (
         "Measure one run in several precisions and memory layouts, eager and compiled. All variants start from the\n"

@@ -130,6 +130,11 @@ class Data(Section):
 
     name: Annotated[str, Choice(DATASETS)] = Field(default="mnist", description="Data set.")
     path: str = Field(default="", description="Where the files of the data set lie; every node must see it.")
+    changed: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="When a run is resumed with data that are not those it began with, by their hash (docs/data.md): "
+        "refuse, or accept them from there on.",
+    )
     mirror: bool = Field(default=False, description="Mirror half of the images; not with digits or 2-D points.")
     num_workers: Count = Field(
         default=2, ge=0, le=256, description="Processes per worker that decode pictures of data.name = folder."

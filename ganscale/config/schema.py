@@ -205,6 +205,12 @@ class Checkpoint(Section):
     hours_between_faults: float = Field(
         default=24.0, gt=0.0, description="Mean hours between two faults of the whole group, for every = auto."
     )
+    mode: Literal["async", "inline"] = Field(
+        default="async",
+        description="async: training pauses only while the state is copied into host memory, and a thread writes the "
+        "copy; inline: it pauses until the checkpoint is stored. The last checkpoint is always waited for. "
+        "Sweeps are inline.",
+    )
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     on_failure: Literal["continue", "stop"] = Field(
         default="continue",
@@ -300,6 +306,7 @@ class Config(Section):
 RESUMABLE_CHANGES = (
     "train.images",
     "data.path",
+    "data.changed",
     "data.num_workers",
     "train.device",
     "eval",

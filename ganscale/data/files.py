@@ -59,6 +59,10 @@ class Files(Protocol):
         """Of a file in bytes."""
         ...
 
+    def checksum(self, name: str) -> str:
+        """Of a file's content, where it is known without reading it; otherwise empty."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -180,6 +184,10 @@ class ZipFiles(Files):
     def size(self, name: str) -> int:
         """Of a file in bytes, uncompressed (part of `Files`)."""
         return self._opened().getinfo(self._names[name]).file_size
+
+    def checksum(self, name: str) -> str:
+        """CRC-32 of a file's content, from the zip's directory (part of `Files`)."""
+        return f"{self._opened().getinfo(self._names[name]).CRC:08x}"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_archive": None}

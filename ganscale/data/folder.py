@@ -3,10 +3,10 @@
 Names are sorted; docs/data.md has the rules by which files are found, labeled and decoded.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,8 +17,9 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.datasets import Data
 from ganscale.data.copy_ahead import CopyAhead, upload
 from ganscale.data.files import Files, list_files, open_files, read, refuse, shown_name
+from ganscale.data.identity import hash_pictures
 from ganscale.data.images import mirrored, normalize
-from ganscale.data.labels import Labels, Rule, find_labels
+from ganscale.data.labels import Rule, find_labels
 from ganscale.data.order import Order
 from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
 from ganscale.data.source import Finite, Prefetching, Source
@@ -40,7 +41,7 @@ class _Pictures(Dataset[Tensor]):
             return torch.from_numpy(decode(read(self.files, name), self.resolution, self.rules))
         except Exception as error:  # zipfile raises many kinds on damaged input
             problem = f"cannot read the picture {shown_name(name)}: it {error}"
-            remedy = "repair, convert or remove it; the same command then resumes the run"
+            remedy = "repair, convert or remove it, and resume the run with data.changed=accept"
             raise ConfigError(problem, key="data.path", value=str(self.files.path), remedy=remedy) from error
 
 
@@ -86,7 +87,7 @@ class FolderSource(Source, Finite, Prefetching):
         self.num_classes = len(found.classes)
         self.num_images = len(names)
         self._labels = torch.tensor(found.rows)
-        self._hash = _hash(files, names, found, rules)
+        self._state_hash = cache(lambda: hash_pictures(files, names, found, rules))
         self._pictures = _Pictures(files, names, resolution, rules)
         self._seed, self._order = seed, Order(seed, len(names))
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
@@ -145,8 +146,8 @@ class FolderSource(Source, Finite, Prefetching):
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:
-        """SHA-256 of names, sizes in bytes, labels from `dataset.json` and rules other than the defaults."""
-        return self._hash
+        """SHA-256 by the rule of `ganscale.data.identity`, computed once (part of `Finite`)."""
+        return self._state_hash()
 
 
 def _find_channels(files: Files, names: Sequence[str], rules: Rules) -> int:
@@ -156,15 +157,6 @@ def _find_channels(files: Files, names: Sequence[str], rules: Rules) -> int:
             if not read_header(file, rules, 1).is_gray:
                 return 3
     return 1
-
-
-def _hash(files: Files, names: Sequence[str], labels: Labels, rules: Rules) -> str:
-    known: list[object] = [(name, files.size(name)) for name in names]
-    if labels.from_file:
-        known.append(labels.rows)
-    if rules != Rules(channels=3):
-        known.append(repr(rules))
-    return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def rules_of(data: Data) -> Rules:

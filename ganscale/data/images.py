@@ -66,8 +66,10 @@ class ImageSource(Source, Finite, Prefetching):
         return self.labels.index_select(0, rows.to(self.labels.device))
 
     def state_hash(self) -> str:
-        """SHA-256 of all images."""
-        return hashlib.sha256(self.images.cpu().numpy().data).hexdigest()
+        """SHA-256 of all images and labels."""
+        digest = hashlib.sha256(self.images.cpu().numpy().data)
+        digest.update(self.labels.cpu().numpy().data)
+        return digest.hexdigest()
 
 
 class StackedSource(ImageSource):

@@ -63,7 +63,7 @@ class Finite(Protocol):
         ...
 
     def state_hash(self) -> str:
-        """Changes when the examples change."""
+        """Changes when the examples or their classes change; may take seconds."""
         ...
 
 

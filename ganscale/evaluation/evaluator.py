@@ -133,10 +133,11 @@ class Evaluator:
         """What is seen in the reference, and the metrics of held-out examples."""
         if self._seen is None:
             reals = self._reals
-            seen = self._kept(f"reference/{reals.identity}", reals.reference, reals.num_reference)
+            seen = self._kept(lambda: f"reference/{reals.identity}", reals.reference, reals.num_reference)
             floor_reference = reference = Reference(seen)
             if reals.held_out is not None:
-                judged = self._kept(f"held_out/{reals.held_out_identity}", reals.held_out, self.num_samples)
+                held_out = reals.held_out, self.num_samples
+                judged = self._kept(lambda: f"held_out/{reals.held_out_identity}", *held_out)
             else:
                 order = permutation(self.seed, "evaluation/halves", reals.num_reference)
                 half = reals.num_reference // 2
@@ -194,9 +195,9 @@ class Evaluator:
             seen.high_quality if needs & {"modes", "quality"} else None,
         )
 
-    def _kept(self, name: str, read: Callable[[int, int], Tensor], count: int) -> Observed:
+    def _kept(self, name: Callable[[], str], read: Callable[[int, int], Tensor], count: int) -> Observed:
         """What is seen in real examples; from the cache if rank 0 finds it there."""
-        path = self._cache_path(name) if self._cache and self.replica.is_rank_zero else None
+        path = self._cache_path(name()) if self._cache and self.replica.is_rank_zero else None
         found = self._from_first(load_observed(path, count) if path else None)
         if found is None:
             found = self._observe(read, count)

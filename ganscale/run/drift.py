@@ -3,6 +3,8 @@
 All replicas see the same hashes, so they decide alike without asking rank 0.
 """
 
+from collections.abc import Callable
+
 from ganscale.config.health import Health
 from ganscale.health.policy import Decision
 from ganscale.health.state_hash import all_gather_ints, minority_ranks, state_hash
@@ -44,10 +46,18 @@ class DriftCheck:
         experiment: the run.
         store: its checkpoints, each saved only after a comparison at the same tick.
         settings: of the section `health`.
+        flush: waits until checkpoints that are being written are there.
     """
 
-    def __init__(self, experiment: Experiment, store: CheckpointStore, settings: Health) -> None:
-        self._experiment, self._store, self._settings = experiment, store, settings
+    def __init__(
+        self,
+        experiment: Experiment,
+        store: CheckpointStore,
+        settings: Health,
+        *,
+        flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._experiment, self._store, self._settings, self._flush = experiment, store, settings, flush
         self._replica = Replica.current()
         self._every = 0 if KIND in settings.ignore or self._replica.world_size == 1 else settings.compare_every
         self._compared = experiment.state.images
@@ -81,5 +91,6 @@ class DriftCheck:
 
     def _target(self) -> int:
         """Images of the newest valid checkpoint, as rank 0 finds it."""
+        self._flush()
         found = self._store.newest(lambda _: None) if self._replica.is_rank_zero else None
         return broadcast_ints([found.images if found else 0], self._experiment.device)[0]

@@ -5,7 +5,7 @@ Rank 0 decides, as it alone has the rows of earlier attempts, and broadcasts the
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -72,6 +72,7 @@ class HealthMonitor:
         store: its checkpoints.
         history: on rank 0, rows of metrics.jsonl from earlier attempts.
         settings: in place of the run's section `health`.
+        flush: waits until checkpoints that are being written are there; called before they are read or marked.
     """
 
     def __init__(
@@ -82,15 +83,16 @@ class HealthMonitor:
         *,
         history: Sequence[Mapping[str, Any]] = (),
         settings: Health | None = None,
+        flush: Callable[[], None] = lambda: None,
     ) -> None:
-        self._experiment, self._folder, self._store = experiment, folder, store
+        self._experiment, self._folder, self._store, self._flush = experiment, folder, store, flush
         self._settings = settings or experiment.config.health
         self._loss = experiment.config.loss.name
         self._replica = Replica.current()
         rows = [row for row in history if row["images"] <= experiment.state.images]
         self._images: list[int] = [row["images"] for row in rows]
         self._rows = [numbers(row) for row in rows]
-        self._drift = DriftCheck(experiment, store, self._settings)
+        self._drift = DriftCheck(experiment, store, self._settings, flush=flush)
         verdict = self._verdict() if rows else None
         self._reported = {verdict.kind} if verdict else set[str]()
 
@@ -139,6 +141,7 @@ class HealthMonitor:
         decision = respond(self._settings, verdict, target=0, rollbacks=rollbacks, length=length)
         if decision.action == "warn":
             return decision
+        self._flush()
         healthy = healthy_until(self._images, min(verdict.since, self._suspicion()))
         if decision.action == "rollback":
             healthy = rollback_limit(healthy, self._images[-1], read_rollbacks(self._folder), length=length)

@@ -1,15 +1,20 @@
 """How a replica enters a run: the writer's lease, the newest valid checkpoint, the record of the last failure."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ganscale import __version__
 from ganscale.config import Config, ConfigError
+from ganscale.data import Source
+from ganscale.data.identity import RULE
+from ganscale.data.source import Finite
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.health_monitor import read_rollbacks
@@ -17,6 +22,7 @@ from ganscale.run.watchdog import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import Failure, append_failure
+from ganscale.storage.files import write_atomically
 from ganscale.storage.lease import BusyError, Lease, acquire
 from ganscale.storage.run_dir import RunDir, inspect, prepare
 from ganscale.storage.store import Place, modified, remove
@@ -80,6 +86,61 @@ def check_shared(folder: RunDir, replica: Replica) -> None:
             f"run.dir: {blind} of {replica.world_size} workers do not see {folder.root}; "
             "set run.dir to a folder on storage that every node mounts at the same path"
         )
+
+
+def check_data(config: Config, folder: RunDir, source: Source, replica: Replica, info: Callable[[str], None]) -> None:
+    """Compare the data with those that the run began with, or record them; rank 0 does, and all replicas raise.
+
+    Args:
+        config: the run.
+        folder: the run's.
+        source: its data; those without a finite set of examples are a function of the config.
+        replica: this process among the replicas.
+        info: takes a line for the log.
+
+    Raises:
+        ConfigError: the data are others, and `data.changed` does not accept them.
+    """
+    if not isinstance(source, Finite):
+        return
+    refusal = None
+    if replica.is_rank_zero:
+        try:
+            _compare_data(config, folder, source, info)
+        except ConfigError as error:
+            refusal = error
+    if _count(refusal is not None, replica):
+        raise refusal or ConfigError("worker 0 refuses the data", key="data.name", value=config.data.name)
+
+
+def _compare_data(config: Config, folder: RunDir, source: Finite, info: Callable[[str], None]) -> None:
+    """Rank 0's part of `check_data`."""
+    found = {"rule": RULE, "sha256": source.state_hash(), "num_images": source.num_images}
+    newest = next((int(path.name) for path in CheckpointStore(folder.checkpoints).folders()), None)
+    old: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
+        read = json.loads(folder.data.read_text(encoding="utf-8"))
+        old = {"rule": int(read["rule"]), "sha256": str(read["sha256"]), "num_images": int(read["num_images"])}
+        old["earlier"] = list(read.get("earlier", []))
+    if newest is None:  # nothing was trained on other data
+        old = {}
+    elif old.get("rule") != RULE:
+        info("this run has no record of its data that this version can compare; they are taken for those it began with")
+        old = {}
+    elif old["sha256"] != found["sha256"]:
+        images = f"{old['num_images']:,} examples" if old["num_images"] != found["num_images"] else "as many examples"
+        problem = (
+            f"these are not the data that the run began with: {images} with the hash {old['sha256']}; "
+            f"now {found['num_images']:,} with {found['sha256']}"
+        )
+        if config.data.changed == "refuse":
+            key, value = ("data.path", config.data.path) if config.data.path else ("data.name", config.data.name)
+            remedy = "restore them, accept the new ones by data.changed=accept, or start under another run.name"
+            raise ConfigError(problem, key=key, value=value, remedy=remedy)
+        info(f"{problem}; data.changed = accept: the run continues with the new ones")
+        old["earlier"] += [{"sha256": old["sha256"], "num_images": old["num_images"], "until": newest}]
+    with suppress(OSError):
+        write_atomically(folder.data, json.dumps(found | {"earlier": old.get("earlier", [])}, indent=1) + "\n")
 
 
 def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> None:

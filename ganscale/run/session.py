@@ -3,7 +3,7 @@
 import resource
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
-from ganscale.run.recovery import check_shared, clear_heartbeats, record_failure, resume, take
+from ganscale.run.recovery import check_data, check_shared, clear_heartbeats, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
@@ -133,8 +133,9 @@ class Session:
             self._check_lease()
             completed = True
         finally:
-            for callback in self._callbacks:
-                callback.on_end(self, completed=completed)
+            with ExitStack() as ends:  # all of them, even if one fails
+                for callback in reversed(self._callbacks):
+                    ends.callback(callback.on_end, self, completed=completed)
 
     def _examine(self, tick: Tick) -> None:
         self.metrics = tick.metrics | run_facts(self.experiment)
@@ -209,7 +210,7 @@ def run_worker(
 
     Raises:
         BusyError: another process writes to the run's folder.
-        ConfigError: its checkpoint belongs to another run or network, or the folder was removed.
+        ConfigError: its checkpoint belongs to another run or network, its data have changed, or the folder was removed.
         OutOfMemoryError: the device's memory does not suffice.
         RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
         OSError: the last checkpoint could not be saved.
@@ -228,6 +229,7 @@ def run_worker(
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         info(f"building {config.model.generator.name} on {config.data.name} for {where}")
         source = build_source(config, device)
+        check_data(config, folder, source, replica, info)
         if warning := average_warning(config):
             info(warning)
         if console:
@@ -237,15 +239,21 @@ def run_worker(
         resume(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
         own: list[Callback] = []
+        checkpointer: Checkpointer | None = None
         if console:
             record_failure(folder, start, previous_failure, info)
-            own = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            own = [tracking, checkpointer]
         session = Session(
             experiment,
             intervals=run_intervals(config),
             evaluate=EvaluationCallback(experiment, info),
             health=HealthMonitor(
-                experiment, folder, checkpoint_store(config, folder), history=read_metrics(folder) if lease else ()
+                experiment,
+                folder,
+                checkpoint_store(config, folder),
+                history=read_metrics(folder) if lease else (),
+                flush=checkpointer.flush if checkpointer else lambda: None,
             ),
             callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,
@@ -291,7 +299,7 @@ def _rank_zero_callbacks(
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
-) -> list[Callback]:
+) -> tuple[TrackerCallback, Checkpointer]:
     """Trackers and checkpoints."""
     config, state = experiment.config, experiment.state
     local = JsonlTracker(folder, images=state.images)
@@ -304,7 +312,7 @@ def _rank_zero_callbacks(
     tracking = TrackerCallback(trackers, folder, console.info, renderer=renderer, details=details)
     console.starts(state.images, config.train.images)
     store = checkpoint_store(config, folder)
-    return [tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)]
+    return tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)
 
 
 def run_facts(experiment: Experiment) -> dict[str, float]:

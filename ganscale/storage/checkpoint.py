@@ -13,15 +13,16 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from ganscale import __version__
 from ganscale.storage.files import sync_folder, write_atomically, write_synced
@@ -133,32 +134,31 @@ class CheckpointStore(Generic[P]):
             OSError: the storage refuses; earlier checkpoints stay as they are.
             LeaseLostError: another process has become the run's writer.
         """
-        import torch  # paths and manifests are read without it
-
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        content = buffer.getbuffer()
-        fence = self._confirm()
-        manifest = {
+        final: Any = self.folder / f"{state['images']:012d}"
+        path: P = final
+        mark = {_MARK: suspect.encode()} if suspect else {}
+        facts = {
             "schema": SCHEMA,
             "ganscale": __version__,
             "images": state["images"],
             "iteration": state["iteration"],
             "config": dict(config),
             "metrics": dict(metrics),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "size": len(content),
-            "state": f"state-{fence}-{uuid.uuid4().hex[:8]}.pt" if isinstance(self.folder, StorePath) else "state.pt",
-            "fence": fence,
         }
-        text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
-        files = {manifest["state"]: content} | ({_MARK: suspect.encode()} if suspect else {})
-        final: Any = self.folder / f"{state['images']:012d}"
-        path: P = final
         if isinstance(final, StorePath):
-            self._upload(final, files, text.encode())
+            buffer = io.BytesIO()
+            facts |= write_state(buffer, state)
+            fence = self._confirm()
+            facts |= {"state": f"state-{fence}-{uuid.uuid4().hex[:8]}.pt", "fence": fence}
+            self._upload(final, {facts["state"]: buffer.getbuffer()} | mark, _manifest(facts))
         else:
-            _write_folder(final, files | {"manifest.json": text.encode()})
+            with _new_folder(final) as aside:
+                with (aside / "state.pt").open("wb") as file:
+                    facts |= write_state(file, state)
+                    os.fsync(file.fileno())
+                facts |= {"state": "state.pt", "fence": self._confirm()}
+                for name, content in (mark | {"manifest.json": _manifest(facts)}).items():
+                    write_synced(aside / name, content)
         with suppress(OSError):  # the checkpoint is there
             self._prune(state["images"])
             self._mark_best()
@@ -310,6 +310,49 @@ class CheckpointStore(Generic[P]):
             remove(self.folder / f"{images:012d}")
 
 
+class _HashedFile:
+    """Hashes what is written through it to a file, so that no second copy of a state is needed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha256, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, part: memoryview) -> int:
+        try:
+            self._file.write(part)
+        except OSError as error:
+            self.error = error
+            raise
+        self.sha256.update(part)
+        self.size += len(part)
+        return len(part)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def write_state(file: IO[bytes], state: Mapping[str, Any]) -> dict[str, Any]:
+    """Serialize a state into a file, tensor by tensor, and return its `sha256` and `size`.
+
+    Args:
+        file: takes the bytes.
+        state: `TrainState.state_dict()`.
+
+    Raises:
+        OSError: the file refuses.
+    """
+    import torch  # paths and manifests are read without it
+
+    hashed = _HashedFile(file)
+    try:
+        torch.save(dict(state), hashed)  # pyright: ignore[reportArgumentType]
+    except RuntimeError:
+        if hashed.error:  # torch's writer fails once more when it is closed
+            raise hashed.error from None
+        raise
+    return {"sha256": hashed.sha256.hexdigest(), "size": hashed.size}
+
+
 def read_manifest(folder: P) -> Manifest[P]:
     """Read and check a checkpoint's manifest, not its state.
 
@@ -412,15 +455,15 @@ def _suspect(folder: Place) -> bool:
     return False
 
 
-def _write_folder(final: Path, files: Mapping[str, Any]) -> None:
-    """Write a folder of files aside, sync it, and rename it into its place."""
+@contextmanager
+def _new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill aside; after the block it is synced and renamed into its place."""
     parent = final.parent
     parent.mkdir(parents=True, exist_ok=True)
     aside = parent / f"{_ASIDE}{uuid.uuid4().hex}"
     aside.mkdir()
     try:
-        for name, content in files.items():
-            write_synced(aside / name, content)
+        yield aside
         sync_folder(aside)
         _remove(final)  # a damaged one at the same images, which was not used
         aside.rename(final)
@@ -438,6 +481,10 @@ def _remove(path: Place) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _manifest(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps({**facts, "checksum": _checksum(facts)}, indent=1).encode()
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@
     abandoned.jsonl   rows of metrics that rollbacks took out of metrics.jsonl
     samples/          grids of fixed latents, <images>.png
     real.png          a grid of real examples
+    data.json         hash of the data that the run trains on
     environment.json  what the last attempt ran on: versions, git revision, devices
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     checkpoints/      <images>/ each
@@ -73,6 +74,7 @@ class RunDir:
         )
         self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
         self.samples, self.real = path / "samples", path / "real.png"
+        self.data = path / "data.json"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
         self.interval = path / "checkpoint_every.json"
         self._confirm: Callable[[], int] = lambda: 0

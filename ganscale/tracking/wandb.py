@@ -389,7 +389,11 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
     def _log_artifact(self, images: int, folder: Place, *, best: bool) -> None:
         import wandb
 
-        files = sorted(folder.iterdir(), key=lambda path: path.name)
+        files = list[Place]()
+        with suppress(FileNotFoundError):  # a later checkpoint, written meanwhile, has taken its place
+            files = sorted(folder.iterdir(), key=lambda path: path.name)
+        if not files:
+            return
         size, limit = sum(size_of(path) for path in files) / 2**20, self._config.wandb.artifact_mib
         if size > limit:
             skipped = f"the checkpoint at {images:,} images is not uploaded"

@@ -18,10 +18,12 @@ from ganscale.config.section import is_conditional
 from ganscale.data import Source
 from ganscale.parallel.collectives import alone
 from ganscale.parallel.replica import Replica
+from ganscale.storage.store import is_uri
 from ganscale.training.batches import Batches
 from ganscale.training.build import DTYPES, build_step, initial_state
 from ganscale.training.objective import Batch
 from ganscale.training.schedules import Schedule
+from ganscale.training.snapshot import SNAPSHOTS
 from ganscale.training.step import Step
 
 FEW = 2
@@ -84,6 +86,8 @@ class MemoryForecast:
         state: bytes of weights, moving average, gradients and Adam's moments.
         activations: further bytes at the update's peak: activations, batches, temporary tensors.
         rows: images of a micro-batch on this worker.
+        checkpoint: bytes of the state that is saved: weights, moving average, Adam's moments.
+        snapshot: bytes of host memory that a copy of it takes.
     """
 
     parameters_g: int
@@ -91,6 +95,8 @@ class MemoryForecast:
     state: int
     activations: int
     rows: int
+    checkpoint: int = 0
+    snapshot: int = 0
 
     @property
     def peak(self) -> int:
@@ -126,15 +132,21 @@ def forecast(
     step = build_step(config, state, device=device, replica=Replica())
     networks = (state.generator, state.discriminator)
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
-    trained = sum(_size(network.parameters()) for network in networks)
-    others = sum(_size(network.buffers()) for network in networks) + _size(state.ema.module.state_dict().values())
+    parameters = [size for network in networks for size in _sizes(network.parameters())]
+    kept = [size for network in networks for size in _sizes(network.buffers())]
+    kept += _sizes(state.ema.module.state_dict().values())
+    trained, others = sum(parameters), sum(kept)
     with alone():
         _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
         fewer, more = (_trace(config, step, shape, few * factor, device) for factor in (1, 2))
     if len(fewer) != len(more):  # a network of the user's own, whose operators depend on the number of rows
         fewer, more = [max(fewer)], [max(more)]
     peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
-    return MemoryForecast(counts[0], counts[1], 4 * trained + others, max(0, int(peak) - trained), rows)
+    saved = [*parameters * 3, *kept]
+    # torch's allocator of pinned memory rounds up to powers of two.
+    snapshot = sum(1 << (size - 1).bit_length() for size in saved if size) if device.type == "cuda" else sum(saved)
+    activations = max(0, int(peak) - trained)
+    return MemoryForecast(counts[0], counts[1], 4 * trained + others, activations, rows, sum(saved), snapshot)
 
 
 def rows_at_a_time(config: Config, replica: Replica) -> int:
@@ -188,7 +200,9 @@ def report(config: Config, source: Source, device: torch.device, replica: Replic
         raise
     except Exception as error:  # a network of the user's own that does not take so few rows: the run may still work
         return [f"memory per worker: not known: {type(error).__name__}: {error}"]
-    others, room = resident(), _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    room_on_host = _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    others, room, saving = resident(), room_on_host, saving_memory(config, found)
+    needed_on_host = others + saving
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -199,10 +213,29 @@ def report(config: Config, source: Source, device: torch.device, replica: Replic
         f"average and Adam {_shown(found.state)}, activations of {found.rows} images {_shown(found.activations)}",
         f"expected peak: {_shown(peak)} of {_shown(room)} on {device.type}, {_shown(others)} of it for "
         f"{'the program and ' * (device.type == 'cpu')}the data set",
+        f"checkpoints: {_shown(found.checkpoint)} each; while worker 0 saves one it holds up to {_shown(saving)} more "
+        f"of {_shown(room_on_host)} on the host (checkpoint.mode = {config.checkpoint.mode})",
     ]
     if peak > room:
         lines.append(f"this does not fit: {advice(config, found.rows)}")
+    elif saving and (peak + saving if device.type == "cpu" else needed_on_host) > room_on_host:
+        lines.append("saving does not fit: checkpoint.mode=inline needs less")
     return lines
+
+
+def saving_memory(config: Config, found: MemoryForecast) -> int:
+    """Bytes of host memory that saving takes on worker 0, at most.
+
+    Two snapshots where a thread writes them, and the serialized state where it goes to a bucket; to a folder it is
+    written tensor by tensor.
+
+    Args:
+        config: the run.
+        found: its forecast.
+    """
+    snapshots = SNAPSHOTS * found.snapshot if config.checkpoint.mode == "async" else 0
+    in_bucket = is_uri(config.run.dir) and not config.run.dir.startswith("file:")
+    return snapshots + found.checkpoint * in_bucket
 
 
 def advice(config: Config, rows: int) -> str:
@@ -260,5 +293,5 @@ def _shown(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _size(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _sizes(tensors: Iterable[Tensor]) -> list[int]:
+    return [tensor.numel() * tensor.element_size() for tensor in tensors]

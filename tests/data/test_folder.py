@@ -1,9 +1,7 @@
 """Pictures from a folder or zip: what is found, decoded, ordered and read ahead."""
 
-import hashlib
 import io
 import itertools
-import json
 import struct
 import tracemalloc
 import zipfile
@@ -19,7 +17,7 @@ from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
 from ganscale.data.files import list_pictures
 from ganscale.data.folder import FolderSource
-from ganscale.data.pictures import Rules, decode
+from ganscale.data.pictures import decode
 from ganscale.inference.grid import save_images
 from ganscale.inference.interpolate import save_interpolation
 from ganscale.training.build import build, build_source
@@ -105,24 +103,6 @@ def test_the_central_square_is_kept() -> None:
     pixels = decode(buffer.getvalue(), 8)
     assert pixels.shape == (3, 8, 8)
     assert (pixels[1] == 200).all()
-
-
-def test_ordinary_pictures_keep_their_identity(folder: Path) -> None:
-    """Runs that began before there were rules for pictures still find their data set."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
-    known = repr([(name, (folder / name).stat().st_size) for name in names])
-    assert FolderSource(folder, 16, seed=1, device=CPU).state_hash() == hashlib.sha256(known.encode()).hexdigest()
-
-
-def test_labels_and_rules_are_part_of_the_identity(folder: Path) -> None:
-    found = {FolderSource(folder, 16, seed=1, device=CPU).state_hash()}
-    for rules in (Rules(fit="pad"), Rules(channels=1), Rules(background=(0, 0, 0)), Rules(range=(0.0, 1.0))):
-        found.add(FolderSource(folder, 16, seed=1, device=CPU, rules=rules).state_hash())
-    for first in (0, 1):
-        labels = [[f"{'cats' if n < 6 else 'dogs'}/{n}.png", first if n == 0 else n % 2] for n in range(10)]
-        (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
-        found.add(FolderSource(folder, 16, seed=1, device=CPU).state_hash())
-    assert len(found) == 7
 
 
 def test_a_zip_that_is_open_is_read_by_several_processes(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Rollbacks and stops: to the state from before the trouble, with other rates, exact under resume, on all replicas."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def rows(folder: Path, name: str) -> list[dict[str, Any]]:
     return read_metrics(RunDir(folder / name))
 
 
-def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["inline", "async"])
+def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setattr(detectors, "diagnose", at(420, since=3))
-    outcome = run(tmp_path, "back", *BACK)
+    outcome = run(tmp_path, "back", *BACK, f"checkpoint.mode={mode}")
     assert (outcome.images, outcome.diagnosis) == (600, "")
     found = rows(tmp_path, "back")
     assert [(row["images"], row["rollbacks"]) for row in found] == [
@@ -77,6 +79,33 @@ def test_a_run_goes_back_to_before_the_trouble(tmp_path: Path, monkeypatch: pyte
     (noted,) = read_rollbacks(RunDir(tmp_path / "back"))
     assert (noted["at"], noted["to"], noted["kind"]) == (420, 120, "divergence")
     assert final(tmp_path, "back")["rollbacks"] == 1
+
+
+def test_a_rollback_waits_for_the_checkpoint_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the target; one from after the trouble must be marked, which nothing does later."""
+    monkeypatch.setattr(detectors, "diagnose", at(300, since=3))
+    save, opened, main = CheckpointStore.save, threading.Event(), threading.get_ident()
+
+    def slow(*arguments: Any, **options: Any) -> Path:
+        assert threading.get_ident() == main or opened.wait(60)
+        return save(*arguments, **options)
+
+    flush = Checkpointer.flush
+
+    def open_and_flush(checkpointer: Checkpointer) -> None:
+        opened.set()
+        flush(checkpointer)
+
+    marked: list[int] = []
+    mark = CheckpointStore.mark
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+    monkeypatch.setattr(CheckpointStore, "mark", lambda *a: marked.extend(mark(*a)))
+    monkeypatch.setattr(Checkpointer, "flush", open_and_flush)
+    run(tmp_path, "back", *BACK, "checkpoint.mode=async")
+    assert [noted["to"] for noted in read_rollbacks(RunDir(tmp_path / "back"))] == [120]
+    assert marked == [240]
 
 
 def test_a_run_back_at_the_beginning_is_one_with_the_other_settings(

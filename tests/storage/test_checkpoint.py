@@ -18,7 +18,15 @@ import pytest
 import torch
 
 from ganscale.storage import checkpoint
-from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, SchemaError, load, retained, verify
+from ganscale.storage.checkpoint import (
+    CheckpointError,
+    CheckpointStore,
+    SchemaError,
+    load,
+    retained,
+    verify,
+    write_state,
+)
 
 METRICS = {"loss_d": 0.25, "fid": 1e-5}
 CONFIG = {"run": {"name": "größe"}, "optim": {"betas_g": [0.5, 0.999]}}
@@ -45,6 +53,36 @@ def silent(_: str) -> None:
 @pytest.fixture
 def store(tmp_path: Path) -> CheckpointStore:
     return CheckpointStore(tmp_path / "checkpoints")
+
+
+class Full(io.BytesIO):
+    """A file that takes so many bytes."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def write(self, part: Any) -> int:
+        if self.tell() + len(part) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(part)
+
+
+def test_a_state_is_hashed_while_it_is_written() -> None:
+    whole, file = io.BytesIO(), io.BytesIO()
+    torch.save(state(10), whole)
+    facts = write_state(file, state(10))
+    assert file.getvalue() == whole.getvalue()
+    assert facts == {"sha256": hashlib.sha256(whole.getvalue()).hexdigest(), "size": len(whole.getvalue())}
+
+
+def test_a_full_disk_is_an_error_of_the_system_wherever_it_comes() -> None:
+    """torch's own error hides the cause."""
+    file = io.BytesIO()
+    size = write_state(file, state(10))["size"]
+    for room in range(0, size, 37):
+        with pytest.raises(OSError, match="No space left"):
+            write_state(Full(room), state(10))
 
 
 def test_what_is_saved_is_what_is_loaded(store: CheckpointStore) -> None:

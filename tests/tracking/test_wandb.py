@@ -464,6 +464,15 @@ def test_a_large_checkpoint_is_not_uploaded(fake: FakeRun, tmp_path: Path) -> No
     assert "wandb.artifact_mib = 1" in messages[-1]
 
 
+def test_a_checkpoint_that_a_later_one_has_replaced_is_left_out(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, _, messages = tracker(tmp_path, "wandb.artifacts=all")
+    said = len(messages)
+    wandb.saved(10, tmp_path / f"{10:012d}", best=False)
+    wandb.saved(20, checkpoint(tmp_path, 20), best=False)
+    assert [artifact.facts["metadata"]["images"] for artifact, _ in fake.artifacts] == [20]
+    assert len(messages) == said
+
+
 def checkpoint(path: Path, images: int, size: int = 5) -> Path:
     folder = path / f"{images:012d}"
     folder.mkdir()

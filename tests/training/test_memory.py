@@ -137,7 +137,7 @@ def test_recomputed_activations_take_less() -> None:
 def test_what_does_not_fit_is_said_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load(overrides=MLP)
     source = build_source(config, CPU)
-    assert len(report(config, source, CPU, Replica())) == 2
+    assert len(report(config, source, CPU, Replica())) == 3
     monkeypatch.setattr(memory, "_host_memory", lambda: 2**20)
     *_, line = report(config, source, CPU, Replica())
     assert line.startswith("this does not fit: ")
@@ -177,10 +177,11 @@ def test_a_run_without_memory_ends_in_one_message_and_keeps_what_is_saved(
 
 def test_a_dry_run_tells_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*MLP, "--dry-run", "cluster.num_workers=4", "train.device=cpu"]) == 0
-    *_, first, second = capsys.readouterr().out.splitlines()
+    *_, first, second, third = capsys.readouterr().out.splitlines()
     assert first.startswith("# memory per worker: ")
     assert "activations of 16 images" in first
     assert second.startswith("# expected peak: ")
+    assert third.startswith("# checkpoints: ")
 
 
 def test_a_dry_run_needs_no_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

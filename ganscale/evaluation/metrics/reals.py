@@ -1,5 +1,6 @@
 """The real examples of an evaluation: the reference that samples are compared with, and others that give the floor."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,15 +27,25 @@ class Reals:
         held_out: reads as many examples as there are samples, from a set that the run never trains on (drawn with
             replacement where that is smaller); None where there is none: the floor then judges draws from one half
             of the reference by the other half.
-        identity: of the reference: text that changes when an example changes.
-        held_out_identity: likewise.
+        identify: gives a text that changes when an example of the reference changes.
+        draw: text that changes with the number and the seed of those held out.
     """
 
     num_reference: int
     reference: Reader
     held_out: Reader | None
-    identity: str
-    held_out_identity: str
+    identify: Callable[[], str]
+    draw: str
+
+    @property
+    def identity(self) -> str:
+        """Of the reference; reading the data for it may take seconds."""
+        return self.identify()
+
+    @property
+    def held_out_identity(self) -> str:
+        """Of those held out."""
+        return f"{self.identify()}{self.draw}"
 
 
 def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -> Reals:
@@ -67,12 +78,12 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
 
     labeled = None if entry.held_out is None else resolve(entry.held_out)(config, num_samples, seed)
     held_out = None if labeled is None else lambda start, stop: labeled(start, stop)[0]
-    identity = f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}"
-    if most:
-        identity += f"/{seed}"
-    if entry.has_pictures:
-        identity += f"/{READING}"
-    return Reals(count, reference, held_out, identity, f"{identity}/{num_samples}/{seed}")
+    ending = (f"/{seed}" if most else "") + (f"/{READING}" if entry.has_pictures else "")
+
+    def identify() -> str:
+        return f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}{ending}"
+
+    return Reals(count, reference, held_out, identify, f"/{num_samples}/{seed}")
 
 
 def _fresh(config: Config, num_samples: int, seed: int) -> Reals:
@@ -84,4 +95,4 @@ def _fresh(config: Config, num_samples: int, seed: int) -> Reals:
         return lambda start, stop: source.read(start, stop)[0]
 
     identity = f"{config.data.name}/{num_samples}/{seed}"
-    return Reals(num_samples, fresh("reference"), fresh("held_out"), identity, identity)
+    return Reals(num_samples, fresh("reference"), fresh("held_out"), lambda: identity, "")
