@@ -16,6 +16,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, nodes, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
+from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.placement import Placement, max_workers, place, worker_resources
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
@@ -236,6 +237,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
                 ask=StopFile(path / ".stop").read,
                 previous_failure=settings["previous_failure"],
                 callbacks=settings["callbacks"],
+                make_executor=ActorExecutor,
             )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:

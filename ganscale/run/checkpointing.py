@@ -57,16 +57,20 @@ class Checkpointer(Callback):
         self._every = read_interval(remembered) if self._auto else None
         self._speed = 0.0
         self._images = experiment.state.images
+        self._scores: dict[int, dict[str, float]] = {}  # of late evaluations, until their checkpoints have them
 
     def on_tick(self, tick: Tick, session: Any) -> None:
-        """Save if it is due, the best so far, or the attempt's last tick."""
+        """Save if it is due, the best so far or perhaps so, or the attempt's last tick."""
+        self._score(session)
         decision, metrics = session.decision, session.metrics
         if decision.action == "rollback":
             return
         if decision.action == "stop":
             self._save(metrics, last=True, suspect=decision.text)
             return
-        due = not tick.is_stop_only and (self._due(tick) or (session.evaluation and self.store.is_best(metrics)))
+        is_best = session.evaluation and self.store.is_best(metrics)
+        may_be_best = self.store.best_metric and tick.images in session.pending_evaluations
+        due = not tick.is_stop_only and (self._due(tick) or is_best or may_be_best)
         if due:
             self._trackers.saving(tick.images)
             saved = self._save(metrics, last=tick.is_final)
@@ -77,6 +81,22 @@ class Checkpointer(Callback):
             self._save(metrics, last=False)
         if session.stop_reason and tick.is_stop:
             self._trackers.info(f"stopping at {tick.images:,} images: {STOP_REASONS[session.stop_reason]}")
+
+    def _score(self, session: Any) -> None:
+        """Add the scores of late evaluations to their checkpoints; a checkpoint may have become the best by it."""
+        self.store.unscored = session.pending_evaluations
+        self._scores |= {evaluation.images: evaluation.numbers() for evaluation in session.late_evaluations}
+        for images, scores in list(self._scores.items()):
+            try:
+                saved = self.store.add_scores(images, scores)
+            except OSError as error:
+                self._trackers.info(f"the scores of the checkpoint at {images:,} images could not be stored ({error})")
+                saved = None
+            if saved or not self.store.best_metric:  # else it is being written, or could not be
+                del self._scores[images]
+            best = self.store.best() if saved else None
+            if saved and best is not None and best.images == images:
+                self._trackers.saved(images, saved, best=True)
 
     def _due(self, tick: Tick) -> bool:
         """Whether a checkpoint is due; with `auto` at the first row, which measures, then by the chosen interval.

@@ -12,6 +12,7 @@
     real.png          a grid of real examples
     environment.json  what the last attempt ran on: versions, git revision, devices
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
+    pending_evaluations/    <images>.pt, averages that are still to be evaluated (eval.mode = async)
     checkpoints/      <images>/ each
     checkpoint_every.json   the interval that `checkpoint.every: auto` chose
     wandb/            W&B's own files
@@ -74,6 +75,7 @@ class RunDir:
         self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
         self.samples, self.real = path / "samples", path / "real.png"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
+        self.pending_evaluations = path / "pending_evaluations"
         self.interval = path / "checkpoint_every.json"
         self._confirm: Callable[[], int] = lambda: 0
 
