@@ -115,10 +115,10 @@ class ReportTracker(CheckpointTracker, LateTracker):
     def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
         """Add scores to the row of their images, and the newest to the next report (tracker protocol)."""
         for images, numbers in scores.items():
-            found = plain(images, numbers)
+            self._late = plain(images, numbers) | evaluation_images(images, numbers)
+            del self._late["images"]
             if images in self._rows:
-                self._rows[images] |= found
-            self._late = found | evaluation_images(images, numbers)
+                self._rows[images] |= self._late
 
     def saving(self, images: int) -> None:
         """Do nothing: rows are not durable here."""
