@@ -184,7 +184,7 @@ class AsyncEvaluation(Callback):
         return found
 
     def _failed(self, error: EvaluationFailedError) -> None:
-        """Start anew with another process, or give up."""
+        """Start again with another process, or give up."""
         self._close()
         self._failures += 1
         reason = f"the evaluation at {self._queue[0]:,} images failed: {error}"
@@ -235,7 +235,7 @@ class AsyncEvaluation(Callback):
 
 
 def drop_pending(folder: RunDir, info: Callable[[str], None]) -> None:
-    """Say which evaluations an asynchronous attempt left to an inline one, which cannot do them, and drop them.
+    """Log which evaluations an asynchronous attempt left to an inline one, which cannot do them, and drop them.
 
     Args:
         folder: the run's.

@@ -1,4 +1,4 @@
-"""Evaluation beside training: inline's numbers at the images they belong to, late but in order, and nothing lost unsaid."""
+"""Evaluation beside training: inline's numbers at their own images, late but in order, and nothing lost unsaid."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class Script:
     def __init__(self, polls: int = 0, failures: int = 0, scores: dict[int, float] | None = None) -> None:
         self.polls, self.failures, self.scores = polls, failures, scores
         self.submitted: list[int] = []
-        self.closed: list["Scripted"] = []
+        self.closed: list[Scripted] = []
 
     def __call__(self, config: Config) -> "Scripted":
         return Scripted(self, config)
@@ -182,9 +182,7 @@ def test_a_busy_evaluator_skips_and_says_so_once(tmp_path: Path, inline: list[di
     assert scores(rows(tmp_path, "skip")) == {images: wanted[images] for images in (120, 600)}
 
 
-def test_an_evaluation_that_fails_is_tried_again_in_a_new_process(
-    tmp_path: Path, inline: list[dict[str, Any]]
-) -> None:
+def test_an_evaluation_that_fails_is_tried_again_in_a_new_process(tmp_path: Path, inline: list[dict[str, Any]]) -> None:
     script = Script(failures=MAX_FAILURES - 1)
     run(tmp_path, "retry", *ASYNC, script=script)
     assert script.submitted == [120] * MAX_FAILURES + [240, 360, 480, 600]
@@ -237,9 +235,7 @@ def test_a_stopped_run_leaves_its_evaluations_to_the_next_attempt(
 
 @pytest.mark.parametrize("polls", [0, 1, 2, 9])
 @pytest.mark.parametrize("at", [240, 300, 420])
-def test_a_killed_run_loses_no_evaluation(
-    tmp_path: Path, inline: list[dict[str, Any]], polls: int, at: int
-) -> None:
+def test_a_killed_run_loses_no_evaluation(tmp_path: Path, inline: list[dict[str, Any]], polls: int, at: int) -> None:
     def die(tick: Tick, _: Session) -> None:
         if tick.images == at:
             raise KeyboardInterrupt
