@@ -8,6 +8,7 @@ done again when the run resumes.
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -82,14 +83,14 @@ class AsyncEvaluation(Callback):
         """Take up what an earlier attempt left, on rank 0."""
         if not self._replica.is_rank_zero:
             return
-        for path in sorted(self._folder.glob("*.pt")):
-            if int(path.stem) <= session.images:
-                self._queue.append(int(path.stem))
+        for images in stored(self._folder):
+            if images <= session.images:
+                self._queue.append(images)
             else:  # the run comes there again
-                path.unlink()
+                self._remove(images)
         if self._queue:
             self._info(f"evaluations that were not done before are done now: at {self._list()} images")
-            self._advance(0.0)
+            self._submit()
 
     def __call__(self, tick: Tick) -> Evaluation | None:
         """Take finished evaluations, submit the next if it is due, and at the run's end wait for all.
@@ -234,6 +235,15 @@ class AsyncEvaluation(Callback):
             executor.close()
 
 
+def stored(folder: Path) -> list[int]:
+    """Images of the snapshots that wait for their evaluation, in order.
+
+    Args:
+        folder: of the snapshots.
+    """
+    return sorted(int(path.stem) for path in folder.glob("*.pt") if path.stem.isdigit())
+
+
 def drop_pending(folder: RunDir, info: Callable[[str], None]) -> None:
     """Log which evaluations an asynchronous attempt left to an inline one, which cannot do them, and drop them.
 
@@ -241,9 +251,9 @@ def drop_pending(folder: RunDir, info: Callable[[str], None]) -> None:
         folder: the run's.
         info: takes a line for the log.
     """
-    paths = sorted(folder.pending_evaluations.glob("*.pt"))
-    if paths:
-        images = ", ".join(f"{int(path.stem):,}" for path in paths)
+    left = stored(folder.pending_evaluations)
+    if left:
+        images = ", ".join(f"{each:,}" for each in left)
         info(f"eval.mode = inline: the evaluations that an attempt with async left are not done: at {images} images")
-    for path in paths:
-        path.unlink(missing_ok=True)
+    for each in left:
+        (folder.pending_evaluations / f"{each:012d}.pt").unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ganscale.run.session import Outcome, Session, run_worker
 from ganscale.run.stop_signal import StopReason
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking.jsonl import LATE, read_metrics, read_raw_metrics
+from ganscale.tracking.jsonl import LATE, JsonlTracker, read_metrics, read_raw_metrics
 from ganscale.training.loop import Tick
 from tests.fleet import Fleet
 from tests.processes import final_state
@@ -246,6 +246,25 @@ def test_a_killed_run_loses_no_evaluation(tmp_path: Path, inline: list[dict[str,
     assert run(tmp_path, "killed", *ASYNC, "checkpoint.every=180", script=Script(polls)).resumed_at == resumed
     assert rows(tmp_path, "killed") == inline
     assert not list(RunDir(tmp_path / "killed").pending_evaluations.iterdir())
+
+
+def test_scores_that_were_written_just_before_a_crash_are_not_doubled(
+    tmp_path: Path, inline: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = JsonlTracker.late
+
+    def die(tracker: JsonlTracker, scores: Any, *, at: int) -> None:
+        write(tracker, scores, at=at)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonlTracker, "late", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "killed", *ASYNC, "checkpoint.every=120", script=Script())
+    monkeypatch.setattr(JsonlTracker, "late", write)
+    second = Script()
+    assert run(tmp_path, "killed", *ASYNC, "checkpoint.every=120", script=second).resumed_at == 120
+    assert second.submitted == [120, 240, 360, 480, 600]
+    assert rows(tmp_path, "killed") == inline
 
 
 def test_inline_says_which_evaluations_async_has_left(tmp_path: Path, inline: list[dict[str, Any]]) -> None:
