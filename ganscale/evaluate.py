@@ -118,7 +118,7 @@ def _protocol(saved: dict[str, Any], options: argparse.Namespace) -> Config:
     texts = {"eval.extractor": options.extractor, "eval.weights": options.weights, "data.path": options.data_path}
     workers = {"num_workers": options.workers or 1, "cpus_per_worker": 1 if options.workers else options.threads}
     changes: dict[str, Any] = {key: value for key, value in texts.items() if value}
-    changes |= {"checkpoint.best_metric": "", "train.device": options.device}
+    changes |= {"checkpoint.best_metric": "", "train.device": options.device, "eval.mode": "inline"}
     changes |= {f"cluster.{key}": value for key, value in workers.items()}
     if options.metrics:
         changes["eval.metrics"] = [name.strip() for name in options.metrics.split(",")]

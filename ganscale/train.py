@@ -64,6 +64,10 @@ def _remarks(config: Config) -> list[str]:
         warnings.append("optim.auto: both rates are found before the first image; lr_g and lr_d have no effect")
     if config.penalty.auto:
         warnings.append("penalty.auto: gamma of R1 and R2 is set during the run; r1 and r2 have no effect")
+    if config.eval.mode == "async" and config.eval.every:
+        cpus = f"{config.eval.cpus} CPU{'s' * (config.eval.cpus > 1)}"
+        gpus = " and 1 GPU" if config.eval.gpus else ""
+        warnings.append(f"eval.mode = async: evaluation takes {cpus}{gpus} beside the workers")
     wanted = config.cluster.num_workers
     workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
     try:

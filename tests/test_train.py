@@ -279,6 +279,12 @@ def test_options_may_stand_between_settings(folder: RunDir, capsys: pytest.Captu
     assert not folder.path.parent.exists()
 
 
+def test_an_evaluation_beside_training_is_announced_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run", "eval.mode=async", "eval.cpus=3"]) == 0
+    assert "\n# eval.mode = async: evaluation takes 3 CPUs beside the workers\n" in capsys.readouterr().out
+    assert "eval.gpus = 1: " in refused(capsys, *LOCAL, "eval.mode=async", "eval.gpus=1")
+
+
 def test_a_run_too_short_for_its_average_says_so_before_it_begins(
     folder: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:

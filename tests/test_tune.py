@@ -64,6 +64,7 @@ def test_runs_compute_no_metric_in_vain(sweep: Path, arguments: list[str], compu
         (["eval.every=0"], "never evaluated"),
         (["sweep.metrics=coverage", "eval.metrics=[frechet]"], "sweep.metrics = coverage"),
         (["sweep.metrics=high_quality"], "mnist does not give high_quality"),
+        (["eval.mode=async"], "eval.mode = async"),
         (["sweep.score=success_rate"], "sweep.threshold"),
         (["sweep.search=grid"], "a range has no grid"),
         (["sweep.scheduler=pbt"], "space.loss.name"),

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "growth": "cost of random numbers, sampler and log per replica for world sizes up to 1,024",
     "startup": "seconds from the command to the first training step, broken down",
     "saving": "what saving checkpoints costs the training loop on slow storage, inline and in a thread",
+    "evaluation": "what evaluation costs training, beside it and inline",
     "variants": "bf16, channels_last and torch.compile beside float32 eager, alternating",
 }
 """Each is a module of this package with `main(options)`."""
@@ -120,6 +121,11 @@ def _saving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=5, help="of one block of each way (default: %(default)s)")
 
 
+def _evaluation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=positive, default=3, help="of one run per way each (default: %(default)s)")
+    parser.add_argument("--periods", type=positive, default=4, help="of eval.every per run (default: %(default)s)")
+
+
 def _variants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS), help="first: the base (default: %(default)s)")
     _blocks(parser, iterations=5, rounds=10)
@@ -143,6 +149,12 @@ _PARSERS = {
         "optimizers, data, moving average, statistics for the log. `scaling` measures communication.",
         ",".join(PRESETS),
         lambda parser: _blocks(parser, iterations=10, rounds=10),
+    ),
+    "evaluation": (
+        "Train the same run without evaluation, with eval.mode=async and inline, alternating, and compare wall time\n"
+        "and processor time of the training process per period of eval.every images.",
+        "mlp",
+        _evaluation,
     ),
     "scaling": (
         "Measure weak and strong scaling with torchrun on this machine, check the prediction from one worker and the\n"

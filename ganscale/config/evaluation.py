@@ -143,6 +143,25 @@ class Evaluation(Section):
     every: Count = Field(
         default=320_000, ge=0, description="Images between two evaluations of the generator's average; 0: none."
     )
+    mode: Literal["inline", "async"] = Field(
+        default="inline",
+        description="inline: training waits while all workers evaluate; async: a process beside training evaluates a "
+        "copy of the average, and the scores come later (docs/metrics.md). Sweeps are inline.",
+    )
+    busy: Literal["skip", "queue"] = Field(
+        default="skip",
+        description="With async, when the one before is not done: skip the evaluation, or queue it. The last one of a "
+        "run is never skipped.",
+    )
+    cpus: Count = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="With async: threads of the evaluating process; Ray reserves as many CPUs.",
+    )
+    gpus: Count = Field(
+        default=0, ge=0, le=1, description="With async on Ray: 1 reserves a GPU for it; 0: it computes on the CPU."
+    )
     metrics: Annotated[tuple[MetricName, ...], BeforeValidator(listed)] = Field(
         default=(), description="Metrics to compute; empty: those that are usual for data.name and quick."
     )

@@ -81,6 +81,9 @@ class EvaluationCallback:
     Args:
         experiment: the run's objects.
         info: takes a line for the log.
+
+    Attributes:
+        config: the run, with the protocol that this machine can follow.
     """
 
     def __init__(self, experiment: Experiment, info: Callable[[str], None]) -> None:
@@ -97,7 +100,15 @@ class EvaluationCallback:
             protocol = config.eval.model_copy(update={"extractor": "patches"})
             config = config.model_copy(update={"eval": protocol})
             info(f"samples are evaluated by {', '.join(metric_names(config))} (docs/metrics.md): {missing}")
-        self._config = config
+        self.config = config
+
+    def is_due(self, tick: Tick) -> bool:
+        """Whether the generator is to be evaluated and its weights are finite.
+
+        Args:
+            tick: the newest.
+        """
+        return self._on and tick.is_due("eval", "end") and has_finite_weights(self._experiment.state.ema.module)
 
     def __call__(self, tick: Tick) -> Evaluation | None:
         """The scores if they are due and the generator's weights are finite.
@@ -106,13 +117,13 @@ class EvaluationCallback:
             tick: the newest.
         """
         experiment = self._experiment
-        if not self._on or not tick.is_due("eval", "end") or not has_finite_weights(experiment.state.ema.module):
+        if not self.is_due(tick):
             return None
         expected = f"about {self._seconds:.0f} s" if self._seconds else "the time left does not include this"
         self._info(f"evaluating at {tick.images:,} images: {experiment.config.eval.num_samples:,} samples, {expected}")
         started = time.perf_counter()
         if self._evaluator is None:
-            self._evaluator = make_evaluator(self._config, experiment.sampler.source, device=experiment.device)
+            self._evaluator = make_evaluator(self.config, experiment.sampler.source, device=experiment.device)
         evaluation = self._evaluator.evaluate(experiment.state.ema.module, tick.images)
         self._seconds = time.perf_counter() - started
         return evaluation

@@ -44,11 +44,15 @@ class PlacementRequest:
     Args:
         each: Resources of a worker by Ray's names, e.g. `{"CPU": 1, "GPU": 1}`.
         workers: Number of workers.
+        beside: Resources of a process beside the workers; empty for none.
     """
 
-    def __init__(self, each: Mapping[str, float], workers: int) -> None:
+    def __init__(self, each: Mapping[str, float], workers: int, beside: Mapping[str, float] | None = None) -> None:
         self._groups: list[PlacementGroup] = []
+        self._beside: list[PlacementGroup] = []
         try:
+            if beside:
+                self._beside.append(placement_group([dict(beside)]))
             for _ in range(workers):
                 self._groups.append(placement_group([dict(each)]))
         except BaseException:
@@ -62,7 +66,7 @@ class PlacementRequest:
 
     def cancel(self) -> None:
         """Release all room, held or pending."""
-        groups, self._groups = self._groups, []
+        groups, self._groups, self._beside = [*self._groups, *self._beside], [], []
         for group in groups:
             with suppress(RayError):
                 remove_placement_group(group)

@@ -41,6 +41,15 @@ def pick_device(config: Config, *, local_rank: int = 0) -> torch.device:
     return torch.device("cpu")
 
 
+def _check_evaluation(config: Config) -> None:
+    """Refuse a GPU for the evaluating process, which is on the CPU without Ray."""
+    if config.eval.mode == "async" and config.eval.gpus:
+        remedy = "use eval.gpus=0, eval.mode=inline, or --launcher ray"
+        raise ConfigError(
+            "without Ray, eval.mode = async is on the CPU", key="eval.gpus", value=config.eval.gpus, remedy=remedy
+        )
+
+
 def _fits(config: Config, num_workers: int) -> bool:
     """Whether the config allows this number of workers."""
     wanted = config.cluster.num_workers
@@ -65,6 +74,7 @@ def launch_local(config: Config, path: Place, callbacks: Sequence[Callable[[Tick
     Raises:
         ConfigError: The config requires several workers or a missing GPU.
     """
+    _check_evaluation(config)
     if not _fits(config, 1):
         wanted, remedy = config.cluster.num_workers, "use --launcher ray or torchrun, or cluster.num_workers=1"
         raise ConfigError("the local launcher runs one worker", key="cluster.num_workers", value=wanted, remedy=remedy)
@@ -87,6 +97,7 @@ def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[T
     if not under_torchrun():
         remedy = "start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ..."
         raise ConfigError("torchrun did not start this process", key="--launcher", value="torchrun", remedy=remedy)
+    _check_evaluation(config)
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if not _fits(config, world_size):
         raise ConfigError(

@@ -35,6 +35,7 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
         ConfigError: The cluster can never hold them, or a GPU is required and there is none.
     """
     cpus = config.cluster.cpus_per_worker
+    nodes = beside_evaluation(config, nodes)
     gpus, wanted, use_gpu = count_gpus(config, nodes), config.cluster.num_workers, config.train.device == "cuda"
     if config.train.device == "auto":
         least = 1 if wanted == "auto" else min(wanted) if isinstance(wanted, tuple) else wanted
@@ -51,6 +52,47 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
     if num_workers > room:
         raise _too_small(config, nodes, room, use_gpu)
     return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+
+
+def evaluation_resources(config: Config) -> dict[str, float]:
+    """Resources of the process that evaluates beside the workers, by Ray's names; empty if there is none.
+
+    Args:
+        config: The run's config.
+    """
+    settings = config.eval
+    if settings.mode == "inline" or not settings.every:
+        return {}
+    return {"CPU": float(settings.cpus)} | ({"GPU": 1.0} if settings.gpus else {})
+
+
+def beside_evaluation(config: Config, nodes: Sequence[NodeResources]) -> list[NodeResources]:
+    """The nodes without what the evaluating process takes, from the node where that costs the fewest workers.
+
+    Args:
+        config: The run's config.
+        nodes: All nodes of the cluster.
+
+    Raises:
+        ConfigError: No node can hold it.
+    """
+    wanted = evaluation_resources(config)
+    if not wanted or not nodes:
+        return list(nodes)
+    cpus, gpus = wanted["CPU"], wanted.get("GPU", 0.0)
+    each = config.cluster.cpus_per_worker
+    options = []
+    for index, node in enumerate(nodes):
+        rest = NodeResources(node.cpus - cpus, node.gpus - gpus)
+        if rest.cpus >= 0 and rest.gpus >= 0:
+            cost = [_room(node, each, use_gpu) - _room(rest, each, use_gpu) for use_gpu in (True, False)]
+            options.append((cost, index, rest))
+    if not options:
+        key, value, name = ("eval.gpus", 1, "GPU") if gpus else ("eval.cpus", config.eval.cpus, "CPUs")
+        message = f"no node of the cluster has so many {name} for eval.mode = async (it has {describe(nodes)})"
+        raise ConfigError(message, key=key, value=value, remedy="use less, eval.mode=inline, or a larger cluster")
+    _, chosen, rest = min(options, key=lambda option: option[:2])
+    return [rest if index == chosen else node for index, node in enumerate(nodes)]
 
 
 def count_gpus(config: Config, nodes: Sequence[NodeResources]) -> int:
@@ -106,13 +148,17 @@ def describe(nodes: Sequence[NodeResources]) -> str:
 def _too_small(config: Config, nodes: Sequence[NodeResources], room: int, use_gpu: bool) -> ConfigError:
     cpus = config.cluster.cpus_per_worker
     per_worker = f"{cpus} CPU{'s' * (cpus > 1)}" + (" and 1 GPU" if use_gpu else "")
+    if beside := evaluation_resources(config):
+        per_worker += f" beside {' and '.join(f'{n:g} {name}' for name, n in beside.items())} for eval.mode = async"
     if room:
         message = f"the cluster can hold {room} workers of {per_worker} (it has {describe(nodes)})"
         remedy = f"use cluster.num_workers <= {room}, a smaller cluster.cpus_per_worker, or a larger cluster"
+        remedy += ", or eval.mode=inline" * bool(beside)
         return ConfigError(message, key="cluster.num_workers", value=config.cluster.num_workers, remedy=remedy)
     largest = int(max((n.cpus for n in nodes if n.gpus or not use_gpu), default=0))
     message = f"no node of the cluster can hold a worker of {per_worker} (it has {describe(nodes)})"
     remedy = f"use cluster.cpus_per_worker <= {largest}" if largest else "add nodes to the cluster"
+    remedy += ", or eval.mode=inline" * bool(beside)
     return ConfigError(message, key="cluster.cpus_per_worker", value=cpus, remedy=remedy)
 
 

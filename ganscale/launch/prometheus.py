@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 from ray.util.metrics import Gauge
 
-from ganscale.tracking import Tracker
+from ganscale.config.evaluation import is_score
+from ganscale.tracking import LateTracker
 
 
-class GaugeTracker(Tracker):
+class GaugeTracker(LateTracker):
     """Exports the newest row: `loss_d` of run `a` is `ray_ganscale_loss_d{run="a"}` on its node's metrics port.
 
     Args:
@@ -22,7 +23,16 @@ class GaugeTracker(Tracker):
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Set the gauges (tracker protocol)."""
-        for name, value in {"images": float(images), **metrics}.items():
+        own = evaluation_images(images, metrics) if "evaluation_images" in self._gauges else {}
+        self._set({"images": float(images), **metrics, **own})
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Set the gauges of the newest scores, and `evaluation_images` to the images that they belong to."""
+        newest = max(scores)
+        self._set({**scores[newest], **evaluation_images(newest, scores[newest])})
+
+    def _set(self, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(gauge_name(name), description=f"{name} of a run", tag_keys=("run",))
             self._gauges[name].set(value, tags={"run": self._run})
@@ -32,6 +42,16 @@ class GaugeTracker(Tracker):
 
     def close(self, *, completed: bool) -> None:
         """Do nothing: the gauges end with the worker's process."""
+
+
+def evaluation_images(images: int, numbers: Mapping[str, float]) -> dict[str, float]:
+    """The images that scores belong to, where there are scores among the numbers.
+
+    Args:
+        images: Of the numbers.
+        numbers: By name.
+    """
+    return {"evaluation_images": float(images)} if any(map(is_score, numbers)) else {}
 
 
 def gauge_name(metric: str) -> str:

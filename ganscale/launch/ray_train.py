@@ -16,7 +16,8 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, nodes, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
-from ganscale.launch.placement import Placement, max_workers, place, worker_resources
+from ganscale.launch.evaluation_actor import ActorExecutor
+from ganscale.launch.placement import Placement, evaluation_resources, max_workers, place, worker_resources
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
@@ -188,7 +189,8 @@ class _Supervisor:
         use_gpu = self._config.train.device == "cuda"
         workers = max_workers(self._config.cluster.num_workers, use_gpu=use_gpu)
         _logger.info(waiting_message(error, seconds))
-        return PlacementRequest(worker_resources(self._config, use_gpu=use_gpu), workers)
+        each, beside = worker_resources(self._config, use_gpu=use_gpu), evaluation_resources(self._config)
+        return PlacementRequest(each, workers, beside)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
@@ -236,6 +238,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
                 ask=StopFile(path / ".stop").read,
                 previous_failure=settings["previous_failure"],
                 callbacks=settings["callbacks"],
+                make_executor=ActorExecutor,
             )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:

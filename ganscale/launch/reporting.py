@@ -19,9 +19,10 @@ import pyarrow.fs
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
+from ganscale.launch.prometheus import evaluation_images
 from ganscale.storage.files import write_atomically
 from ganscale.storage.store import Place
-from ganscale.tracking import CheckpointTracker
+from ganscale.tracking import CheckpointTracker, LateTracker
 
 REPORT_TIMEOUT = 30.0
 """Seconds of one report after which no further one is made; Ray's controller takes one per two seconds."""
@@ -82,7 +83,7 @@ class RayChannel:
             ray.train.report({})
 
 
-class ReportTracker(CheckpointTracker):
+class ReportTracker(CheckpointTracker, LateTracker):
     """Rank 0's part: reports the newest checkpoint, in a thread; one that Ray was too slow for is left out.
 
     A report that fails or takes too long ends the reports of this attempt with one warning.
@@ -95,6 +96,7 @@ class ReportTracker(CheckpointTracker):
     def __init__(self, run: str, channel: RayChannel) -> None:
         self._run, self._channel = run, channel
         self._rows: dict[int, dict[str, float]] = {}
+        self._late: dict[str, float] = {}  # the newest scores, as long as they came late
         self._changed = threading.Condition()
         self._next: Report | None = None
         self._ends = self._given_up = False
@@ -105,8 +107,18 @@ class ReportTracker(CheckpointTracker):
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Remember the row until its checkpoint is there (tracker protocol)."""
         self._rows[images] = plain(images, metrics)
+        if evaluation_images(images, metrics):
+            self._late = {}
         while len(self._rows) > ROWS_KEPT:
             del self._rows[next(iter(self._rows))]
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Add scores to the row of their images, and the newest to the next report (tracker protocol)."""
+        for images, numbers in scores.items():
+            self._late = plain(images, numbers) | evaluation_images(images, numbers)
+            del self._late["images"]
+            if images in self._rows:
+                self._rows[images] |= self._late
 
     def saving(self, images: int) -> None:
         """Do nothing: rows are not durable here."""
@@ -118,7 +130,7 @@ class ReportTracker(CheckpointTracker):
             if self._began is not None and time.monotonic() - self._began > REPORT_TIMEOUT:
                 self._give_up(f"a report has taken more than {REPORT_TIMEOUT:g} s")
             if not self._given_up:
-                self._next = Report(self._rows.get(images, {"images": images}), reference)
+                self._next = Report(self._late | self._rows.get(images, {"images": images}), reference)
                 self._changed.notify()
 
     def samples(self, images: int, picture: np.ndarray) -> None:

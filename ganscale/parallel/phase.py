@@ -11,6 +11,8 @@ class Phase:
         self.name = "starting"
 
 
+WAITING = "waiting for evaluations"
+"""Phase in which workers wait for a process that is none of them, for as long as it takes."""
 PHASE = Phase()
 """Of this process: one thread trains."""
 

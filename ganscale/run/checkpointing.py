@@ -67,26 +67,29 @@ class Checkpointer(Callback):
         self._every = read_interval(remembered) if self._auto else None
         self._speed = 0.0
         self._images = experiment.state.images
+        self._scores: dict[int, dict[str, float]] = {}  # of late evaluations, until their checkpoints have them
 
     def on_tick(self, tick: Tick, session: Any) -> None:
-        """Save if it is due, the best so far, or the attempt's last tick."""
-        self._collect()
+        """Save if it is due, the best so far or perhaps so, or the attempt's last tick."""
+        ends = tick.is_final or tick.is_stop or session.decision.action == "stop"
+        if ends:
+            self.flush()
+        else:
+            self._collect()
+        self._score(session)
         decision, metrics = session.decision, session.metrics
         if decision.action == "rollback":
             return
         if decision.action == "stop":
-            self.flush()
             self._save(metrics, last=True, suspect=decision.text)
             return
         is_best = bool(session.evaluation) and self.store.is_best(metrics)
-        due = not tick.is_stop_only and (self._due(tick) or is_best)
-        ends = tick.is_final or tick.is_stop
+        may_be_best = bool(self.store.best_metric) and tick.images in session.pending_evaluations
+        due = not tick.is_stop_only and (self._due(tick) or is_best or may_be_best)
         if due:
             self._trackers.saving(tick.images)
-        if ends:
-            self.flush()
         if due and self._writer and not ends:
-            self._submit(self._writer, metrics, keep=is_best or self._keep_all)
+            self._submit(self._writer, metrics, keep=is_best or may_be_best or self._keep_all)
         elif due:
             saved = self._save(metrics, last=tick.is_final)
             if saved:
@@ -112,6 +115,22 @@ class Checkpointer(Callback):
             with phase("saving"):
                 self._writer.wait()
             self._collect()
+
+    def _score(self, session: Any) -> None:
+        """Add the scores of late evaluations to their checkpoints; a checkpoint may have become the best by it."""
+        self.store.unscored = session.pending_evaluations
+        self._scores |= {evaluation.images: evaluation.numbers() for evaluation in session.late_evaluations}
+        for images, scores in list(self._scores.items()):
+            try:
+                saved = self.store.add_scores(images, scores)
+            except OSError as error:
+                self._trackers.info(f"the scores of the checkpoint at {images:,} images could not be stored ({error})")
+                saved = None
+            if saved or not self.store.best_metric:  # else it is being written, or could not be
+                del self._scores[images]
+            best = self.store.best() if saved else None
+            if saved and best is not None and best.images == images:
+                self._trackers.saved(images, saved, best=True)
 
     def _due(self, tick: Tick) -> bool:
         """Whether a checkpoint is due; with `auto` at the first row, which measures, then by the chosen interval.

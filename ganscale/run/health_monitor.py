@@ -11,6 +11,7 @@ from typing import Any
 
 from ganscale.config.evaluation import METRICS
 from ganscale.config.health import Health
+from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.health import detectors
 from ganscale.health.policy import Decision, healthy_until, respond, rollback_limit
 from ganscale.parallel.collectives import broadcast_ints
@@ -73,6 +74,7 @@ class HealthMonitor:
         history: on rank 0, rows of metrics.jsonl from earlier attempts.
         settings: in place of the run's section `health`.
         flush: waits until checkpoints that are being written are there; called before they are read or marked.
+        late: evaluations of earlier ticks that have come by this one; their scores belong to the rows of those ticks.
     """
 
     def __init__(
@@ -84,10 +86,11 @@ class HealthMonitor:
         history: Sequence[Mapping[str, Any]] = (),
         settings: Health | None = None,
         flush: Callable[[], None] = lambda: None,
+        late: Callable[[], Sequence[Evaluation]] = tuple,
     ) -> None:
         self._experiment, self._folder, self._store, self._flush = experiment, folder, store, flush
         self._settings = settings or experiment.config.health
-        self._loss = experiment.config.loss.name
+        self._loss, self._late = experiment.config.loss.name, late
         self._replica = Replica.current()
         rows = [row for row in history if row["images"] <= experiment.state.images]
         self._images: list[int] = [row["images"] for row in rows]
@@ -106,6 +109,9 @@ class HealthMonitor:
         Raises:
             OSError: a rollback could not be recorded in the run's folder.
         """
+        for evaluation in self._late():
+            if evaluation.images in self._images:
+                self._rows[self._images.index(evaluation.images)] |= evaluation.numbers()
         drift = self._drift(tick)
         if drift.action == "rollback":
             self._restore(drift.target, self._experiment.state.rollbacks)

@@ -13,10 +13,12 @@ from ganscale.config.errors import ExecutionError
 from ganscale.config.schedules import average_warning
 from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.metrics.result import Evaluation
+from ganscale.evaluation.worker import EvaluationExecutor, ProcessExecutor
 from ganscale.health.policy import Decision
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.phase import phase
 from ganscale.parallel.replica import Replica
+from ganscale.run.async_evaluation import AsyncEvaluation, drop_pending
 from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
@@ -68,7 +70,8 @@ class Session:
     Args:
         experiment: the run's objects, at the state to start from.
         intervals: lengths in images, by name: ticks come where one ends.
-        evaluate: scores the generator if the tick is one at which it should; called by all ranks.
+        evaluate: scores the generator if the tick is one at which it should; called by all ranks. An `AsyncEvaluation`
+            is one of the callbacks as well, the last of rank 0's own.
         health: decides what follows from a tick and its metrics; called by all ranks.
         callbacks: of this rank, in order.
         stop_signal: whether the ranks agreed to stop.
@@ -77,6 +80,7 @@ class Session:
     Attributes:
         metrics: of the current tick, with the evaluation's.
         evaluation: of the current tick, if there was one.
+        late_evaluations: of earlier ticks that have come by the current one (`eval.mode: async`).
         decision: what follows from the current tick.
     """
 
@@ -94,7 +98,9 @@ class Session:
         self.experiment, self.config, self.replica = experiment, experiment.config, Replica.current()
         self.metrics: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
+        self.late_evaluations: list[Evaluation] = []
         self.decision = Decision()
+        self._async = evaluate if isinstance(evaluate, AsyncEvaluation) else None
         self._intervals, self._evaluate, self._health = intervals, evaluate, health
         self._callbacks, self._lease = callbacks, lease
         self._stop_signal = stop_signal or StopSignal(experiment.device)
@@ -103,6 +109,11 @@ class Session:
     def images(self) -> int:
         """Images so far."""
         return self.experiment.state.images
+
+    @property
+    def pending_evaluations(self) -> tuple[int, ...]:
+        """On rank 0, images of the evaluations that are still to come."""
+        return self._async.pending if self._async else ()
 
     @property
     def stop_reason(self) -> StopReason:
@@ -139,13 +150,16 @@ class Session:
 
     def _examine(self, tick: Tick) -> None:
         self.metrics = tick.metrics | run_facts(self.experiment)
-        self.evaluation, self.decision = None, Decision()
+        self.evaluation, self.late_evaluations, self.decision = None, [], Decision()
         if tick.is_stop_only:
             return
         with phase("evaluation"):
             self.evaluation = self._evaluate(tick)
         if self.evaluation:
             self.metrics |= self.evaluation.numbers()
+        if self._async:
+            self.late_evaluations = self._async.late
+            self.metrics |= {"evaluations_skipped": float(self._async.skipped)} if self._async.skipped else {}
         if self._health:
             self.decision = self._health(tick, self.metrics)
 
@@ -193,6 +207,7 @@ def run_worker(
     callbacks: Sequence[Callback | Callable[[Tick], None]] = (),
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     previous_failure: str | None = None,
+    make_executor: Callable[[Config], EvaluationExecutor] = ProcessExecutor,
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -207,6 +222,7 @@ def run_worker(
         callbacks: `Callback` objects of every rank, or functions that rank 0 calls with each tick.
         ask: whether this replica should stop; all call it equally often, every few seconds.
         previous_failure: where the same command restarts the run after a failure: its cause.
+        make_executor: starts the process that evaluates with `eval.mode: async`; called by rank 0 with the config.
 
     Raises:
         BusyError: another process writes to the run's folder.
@@ -244,16 +260,20 @@ def run_worker(
             record_failure(folder, start, previous_failure, info)
             tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
             own = [tracking, checkpointer]
+        history = read_metrics(folder) if lease else ()
+        evaluate = _evaluation(experiment, folder, history, make_executor, info)
+        own += [evaluate] if isinstance(evaluate, AsyncEvaluation) else []
         session = Session(
             experiment,
             intervals=run_intervals(config),
-            evaluate=EvaluationCallback(experiment, info),
+            evaluate=evaluate,
             health=HealthMonitor(
                 experiment,
                 folder,
                 checkpoint_store(config, folder),
-                history=read_metrics(folder) if lease else (),
+                history=history,
                 flush=checkpointer.flush if checkpointer else lambda: None,
+                late=lambda: session.late_evaluations,
             ),
             callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,
@@ -291,6 +311,23 @@ def _train(session: Session, folder: RunDir, info: Callable[[str], None], start:
     if decision.action == "stop":
         diagnosis = f"{decision.kind} at {session.images:,} images: {decision.text}"
     return Outcome(session.images, start, diagnosis, session.stop_reason)
+
+
+def _evaluation(
+    experiment: Experiment,
+    folder: RunDir,
+    history: Sequence[Mapping[str, float]],
+    make_executor: Callable[[Config], EvaluationExecutor],
+    info: Callable[[str], None],
+) -> EvaluationCallback | AsyncEvaluation:
+    """What evaluates, as `eval.mode` says."""
+    inline = EvaluationCallback(experiment, info)
+    if experiment.config.eval.mode == "inline":
+        if Replica.current().is_rank_zero:
+            drop_pending(folder, info)
+        return inline
+    skipped = int(history[-1].get("evaluations_skipped", 0)) if history else 0
+    return AsyncEvaluation(experiment, folder, inline, make_executor, info, skipped=skipped)
 
 
 def _rank_zero_callbacks(

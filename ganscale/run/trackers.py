@@ -10,7 +10,7 @@ from ganscale.run.callback import Callback
 from ganscale.run.samples import SampleRenderer
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place
-from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, Tracker
+from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker, Tracker
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import LOGIT_EDGES
@@ -51,8 +51,12 @@ class TrackerCallback(Callback):
         if tick.is_stop_only:
             return
         images, decision = tick.images, session.decision
-        if session.evaluation:
-            self._store(session.evaluation)
+        late = session.late_evaluations
+        for evaluation in (*late, *([session.evaluation] if session.evaluation else ())):
+            self._store(evaluation)
+        if late:
+            scores = {evaluation.images: evaluation.numbers() for evaluation in late}
+            self._each(lambda tracker: tracker.late(scores, at=images), LateTracker)
         self._each(lambda tracker: tracker.log(images, session.metrics))
         if self._details:
             counts = {f"{side}_logits": Histogram(each, LOGIT_EDGES) for side, each in tick.histograms.items()}

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from ganscale.parallel.phase import PHASE
+from ganscale.parallel.phase import PHASE, WAITING
 from ganscale.parallel.replica import Replica
 from ganscale.storage.lease import born
 from ganscale.storage.store import Place, modified
@@ -81,6 +81,8 @@ def waits(phase: str) -> bool:
     Args:
         phase: an update, reading data, or a reduction.
     """
+    if phase.startswith(WAITING):  # as long as it takes; the reductions on the way have a time limit of their own
+        return False
     return phase.endswith("reduction") or phase.startswith(("D ", "G ", "reading"))
 
 

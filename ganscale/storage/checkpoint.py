@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoints/<images>/` with `state.pt` (`TrainState.state_dict()`) and `manifest.json` (schema
 version, config, metrics, size and SHA-256 of the state, and a checksum of itself). One that was saved after training
-went wrong also has `suspect.txt` with the reason: it is kept for inspection, and no run resumes from it.
+went wrong also has `suspect.txt` with the reason: it is kept for inspection, and no run resumes from it. Scores that
+were computed after it was saved (`eval.mode: async`) lie beside the manifest in `scores.json`.
 
 In a bucket there are no folders to rename: the state is uploaded under a name of its own, which the manifest holds, and
 a checkpoint is there once its manifest is. The manifest also holds the writer's fencing number: one that a writer puts
@@ -18,7 +19,7 @@ import re
 import shutil
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ SCHEMA = 1
 _NAME = re.compile(r"^\d{12}$")
 _ASIDE = ".writing-"
 _MARK = "suspect.txt"
+_SCORES = "scores.json"
 _STATE = re.compile(r"^state(-[0-9a-f-]+)?\.pt$")
 LEASE = "lease.json"
 """Object of a run in a bucket that names its writer."""
@@ -98,6 +100,9 @@ class CheckpointStore(Generic[P]):
         higher_is_better: which way is better.
         confirm: called before a save counts; raises if this process is not the run's writer any more, and returns its
             fencing number.
+
+    Attributes:
+        unscored: images of checkpoints whose scores are still to come; these checkpoints are kept.
     """
 
     def __init__(
@@ -112,6 +117,7 @@ class CheckpointStore(Generic[P]):
         self.folder, self._confirm = folder, confirm
         self.keep = keep
         self.best_metric = best_metric
+        self.unscored: Collection[int] = ()
         self._sign = -1.0 if higher_is_better else 1.0
 
     def save(
@@ -260,8 +266,34 @@ class CheckpointStore(Generic[P]):
         Args:
             manifest: of the checkpoint.
         """
-        value = manifest.metrics.get(self.best_metric) if self.best_metric else None
+        value = self._value(manifest)
         return None if value is None or not math.isfinite(value) else self._sign * value
+
+    def _value(self, manifest: Manifest[P]) -> float | None:
+        """The `best_metric` of a checkpoint: its own, or one that was added."""
+        if not self.best_metric or self.best_metric in manifest.metrics:
+            return manifest.metrics.get(self.best_metric)
+        return read_scores(manifest.path).get(self.best_metric)
+
+    def add_scores(self, images: int, scores: Mapping[str, float]) -> P | None:
+        """Add scores to a checkpoint that was saved without them; return its folder, None if there is none.
+
+        Args:
+            images: of the checkpoint.
+            scores: by metric; those that are not finite are left out.
+
+        Raises:
+            OSError: the storage refuses.
+            LeaseLostError: another process has become the run's writer.
+        """
+        folder: P = self.folder / f"{images:012d}"  # pyright: ignore[reportAssignmentType]
+        if not (folder / "manifest.json").exists():
+            return None
+        self._confirm()
+        finite = {name: value for name, value in scores.items() if math.isfinite(value)}
+        write_atomically(folder / _SCORES, json.dumps(finite, indent=1) + "\n")
+        self._mark_best()
+        return folder
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:
         """Whether a checkpoint with these metrics would be the best.
@@ -277,7 +309,7 @@ class CheckpointStore(Generic[P]):
         """Write `best.json` beside the checkpoints, for readers."""
         best = self.best()
         if best:
-            row = {"images": best.images, "metric": self.best_metric, "value": best.metrics[self.best_metric]}
+            row = {"images": best.images, "metric": self.best_metric, "value": self._value(best)}
             write_atomically(self.folder / "best.json", json.dumps(row) + "\n")
 
     def clean(self) -> None:
@@ -306,7 +338,7 @@ class CheckpointStore(Generic[P]):
                 manifest = read_manifest(folder)
                 if int(folder.name) <= newest:
                     scores[int(folder.name)] = self.score(manifest)
-        for images in set(scores) - retained(scores, self.keep):
+        for images in set(scores) - retained(scores, self.keep) - set(self.unscored):
             remove(self.folder / f"{images:012d}")
 
 
@@ -384,6 +416,19 @@ def read_manifest(folder: P) -> Manifest[P]:
     if not _STATE.match(str(found.get("state", "state.pt"))) or not isinstance(found.get("fence", 0), int):
         raise CheckpointError("its manifest names no state that is fit for use")
     return Manifest(path=folder, **found)
+
+
+def read_scores(folder: Place) -> dict[str, float]:
+    """Scores that were added to a checkpoint after it was saved; empty if there are none.
+
+    Args:
+        folder: the checkpoint's.
+    """
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / _SCORES).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {name: value for name, value in found.items() if type(value) in (int, float)}
+    return {}
 
 
 def verify(folder: P) -> Manifest[P]:

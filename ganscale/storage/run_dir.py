@@ -13,6 +13,7 @@
     data.json         hash of the data that the run trains on
     environment.json  what the last attempt ran on: versions, git revision, devices
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
+    pending_evaluations/    <images>.pt, averages that are still to be evaluated (eval.mode = async)
     checkpoints/      <images>/ each
     checkpoint_every.json   the interval that `checkpoint.every: auto` chose
     wandb/            W&B's own files
@@ -76,6 +77,7 @@ class RunDir:
         self.samples, self.real = path / "samples", path / "real.png"
         self.data = path / "data.json"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
+        self.pending_evaluations = path / "pending_evaluations"
         self.interval = path / "checkpoint_every.json"
         self._confirm: Callable[[], int] = lambda: 0
 

@@ -81,6 +81,9 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
         raise ConfigError(
             "the runs of the sweep are never evaluated", key="eval.every", value=config.eval.every, remedy=remedy
         )
+    if config.eval.mode == "async":
+        problem = "trials are scored by the evaluation of the images that they have reached"
+        raise ConfigError(problem, key="eval.mode", value="async", remedy="use inline")
     computed = metric_names(config)
     metrics = settings.metrics or computed[:1]
     for name in metrics:

@@ -85,6 +85,20 @@ class CheckpointTracker(Tracker, Protocol):
 
 
 @runtime_checkable
+class LateTracker(Tracker, Protocol):
+    """A tracker that also records scores which belong to earlier images than the newest row's."""
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Record late scores; called before the row of the tick at which they have come.
+
+        Args:
+            scores: numbers of each evaluation by the images that it belongs to, their position on the x axis.
+            at: images of the tick, more than all of theirs.
+        """
+        ...
+
+
+@runtime_checkable
 class EventTracker(Tracker, Protocol):
     """A tracker that records events, such as health verdicts."""
 

@@ -1,4 +1,8 @@
-"""Tracks a run in its folder: a JSON row per tick or event, a PNG per sample grid."""
+"""Tracks a run in its folder: a JSON row per tick or event, a PNG per sample grid.
+
+Scores that come late (`eval.mode: async`) are appended to `metrics.jsonl` as a row of their own with the images that
+they belong to, and the images at which they have come in `LATE`; `read_metrics` puts them into the row of their images.
+"""
 
 import json
 import math
@@ -10,11 +14,14 @@ import numpy as np
 
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir, read_objects
-from ganscale.tracking import DetailedTracker, EventTracker, Histogram
+from ganscale.tracking import DetailedTracker, EventTracker, Histogram, LateTracker
 from ganscale.tracking.images import write_png
 
+LATE = "evaluation_arrived"
+"""Column of late rows: images at which they were written."""
 
-class JsonlTracker(DetailedTracker, EventTracker):
+
+class JsonlTracker(DetailedTracker, EventTracker, LateTracker):
     """Writes `metrics.jsonl`, `health.jsonl` and `samples/`.
 
     Args:
@@ -28,7 +35,7 @@ class JsonlTracker(DetailedTracker, EventTracker):
         self._file = folder.metrics.open("a", encoding="utf-8")
 
     def _cut(self, images: int) -> None:
-        rows = [row for row in read_metrics(self.folder) if row["images"] <= images]
+        rows = [row for row in read_raw_metrics(self.folder) if row["images"] <= images]
         write_atomically(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
         for path in self.folder.samples.glob("*.png"):
             if path.stem.isdigit() and int(path.stem) > images:
@@ -43,7 +50,7 @@ class JsonlTracker(DetailedTracker, EventTracker):
         Raises:
             OSError: the storage cannot be written.
         """
-        later = [row for row in read_metrics(self.folder) if row["images"] > images]
+        later = [row for row in read_raw_metrics(self.folder) if row["images"] > images]
         with self.folder.abandoned.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in later))
         self._file.close()
@@ -52,8 +59,16 @@ class JsonlTracker(DetailedTracker, EventTracker):
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Append a row; non-finite numbers become null (a `Tracker`)."""
-        row = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"images": images, **row}) + "\n")
+        self._write({"images": images, **metrics})
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Append a row with the images that the scores belong to (a `LateTracker`)."""
+        for images, numbers in scores.items():
+            self._write({"images": images, LATE: at, **numbers})
+
+    def _write(self, row: Mapping[str, float]) -> None:
+        plain = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
 
     def samples(self, images: int, picture: np.ndarray) -> None:
@@ -86,7 +101,22 @@ class JsonlTracker(DetailedTracker, EventTracker):
 
 
 def read_metrics(folder: RunDir) -> list[dict[str, Any]]:
-    """All metric rows of a run, without a last row that a crash truncated.
+    """All metric rows of a run, late scores in the row of their images; without a last row that a crash truncated.
+
+    Args:
+        folder: of the run.
+    """
+    rows = read_raw_metrics(folder)
+    found = [row for row in rows if LATE not in row]
+    by_images = {row["images"]: row for row in found}
+    for late in (row for row in rows if LATE in row):
+        if late["images"] in by_images:
+            by_images[late["images"]] |= {name: value for name, value in late.items() if name != LATE}
+    return found
+
+
+def read_raw_metrics(folder: RunDir) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` in the order in which they were written, late scores in rows of their own.
 
     Args:
         folder: of the run.

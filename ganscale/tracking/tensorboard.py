@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking import DetailedTracker, EventTracker, Histogram
+from ganscale.tracking import DetailedTracker, EventTracker, Histogram, LateTracker
 
 EVENTS = "events.out.tfevents.*"
 
 
-class TensorBoardTracker(DetailedTracker, EventTracker):
+class TensorBoardTracker(DetailedTracker, EventTracker, LateTracker):
     """Writes metrics, pictures and histograms as event files in `tensorboard/`; the step is images.
 
     Args:
@@ -41,6 +41,11 @@ class TensorBoardTracker(DetailedTracker, EventTracker):
             self._writer.flush()
 
         self._guarded(send)
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Write scores at the step that they belong to (a `LateTracker`)."""
+        for images, numbers in scores.items():
+            self.log(images, numbers)
 
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Write a sample picture (a `Tracker`)."""

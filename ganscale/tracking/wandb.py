@@ -24,8 +24,8 @@ from ganscale.config.evaluation import METRICS
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place, size_of
-from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram
-from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
+from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker
+from ganscale.tracking.jsonl import LATE, read_environment, read_events, read_metrics, read_raw_metrics
 from ganscale.tracking.wandb_server import CONNECT_TIMEOUT, has_key, unreachable
 
 RETRIES = 10_000
@@ -126,14 +126,41 @@ def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
     """
     rows: dict[int, dict[str, Any]] = {}
     for row in read_metrics(folder):
-        numbers = {name: math.nan if value is None else value for name, value in row.items()}
-        rows.setdefault(row["images"], {}).update(numbers)
+        rows.setdefault(row["images"], {}).update(_numbers(row))
+    rows |= _late_rows(folder, after, max(rows, default=after))
     for path in folder.samples.glob("*.png"):
         if path.stem.isdigit():
             rows.setdefault(int(path.stem), {})["samples"] = path
     if 0 in rows and folder.real.exists():
         rows[0]["real"] = folder.real
     return {images: rows[images] for images in sorted(rows) if images > after}
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def _late_rows(folder: RunDir, after: int, newest: int) -> dict[int, dict[str, Any]]:
+    """Late scores by the step at which an attempt logs them, where that is after `after` and their images are not.
+
+    Those that came beyond the newest row, which a resumed attempt trains again, follow it at once: no later step is
+    taken from a row to come.
+    """
+    late: dict[int, list[dict[str, Any]]] = {}
+    for row in read_raw_metrics(folder):
+        if LATE in row:
+            late.setdefault(row[LATE], []).append(_numbers({k: v for k, v in row.items() if k != LATE}))
+    found: dict[int, dict[str, Any]] = {}
+    for at, rows in sorted(late.items()):
+        for step, row in zip(_late_steps(at, len(rows)), rows, strict=True):
+            if step > after >= row["images"]:
+                found[step if step < newest else max(newest, *found, after) + 1] = row
+    return found
+
+
+def _late_steps(at: int, count: int) -> range:
+    """Steps of late scores: right before that of the tick at which they have come, as steps only grow in W&B."""
+    return range(at - count, at)
 
 
 def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +186,7 @@ def _line(event: Mapping[str, Any]) -> str:
     return f"at {event.get('images')} images: {event.get('kind')}: {event.get('text')}"
 
 
-class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
+class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker):
     """Logs numbers, sample grids, health events and checkpoints to a W&B run, online or offline.
 
     A server that does not answer at the start makes this attempt an offline one; W&B itself retries one that goes away
@@ -313,6 +340,16 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker):
         if images > self._attempt.images:
             self._attempt = replace(self._attempt, images=images)
             self._note()
+
+    def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
+        """Log late scores (part of `LateTracker`): W&B's own step is new, `images`, every chart's x axis, is theirs."""
+
+        def log() -> None:
+            for step, (images, numbers) in zip(_late_steps(at, len(scores)), scores.items(), strict=True):
+                if step > self._attempt.images:
+                    self._log(step, {"images": images, **numbers})
+
+        self._guard(log)
 
     def saving(self, images: int) -> None:
         """Commit this step's row (part of `CheckpointTracker`): a run that resumes here does not log it again."""

@@ -29,6 +29,21 @@ def torchrun(folder: Path, name: str, *overrides: str, processes: int = 2) -> Co
     )
 
 
+@pytest.mark.slow
+def test_a_child_of_rank_zero_evaluates_beside_two_processes(tmp_path: Path) -> None:
+    evaluated = ("eval.every=450", "eval.num_samples=300", "eval.metrics=[frechet,kid]", "eval.extractor=pixels")
+    for mode in ("inline", "async"):
+        with torchrun(tmp_path, mode, *evaluated, f"eval.mode={mode}", "eval.busy=queue") as command:
+            command.succeed(300)
+    inline, beside = (read_metrics(RunDir(tmp_path / "runs" / mode)) for mode in ("inline", "async"))
+    assert [row["images"] for row in beside if "kid" in row] == [450, 900, 1350, 1800]
+    for row, wanted in zip(beside, inline, strict=True):
+        for name in ("frechet", "frechet_floor", "kid", "kid_error"):
+            assert (name in row) == (name in wanted)
+            assert name not in row or row[name] == pytest.approx(wanted[name], rel=1e-9)
+    assert final_state(tmp_path / "runs" / "async") == final_state(tmp_path / "runs" / "inline")
+
+
 def test_two_processes_train_one_run_and_resume_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = tmp_path / "runs"
     with torchrun(tmp_path, "straight") as command:

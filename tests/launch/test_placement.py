@@ -97,3 +97,48 @@ def test_resources_of_a_worker() -> None:
     config = load(overrides=["cluster.cpus_per_worker=3"])
     assert worker_resources(config, use_gpu=False) == {"CPU": 3}
     assert worker_resources(config, use_gpu=True) == {"CPU": 3, "GPU": 1}
+
+
+BESIDE = ("eval.mode=async", "train.device=cpu")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "expected"),
+    [
+        (LAPTOP, BESIDE, Placement(2, False, "PACK")),
+        (SINGLE, BESIDE, Placement(1, False, "PACK")),
+        (LAPTOP, (*BESIDE, "cluster.num_workers=7"), Placement(7, False, "PACK")),
+        (LAPTOP, (*BESIDE, "cluster.num_workers=[1,9]", "eval.cpus=3"), Placement(5, False, "PACK")),
+        # from the node where it costs no worker
+        (
+            [NodeResources(4), NodeResources(5)],
+            (*BESIDE, "cluster.num_workers=[1,9]", "cluster.cpus_per_worker=4"),
+            Placement(2, False, "SPREAD"),
+        ),
+        (GPU_NODES, ("eval.mode=async",), Placement(4, True, "SPREAD")),
+        (GPU_NODES, ("eval.mode=async", "eval.gpus=1"), Placement(3, True, "SPREAD")),
+        (SINGLE, (*BESIDE, "eval.every=0"), Placement(2, False, "PACK")),
+    ],
+)
+def test_the_evaluating_process_has_room_of_its_own(
+    nodes: list[NodeResources], overrides: tuple[str, ...], expected: Placement
+) -> None:
+    assert place(load(overrides=overrides), nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "key", "value"),
+    [
+        (SINGLE, ("eval.cpus=3",), "eval.cpus", 3),
+        (LAPTOP, ("eval.gpus=1",), "eval.gpus", 1),
+        (SINGLE, ("cluster.num_workers=2",), "cluster.num_workers", 2),
+        ([NodeResources(1)], (), "cluster.cpus_per_worker", 1),
+    ],
+)
+def test_a_cluster_without_room_for_the_evaluating_process_is_refused(
+    nodes: list[NodeResources], overrides: tuple[str, ...], key: str, value: int
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place(load(overrides=(*BESIDE, *overrides)), nodes)
+    assert (caught.value.key, caught.value.value) == (key, value)
+    assert "eval.mode=inline" in str(caught.value)

@@ -237,3 +237,33 @@ def test_a_user_of_ray_finds_metrics_checkpoint_and_name(joined: None, tmp_path:
     found = second.ray_result
     assert found is not None
     assert [metrics["images"] for _, metrics in found.best_checkpoints or []] == [480]
+
+
+def test_late_scores_are_reported_with_the_images_that_they_belong_to() -> None:
+    channel = FakeChannel()
+    with reporting.reporting("a", is_rank_zero=True, channel=channel) as (tracker,):
+        tracker.log(64, {"loss": 1.0})
+        tracker.late({32: {"frechet": 5.0}, 64: {"frechet": 4.0, "kid": math.nan}}, at=128)
+        saved(tracker, 128, loss=2.0)
+    assert [report.metrics for report in channel.sent] == [
+        {"images": 128, "loss": 2.0, "frechet": 4.0, "evaluation_images": 64.0}
+    ]
+
+
+def test_a_checkpoint_whose_scores_came_late_is_reported_with_them() -> None:
+    channel = FakeChannel()
+    with reporting.reporting("a", is_rank_zero=True, channel=channel) as (tracker,):
+        tracker.log(64, {"loss": 1.0})
+        tracker.late({64: {"frechet": 4.0}}, at=128)
+        tracker.saved(64, Path("/runs/a/checkpoints/64"), best=True)
+    (report,) = channel.sent
+    assert report.metrics == {"images": 64, "loss": 1.0, "frechet": 4.0, "evaluation_images": 64.0}
+    assert report.reference["best"]
+
+
+def test_scores_of_a_row_replace_late_ones() -> None:
+    channel = FakeChannel()
+    with reporting.reporting("a", is_rank_zero=True, channel=channel) as (tracker,):
+        tracker.late({64: {"frechet": 4.0}}, at=128)
+        saved(tracker, 128, frechet=3.0)
+    assert [report.metrics for report in channel.sent] == [{"images": 128, "frechet": 3.0}]

@@ -85,6 +85,8 @@ def test_what_may_last_long_is_not_a_hang() -> None:
     assert [waits(name) for name in ("evaluation", "saving", "sample grid", "tracking", "between iterations")] == [
         False
     ] * 5
+    assert not waits("waiting for evaluations")
+    assert not waits("waiting for evaluations, in a reduction")
     assert all(waits(name) for name in ("D forward", "G backward", "reading data", "saving, in a reduction"))
 
 

@@ -466,3 +466,33 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch
                 checkpoint.write_atomically(path, "new" * 1000)
         assert path.read_text() in ("old", "new" * 1000)
         assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_scores_that_come_late_decide_on_the_best(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1, best_metric="score")
+    store.unscored = (10, 20)
+    for images in (10, 20, 30, 40):
+        save(store, images, loss_d=0.1)
+    assert names(store) == [40, 20, 10], "those that wait for their scores are kept"
+    assert store.add_scores(15, {"score": 1.0}) is None
+    assert store.add_scores(10, {"score": 2.0, "other": math.nan}) == tmp_path / f"{10:012d}"
+    assert store.is_best({"score": 1.9})
+    assert not store.is_best({"score": 2.1})
+    assert store.add_scores(20, {"score": 3.0}) is not None
+    assert json.loads((tmp_path / "best.json").read_text()) == {"images": 10, "metric": "score", "value": 2.0}
+    store.unscored = ()
+    save(store, 50, score=9.0)
+    assert names(store) == [50, 10]
+    found = CheckpointStore(tmp_path, best_metric="score").best()
+    assert found is not None
+    assert found.images == 10
+    verify(found.path)
+    store.mark(5, "it went wrong")
+    assert store.best() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"score": "1.0"}', '{"score": null}', '{"score": true}'])
+def test_damaged_scores_are_none(tmp_path: Path, text: str) -> None:
+    store = CheckpointStore(tmp_path, best_metric="score")
+    (save(store, 10, loss_d=0.1) / "scores.json").write_text(text)
+    assert store.best() is None

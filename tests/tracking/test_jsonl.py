@@ -10,7 +10,7 @@ from PIL import Image
 
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import EventTracker, Histogram
-from ganscale.tracking.jsonl import JsonlTracker, read_events, read_metrics
+from ganscale.tracking.jsonl import LATE, JsonlTracker, read_events, read_metrics, read_raw_metrics
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -144,3 +144,30 @@ def test_an_event_after_a_damaged_line_stays_readable(folder: RunDir) -> None:
     folder.events.write_text('{"images": 10}\n{"images": 2')
     JsonlTracker(folder).event(30, "collapse", "one mode")
     assert [event["images"] for event in read_events(folder)] == [10, 30]
+
+
+def test_late_scores_read_back_in_the_row_of_their_images(folder: RunDir) -> None:
+    tracker = JsonlTracker(folder)
+    for images in (10, 20):
+        tracker.log(images, {"loss_d": images / 10})
+    tracker.late({10: {"frechet": 3.0, "kid": math.inf}, 20: {"frechet": 2.0}}, at=30)
+    tracker.log(30, {"loss_d": 3.0})
+    tracker.close(completed=False)
+    merged = [
+        {"images": 10, "loss_d": 1.0, "frechet": 3.0, "kid": None},
+        {"images": 20, "loss_d": 2.0, "frechet": 2.0},
+        {"images": 30, "loss_d": 3.0},
+    ]
+    assert read_metrics(folder) == merged
+    assert [(row["images"], row.get(LATE)) for row in read_raw_metrics(folder)] == [
+        *((10, None), (20, None)),
+        *((10, 30), (20, 30), (30, None)),
+    ]
+    resumed = JsonlTracker(folder, images=20)
+    assert read_metrics(folder) == merged[:2], "scores stay with their images, whenever they came"
+    resumed.late({10: {"frechet": 3.0}}, at=30)
+    assert read_metrics(folder) == merged[:2]
+    resumed.rewind(10)
+    assert read_metrics(folder) == merged[:1]
+    assert [json.loads(line)["images"] for line in folder.abandoned.read_text().splitlines()] == [20, 20]
+    resumed.close(completed=True)

@@ -114,3 +114,17 @@ def test_without_tensorboard_the_run_is_refused_and_a_worker_goes_on(
     board.log(10, {"loss_d": 0.5})
     assert len(said) == 1
     assert "TensorBoard" in said[0]
+
+
+@installed
+def test_late_scores_stand_at_their_own_step(tmp_path: Path) -> None:
+    board, said = tracker(tmp_path)
+    for images in (10, 20, 30):
+        board.log(images, {"loss_d": 0.5})
+    board.late({10: {"frechet": 3.0}, 20: {"frechet": 2.0}}, at=40)
+    board.log(40, {"loss_d": 0.25, "frechet": 1.0})
+    board.close(completed=True)
+    found = events(tmp_path)
+    assert [(e.step, e.value) for e in found.Scalars("frechet")] == [(10, 3.0), (20, 2.0), (40, 1.0)]
+    assert [e.step for e in found.Scalars("loss_d")] == [10, 20, 30, 40]
+    assert said == []

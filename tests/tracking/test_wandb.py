@@ -486,3 +486,54 @@ def test_empty_bins_at_both_ends_are_cut_off() -> None:
     assert (counts.tolist(), edges.tolist()) == ([3, 0, 1], [1, 2, 3, 4])
     counts, edges = trimmed(Histogram([0, 0], [0, 1, 2]))
     assert (counts.tolist(), edges.tolist()) == ([0], [0, 1])
+
+
+def test_late_scores_have_their_own_images_and_a_step_of_their_own(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    local = JsonlTracker(folder)
+    for images in (100, 200):
+        for each in (wandb, local):
+            each.log(images, {"loss_d": 1.0})
+    for each in (wandb, local):
+        each.late({100: {"frechet": 3.0}, 200: {"frechet": 2.0}}, at=300)
+        each.log(300, {"loss_d": 0.5})
+    local.close(completed=False)
+    late = [(298, 100, 3.0), (299, 200, 2.0), (300, 300, None)]
+    assert [(row["step"], row["images"], row.get("frechet")) for row in fake.rows[2:]] == late
+
+    # Those that the server lacks are logged again: with their row where it lacks that, too, else by themselves.
+    for starting_step, expected in (
+        (0, [(100, 100, 3.0), (200, 200, 2.0), (300, 300, None)]),
+        (101, [(200, 200, 2.0), (298, 100, 3.0), (300, 300, None)]),
+        (201, late),
+        (299, late[1:]),
+        (300, late[2:]),
+    ):
+        fake.starting_step = starting_step
+        tracker(tmp_path, "wandb.mode=online")
+        assert [(row["step"], row["images"], row.get("frechet")) for row in fake.rows] == expected
+
+
+def test_late_scores_take_no_step_from_rows_to_come(fake: FakeRun, tmp_path: Path) -> None:
+    """A run that resumes before the tick at which they came logs them at once."""
+    _, folder, _ = tracker(tmp_path, "wandb.mode=disabled")
+    local = JsonlTracker(folder)
+    local.log(100, {})
+    local.log(200, {})
+    local.late({100: {"frechet": 3.0}}, at=900)
+    local.close(completed=False)
+    fake.starting_step = 101
+    resumed, _, _ = tracker(tmp_path, "wandb.mode=online")
+    resumed.log(300, {})
+    assert [(row["step"], row["images"]) for row in fake.rows] == [(200, 200), (201, 100), (300, 300)]
+
+
+def test_late_scores_arrive_in_the_files_of_wandb(tmp_path: Path) -> None:
+    wandb, folder, _ = tracker(tmp_path, "wandb.mode=offline")
+    wandb.log(100, {"loss_d": 1.0})
+    wandb.late({100: {"frechet": 3.0}}, at=200)
+    wandb.log(200, {"loss_d": 0.5})
+    wandb.close(completed=True)
+    (directory,) = folder.path.glob("wandb/offline-run-*")
+    found = [(row["_step"], row["images"], row.get("frechet"), row.get("loss_d")) for row in read_history(directory)]
+    assert found == [(100, 100, None, 1.0), (199, 100, 3.0, None), (200, 200, None, 0.5)]
