@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from ganscale.run.recovery import check_shared, clear_heartbeats, record_failure
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
+from ganscale.run.warm_start import recorded_start, warm_start
 from ganscale.run.watchdog import EVERY, Watchdog
 from ganscale.storage.lease import Lease, LeaseLostError
 from ganscale.storage.run_dir import RunDir, checkpoint_store
@@ -234,12 +236,12 @@ def run_worker(
             for line in report(config, source, device, replica):
                 info(line)
         experiment = build(config, device=device, replica=replica, source=source)
-        resume(experiment, folder, replica, info)
+        origin = _begin(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
         own: list[Callback] = []
         if console:
             record_failure(folder, start, previous_failure, info)
-            own = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            own = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers, origin)
         session = Session(
             experiment,
             intervals=run_intervals(config),
@@ -268,6 +270,19 @@ def run_worker(
             lease.release()
 
 
+def _begin(
+    experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """Resume the run, or start it, from other weights if it says so; return the record of these."""
+    config, resumed = experiment.config, resume(experiment, folder, replica, info)
+    if not config.train.init_from:
+        return {}
+    if resumed:
+        info("train.init_from is not read: this run resumes its own checkpoint")
+        return recorded_start(folder)
+    return warm_start(config, experiment.state, experiment.sampler.source, folder, info)
+
+
 def _train(session: Session, folder: RunDir, info: Callable[[str], None], start: int) -> Outcome:
     """Train to the end; the heartbeats stay where the run fails."""
     try:
@@ -291,11 +306,15 @@ def _rank_zero_callbacks(
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
+    origin: Mapping[str, Any],
 ) -> list[Callback]:
     """Trackers and checkpoints."""
     config, state = experiment.config, experiment.state
     local = JsonlTracker(folder, images=state.images)
     facts = environment(experiment.device, Replica.current())
+    facts |= {"init_from": dict(origin)} if origin else {}
+    if names := getattr(experiment.sampler.source, "class_names", ()):
+        facts["classes"] = list(names)
     local.environment(facts)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.info, environment=facts), console, *others]
     if config.log.tensorboard:

@@ -126,7 +126,8 @@ def forecast(
     step = build_step(config, state, device=device, replica=Replica())
     networks = (state.generator, state.discriminator)
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
-    trained = sum(_size(network.parameters()) for network in networks)
+    weights = sum(_size(network.parameters()) for network in networks)
+    trained = _size(step.g.parameters) + _size(step.d.parameters)
     others = sum(_size(network.buffers()) for network in networks) + _size(state.ema.module.state_dict().values())
     with alone():
         _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
@@ -134,7 +135,7 @@ def forecast(
     if len(fewer) != len(more):  # a network of the user's own, whose operators depend on the number of rows
         fewer, more = [max(fewer)], [max(more)]
     peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
-    return MemoryForecast(counts[0], counts[1], 4 * trained + others, max(0, int(peak) - trained), rows)
+    return MemoryForecast(counts[0], counts[1], weights + 3 * trained + others, max(0, int(peak) - trained), rows)
 
 
 def rows_at_a_time(config: Config, replica: Replica) -> int:
