@@ -40,7 +40,7 @@ class Plan:
         rows: one per entry of the state, without power iterations.
         sources: name here to name there.
         classes: name here to pairs of rows (here, there), for entries of which only these are taken.
-        share: of the parameters' numbers, how much is taken, in [0, 1].
+        share: of the parameters' numbers, how much is taken, in [0, 1]; rows of classes do not count.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -96,7 +96,7 @@ def match(
             plan.rows.append(_changed(row, taken=here.numel()))
         else:
             plan.rows.append(_changed(row, reason="another shape"))
-    parameters = {name for name, _ in network.named_parameters()}
+    parameters = {name for name, _ in network.named_parameters()} - with_rows
     total = sum(state[name].numel() for name in parameters)
     plan.share = sum(row.taken for row in plan.rows if row.name in parameters) / max(1, total)
     return plan
