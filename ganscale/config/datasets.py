@@ -107,7 +107,7 @@ DATASETS: dict[str, Dataset] = {
         "CIFAR-10 at data.path",
         extractors=_PICTURES,
         num_classes=10,
-        class_names=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         path="the folder with cifar-10-batches-py/",
         resolution=32,
         can_mirror=True,

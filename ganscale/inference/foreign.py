@@ -1,7 +1,7 @@
 """Published networks of other code as networks of this package: R3GAN's pickles (github.com/brownvc/R3GAN).
 
-Only tensors are read from a pickle (`ganscale.storage.pickles`). The networks compute the same function in float32; R3GAN's
-own code computes some stages in bfloat16, which differs by rounding.
+Only tensors are read from a pickle (`ganscale.storage.pickles`). The networks compute the same function in float32;
+R3GAN's own code computes some stages in bfloat16, which differs by rounding.
 """
 
 import hashlib
@@ -50,8 +50,8 @@ class ForeignNetworks:
 def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
     """Read the networks of a pickle of R3GAN.
 
-    A conditional discriminator there is <W h, e(y)>; here it is the projection <h, W^T e(y)> with a logit of weight 0: the
-    same function, which trains otherwise.
+    A conditional discriminator there is <W h, e(y)>; here it is the projection <h, W^T e(y)> with a logit of weight 0:
+    the same function, which trains otherwise.
 
     Args:
         path: of the file.

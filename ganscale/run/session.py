@@ -270,9 +270,7 @@ def run_worker(
             lease.release()
 
 
-def _begin(
-    experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]
-) -> Mapping[str, Any]:
+def _begin(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> Mapping[str, Any]:
     """Resume the run, or start it, from other weights if it says so; return the record of these."""
     config, resumed = experiment.config, resume(experiment, folder, replica, info)
     if not config.train.init_from:

@@ -1,4 +1,4 @@
-"""Warm start: the weights that a run begins with, from another run, an export or a published pickle (docs/warm_start.md)."""
+"""Warm start: weights that a run begins with, from another run, an export or a published pickle (docs/warm_start.md)."""
 
 import copy
 import hashlib
@@ -16,7 +16,7 @@ from ganscale.config import DATASETS, Config, ConfigError, parse
 from ganscale.config.errors import shown
 from ganscale.data import Source
 from ganscale.inference.foreign import SUFFIXES, read_foreign
-from ganscale.inference.load import CONFIG, WEIGHTS, choose_checkpoint, describe, load_generator
+from ganscale.inference.load import WEIGHTS, choose_checkpoint, describe, load_generator
 from ganscale.parallel.collectives import broadcast_ints, sum_over_replicas
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError
@@ -159,13 +159,15 @@ def read(config: Config, images: int | None = None) -> Origin:
         else:
             origin = _read_checkpoint(place)
     _check_architectures(config, origin.architectures, place)
-    lacks = sorted(set(config.train.init_parts) - origin.networks.keys() - ({"optimizers"} if origin.moments else set()))
+    parts = config.train.init_parts
+    there = {*origin.networks, *(["optimizers"] if origin.moments else [])}
+    lacks = [part for part in parts if part not in there]
     if lacks:
-        left = [part for part in config.train.init_parts if part not in lacks]
+        left = [part for part in parts if part in there]
         raise ConfigError(
             f"{origin.kind} has no {' and no '.join(lacks)}",
             key="train.init_parts",
-            value=list(config.train.init_parts),
+            value=list(parts),
             remedy=f"use {shown(left)}" if left else "name a run",
         )
     return origin

@@ -1,8 +1,8 @@
 """Tensors out of a pickle without running anything: no class is imported, no function is called.
 
-The opcodes (`pickletools.genops`) are interpreted here. What a pickle would import is kept as a name (`Global`), what it
-would call as a record of the call (`Made`), so that source code inside a pickle, as StyleGAN's `persistence` stores it,
-is a text. From these records, tensors are read of those forms that torch's own pickles have.
+The opcodes (`pickletools.genops`) are interpreted here. What a pickle would import is kept as a name (`Global`), what
+it would call as a record of the call (`Made`), so that source code inside a pickle, as StyleGAN's `persistence` stores
+it, is a text. From these records, tensors are read of those forms that torch's own pickles have.
 """
 
 import math
@@ -222,10 +222,9 @@ class _Machine:
         self.stack.append(Made(Global("", "persistent_load"), self.stack.pop()))
 
 
-_VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+_TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_VALUES = frozenset((*_NUMBERS, *_TEXTS, "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"))
 _MAKE: dict[str, Callable[[], Any]] = {
     "MARK": lambda: _MARK,
     "NONE": lambda: None,
@@ -262,7 +261,7 @@ def module_tensors(value: Any, *, most: int) -> dict[str, Any]:
 
     Args:
         value: part of what `parse` gives.
-        most: bytes that the tensors may have together, e.g. those of the file: one storage can be named a million times.
+        most: bytes that the tensors may have together, as those of the file: one storage can be named a million times.
 
     Raises:
         PickleError: it is no module, or a tensor is not as it should be.

@@ -86,7 +86,7 @@ def match(
             pairs = [(a, b) for a, b in sorted(classes.items()) if a < len(here) and b < len(there)]
             if pairs:
                 plan.sources[name] = source
-            if pairs and pairs != [(a, a) for a in range(len(here))] or len(here) != len(there):
+            if pairs and (pairs != [(a, a) for a in range(len(here))] or len(here) != len(there)):
                 plan.classes[name] = pairs
             reason = f"{len(pairs)} of {len(here)} classes are there" if pairs else unknown or "no class is there"
             taken = here.numel() // len(here) * len(pairs)

@@ -154,6 +154,17 @@ BAD = [
     override("instance_norm_of_units", "model.discriminator.norm=instance", "use layer, group"),
     override("nothing_to_condition", "model.generator.conditioning=norm", "use concat, or set", CONDITIONAL_D),
     override("only_d_conditional", "model.generator.conditioning=none", "set it to concat", CONDITIONAL_D),
+    override("no_parts", "train.init_parts=[]", "use some of generator"),
+    override("a_part_twice", "train.init_parts=[ema, generator, ema]", "each once"),
+    override("average_alone", "train.init_parts=[ema, discriminator]", "add generator"),
+    override(
+        "optimizers_alone", "train.init_parts=[optimizers]", "add generator or discriminator", value="['optimizers']"
+    ),
+    override("unknown_part", "train.init_parts=[weights]", "one of", value="weights"),
+    override("which_checkpoint", "train.init_checkpoint=last", "give newest, best, or a number of images"),
+    override("negative_checkpoint", "train.init_checkpoint=-1", "give newest, best, or a number of images"),
+    override("freeze_without_weights", "model.freeze_d=1", "set train.init_from"),
+    override("freeze_too_much", "model.freeze_d=3", "use at most 2", "train.init_from=x"),
     override("only_g_conditional", "model.discriminator.conditioning=none", "set it to projection", CONDITIONAL_G),
     override("local_batch_norm", "model.generator.norm=local_batch", "norm: batch", "cluster.num_workers=2"),
     override("wandb_without_project", "wandb.project=' '", "name one", "wandb.mode=online", value="' '"),

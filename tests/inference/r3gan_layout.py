@@ -1,7 +1,7 @@
 """Networks in the layout of R3GAN's published code, written from the paper and the names in its pickles.
 
-Huang et al. 2024, section 4 and appendix: a learned basis, inverted bottlenecks with grouped 3x3 convolutions and biased
-activations, resampling by the filter [1, 3, 3, 1]. Only names and shapes of tensors are those of github.com/brownvc/R3GAN.
+Huang et al. 2024, section 4 and appendix: a learned basis, inverted bottlenecks with grouped 3x3 convolutions and
+biased activations, resampling by the filter [1, 3, 3, 1]. Names and shapes of tensors are github.com/brownvc/R3GAN's.
 """
 
 import pickle

@@ -12,8 +12,10 @@ from torch import Tensor
 from ganscale.config import Config, ConfigError
 from ganscale.config import load as load_config
 from ganscale.data import Source
+from ganscale.health import detectors
 from ganscale.inference.export import export
 from ganscale.inference.load import load_generator
+from ganscale.run.health_monitor import HealthMonitor
 from ganscale.run.session import run_worker
 from ganscale.run.warm_start import locate, read, start, warm_start
 from ganscale.storage.checkpoint import CheckpointStore, load
@@ -22,6 +24,7 @@ from ganscale.train import main
 from ganscale.training.build import Experiment, build, initial_state
 from tests.fleet import Fleet
 from tests.inference import r3gan_layout
+from tests.run.test_health_monitor import at
 from tests.run.test_stop_signal import RUN
 from tests.runs import DCGAN, EXACT, MLP, QUIET, saved
 
@@ -36,7 +39,7 @@ def config(*overrides: str) -> Config:
 
 def begun(folder: Path, *overrides: str) -> Experiment:
     """A run that has started from `folder`, and has not trained."""
-    experiment = build(config(*overrides, f"train.init_from={folder}"))
+    experiment = build(config(f"train.init_from={folder}", *overrides))
     source = experiment.sampler.source
     start(experiment.config, experiment.state, source, read(experiment.config))
     return experiment
@@ -114,7 +117,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "no_best": (("train.init_checkpoint=best",), "train.init_checkpoint", "no checkpoint.best_metric"),
     "other_generator": (("model.generator={name: mlp}",), "model.generator.name", "is dcgan"),
     "other_discriminator": (("model.discriminator={name: mlp}",), "model.discriminator.name", "is dcgan"),
-    "other_widths": (("model.generator.width=7", "model.generator.max_width=7"), "train.init_from", "% of the generator"),
+    "other_widths": (("model.generator.width=7", "model.generator.max_width=7"), "train.init_from", "of the generator"),
 }
 
 
@@ -122,9 +125,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {
 def test_what_cannot_be_started_from_is_refused(name: str, origin: Path) -> None:
     overrides, key, problem = REFUSED[name]
     with pytest.raises(ConfigError, match=problem) as caught:
-        settings = config(*BASE, f"train.init_from={origin}", *(each.replace("{}", str(origin)) for each in overrides))
-        source = build(settings).sampler.source
-        start(settings, initial_state(settings, source.shape, CPU), source, read(settings))
+        begun(origin, *BASE, *(each.replace("{}", str(origin)) for each in overrides))
     assert caught.value.key == key
     assert caught.value.remedy
 
@@ -220,7 +221,7 @@ def test_a_resume_does_not_read_the_origin(tmp_path: Path) -> None:
 
 
 def test_a_start_before_the_first_checkpoint_takes_the_same_again(tmp_path: Path) -> None:
-    """The origin has trained on, and the run starts once more from what it recorded; also after a rollback to 0."""
+    """The origin has trained on, and the run starts once more from what it recorded."""
     _first(tmp_path)
     settings, folder = _tiny(tmp_path, "b"), RunDir(tmp_path / "b")
     run_worker(_tiny(tmp_path, "b", "train.images=120"), tmp_path / "b", device=CPU, echo=False)
@@ -234,6 +235,22 @@ def test_a_start_before_the_first_checkpoint_takes_the_same_again(tmp_path: Path
     facts = warm_start(settings, experiment.state, experiment.sampler.source, folder, lines.append)
     assert facts["images"] == 240
     assert any("gone or has changed" in line for line in lines)
+
+
+def test_a_rollback_to_the_start_goes_back_to_the_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _first(tmp_path)
+    _, there = load(tmp_path / "a" / "checkpoints" / f"{120:012d}")
+    restore, found = HealthMonitor._restore, []
+
+    def checked(monitor: HealthMonitor, target: int, rollbacks: int) -> None:
+        restore(monitor, target, rollbacks)
+        state = monitor._experiment.state.state_dict()
+        found.append((target, equal(state["generator"], there["generator"]), equal(state["ema"], there["ema"])))
+
+    monkeypatch.setattr(HealthMonitor, "_restore", checked)
+    monkeypatch.setattr(detectors, "diagnose", at(420, since=2))
+    _train(tmp_path, "b", "health.response=rollback", "health.rate_factor=0.5")
+    assert found == [(0, True, True)]
 
 
 def _share(folder: str, name: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
+from ganscale.config import DISCRIMINATORS, GENERATORS
 from ganscale.config.architectures import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, R3GANDiscriminator
 from ganscale.config.section import Section
-from ganscale.config import DISCRIMINATORS, GENERATORS
 from ganscale.models import Geometry
 from ganscale.training.transfer import apply, match, table, take_moments
 
