@@ -1,7 +1,8 @@
-"""Images until a warm start reaches a cold start's Fréchet distance: `python -m benchmarks.warm_start FOLDER`.
+"""Images until a warm start reaches a cold start's Fréchet distance: `python -m benchmarks.warm_start FOLDER [IMAGES]`.
 
-For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one on all ten, and one on all ten
-that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the figures.
+For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one of IMAGES on all ten, and one
+of half of these that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the
+figures.
 """
 
 import json
@@ -17,8 +18,8 @@ from ganscale.data.images import ImageSource
 from ganscale.data.mnist import training_digits
 
 SEEDS = (0, 1, 2)
-BEFORE, COLD, WARM = 96_000, 96_000, 48_000
-"""Images of the three runs."""
+BEFORE, COLD = 96_000, 96_000
+"""Images of the run on nine digits, and of the cold one by default."""
 EVERY_COLD, EVERY_WARM = 32_000, 8_000
 """Images between two evaluations."""
 SETTINGS = (
@@ -58,9 +59,9 @@ def main(arguments: list[str]) -> int:
     """Run what is missing and print a line per seed.
 
     Args:
-        arguments: the folder of the runs.
+        arguments: the folder of the runs, and images of the cold one.
     """
-    folder = Path(arguments[0])
+    folder, images = Path(arguments[0]), int(arguments[1]) if arguments[1:] else COLD
     digits = tuple("012345678")
     source = "benchmarks.warm_start:open_nine_digits"
     entry = Dataset(source, "MNIST without nines", channels=1, num_classes=9, class_names=digits)
@@ -69,15 +70,17 @@ def main(arguments: list[str]) -> int:
     for seed in SEEDS:
         before = (f"run.seed={seed + 100}", "data.name=nine_digits", f"train.images={BEFORE}", "eval.every=0")
         curve(folder, f"nine_{seed}", "eval.metrics=[]", *before)
-        cold = curve(folder, f"cold_{seed}", f"run.seed={seed}", f"train.images={COLD}", f"eval.every={EVERY_COLD}")
+        cold = curve(folder, f"cold_{seed}", f"run.seed={seed}", f"train.images={images}", f"eval.every={EVERY_COLD}")
         origin = f"train.init_from={folder / f'nine_{seed}'}"
-        settings = (f"run.seed={seed}", f"train.images={WARM}", f"eval.every={EVERY_WARM}", origin)
+        settings = (f"run.seed={seed}", f"train.images={images // 2}", f"eval.every={EVERY_WARM}", origin)
         warm = curve(folder, f"warm_{seed}", *settings)
         target = cold[str(max(map(int, cold)))]
-        reached = min((int(images) for images, value in warm.items() if value <= target), default=None)
+        reached = min((int(at) for at, value in warm.items() if value <= target), default=None)
         rows.append({"seed": seed, "target": target, "reached": reached, "cold": cold, "warm": warm})
-        text = "not reached" if reached is None else f"reached after {reached:,} images, {reached / COLD:.2f} of these"
-        print(f"seed {seed}: cold start ends at {target:.2f} after {COLD:,} images; warm start: {text}", flush=True)
+        text = (
+            "not reached" if reached is None else f"reached after {reached:,} images, {reached / images:.2f} of these"
+        )
+        print(f"seed {seed}: cold start ends at {target:.2f} after {images:,} images; warm start: {text}", flush=True)
         (folder / "warm_start.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(f"{(time.process_time() - start) / 60:.1f} core-minutes")
     return 0

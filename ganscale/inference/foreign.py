@@ -195,7 +195,7 @@ def _generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Any]
 def _discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[int, ...], int]:
     stages = _num_stages(weights)
     own: dict[str, Tensor] = {"layers.0.weight": weights["Model.ExtractionLayer.Layer.weight"]}
-    blocks, index = [], 1
+    blocks, index, place = [], 1, ""
     for stage in range(stages):
         prefix = f"Model.MainLayers.{stage}.Layers"
         blocks.append(_blocks(weights, prefix, 0))
@@ -211,7 +211,7 @@ def _discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[int,
         else:
             own[f"layers.{index}.weight"] = weights[f"{place}.Basis.weight"]
     settings, num_classes = _settings(blocks), 0
-    own["head.logit.weight"] = weights[f"{prefix}.{len(blocks[-1])}.LinearLayer.weight"]
+    own["head.logit.weight"] = weights[f"{place}.LinearLayer.weight"]
     _check_all_used(weights, own)
     if EMBEDDING in weights:
         embedding, logit = weights[EMBEDDING].double(), own["head.logit.weight"]

@@ -1,4 +1,4 @@
-"""Warm start: weights that a run begins with, from another run, an export or a published pickle (docs/warm_start.md)."""
+"""Warm start: weights that a run begins with, from a run, an export or a published pickle (docs/warm_start.md)."""
 
 import copy
 import hashlib
@@ -30,7 +30,7 @@ from ganscale.training.transfer import Plan, apply, match, table, take_moments
 KEY = "train.init_from"
 MIN_SHARE = 0.1
 """Of the parameters of a network that is taken: a run that takes less is refused."""
-SIDES = ("generator", "discriminator")
+SIDES: tuple[str, ...] = ("generator", "discriminator")
 
 
 @dataclass(frozen=True)

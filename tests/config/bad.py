@@ -155,12 +155,10 @@ BAD = [
     override("nothing_to_condition", "model.generator.conditioning=norm", "use concat, or set", CONDITIONAL_D),
     override("only_d_conditional", "model.generator.conditioning=none", "set it to concat", CONDITIONAL_D),
     override("no_parts", "train.init_parts=[]", "use some of generator"),
-    override("a_part_twice", "train.init_parts=[ema, generator, ema]", "each once"),
-    override("average_alone", "train.init_parts=[ema, discriminator]", "add generator"),
-    override(
-        "optimizers_alone", "train.init_parts=[optimizers]", "add generator or discriminator", value="['optimizers']"
-    ),
-    override("unknown_part", "train.init_parts=[weights]", "one of", value="weights"),
+    override("a_part_twice", "train.init_parts=[ema, ema]", "each once", value="['ema', 'ema']"),
+    override("average_alone", "train.init_parts=[ema]", "add generator", value="['ema']"),
+    override("optimizers_alone", "train.init_parts=[optimizers]", "add generator or", value="['optimizers']"),
+    Bad("unknown_part", "train.init_parts.0", "weights", "one of", overrides=("train.init_parts=weights",)),
     override("which_checkpoint", "train.init_checkpoint=last", "give newest, best, or a number of images"),
     override("negative_checkpoint", "train.init_checkpoint=-1", "give newest, best, or a number of images"),
     override("freeze_without_weights", "model.freeze_d=1", "set train.init_from"),
