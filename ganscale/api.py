@@ -147,6 +147,10 @@ class Trainer:
             check_files(config)
         folder = locate(config)
         newest = inspect(config, folder)
+        if config.train.init_from and newest is None:
+            from ganscale.run.warm_start import locate as locate_start
+
+            locate_start(config)
         with _logging():
             if newest and newest.images >= config.train.images:
                 if self.is_rank_zero:

@@ -8,11 +8,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ganscale.api import LAUNCHERS, Result, Trainer
 from ganscale.cli import DONE, FAILED, STOPPED, UNHEALTHY, Parser, command, fail, run_keys, split_words
 from ganscale.config import Config, ConfigError, dump
 from ganscale.tracking.console import show
+
+if TYPE_CHECKING:
+    import torch
+
+    from ganscale.data import Source
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -73,9 +79,22 @@ def _remarks(config: Config) -> list[str]:
     try:
         check_files(config)
         device = pick_device(config)
-        return warnings + report(config, build_source(config, device), device, Replica(0, workers))
+        source = build_source(config, device)
+        warnings += report(config, source, device, Replica(0, workers))
     except ConfigError as error:  # no data or no GPU on this machine
         return [*warnings, "memory per worker: not known here", *str(error).splitlines()]
+    return warnings + _warm_start(config, source, device)
+
+
+def _warm_start(config: Config, source: "Source", device: "torch.device") -> list[str]:
+    """What the run would take from `train.init_from`, with the table of all layers, as lines of text."""
+    from ganscale.run.warm_start import read, start
+    from ganscale.training.build import initial_state
+
+    if not config.train.init_from:
+        return []
+    state = initial_state(config, source.shape, device, num_classes=source.num_classes)
+    return start(config, state, source, read(config), whole=True).lines
 
 
 def summary(result: Result) -> str:

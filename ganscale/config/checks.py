@@ -7,7 +7,7 @@ from ganscale.config.datasets import DATASETS
 from ganscale.config.errors import ConfigError, shown
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
-from ganscale.config.networks import DISCRIMINATORS, GENERATORS
+from ganscale.config.networks import DISCRIMINATORS, GENERATORS, feature_maps
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
@@ -26,6 +26,7 @@ def check(config: Config) -> None:
     _check_batch(config)
     _check_data(config)
     _check_model(config)
+    _check_start(config)
     _check_objective(config)
     _check_auto(config)
     _check_arithmetic(config)
@@ -106,6 +107,39 @@ def _check_model(config: Config) -> None:
         value="none",
         remedy=f"set it to {choice}, or model.{other}.conditioning to none",
     )
+
+
+def _check_start(config: Config) -> None:
+    """Refuse settings of a warm start that contradict each other."""
+    train, frozen = config.train, config.model.freeze_d
+    parts = train.init_parts
+    if not parts or len(set(parts)) < len(parts):
+        remedy = "use some of generator, discriminator, ema, optimizers, each once"
+        raise ConfigError("names nothing, or a part twice", key="train.init_parts", value=list(parts), remedy=remedy)
+    if "ema" in parts and "generator" not in parts:
+        remedy = "add generator, or leave ema out"
+        problem = "an average of weights that the generator does not start from"
+        raise ConfigError(problem, key="train.init_parts", value=list(parts), remedy=remedy)
+    if parts == ("optimizers",):
+        remedy = "add generator or discriminator"
+        problem = "moments of weights that are not taken"
+        raise ConfigError(problem, key="train.init_parts", value=list(parts), remedy=remedy)
+    if not frozen:
+        return
+    if not train.init_from or "discriminator" not in parts:
+        raise ConfigError(
+            "D would keep random weights",
+            key="model.freeze_d",
+            value=frozen,
+            remedy="use 0, or set train.init_from, with discriminator in train.init_parts",
+        )
+    settings = config.model.discriminator
+    if settings.name not in ("mlp", "dcgan", "resnet", "r3gan"):
+        return  # its blocks are counted when it is built
+    most = settings.depth if settings.name == "mlp" else len(feature_maps(settings, config.data.resolution))
+    if frozen > most:
+        remedy = f"use at most {most}"
+        raise ConfigError(f"D has {most} of them", key="model.freeze_d", value=frozen, remedy=remedy)
 
 
 def extractor_name(config: Config) -> str:

@@ -20,6 +20,7 @@ class Dataset:
         metrics: what an evaluation computes when `eval.metrics` is empty.
         channels: of its images; of pictures, those of most.
         num_classes: of its labels; None if only its files show it.
+        class_names: names of the classes, where they are known without its files.
         path: what `data.path` must name, in words; empty if it needs no files.
         resolution: the only one that it has, in pixels; None for any.
         is_points: whether examples are 2-D points, not images.
@@ -38,6 +39,7 @@ class Dataset:
     metrics: tuple[str, ...] = ("frechet", "kid")
     channels: int = 3
     num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
     path: str = ""
     resolution: int | None = None
     is_points: bool = False
@@ -69,6 +71,7 @@ DATASETS: dict[str, Dataset] = {
         metrics=("frechet", "kid", "modes", "reverse_kl"),
         channels=1,
         num_classes=10,
+        class_names=tuple("0123456789"),
         held_out="ganscale.data.mnist:held_out_digits",
     ),
     "stacked_mnist": Dataset(
@@ -77,6 +80,7 @@ DATASETS: dict[str, Dataset] = {
         extractors=("mnist", *_PICTURES),
         metrics=("frechet", "modes", "reverse_kl", "excess_kl"),
         num_classes=1000,
+        class_names=tuple(f"{number:03}" for number in range(1000)),
         held_out="ganscale.data.mnist:held_out_triples",
         reference_size=26_000,  # the benchmark's number of samples
     ),
@@ -103,6 +107,7 @@ DATASETS: dict[str, Dataset] = {
         "CIFAR-10 at data.path",
         extractors=_PICTURES,
         num_classes=10,
+        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         path="the folder with cifar-10-batches-py/",
         resolution=32,
         can_mirror=True,

@@ -16,7 +16,7 @@ from ganscale.config.health import Health
 from ganscale.config.losses import Loss
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS, Architecture, settings_classes, union
 from ganscale.config.objective import Augment, Images, Penalty, Rate, Share
-from ganscale.config.section import Count, Section, as_tuple, whole
+from ganscale.config.section import Count, Section, as_tuple, listed, whole
 
 
 def _workers(value: object) -> object:
@@ -44,6 +44,15 @@ def _interval(value: object) -> object:
     return value
 
 
+def _checkpoint(value: object) -> object:
+    """newest, best, or a number of images."""
+    value = whole(value)
+    if value not in ("newest", "best") and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError("newest, best, or a number of images")
+    return value
+
+
+InitPart = Literal["generator", "discriminator", "ema", "optimizers"]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Betas = Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)]
 
@@ -91,6 +100,13 @@ class Model(Section):
     discriminator: _DISCRIMINATOR = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=MLPDiscriminator(), description="The discriminator's architecture and its settings."
     )
+    freeze_d: Count = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Resolutions of D nearest the image (of an mlp, hidden layers) that keep the weights of "
+        "train.init_from (FreezeD, Mo et al. 2020).",
+    )
 
 
 class Optim(Section):
@@ -133,7 +149,7 @@ class EMA(Section):
 
 
 class Training(Section):
-    """How long, in which batches and in which arithmetic."""
+    """How long, in which batches and in which arithmetic, and from which weights."""
 
     images: Count = Field(default=640_000, ge=1, description="Length of the run in images over all workers.")
     batch_size: Count = Field(
@@ -174,6 +190,22 @@ class Training(Section):
     )
     deterministic: bool = Field(
         default=False, description="Only deterministic GPU kernels, so that a resume is bit-identical."
+    )
+    init_from: str = Field(
+        default="",
+        description="Weights to start from (docs/warm_start.md): a run's folder or URI, a checkpoint, an exported "
+        "generator, or a pickle of R3GAN; empty: the initialization. A run that resumes does not read it.",
+    )
+    init_checkpoint: Annotated[int | str, BeforeValidator(_checkpoint)] = Field(
+        default="newest", description="Which checkpoint of a run in train.init_from: newest, best or its images."
+    )
+    init_parts: Annotated[tuple[InitPart, ...], BeforeValidator(listed)] = Field(
+        default=("generator", "discriminator", "ema"),
+        description="What is taken from train.init_from: some of generator, discriminator, ema, optimizers.",
+    )
+    init_classes: Literal["names", "index"] = Field(
+        default="names",
+        description="Which classes of train.init_from are the same as here: those of one name, or of one number.",
     )
 
 

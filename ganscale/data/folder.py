@@ -59,6 +59,9 @@ class FolderSource(Source, Finite, Prefetching):
         rules: how a picture becomes an image; without a number of channels, 1 if all are gray, otherwise 3.
         labels: where the classes are from, as `data.labels`.
 
+    Attributes:
+        class_names: names of the classes; empty without labels, and where dataset.json numbers them.
+
     Raises:
         ConfigError: a file or its label is not as it should be; the message names it.
         FileNotFoundError, ValueError: the path does not hold pictures.
@@ -85,6 +88,8 @@ class FolderSource(Source, Finite, Prefetching):
         rules = replace(rules, channels=rules.channels or _find_channels(files, names, rules))
         self.shape: tuple[int, ...] = (rules.channels or 3, resolution, resolution)
         self.num_classes = len(found.classes)
+        numbered = found.from_file and found.classes == tuple(map(str, range(len(found.classes))))
+        self.class_names = () if numbered else found.classes
         self.num_images = len(names)
         self._labels = torch.tensor(found.rows)
         self._state_hash = cache(lambda: hash_pictures(files, names, found, rules))

@@ -20,6 +20,7 @@ from ganscale.config import DATASETS, Config, ConfigError, parse
 from ganscale.config.evaluation import METRICS
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find
+from ganscale.inference.foreign import SUFFIXES, read_foreign
 from ganscale.inference.generator import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
 from ganscale.storage import checkpoint as checkpoints
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest
@@ -42,8 +43,8 @@ def load_generator(
     (`ganscale.register`) before.
 
     Args:
-        path: a run directory or its URI, its `checkpoints/` or one checkpoint in it, or an export (its folder or its
-            `generator.safetensors`).
+        path: a run directory or its URI, its `checkpoints/` or one checkpoint in it, an export (its folder or its
+            `generator.safetensors`), or a pickle of R3GAN.
         device: where it computes.
         checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
 
@@ -54,15 +55,20 @@ def load_generator(
         ConfigError: there is no generator, it was altered, or this version cannot read it.
     """
     path = open_place(path)
+    if path.name.endswith(SUFFIXES):
+        return _load_foreign(path, device, checkpoint)
     if isinstance(path, StorePath):
         return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
     if path.name == WEIGHTS or (path / WEIGHTS).exists():
-        if checkpoint != "newest":
-            raise ConfigError(
-                "an export has no checkpoints", key="--checkpoint", value=checkpoint, remedy="leave it out"
-            )
+        _check_newest("an export", checkpoint)
         return _load_export(path.parent if path.name == WEIGHTS else path, device)
     return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
+
+
+def _check_newest(what: str, checkpoint: str | int) -> None:
+    if checkpoint != "newest":
+        problem, remedy = f"{what} has no checkpoints", "leave it out"
+        raise ConfigError(problem, key="--checkpoint", value=checkpoint, remedy=remedy)
 
 
 def choose_checkpoint(path: str | Place, choice: str | int = "newest") -> Place:
@@ -177,6 +183,25 @@ def _num_classes(config: Config, description: Description, weights: dict[str, Te
         if name in weights and built.shape != weights[name].shape:
             return weights[name].shape[0]
     return 1
+
+
+def _load_foreign(path: Place, device: torch.device | str, checkpoint: str | int) -> LoadedGenerator:
+    _check_newest("a pickle", checkpoint)
+    found = read_foreign(path)
+    geometry = found.geometry
+    description = Description(
+        generator=found.settings,
+        latent_dim=geometry.latent_dim,
+        latent="normal",
+        shape=geometry.shape,
+        num_classes=geometry.num_classes,
+        dtype="float32",
+        data="",
+        run=path.name,
+        images=found.images,
+        sha256=found.sha256,
+    )
+    return LoadedGenerator(found.ema.to(device), description)
 
 
 def _load_export(folder: Path, device: torch.device | str) -> LoadedGenerator:

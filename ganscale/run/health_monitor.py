@@ -17,6 +17,7 @@ from ganscale.health.policy import Decision, healthy_until, respond, rollback_li
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.drift import DriftCheck
+from ganscale.run.warm_start import warm_start
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.files import write_atomically
@@ -187,9 +188,11 @@ class HealthMonitor:
             _, saved = checkpoint.load(self._folder.checkpoints / f"{target:012d}")
         else:
             source = experiment.sampler.source
-            saved = initial_state(
-                experiment.config, source.shape, experiment.device, num_classes=source.num_classes
-            ).state_dict()
+            config = experiment.config
+            first = initial_state(config, source.shape, experiment.device, num_classes=source.num_classes)
+            if config.train.init_from:
+                warm_start(config, first, source, self._folder)
+            saved = first.state_dict()
         state.load_state_dict(saved)
         state.rollbacks = rollbacks
         kept = sum(images <= target for images in self._images)

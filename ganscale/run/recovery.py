@@ -143,7 +143,7 @@ def _compare_data(config: Config, folder: RunDir, source: Finite, info: Callable
         write_atomically(folder.data, json.dumps(found | {"earlier": old.get("earlier", [])}, indent=1) + "\n")
 
 
-def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> None:
+def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> bool:
     """Load the newest valid checkpoint, as rank 0 finds it, on every replica, and the number of rollbacks.
 
     Args:
@@ -151,6 +151,9 @@ def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Calla
         folder: the run's.
         replica: this process among the replicas.
         info: takes a line for the log.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         ConfigError: the checkpoint holds the state of other networks than this version builds from the config.
@@ -170,6 +173,7 @@ def resume(experiment: Experiment, folder: RunDir, replica: Replica, info: Calla
         _load(experiment, folder.checkpoints / f"{images:012d}")
         info(f"resuming at {images:,} images")
     experiment.state.rollbacks = max(experiment.state.rollbacks, rollbacks)
+    return images >= 0
 
 
 def _load(experiment: Experiment, path: Place) -> None:

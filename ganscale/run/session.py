@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from ganscale.run.recovery import check_data, check_shared, clear_heartbeats, re
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
+from ganscale.run.warm_start import recorded_start, warm_start
 from ganscale.run.watchdog import EVERY, Watchdog
 from ganscale.storage.lease import Lease, LeaseLostError
 from ganscale.storage.run_dir import RunDir, checkpoint_store
@@ -252,13 +254,13 @@ def run_worker(
             for line in report(config, source, device, replica):
                 info(line)
         experiment = build(config, device=device, replica=replica, source=source)
-        resume(experiment, folder, replica, info)
+        origin = _begin(experiment, folder, replica, info)
         start, stop_signal = experiment.state.images, StopSignal(device, ask)
         own: list[Callback] = []
         checkpointer: Checkpointer | None = None
         if console:
             record_failure(folder, start, previous_failure, info)
-            tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers)
+            tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers, origin)
             own = [tracking, checkpointer]
         history = read_metrics(folder) if lease else ()
         evaluate = _evaluation(experiment, folder, history, make_executor, info)
@@ -294,6 +296,17 @@ def run_worker(
                 folder.push()
             folder.close()
             lease.release()
+
+
+def _begin(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> Mapping[str, Any]:
+    """Resume the run, or start it, from other weights if it says so; return the record of these."""
+    config, resumed = experiment.config, resume(experiment, folder, replica, info)
+    if not config.train.init_from:
+        return {}
+    if resumed:
+        info("train.init_from is not read: this run resumes its own checkpoint")
+        return recorded_start(folder)
+    return warm_start(config, experiment.state, experiment.sampler.source, folder, info)
 
 
 def _train(session: Session, folder: RunDir, info: Callable[[str], None], start: int) -> Outcome:
@@ -336,11 +349,15 @@ def _rank_zero_callbacks(
     stop_signal: StopSignal,
     console: Console,
     others: Sequence[Tracker],
+    origin: Mapping[str, Any],
 ) -> tuple[TrackerCallback, Checkpointer]:
     """Trackers and checkpoints."""
     config, state = experiment.config, experiment.state
     local = JsonlTracker(folder, images=state.images)
     facts = environment(experiment.device, Replica.current())
+    facts |= {"init_from": dict(origin)} if origin else {}
+    if names := getattr(experiment.sampler.source, "class_names", ()):
+        facts["classes"] = list(names)
     local.environment(facts)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.info, environment=facts), console, *others]
     if config.log.tensorboard:

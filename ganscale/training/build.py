@@ -17,6 +17,7 @@ from ganscale.losses import Targets
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
 from ganscale.models.layers import Chain
+from ganscale.models.structure import freeze
 from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.training.augment import Augmentation
@@ -113,6 +114,12 @@ def build_networks(
     only_differences = find(LOSSES, config.loss.name, key="loss.name").boundary is None and config.penalty.drift == 0.0
     if only_differences and isinstance(discriminator, Discriminator):
         discriminator.drop_logit_bias()
+    if config.model.freeze_d:
+        try:
+            freeze(discriminator, config.model.freeze_d, seen)
+        except ValueError as error:
+            remedy = "use fewer"
+            raise ConfigError(str(error), key="model.freeze_d", value=config.model.freeze_d, remedy=remedy) from None
     return generator, discriminator
 
 
@@ -232,11 +239,12 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
 
 
 def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
-    """Fused Adam for each network; rates and betas are set again before every update, by the run's schedule."""
+    """Fused Adam for what is trained; rates and betas are set again before every update, by the run's schedule."""
+    trained_d = [each for each in discriminator.parameters() if each.requires_grad]
     start = Schedule(config).controls(0)
     eps = config.optim.eps
     optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)
-    optimizer_d = Adam(discriminator.parameters(), lr=start.lr_d, betas=start.betas_d, eps=eps, fused=True)
+    optimizer_d = Adam(trained_d, lr=start.lr_d, betas=start.betas_d, eps=eps, fused=True)
     return optimizer_g, optimizer_d
 
 

@@ -132,21 +132,22 @@ def forecast(
     step = build_step(config, state, device=device, replica=Replica())
     networks = (state.generator, state.discriminator)
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
-    parameters = [size for network in networks for size in _sizes(network.parameters())]
+    weights = [size for network in networks for size in _sizes(network.parameters())]
+    updated = [*_sizes(step.g.parameters), *_sizes(step.d.parameters)]  # those that have gradients and moments
     kept = [size for network in networks for size in _sizes(network.buffers())]
     kept += _sizes(state.ema.module.state_dict().values())
-    trained, others = sum(parameters), sum(kept)
+    trained = sum(updated)
     with alone():
         _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
         fewer, more = (_trace(config, step, shape, few * factor, device) for factor in (1, 2))
     if len(fewer) != len(more):  # a network of the user's own, whose operators depend on the number of rows
         fewer, more = [max(fewer)], [max(more)]
     peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
-    saved = [*parameters * 3, *kept]
+    saved = [*weights, *updated * 2, *kept]
     # torch's allocator of pinned memory rounds up to powers of two.
     snapshot = sum(1 << (size - 1).bit_length() for size in saved if size) if device.type == "cuda" else sum(saved)
-    activations = max(0, int(peak) - trained)
-    return MemoryForecast(counts[0], counts[1], 4 * trained + others, activations, rows, sum(saved), snapshot)
+    state_size, activations = sum(weights) + 3 * trained + sum(kept), max(0, int(peak) - trained)
+    return MemoryForecast(counts[0], counts[1], state_size, activations, rows, sum(saved), snapshot)
 
 
 def rows_at_a_time(config: Config, replica: Replica) -> int:

@@ -30,7 +30,7 @@ class Side:
     Args:
         network: the bare network.
         parallel: the module that runs forward and backward, wrapped in DDP.
-        optimizer: over the network's parameters.
+        optimizer: over the network's parameters that are trained.
         clip_grad_norm: bound of the gradient norm; 0 for none.
         clip_weights: bound of each weight's absolute value; 0 for none.
     """
@@ -49,7 +49,7 @@ class Side:
         self.optimizer = optimizer
         self.clip_grad_norm = clip_grad_norm
         self.clip_weights = clip_weights
-        self.parameters: list[Tensor] = list(network.parameters())
+        self.parameters: list[Tensor] = [each for each in network.parameters() if each.requires_grad]
         self.norms = batch_norms(network)
         self._spectral = spectral_norms(network)
 

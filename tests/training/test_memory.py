@@ -67,8 +67,9 @@ def test_few_rows_tell_what_many_need(overrides: tuple[str, ...]) -> None:
     assert found.activations == pytest.approx(counted - gradients, rel=0.02)
 
 
-def test_the_state_is_all_that_a_run_keeps() -> None:
-    config = load(overrides=(*DCGAN, *BATCH_NORM))
+@pytest.mark.parametrize("more", [(), ("train.init_from=elsewhere", "model.freeze_d=1")], ids=["all", "frozen"])
+def test_the_state_is_all_that_a_run_keeps(more: tuple[str, ...]) -> None:
+    config = load(overrides=(*DCGAN, *BATCH_NORM, *more))
     source = build_source(config, CPU)
     state = initial_state(config, source.shape, CPU)
     step = build_step(config, state, device=CPU, replica=Replica())

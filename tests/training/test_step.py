@@ -33,7 +33,7 @@ NETWORKS = {"mlp": MLP, "dcgan": DCGAN}
 
 
 def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _iterate(experiment: Experiment, iterations: int, every: int) -> int:
@@ -92,6 +92,43 @@ def test_each_gradient_crosses_the_wire_once_and_nothing_else_does(fleet: Fleet,
             ("gloo:all_reduce", generator): 4,
             ("gloo:all_reduce", statistics): 2,
         }
+
+
+FREEZE = ("train.init_from=elsewhere", "model.freeze_d=1")
+
+
+@pytest.mark.multiprocess
+def test_gradients_of_frozen_blocks_cross_nothing(fleet: Fleet) -> None:
+    """D's gradients are those of its trained parameters."""
+    whole = _size(build(tiny(*DCGAN)).state.discriminator)
+    for traffic in fleet.run(count_traffic, 2, (*DCGAN, *FREEZE, "penalty.r1=1")):
+        generator, discriminator = traffic["sizes"]
+        assert discriminator == whole - (3 * 4 * 4 + 3)
+        assert traffic["reduced"] == {"discriminator": 4 * discriminator * 8, "generator": 4 * generator * 8}
+
+
+FROZEN = {
+    "batch_norm": (*DCGAN, *BATCH_NORM, "train.init_from=elsewhere", "model.freeze_d=2"),
+    "spectral_norm": (*MLP, *FREEZE, "model.discriminator.spectral_norm=true", "loss.clip_weights=0.01"),
+    "recomputed": (*DCGAN, *BATCH_NORM, *FREEZE, "train.checkpoint_activations=true", "penalty.gp=1"),
+}
+
+
+@pytest.mark.parametrize("overrides", FROZEN.values(), ids=FROZEN)
+def test_frozen_blocks_stay_as_they_are(overrides: tuple[str, ...]) -> None:
+    """Weights, running statistics and power iterations; they have no gradients and no moments."""
+    experiment = build(tiny(*overrides))
+    discriminator, optimizer = experiment.state.discriminator, experiment.state.optimizer_d
+    parameters = dict(discriminator.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    layers = {".".join(name.split(".")[:2]) for name in parameters.keys() - trained}
+    before = _snapshot(discriminator)
+    _iterate(experiment, 3, every=3)
+    frozen = {name for name in before if ".".join(name.split(".")[:2]) in layers}
+    assert frozen
+    assert _changed(before, discriminator) == before.keys() - frozen
+    assert len(optimizer.state) == len(trained)
+    assert all(each.grad is None for each in discriminator.parameters() if not each.requires_grad)
 
 
 FAMILY = {

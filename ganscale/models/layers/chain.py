@@ -29,7 +29,7 @@ class Chain(nn.Sequential):
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _UnchangedStatistics(norms)
 
-        first, *blocks = self._blocks()
+        first, *blocks = self.blocks()
         input = _apply(first, input, labels)
         for block in blocks:
             output = checkpoint(
@@ -39,7 +39,7 @@ class Chain(nn.Sequential):
             input = output
         return input
 
-    def _blocks(self) -> list[list[nn.Module]]:
+    def blocks(self) -> list[list[nn.Module]]:
         """Layers before the first one that has weights, which may work in place; then blocks."""
         blocks: list[list[nn.Module]] = [[]]
         for layer in self:

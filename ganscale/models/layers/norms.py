@@ -26,6 +26,9 @@ class BatchNorm(nn.Module):
         momentum: weight of the newest batch in the running statistics.
         across_replicas: False for statistics of this replica's own rows only.
         affine: False for no scale and shift.
+
+    Attributes:
+        frozen: whether the running statistics stay as they are for good (`model.freeze_d`).
     """
 
     running_mean: Tensor
@@ -44,7 +47,7 @@ class BatchNorm(nn.Module):
         self.eps = eps
         self.momentum = momentum
         self.across_replicas = across_replicas
-        self.update_statistics = True
+        self.update_statistics, self.frozen = True, False
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -187,12 +190,12 @@ def uses_batch_statistics(module: nn.Module) -> bool:
 
 
 def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
-    """The batch norms of a network, for `frozen_statistics`.
+    """The batch norms of a network, for `frozen_statistics`, without those that are frozen for good.
 
     Args:
         module: the network.
     """
-    return tuple(m for m in module.modules() if isinstance(m, BatchNorm))
+    return tuple(m for m in module.modules() if isinstance(m, BatchNorm) and not m.frozen)
 
 
 @contextmanager

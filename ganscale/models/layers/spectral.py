@@ -79,7 +79,7 @@ def add_spectral_norm(network: nn.Module) -> None:
 
 
 def spectral_norms(network: nn.Module) -> tuple[tuple[SpectralNorm, Tensor], ...]:
-    """The spectral norms of a network, each with its trained weight, for `advance_power_iteration`.
+    """The spectral norms of a network, each with its weight, for `advance_power_iteration`, without frozen ones.
 
     Args:
         network: with norms from `add_spectral_norm`.
@@ -87,7 +87,8 @@ def spectral_norms(network: nn.Module) -> tuple[tuple[SpectralNorm, Tensor], ...
     found = []
     for module in network.modules():
         if isinstance(module, parametrize.ParametrizationList):
-            found += [(norm, module.original) for norm in module if isinstance(norm, SpectralNorm)]
+            norms = [norm for norm in module if isinstance(norm, SpectralNorm) and module.original.requires_grad]
+            found += [(norm, module.original) for norm in norms]
     return tuple(found)
 
 
