@@ -301,6 +301,8 @@ RESUMABLE_CHANGES = (
     "train.images",
     "data.path",
     "data.num_workers",
+    "data.cache_mib",
+    "data.cache_dir",
     "train.device",
     "eval",
     "log",
