@@ -13,12 +13,14 @@ import numpy as np
 from ganscale.data.prepared import PreparedSet
 
 AHEAD = 64 * 2**20
-"""Bytes of pictures that are fetched together; twice as much is held at most."""
+"""Bytes of pictures that are fetched together at most; twice as much is held."""
+PICTURES_AHEAD = 1024
+"""Pictures that are fetched together, where their order is random as a whole."""
 GAP = 64 * 1024
 """Unneeded bytes between two pictures up to which one request fetches both: about what a request's delay costs."""
 LONGEST = 8 * 2**20
 """Bytes of one request, unless one picture is larger."""
-THREADS = 16
+THREADS = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -87,6 +89,7 @@ class Fetcher:
     Args:
         pictures: the set.
         cache: for pictures that are needed more than once; None for none.
+        together: pictures that are fetched together, unless they have more than `AHEAD` bytes.
 
     Attributes:
         num_requests: requests so far.
@@ -94,8 +97,8 @@ class Fetcher:
         num_pictures: pictures given out so far.
     """
 
-    def __init__(self, pictures: PreparedSet, cache: RingCache | None = None) -> None:
-        self._pictures, self._cache = pictures, cache
+    def __init__(self, pictures: PreparedSet, cache: RingCache | None = None, together: int = PICTURES_AHEAD) -> None:
+        self._pictures, self._cache, self._together = pictures, cache, together
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
         self.num_requests = self.num_bytes = self.num_pictures = 0
 
@@ -114,7 +117,7 @@ class Fetcher:
         """The files of each batch, not yet checked, while those of later ones are fetched.
 
         Args:
-            requests: rows of each batch; read ahead by up to twice `AHEAD` bytes.
+            requests: rows of each batch; read ahead as far as `AHEAD` and `together` allow, twice.
 
         Raises:
             OSError: the storage does not answer.
@@ -136,11 +139,12 @@ class Fetcher:
 
     def _begin(self, requests: Iterator[list[int]]) -> _Chunk | None:
         """Begin to fetch batches of `AHEAD` bytes in all; None if there are no more."""
-        index, sizes, batches = self._pictures.index, 0, deque()
+        index, batches, num_bytes, count = self._pictures.index, deque(), 0, 0
         for rows in requests:
             batches.append(rows)
-            sizes += int(index["size"][rows].sum())
-            if sizes >= AHEAD:
+            num_bytes += int(index["size"][rows].sum())
+            count += len(rows)
+            if num_bytes >= AHEAD or count >= self._together:
                 break
         if not batches:
             return None

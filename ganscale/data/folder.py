@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from ganscale.config import Config, ConfigError
 from ganscale.config.datasets import Data
 from ganscale.data.copy_ahead import CopyAhead, upload
-from ganscale.data.fetch import Fetcher, RingCache
+from ganscale.data.fetch import PICTURES_AHEAD, Fetcher, RingCache
 from ganscale.data.files import Files, list_files, open_files, read, refuse, shown_name
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.labels import Labels, Rule, find_labels
-from ganscale.data.order import Arrangement, Blocks, Order, Shuffled, Weighted, class_counts
+from ganscale.data.order import WINDOW, Arrangement, Blocks, Order, Shuffled, Weighted, class_counts
 from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
 from ganscale.data.source import Finite, Prefetching, Source
@@ -416,4 +416,5 @@ def _fetcher(contents: _Contents, reading: Reading) -> Fetcher | None:
     if not isinstance(contents, PreparedSet) or not contents.is_remote:
         return None
     size = reading.cache_mib * 2**20
-    return Fetcher(contents, RingCache(reading.cache_dir, size, len(contents)) if size else None)
+    cache = RingCache(reading.cache_dir, size, len(contents)) if size else None
+    return Fetcher(contents, cache, max(PICTURES_AHEAD, WINDOW * reading.shuffle_block))
