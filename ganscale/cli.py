@@ -17,6 +17,7 @@ DONE, FAILED, REFUSED, UNHEALTHY, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 saved (EX_TEMPFAIL of sysexits.h: try again later); interrupted from the keyboard."""
 
 COMMANDS = {
+    "prepare": ("ganscale.prepare.__main__", "check pictures once and convert them to shards with an index"),
     "train": ("ganscale.train", "train a GAN; the same command again resumes the run"),
     "tune": ("ganscale.tune", "search for settings that train well on every seed"),
     "evaluate": ("ganscale.evaluate", "compute the metrics of trained generators"),

@@ -12,7 +12,19 @@ PACKAGE = Path(__file__).parent.parent / "ganscale"
 
 ORDER = (
     *("train", "tune", "evaluate", "sample", "dashboard", "doctor", "api"),
-    *("sweep", "launch", "run", "report", "cli", "inference", "evaluation", "training", "tracking", "health"),
+    *(
+        "sweep",
+        "launch",
+        "run",
+        "report",
+        "prepare",
+        "cli",
+        "inference",
+        "evaluation",
+        "training",
+        "tracking",
+        "health",
+    ),
     *("models", "losses", "data", "storage", "parallel", "config"),
 )
 """From top to bottom; the first line are the commands and what they run, `cli` is what they share."""
@@ -23,7 +35,7 @@ PLACES = {
     "wandb": ("tracking.wandb", "tracking.wandb_dashboards"),
     "tensorboard": ("tracking.tensorboard",),
     "obstore": ("storage.store",),
-    "argparse": (*COMMANDS, "report.__main__"),
+    "argparse": (*COMMANDS, "report.__main__", "prepare.__main__"),
 }
 CORE = ("training", "run", "models", "storage", "health", "inference", "evaluation", "report")
 

@@ -46,7 +46,7 @@ def check_files(config: Config) -> None:
     """
     data = config.data
     what = find(DATASETS, data.name, key="data.name").path
-    if what and not Path(data.path).expanduser().exists():
+    if what and "://" not in data.path and not Path(data.path).expanduser().exists():
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
     check_data = DATASETS[data.name].check
     if check_data is not None:
@@ -73,11 +73,18 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.name = {data.name} is not to be mirrored", key="data.mirror", value=True, remedy="use false"
         )
-    for name in ("labels", "channels", "fit", "background", "range"):
+    for name in ("labels", "channels", "fit", "background", "range", "balance", "shuffle_block"):
         value, default = getattr(data, name), type(data).model_fields[name].default
         if value != default and not entry.has_pictures:
             problem = f"data.name = {data.name} does not read it"
             raise ConfigError(problem, key=f"data.{name}", value=value, remedy=f"leave it at {shown(default)}")
+    if data.class_weights and data.balance == "none":
+        remedy = "set data.balance=classes, or leave it out"
+        problem = "data.balance = none ignores it"
+        raise ConfigError(problem, key="data.class_weights", value=data.class_weights, remedy=remedy)
+    if data.balance != "none" and data.shuffle_block:
+        problem = "data.balance = classes has an order of its own"
+        raise ConfigError(problem, key="data.shuffle_block", value=data.shuffle_block, remedy="use 0")
     if data.range is not None and data.range[0] >= data.range[1]:
         remedy = "write [BLACK, WHITE], e.g. [0, 1]"
         raise ConfigError("the first is not the smaller", key="data.range", value=data.range, remedy=remedy)

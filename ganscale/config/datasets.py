@@ -25,7 +25,8 @@ class Dataset:
         resolution: the only one that it has, in pixels; None for any.
         is_points: whether examples are 2-D points, not images.
         can_mirror: whether a mirrored image is still one of the data set.
-        has_pictures: whether `data.labels`, `channels`, `fit`, `background` and `range` apply.
+        has_pictures: whether `data.labels`, `channels`, `fit`, `background`, `range`, `balance` and `shuffle_block`
+            apply.
         check: `(config) -> None`, refuses files that cannot be read, before anything starts.
         held_out: `(config, count, seed) -> read`, where `read(start, stop)` gives rows of `count` real examples that
             are never trained on, and their classes; None if there are none.
@@ -115,9 +116,9 @@ DATASETS: dict[str, Dataset] = {
     ),
     "folder": Dataset(
         "ganscale.data.folder:open_folder",
-        "a folder or zip of pictures at data.path (docs/data.md)",
+        "a folder or zip of pictures, or a prepared set, at data.path (docs/data.md)",
         extractors=_PICTURES,
-        path="a folder or zip of pictures",
+        path="a folder or zip of pictures, or a prepared set",
         can_mirror=True,
         has_pictures=True,
         check="ganscale.data.check:check_pictures",
@@ -130,15 +131,52 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 _FOLDER = "of data.name = folder"
 
 
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+
+def _named(value: object) -> object:
+    """Classes may be called 0, 1, ...: YAML's numbers are names here."""
+    return {str(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+
+
 class Data(Section):
     """The real examples."""
 
     name: Annotated[str, Choice(DATASETS)] = Field(default="mnist", description="Data set.")
-    path: str = Field(default="", description="Where the files of the data set lie; every node must see it.")
+    path: str = Field(
+        default="",
+        description="Where the files of the data set lie; every node must see it. A prepared set may lie in a bucket "
+        "(s3://, gs://, az://).",
+    )
     changed: Literal["refuse", "accept"] = Field(
         default="refuse",
         description="When a run is resumed with data that are not those it began with, by their hash (docs/data.md): "
         "refuse, or accept them from there on.",
+    )
+    balance: Literal["none", "classes"] = Field(
+        default="none",
+        description=f"Frequency of classes {_FOLDER}. none: as in the data; classes: equal, or by data.class_weights.",
+    )
+    class_weights: Annotated[dict[str, Weight], BeforeValidator(_named)] = Field(
+        default={},
+        description="Relative frequencies of classes by name with data.balance = classes; 1 for those not named, 0 to "
+        "leave a class out.",
+    )
+    shuffle_block: Count = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description=f"Pictures {_FOLDER} that lie side by side and stay close in time, in random order among 16 such "
+        "blocks, so that fewer requests read them; 0: one random order of all.",
+    )
+    cache_mib: Count = Field(
+        default=1024,
+        ge=0,
+        le=10_000_000,
+        description="Size of a worker's cache of pictures from a bucket in MiB; 0: none.",
+    )
+    cache_dir: str = Field(
+        default="", description="Folder of that cache, e.g. /dev/shm for memory; empty: the system's temporary folder."
     )
     mirror: bool = Field(default=False, description="Mirror half of the images; not with digits or 2-D points.")
     num_workers: Count = Field(

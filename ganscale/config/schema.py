@@ -340,6 +340,8 @@ RESUMABLE_CHANGES = (
     "data.path",
     "data.changed",
     "data.num_workers",
+    "data.cache_mib",
+    "data.cache_dir",
     "train.device",
     "eval",
     "log",

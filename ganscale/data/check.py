@@ -5,17 +5,22 @@ Decoded are all pictures, or as many of them, evenly spaced, as stay within `MAX
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
+
+import torch
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.section import is_conditional
+from ganscale.data.fetch import Fetcher
 from ganscale.data.files import Files, Listing, list_files, open_files, read, refuse, shown_name
-from ganscale.data.folder import rules_of
+from ganscale.data.folder import arrange, given_settings, reading_of, rules_of
 from ganscale.data.labels import Labels, find_labels
 from ganscale.data.pictures import Header, Rules, decode, read_header
+from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
+from ganscale.storage.store import Place, StorePath, open_place
 
 MAX_DECODED = 10_000
 MAX_DECODED_PIXELS = 200_000_000
@@ -24,6 +29,7 @@ FEW = 1000
 DARK = 16
 """Byte that 16-bit pictures of 12 bits do not exceed."""
 _BATCH = 4096
+_SAMPLE_OF_PREPARED = 64
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -41,7 +47,13 @@ def check_pictures(config: Config) -> None:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    data, path = config.data, Path(config.data.path).expanduser()
+    data = config.data
+    path = open_place(data.path, key="data.path")
+    if _check_prepared(config, path):
+        return
+    if isinstance(path, StorePath):
+        remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
+        raise ConfigError("only prepared sets are read from a bucket", key="data.path", value=data.path, remedy=remedy)
     try:
         files = open_files(path)
         listing = list_files(files)
@@ -52,6 +64,7 @@ def check_pictures(config: Config) -> None:
     labels = find_labels(files, listing, data.labels)
     _check_labels(config, labels)
     _check_number(config, len(listing.pictures))
+    arrange(0, torch.tensor(labels.rows), labels.classes, reading_of(data))
     rules, resolution = rules_of(data), data.resolution
     headers = _examine(files, listing.pictures, lambda name: _header(files, name, rules, resolution))
     sample = _sample(listing.pictures, headers)
@@ -60,6 +73,44 @@ def check_pictures(config: Config) -> None:
     if deep and max(deep) <= DARK and data.range is None:
         _logger.warning("all 16-bit pictures are almost black: if their values end at 4095, set data.range=[0, 4095]")
     _report(listing, labels, headers, len(sample))
+
+
+def _check_prepared(config: Config, path: Place) -> bool:
+    """Check manifest, index, sizes of the shards and some pictures, if it is a prepared set; return whether it is."""
+    data = config.data
+    remedy = "copy or prepare the set once more"
+    try:
+        if not is_prepared(path):
+            return False
+        found = PreparedSet(path)
+        check_settings(found.manifest, given_settings(data.resolution, rules_of(data), data.labels), data.path)
+        count = len(found)
+        rows = sorted({place * count // _SAMPLE_OF_PREPARED for place in range(_SAMPLE_OF_PREPARED)} - {count})
+        contents = Fetcher(found).fetch(rows) if found.is_remote else [found.read(row) for row in rows]
+        begin = time.thread_time()
+        for row, content in zip(rows, contents, strict=True):
+            decode(found.checked(row, content), data.resolution, Rules(channels=found.manifest.channels))
+        per_picture = (time.thread_time() - begin) / len(rows)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error), key="data.path", value=data.path, remedy=remedy) from None
+    except FileNotFoundError as error:
+        message = "no such bucket" if "bucket" in str(error) else f"is incomplete: {error}"
+        raise ConfigError(message, key="data.path", value=data.path, remedy=remedy) from None
+    labels = Labels(found.index["label"].tolist(), () if data.labels == "none" else found.manifest.classes)
+    _check_labels(config, labels)
+    _check_number(config, count)
+    arrange(0, torch.tensor(labels.rows), labels.classes, reading_of(data))
+    classes = f"{len(labels.classes):,} classes" if labels.classes else "no classes"
+    _logger.info("%s", f"{count:,} prepared pictures, {classes}; checked: index, shards' sizes, {len(rows):,} pictures")
+    speed = max(1, data.num_workers) / max(per_picture, 1e-9)
+    _logger.info(
+        "%s",
+        f"decoding takes {1e3 * per_picture:.2f} ms of a core per picture: at most {speed:,.0f} images/s per worker "
+        f"(data.num_workers = {data.num_workers})",
+    )
+    return True
 
 
 def _header(files: Files, name: str, rules: Rules, resolution: int) -> Header:

@@ -1,15 +1,17 @@
 """The files of a folder or zip by name: which are pictures, which are left out by rule, which are refused."""
 
+import io
 import os
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from ganscale.config import ConfigError
 from ganscale.data.pictures import MAX_PIXELS, NEEDS_AVIF, NEEDS_HEIF, has_avif, has_heif, kind_of
+from ganscale.storage.store import Place, StorePath
 
 ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"}
@@ -32,12 +34,14 @@ LABELS_FILE = "dataset.json"
 MAX_BYTES = 4 * MAX_PIXELS
 """Of a picture's file or zip entry, uncompressed."""
 _SHOWN = 5
+_BUFFER = 1 << 18
+"""Bytes that are read at once of a zip in a bucket."""
 
 
 class Files(Protocol):
     """The files below `data.path`; names are relative to it, with slashes."""
 
-    path: Path
+    path: Place
 
     def walk(self) -> Iterator[tuple[str, str]]:
         """Every file's name, and why it cannot be read ("" if nothing is known against it).
@@ -89,7 +93,7 @@ class FolderFiles(Files):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._root = path, path
 
     def walk(self) -> Iterator[tuple[str, str]]:
         """Every visible file's name with what is known against it (part of `Files`)."""
@@ -97,8 +101,8 @@ class FolderFiles(Files):
         while waiting:
             folder, above = waiting.pop()
             try:
-                found = os.stat(self.path / folder)
-                entries = sorted(os.scandir(self.path / folder), key=lambda entry: entry.name)
+                found = os.stat(self._root / folder)
+                entries = sorted(os.scandir(self._root / folder), key=lambda entry: entry.name)
             except OSError as error:
                 raise ValueError(f"cannot list the folder {shown_name(folder)}: {error.strerror}") from None
             identity = (found.st_dev, found.st_ino)
@@ -117,7 +121,7 @@ class FolderFiles(Files):
 
     def open(self, name: str) -> IO[bytes]:
         """A file (part of `Files`)."""
-        file = (self.path / name).open("rb")
+        file = (self._root / name).open("rb")
         try:
             _check_size(os.fstat(file.fileno()).st_size)
         except ValueError:
@@ -127,21 +131,78 @@ class FolderFiles(Files):
 
     def size(self, name: str) -> int:
         """Of a file in bytes (part of `Files`)."""
-        return (self.path / name).stat().st_size
+        return (self._root / name).stat().st_size
+
+
+class StoreFiles(Files):
+    """The objects below a prefix of a bucket.
+
+    Args:
+        path: the prefix.
+    """
+
+    is_remote = True
+
+    def __init__(self, path: StorePath) -> None:
+        self.path = path
+        start = len(path.key) + 1 if path.key else 0
+        self._sizes = {entry.key[start:]: entry.size for entry in path.store.list(path.key)}
+
+    def walk(self) -> Iterator[tuple[str, str]]:
+        """Every visible object's name with what is known against it (part of `Files`)."""
+        for name in self._sizes:
+            if not any(is_hidden(part) for part in PurePosixPath(name).parts):
+                yield name, ""
+
+    def open(self, name: str) -> IO[bytes]:
+        """An object (part of `Files`)."""
+        _check_size(self._sizes[name])
+        return io.BytesIO((self.path / name).read_bytes())
+
+    def size(self, name: str) -> int:
+        """Of an object in bytes (part of `Files`)."""
+        return self._sizes[name]
+
+
+class _RangeFile(io.RawIOBase):
+    """An object of a store as a file that can be read anywhere, by one request per read."""
+
+    def __init__(self, path: StorePath) -> None:
+        self._path, self._size, self._at = path, path.entry().size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._at + len(buffer))
+        if stop <= self._at:
+            return 0
+        content = self._path.store.read_range(self._path.key, self._at, stop)
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 class ZipFiles(Files):
     """The files of a zip.
 
     Args:
-        path: of the zip.
+        path: of the zip, in a folder or a bucket.
 
     Raises:
         ValueError: its directory is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
+        self.is_remote = not isinstance(path, Path)
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
         try:
@@ -151,7 +212,8 @@ class ZipFiles(Files):
 
     def _opened(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():  # a forked process would share the file's position
-            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+            file = self.path if isinstance(self.path, Path) else io.BufferedReader(_RangeFile(self.path), _BUFFER)
+            self._archive, self._process = zipfile.ZipFile(file), os.getpid()
         return self._archive
 
     def walk(self) -> Iterator[tuple[str, str]]:
@@ -193,16 +255,20 @@ class ZipFiles(Files):
         return {**self.__dict__, "_archive": None}
 
 
-def open_files(path: Path) -> Files:
+def open_files(path: Place) -> Files:
     """The files of a folder or zip.
 
     Args:
-        path: of the folder or zip.
+        path: of the folder or zip, or of a prefix or zip in a bucket.
 
     Raises:
         FileNotFoundError: no such path.
         ValueError: it is neither, or damaged.
     """
+    if isinstance(path, StorePath):
+        if path.name.lower().endswith(".zip"):
+            return ZipFiles(path if path.key else path.parent / path.name)
+        return StoreFiles(path)
     if path.is_dir():
         return FolderFiles(path)
     if not path.exists():
@@ -266,7 +332,7 @@ def list_pictures(path: Path) -> list[str]:
     return listing.pictures
 
 
-def refuse(path: Path, problems: Sequence[tuple[str, str]], key: str = "data.path", remedy: str = "") -> None:
+def refuse(path: Place, problems: Sequence[tuple[str, str]], key: str = "data.path", remedy: str = "") -> None:
     """Raise an error that names the files and the reasons, if there are any.
 
     Args:

@@ -1,14 +1,16 @@
-"""A folder or a zip of pictures, decoded by DataLoader workers ahead of their use.
+"""A folder, a zip or a prepared set of pictures, decoded by DataLoader workers ahead of their use.
 
 Names are sorted; docs/data.md has the rules by which files are found, labeled and decoded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
+from itertools import tee
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,40 +18,197 @@ from torch.utils.data import DataLoader, Dataset
 from ganscale.config import Config, ConfigError
 from ganscale.config.datasets import Data
 from ganscale.data.copy_ahead import CopyAhead, upload
+from ganscale.data.fetch import PICTURES_AHEAD, Fetcher, RingCache
 from ganscale.data.files import Files, list_files, open_files, read, refuse, shown_name
 from ganscale.data.identity import hash_pictures
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.labels import Rule, find_labels
-from ganscale.data.order import Order
+from ganscale.data.order import WINDOW, Arrangement, Blocks, Order, Shuffled, Weighted, class_counts
 from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
+from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
 from ganscale.data.source import Finite, Prefetching, Source
 from ganscale.parallel.random import Stream
+from ganscale.storage.store import Place, StorePath, open_place
 
 
-class _Pictures(Dataset[Tensor]):
-    """Decoded pictures by index; each DataLoader worker opens the zip for itself."""
+class _Contents(Protocol):
+    """The files of pictures by row."""
 
-    def __init__(self, files: Files, names: list[str], resolution: int, rules: Rules) -> None:
-        self.files, self.names, self.resolution, self.rules = files, names, resolution, rules
+    place: Place
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        ...
+
+    def read(self, row: int) -> bytes:
+        """The file of a picture."""
+        ...
+
+    def checked(self, row: int, content: bytes) -> bytes:
+        """The file of a picture, if it is what it should be; `ValueError` otherwise."""
+        ...
+
+    def name(self, row: int) -> str:
+        """Of a picture."""
+        ...
+
+
+class _Listed(_Contents):
+    """Pictures of a folder or zip."""
+
+    def __init__(self, files: Files, names: list[str]) -> None:
+        self.files, self.names, self.place = files, names, files.path
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Tensor:
-        name = self.names[index]
+    def read(self, row: int) -> bytes:
+        return read(self.files, self.names[row])
+
+    def checked(self, row: int, content: bytes) -> bytes:
+        return content
+
+    def name(self, row: int) -> str:
+        return self.names[row]
+
+
+class _Pictures(Dataset[Tensor]):
+    """Decoded pictures by row, or by row and content; each DataLoader worker opens the zip for itself."""
+
+    def __init__(self, contents: _Contents, resolution: int, rules: Rules) -> None:
+        self.contents, self.resolution, self.rules = contents, resolution, rules
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def __getitem__(self, which: int | tuple[int, bytes]) -> Tensor:
+        row, content = (which, None) if isinstance(which, int) else which
         try:
-            return torch.from_numpy(decode(read(self.files, name), self.resolution, self.rules))
+            content = self.contents.read(row) if content is None else content
+            return torch.from_numpy(decode(self.contents.checked(row, content), self.resolution, self.rules))
         except Exception as error:  # zipfile raises many kinds on damaged input
-            problem = f"cannot read the picture {shown_name(name)}: it {error}"
+            problem = f"cannot read the picture {shown_name(self.contents.name(row))}: it {error}"
             remedy = "repair, convert or remove it, and resume the run with data.changed=accept"
-            raise ConfigError(problem, key="data.path", value=str(self.files.path), remedy=remedy) from error
+            raise ConfigError(problem, key="data.path", value=str(self.contents.place), remedy=remedy) from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What lies at `data.path`; `numbered` if its classes may be numbers without names."""
+
+    contents: _Contents
+    labels: Tensor
+    classes: tuple[str, ...]
+    numbered: bool
+    rules: Rules
+    state_hash: Callable[[], str]
+
+
+def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Opened:
+    """A prepared set, or listed files."""
+    if is_prepared(path):
+        found = PreparedSet(path)
+        check_settings(found.manifest, given_settings(resolution, rules, labels), str(path))
+        classes = () if labels == "none" else found.manifest.classes
+        rows = torch.from_numpy(found.index["label"].astype(np.int64)) if classes else torch.zeros(len(found)).long()
+        state_hash = found.manifest.data_hash + ("" if classes or not found.manifest.classes else "/none")
+        rules = Rules(channels=found.manifest.channels)
+        return _Opened(found, rows, classes, _are_numbers(classes), rules, lambda: state_hash)
+    if isinstance(path, StorePath):
+        remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
+        raise ConfigError("only prepared sets are read from a bucket", key="data.path", value=str(path), remedy=remedy)
+    files = open_files(path)
+    listing = list_files(files)
+    refuse(path, listing.problems)
+    names = listing.pictures
+    found = find_labels(files, listing, labels)
+    rules = replace(rules, channels=rules.channels or find_channels(files, names, rules))
+    numbered = found.from_file and _are_numbers(found.classes)
+    rows = torch.tensor(found.rows)
+    return _Opened(
+        _Listed(files, names), rows, found.classes, numbered, rules, lambda: hash_pictures(files, names, found, rules)
+    )
+
+
+def _are_numbers(classes: tuple[str, ...]) -> bool:
+    return classes == tuple(map(str, range(len(classes))))
+
+
+def given_settings(resolution: int, rules: Rules, labels: Rule) -> dict[str, Any]:
+    """Settings that a run has, None for those at their defaults, as `check_settings` takes them.
+
+    Args:
+        resolution: side of the images in pixels.
+        rules: how a picture becomes an image.
+        labels: where the classes are from.
+    """
+    given = {
+        "channels": rules.channels,
+        "fit": rules.fit,
+        "background": list(rules.background),
+        "range": list(rules.range) if rules.range else None,
+    }
+    default = {"channels": None, "fit": DEFAULT.fit, "background": list(DEFAULT.background), "range": None}
+    settings: dict[str, Any] = {name: None if given[name] == default[name] else given[name] for name in given}
+    return {"resolution": resolution} | settings | {"labels": None if labels == "auto" else labels}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are ordered and fetched.
+
+    Attributes:
+        balance: none, or classes with equal or given frequencies.
+        class_weights: relative frequencies of classes by name; 1 for those that are left out.
+        shuffle_block: pictures of a block that stay close in time; 0 for an order that is random as a whole.
+        cache_mib: size of the cache of pictures from a bucket, in MiB.
+        cache_dir: its folder; empty for the system's temporary one.
+    """
+
+    balance: Literal["none", "classes"] = "none"
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    shuffle_block: int = 0
+    cache_mib: int = 0
+    cache_dir: str = ""
+
+
+READ_ALL = Reading()
+"""In an order that is random as a whole."""
+
+
+def arrange(seed: int, labels: Tensor, classes: Sequence[str], reading: Reading) -> Arrangement:
+    """Which picture is shown where.
+
+    Args:
+        seed: the run's seed.
+        labels: class of every picture, int64 `[N]`.
+        classes: names of the classes.
+        reading: the settings.
+
+    Raises:
+        ConfigError: there are no classes to balance, or `data.class_weights` names one that is not there.
+    """
+    if reading.balance == "none":
+        return (
+            Blocks(seed, len(labels), reading.shuffle_block) if reading.shuffle_block else Shuffled(seed, len(labels))
+        )
+    if not classes:
+        raise ConfigError("the pictures have no classes", key="data.balance", value="classes", remedy="use none")
+    unknown = sorted(set(reading.class_weights) - set(classes))
+    if unknown:
+        remedy = f"name some of {', '.join(classes[:20])}" + (", ..." if len(classes) > 20 else "")
+        raise ConfigError(f"no class {unknown[0]}", key="data.class_weights", value=unknown[0], remedy=remedy)
+    sizes = torch.bincount(labels, minlength=len(classes)).tolist()
+    weights = [reading.class_weights.get(name, 1.0) for name in classes]
+    counts = class_counts(sizes, weights)
+    return Weighted(seed, labels, counts)
 
 
 class FolderSource(Source, Finite, Prefetching):
-    """The `num_images` pictures of a folder or zip in an order that is a function of (seed, epoch).
+    """The `num_images` pictures of a folder, zip or prepared set in an order that is a function of (seed, epoch).
 
     Args:
-        path: the folder or zip.
+        path: the folder or zip, or of a prepared set the folder or the prefix in a bucket.
         resolution: side of the images.
         seed: the run's seed.
         device: where batches go.
@@ -58,6 +217,7 @@ class FolderSource(Source, Finite, Prefetching):
         num_workers: DataLoader processes; 0 decodes in this process.
         rules: how a picture becomes an image; without a number of channels, 1 if all are gray, otherwise 3.
         labels: where the classes are from, as `data.labels`.
+        reading: how pictures are ordered and fetched.
 
     Attributes:
         class_names: names of the classes; empty without labels, and where dataset.json numbers them.
@@ -69,7 +229,7 @@ class FolderSource(Source, Finite, Prefetching):
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         resolution: int,
         *,
         seed: int,
@@ -79,40 +239,51 @@ class FolderSource(Source, Finite, Prefetching):
         num_workers: int = 0,
         rules: Rules = DEFAULT,
         labels: Rule = "auto",
+        reading: Reading = READ_ALL,
     ) -> None:
-        files = open_files(path)
-        listing = list_files(files)
-        refuse(path, listing.problems)
-        names = listing.pictures
-        found = find_labels(files, listing, labels)
-        rules = replace(rules, channels=rules.channels or _find_channels(files, names, rules))
-        self.shape: tuple[int, ...] = (rules.channels or 3, resolution, resolution)
-        self.num_classes = len(found.classes)
-        numbered = found.from_file and found.classes == tuple(map(str, range(len(found.classes))))
-        self.class_names = () if numbered else found.classes
-        self.num_images = len(names)
-        self._labels = torch.tensor(found.rows)
-        self._state_hash = cache(lambda: hash_pictures(files, names, found, rules))
-        self._pictures = _Pictures(files, names, resolution, rules)
-        self._seed, self._order = seed, Order(seed, len(names))
+        opened = _open_set(path, resolution, rules, labels)
+        self.shape: tuple[int, ...] = (opened.rules.channels or 3, resolution, resolution)
+        self.num_classes = len(opened.classes)
+        self.class_names = () if opened.numbered else opened.classes
+        self.num_images = len(opened.contents)
+        self._labels = opened.labels
+        self._state_hash = cache(opened.state_hash)
+        self._pictures = _Pictures(opened.contents, resolution, opened.rules)
+        self._arrangement = arrange(seed, opened.labels, opened.classes, reading)
+        self._seed = seed
+        self._order = self._new_order()
+        self.fetcher = _fetcher(opened.contents, reading)
         self._mirror = Stream(seed, "data/mirror", device) if mirror else None
         self._device, self._dtype, self._num_workers = device, dtype, num_workers
         self._expected: Iterator[tuple[int, int]] = iter(())
         self._ahead: Iterator[Sequence[Tensor]] | None = None
 
+    def _new_order(self) -> Order:
+        return Order(self._seed, self.num_images, arrangement=self._arrangement)
+
     def expect(self, requests: Callable[[], Iterator[tuple[int, int]]]) -> None:
-        """Compute the order ahead; with DataLoader workers decode, and copy to a GPU, ahead (part of `Prefetching`)."""
+        """Compute the order ahead; fetch, with DataLoader workers decode, and copy to a GPU, ahead.
+
+        Part of `Prefetching`.
+        """
         self._order.expect(requests)
+        if not self._num_workers and not self.fetcher:
+            return
+        self._expected = requests()
+        wanted: Iterable[Any] = _Requests(self._new_order(), requests)
+        if self.fetcher:
+            wanted = _Fetched(wanted, self.fetcher)
         if self._num_workers:
-            self._expected = requests()
-            loader = DataLoader(
+            loader: Iterable[Tensor] = DataLoader(
                 self._pictures,
-                batch_sampler=_Requests(Order(self._seed, self.num_images), requests),  # pyright: ignore[reportArgumentType]
+                batch_sampler=wanted,  # pyright: ignore[reportArgumentType]
                 num_workers=self._num_workers,
                 pin_memory=self._device.type == "cuda",
             )
-            batches = self._labeled(iter(loader), requests())
-            self._ahead = CopyAhead(batches, self._device) if self._device.type == "cuda" else batches
+        else:
+            loader = (torch.stack([self._pictures[each] for each in batch]) for batch in wanted)
+        batches = self._labeled(iter(loader), requests())
+        self._ahead = CopyAhead(batches, self._device) if self._device.type == "cuda" else batches
 
     def read(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Images `[stop - start, 3, H, W]` in [-1, 1] and classes `[stop - start]` (part of `Source`).
@@ -127,7 +298,7 @@ class FolderSource(Source, Finite, Prefetching):
         if batch is None:  # not the expected read: decode in this process from now on
             self._ahead = None
             rows = self._order.rows(start, stop)
-            pictures = torch.stack([self._pictures[int(row)] for row in rows])
+            pictures = self._read_rows(rows)
             batch = [upload(tensor, self._device) for tensor in (pictures, self._labels[rows])]
         images, labels = batch
         return mirrored(normalize(images, self._dtype), self._mirror, start), labels
@@ -143,20 +314,35 @@ class FolderSource(Source, Finite, Prefetching):
         Raises:
             ConfigError: as `read`.
         """
-        images = torch.stack([self._pictures[int(row)] for row in rows]).to(self._device)
-        return normalize(images, self._dtype), self.classes(rows)
+        return normalize(self._read_rows(rows).to(self._device), self._dtype), self.classes(rows)
+
+    def _read_rows(self, rows: Tensor) -> Tensor:
+        """Decoded pictures in host memory, not ahead of their use."""
+        wanted: list[Any] = rows.tolist()
+        if self.fetcher:
+            wanted = list(zip(wanted, self.fetcher.fetch(wanted), strict=True))
+        return torch.stack([self._pictures[each] for each in wanted])
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes of rows of the sorted names (part of `Finite`)."""
         return self._labels[rows.cpu()].to(self._device)
 
     def state_hash(self) -> str:
-        """SHA-256 by the rule of `ganscale.data.identity`, computed once (part of `Finite`)."""
+        """Of a prepared set the SHA-256 of pixels and classes, otherwise by the rule of `ganscale.data.identity`.
+
+        Computed once (part of `Finite`).
+        """
         return self._state_hash()
 
 
-def _find_channels(files: Files, names: Sequence[str], rules: Rules) -> int:
-    """1 if all pictures are gray, otherwise 3."""
+def find_channels(files: Files, names: Sequence[str], rules: Rules) -> int:
+    """1 if all pictures are gray, otherwise 3.
+
+    Args:
+        files: that hold them.
+        names: of the pictures.
+        rules: by which they are read.
+    """
     for name in names:
         with suppress(Exception), files.open(name) as file:  # a damaged one is named when it is read
             if not read_header(file, rules, 1).is_gray:
@@ -174,6 +360,15 @@ def rules_of(data: Data) -> Rules:
     return Rules(channels, data.fit, data.background, data.range)
 
 
+def reading_of(data: Data) -> Reading:
+    """How a run's pictures are ordered and fetched.
+
+    Args:
+        data: its section `data`.
+    """
+    return Reading(data.balance, data.class_weights, data.shuffle_block, data.cache_mib, data.cache_dir)
+
+
 def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> FolderSource:
     """The pictures of a run.
 
@@ -182,7 +377,7 @@ def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> Fol
         device: where batches go.
         dtype: of the images.
     """
-    data, path = config.data, Path(config.data.path).expanduser()
+    data, path = config.data, open_place(config.data.path, key="data.path")
     return FolderSource(
         path,
         data.resolution,
@@ -193,6 +388,7 @@ def open_folder(config: Config, device: torch.device, dtype: torch.dtype) -> Fol
         num_workers=data.num_workers,
         rules=rules_of(data),
         labels=data.labels,
+        reading=reading_of(data),
     )
 
 
@@ -206,3 +402,24 @@ class _Requests:
         self._order.expect(self._requests)
         for start, stop in self._requests():
             yield self._order.rows(start, stop).tolist()
+
+
+class _Fetched:
+    """Rows with their files' content for the DataLoader: workers decode, this process fetches."""
+
+    def __init__(self, requests: Iterable[list[int]], fetcher: Fetcher) -> None:
+        self._requests, self._fetcher = requests, fetcher
+
+    def __iter__(self) -> Iterator[list[tuple[int, bytes]]]:
+        rows, copy = tee(self._requests)
+        for batch, contents in zip(rows, self._fetcher.batches(copy), strict=False):
+            yield list(zip(batch, contents, strict=True))
+
+
+def _fetcher(contents: _Contents, reading: Reading) -> Fetcher | None:
+    """For sets in a bucket."""
+    if not isinstance(contents, PreparedSet) or not contents.is_remote:
+        return None
+    size = reading.cache_mib * 2**20
+    cache = RingCache(reading.cache_dir, size, len(contents)) if size else None
+    return Fetcher(contents, cache, max(PICTURES_AHEAD, WINDOW * reading.shuffle_block))

@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ganscale.config import ConfigError
 from ganscale.data.files import LABELS_FILE, Files, Listing, read, refuse, shown_name
+from ganscale.storage.store import Place
 
 Rule = Literal["auto", "top", "path", "none"]
 MAX_CLASSES = 100_000
@@ -119,7 +120,7 @@ def _from_file(files: Files, place: str, names: Sequence[str]) -> Labels:
     return _from_values(names, labels, lambda name, problem: wrong(f"gives {shown_name(name)} {problem}"))
 
 
-def _check_names(path: Path, place: str, names: Sequence[str], known: dict[str, Any]) -> None:
+def _check_names(path: Place, place: str, names: Sequence[str], known: dict[str, Any]) -> None:
     """Refuse labels of files that are not there, and files without labels."""
     there = set(names)
     refuse(

@@ -53,7 +53,7 @@ def _mix(x: Tensor, whitening: int) -> Tensor:
     return x
 
 
-def _scaled(words: Tensor, high: int) -> Tensor:
+def _scaled(words: Tensor, high: int | Tensor) -> Tensor:
     """The upper half of each word as a number in [0, high)."""
     return (((words >> 32) & 0xFFFFFFFF) * high) >> 32
 
@@ -165,14 +165,14 @@ class Stream:
         """
         return _scaled(self.bits(start, stop, math.prod(shape)), high).view(stop - start, *shape)
 
-    def integers_at(self, places: Tensor, high: int) -> Tensor:
+    def integers_at(self, places: Tensor, high: int | Tensor) -> Tensor:
         """Whole numbers in [0, high) at any places of the sequence: int64 like `places`.
 
         Place p has what `integers(p, p + 1, high, (1,))` gives.
 
         Args:
             places: int64, any shape.
-            high: at most 2^31.
+            high: at most 2^31; one number, or one for each place.
         """
         words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
         return _scaled(words, high)

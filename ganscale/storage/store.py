@@ -90,6 +90,19 @@ class Store(Protocol):
         """
         ...
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop - 1` of an object.
+
+        Args:
+            key: of the object.
+            start: first byte.
+            stop: byte after the last; what lies beyond the object's end is missing in the result.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        ...
+
     def stat(self, key: str) -> Entry:
         """What is known of an object without reading it.
 
@@ -166,6 +179,11 @@ class LocalStore:
         """Read a file (part of `Store`)."""
         with (self.path / key).open("rb") as file:
             return file.read(), _file_etag(os.fstat(file.fileno()))
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Read a part of a file (part of `Store`)."""
+        with (self.path / key).open("rb") as file:
+            return os.pread(file.fileno(), stop - start, start)
 
     def stat(self, key: str) -> Entry:
         """Look at a file (part of `Store`)."""
@@ -297,6 +315,12 @@ class BucketStore:
             with ThreadPoolExecutor(4) as pool:
                 content = b"".join(pool.map(part, starts))
         return content, _etag(meta)
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Download a part of an object (part of `Store`)."""
+        import obstore
+
+        return self._call(key, lambda: bytes(obstore.get_range(self._client, self._path(key), start=start, end=stop)))
 
     def stat(self, key: str) -> Entry:
         """Ask for an object's facts (part of `Store`)."""

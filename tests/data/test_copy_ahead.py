@@ -131,7 +131,7 @@ def test_a_folder_gives_a_gpu_the_same_batches_after_each_return(gpu: Gpu, pictu
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
 def test_a_broken_picture_is_named_when_its_batch_is_read(gpu: Gpu, pictures: Path) -> None:
     source = FolderSource(pictures, 8, seed=1, device=CUDA, num_workers=1)
-    broken = source._pictures.names[int(source._order.rows(4, 8)[2])]
+    broken = source._pictures.contents.name(int(source._order.rows(4, 8)[2]))
     (pictures / broken).write_bytes(b"not a png")
     source.expect(reads_from(0))
     source.read(0, 4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganscale.data import order
 from ganscale.data.order import AHEAD, Order, _sides
 
 SIZES = [1, 2, 3, 5, 7, 16, 23, 122, 1000, 1023, 1024, 45_905, 60_000]
@@ -105,14 +106,14 @@ def test_looking_ahead_changes_nothing(stride: int) -> None:
 def test_a_row_costs_the_same_in_any_epoch_and_stride(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rows are computed as are shown, rounded up to what is looked ahead, however far apart they are."""
     computed: list[int] = []
-    whole = Order._permuted
+    whole = order._permuted
     monkeypatch.setattr(
-        Order, "_permuted", lambda self, epochs, places: computed.append(len(places)) or whole(self, epochs, places)
+        order, "_permuted", lambda functions, keys, *rest: computed.append(len(keys)) or whole(functions, keys, *rest)
     )
     for stride in (128, 1024 * 128):
         computed.clear()
-        order = Order(0, 60_000)
-        order.expect(lambda stride=stride: ((start, start + 128) for start in itertools.count(0, stride)))
+        rows = Order(0, 60_000)
+        rows.expect(lambda stride=stride: ((start, start + 128) for start in itertools.count(0, stride)))
         for start in itertools.islice(itertools.count(0, stride), 64):
-            order.rows(start, start + 128)
+            rows.rows(start, start + 128)
         assert computed == [AHEAD]

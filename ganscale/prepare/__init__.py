@@ -1,0 +1,1 @@
+"""Pictures checked, converted and described once, before any run reads them."""
