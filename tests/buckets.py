@@ -91,13 +91,13 @@ def _make_bucket(server: Server) -> None:
 
 
 @contextmanager
-def moto() -> Iterator[Server]:
-    """moto's server, in threads of this process."""
+def moto(address: str = "127.0.0.1") -> Iterator[Server]:
+    """moto's server, in threads of this process, at an address of this machine."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
-    started = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    started = ThreadedMotoServer(address, port=0, verbose=False)
     started.start()
     try:
         host, port = started.get_host_and_port()
