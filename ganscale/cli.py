@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("ganscale.evaluate", "compute the metrics of trained generators"),
     "sample": ("ganscale.sample", "make images with a trained generator"),
     "report": ("ganscale.report.__main__", "write an HTML page about runs or sweeps"),
+    "copy": ("ganscale.copy", "copy a run from a folder to a bucket or back"),
     "dashboard": ("ganscale.dashboard", "create or update W&B workspaces and reports"),
     "doctor": ("ganscale.doctor", "check a cluster before a long run"),
 }

@@ -170,6 +170,38 @@ class CheckpointStore(Generic[P]):
             self._mark_best()
         return path
 
+    def add(self, other: Manifest[Any]) -> None:
+        """Copy a checkpoint from another place, byte for byte, with its mark and its scores.
+
+        Args:
+            other: the checkpoint there.
+
+        Raises:
+            CheckpointError: it is damaged.
+            OSError: the storage refuses.
+            LeaseLostError: another process has become the run's writer.
+        """
+        final: Any = self.folder / other.path.name
+        files: dict[str, Any] = {}
+        for name in (_MARK, _SCORES):
+            with suppress(FileNotFoundError):
+                files[name] = (other.path / name).read_bytes()
+        facts = json.loads((other.path / "manifest.json").read_bytes()) | {
+            "state": "state.pt",
+            "fence": self._confirm(),
+        }
+        del facts["checksum"]
+        if isinstance(final, StorePath):
+            facts["state"] = f"state-{facts['fence']}-{uuid.uuid4().hex[:8]}.pt"
+            self._upload(final, files | {facts["state"]: _read_state(other)}, _manifest(facts))
+        else:
+            with _new_folder(final) as aside:
+                for name, content in (
+                    files | {"state.pt": _read_state(other), "manifest.json": _manifest(facts)}
+                ).items():
+                    write_synced(aside / name, content)
+        self._mark_best()
+
     def _upload(self, final: StorePath, files: Mapping[str, Any], manifest: bytes) -> None:
         """Put a checkpoint into a bucket, the manifest last."""
         _remove(final)  # one at the same images: damaged, suspect, or of a writer that lost the run

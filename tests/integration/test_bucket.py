@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import ganscale
+from ganscale.copy import main as copy
 from ganscale.evaluate import main as evaluate
 from ganscale.report.__main__ import main as report
 from ganscale.sample import main as sample
@@ -91,6 +92,34 @@ def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(
         "checkpoints", "config.yaml", "environment.json", "evaluations", "failures.jsonl", "lease.json",
         "metrics.jsonl", "samples", "train.log",
     }  # fmt: skip
+
+
+def test_a_run_is_copied_and_resumed_elsewhere(
+    server: Server, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a folder to a bucket, trained on there, and back: the bits of a run that stayed in its folder."""
+    place = server.use(monkeypatch)
+    start = [*COMMAND, "train.images=360"]
+    assert main([*start, f"run.dir={tmp_path}", "run.name=a"]) == 0
+    assert copy([str(tmp_path / "a"), f"{place}/a"]) == 0
+    assert "copied with 2 checkpoints" in capsys.readouterr().out
+    assert rows(f"{place}/a") == rows(tmp_path / "a")
+    assert main([*COMMAND, f"run.dir={place}", "run.name=a"]) == 0
+    assert "resuming at 360 images" in capsys.readouterr().out
+    assert final(f"{place}/a") == final_state(straight)
+    back = tmp_path / "back"
+    assert copy([f"{place}/a", str(back / "a")]) == 0
+    assert final_state(back / "a") == final_state(straight)
+    assert rows(back / "a") == rows(straight)
+    assert main([*COMMAND, f"run.dir={back}", "run.name=a", "train.images=660"]) == 0
+    assert "resuming at 600 images" in capsys.readouterr().out
+    for words, problem in (
+        ([f"{place}/a", str(back / "a")], "a run lies there already"),
+        ([f"{place}/a", str(back / "b")], "the run's name is a"),
+        ([str(tmp_path), str(back / "c")], "no such run"),
+    ):
+        assert copy(words) == 2
+        assert problem in capsys.readouterr().err
 
 
 SLOW = """
