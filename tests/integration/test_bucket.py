@@ -16,7 +16,7 @@ from ganscale.copy import main as copy
 from ganscale.evaluate import main as evaluate
 from ganscale.report.__main__ import main as report
 from ganscale.sample import main as sample
-from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.storage.checkpoint import CheckpointStore, verify
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import StorePath, open_place
 from ganscale.tracking.jsonl import read_metrics
@@ -89,7 +89,7 @@ def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(
     assert (one == other).all()
     files = {entry.key.partition("/")[0] for entry in StorePath(open_place(uri).store).store.list()}  # pyright: ignore
     assert files == {
-        "checkpoints", "config.yaml", "environment.json", "evaluations", "failures.jsonl", "lease.json",
+        "checkpoints", "config.yaml", "data.json", "environment.json", "evaluations", "failures.jsonl", "lease.json",
         "metrics.jsonl", "samples", "train.log",
     }  # fmt: skip
 
@@ -120,6 +120,16 @@ def test_a_run_is_copied_and_resumed_elsewhere(
     ):
         assert copy(words) == 2
         assert problem in capsys.readouterr().err
+
+
+def test_a_thread_uploads_the_same_bytes(server: Server, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = server.use(monkeypatch)
+    keep_all = ("checkpoint.mode=async", "health.response=rollback", "checkpoint.keep=9")
+    assert main([*COMMAND, f"run.dir={place}", "run.name=a", *keep_all]) == 0
+    folders = CheckpointStore(open_place(f"{place}/a") / "checkpoints").folders()
+    assert [int(folder.name) for folder in folders] == [600, 480, 360, 240, 120]
+    assert all(verify(folder).images == int(folder.name) for folder in folders)
+    assert final(f"{place}/a") == final_state(straight)
 
 
 SLOW = """

@@ -170,6 +170,6 @@ def test_slow_storage_changes_nothing_and_is_said_once(
     assert main([*COMMAND, f"run.dir={tmp_path}", "run.name=slow"]) == 0
     said = capsys.readouterr().out
     assert said.count("use faster storage, or a larger checkpoint.every") == 1
-    assert "saving a checkpoint took 30.0 s of the 60 s since the last one" in said
+    assert "saving a checkpoint took 30.0 s of the 90 s since the last one" in said
     assert final_state(tmp_path / "slow") == expected
     assert RunDir(tmp_path / "slow").metrics.exists()
