@@ -279,3 +279,21 @@ def test_an_elastic_run_requests_the_missing_workers(cluster: Cluster, tmp_path:
     log = run.log.read_text()
     assert "the number of workers changes" in log
     assert "failed" not in log
+
+
+def test_room_beside_the_workers_is_requested_and_released_with_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[list[dict[str, float]]] = []
+    removed: list[int] = []
+
+    def request(bundles: list[dict[str, float]]) -> int:
+        requested.append(bundles)
+        return len(requested)
+
+    monkeypatch.setattr(elastic, "placement_group", request)
+    monkeypatch.setattr(elastic, "remove_placement_group", removed.append)
+    monkeypatch.setattr(elastic, "placement_group_table", lambda group: {"state": "CREATED"})
+    pending = elastic.PlacementRequest({"CPU": 1.0}, 2, {"CPU": 3.0})
+    assert requested == [[{"CPU": 3.0}], [{"CPU": 1.0}], [{"CPU": 1.0}]]
+    assert pending.held() == 2, "of workers"
+    pending.cancel()
+    assert sorted(removed) == [1, 2, 3]
