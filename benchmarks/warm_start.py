@@ -1,8 +1,8 @@
-"""Images until a warm start reaches a cold start's Fréchet distance: `python -m benchmarks.warm_start FOLDER [IMAGES]`.
+"""Images until a warm start reaches a cold start's Fréchet distance: `python -m benchmarks.warm_start FOLDER`.
 
-For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one of IMAGES on all ten, and one
-of half of these that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the
-figures.
+For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one on all ten, and one of half the
+images that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the figures. Two
+more arguments are the images of the cold run and of that on nine digits.
 """
 
 import json
@@ -19,7 +19,7 @@ from ganscale.data.mnist import training_digits
 
 SEEDS = (0, 1, 2)
 BEFORE, COLD = 96_000, 96_000
-"""Images of the run on nine digits, and of the cold one by default."""
+"""Images of the run on nine digits and of the cold one, by default."""
 EVERY_COLD, EVERY_WARM = 32_000, 8_000
 """Images between two evaluations."""
 SETTINGS = (
@@ -59,16 +59,17 @@ def main(arguments: list[str]) -> int:
     """Run what is missing and print a line per seed.
 
     Args:
-        arguments: the folder of the runs, and images of the cold one.
+        arguments: the folder of the runs, images of the cold one, and of the one on nine digits.
     """
-    folder, images = Path(arguments[0]), int(arguments[1]) if arguments[1:] else COLD
+    folder = Path(arguments[0])
+    images, first = map(int, [*arguments[1:3], *(COLD, BEFORE)[len(arguments) - 1 :]])
     digits = tuple("012345678")
     source = "benchmarks.warm_start:open_nine_digits"
     entry = Dataset(source, "MNIST without nines", channels=1, num_classes=9, class_names=digits)
     ganscale.register(datasets={"nine_digits": entry})
     rows, start = [], time.process_time()
     for seed in SEEDS:
-        before = (f"run.seed={seed + 100}", "data.name=nine_digits", f"train.images={BEFORE}", "eval.every=0")
+        before = (f"run.seed={seed + 100}", "data.name=nine_digits", f"train.images={first}", "eval.every=0")
         curve(folder, f"nine_{seed}", "eval.metrics=[]", *before)
         cold = curve(folder, f"cold_{seed}", f"run.seed={seed}", f"train.images={images}", f"eval.every={EVERY_COLD}")
         origin = f"train.init_from={folder / f'nine_{seed}'}"

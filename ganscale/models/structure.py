@@ -118,7 +118,7 @@ def freeze(discriminator: nn.Module, num_blocks: int, shape: tuple[int, ...]) ->
     """Keep the weights of the blocks nearest the image (FreezeD, Mo et al. 2020, section 3).
 
     Their parameters get no gradient and no optimizer, and the running statistics of their batch norms and the power
-    iterations of their spectral norms stay as they are. In training batch norm goes on normalizing by the batch's own
+    iterations of their spectral norms stay as they are. In training batch norm still normalizes by the batch's own
     statistics. A block is all layers whose outputs have one side; without maps, it begins with a layer of weights.
 
     Args:

@@ -25,7 +25,7 @@ from ganscale.storage.store import Place, open_place
 from ganscale.tracking.jsonl import read_environment
 from ganscale.training.build import build_networks
 from ganscale.training.state import TrainState
-from ganscale.training.transfer import Plan, apply, match, table, take_moments
+from ganscale.training.transfer import Transfer, apply, match, table, take_moments
 
 KEY = "train.init_from"
 MIN_SHARE = 0.1
@@ -268,40 +268,40 @@ def start(config: Config, state: TrainState, source: Source, origin: Origin, *, 
     channels, *others = source.shape
     shapes = {"generator": (config.model.latent_dim,), "discriminator": (config.model.packing * channels, *others)}
     networks = {"generator": state.generator, "discriminator": state.discriminator}
-    plans: dict[str, Plan] = {}
+    transfers: dict[str, Transfer] = {}
     for side in (side for side in SIDES if side in parts):
         other = origin.networks[side]
-        plans[side] = match(networks[side], shapes[side], other, origin.shapes[side], classes, unknown)
-        _check_share(config, side, plans[side], origin)
+        transfers[side] = match(networks[side], shapes[side], other, origin.shapes[side], classes, unknown)
+        _check_share(config, side, transfers[side], origin)
     place = f"{origin.kind} at {origin.images:,} images ({origin.path}, SHA-256 {origin.sha256[:12]})"
     lines = [f"starting from {place}: {', '.join(parts)}"]
-    for side, plan in plans.items():
-        apply(plan, networks[side], origin.networks[side].state_dict())
-        line = f"{side}: {100 * plan.share:.4g} % of the parameters are taken"
+    for side, transfer in transfers.items():
+        apply(transfer, networks[side], origin.networks[side].state_dict())
+        line = f"{side}: {100 * transfer.share:.4g} % of the parameters are taken"
         if "optimizers" in parts:
             optimizer = state.optimizer_g if side == "generator" else state.optimizer_d
-            number = take_moments(plan, networks[side], optimizer, origin.networks[side], origin.moments[side])
+            number = take_moments(transfer, networks[side], optimizer, origin.networks[side], origin.moments[side])
             line += f", and Adam's moments of {number} tensors"
-        lines += [line, *table(plan, whole=whole)]
+        lines += [line, *table(transfer, whole=whole)]
     if "ema" in parts:
-        apply(plans["generator"], state.ema.module, origin.networks["ema"].state_dict())
+        apply(transfers["generator"], state.ema.module, origin.networks["ema"].state_dict())
     elif "generator" in parts:
         state.ema.module.load_state_dict(state.generator.state_dict())
     if config.model.freeze_d:
         frozen = sum(each.numel() for each in state.discriminator.parameters() if not each.requires_grad)
         lines.append(f"discriminator: {frozen:,} parameters are frozen (model.freeze_d={config.model.freeze_d})")
-    shares = {side: round(plan.share, 6) for side, plan in plans.items()}
+    shares = {side: round(transfer.share, 6) for side, transfer in transfers.items()}
     facts = {"from": config.train.init_from, "path": str(origin.path), "kind": origin.kind, "images": origin.images}
     return WarmStart(lines, {**facts, "sha256": origin.sha256, "parts": list(parts), "share": shares})
 
 
-def _check_share(config: Config, side: str, plan: Plan, origin: Origin) -> None:
+def _check_share(config: Config, side: str, transfer: Transfer, origin: Origin) -> None:
     """Refuse a network that would start from next to nothing, with the first layers that do not fit."""
-    if plan.share >= MIN_SHARE:
+    if transfer.share >= MIN_SHARE:
         return
-    left = "\n".join(table(replace(plan, rows=[row for row in plan.rows if row.reason][:5]), whole=False))
+    left = "\n".join(table(replace(transfer, rows=[row for row in transfer.rows if row.reason][:5]), whole=False))
     raise ConfigError(
-        f"only {100 * plan.share:.3g} % of the {side}'s parameters fit those of {origin.path}, less than "
+        f"only {100 * transfer.share:.3g} % of the {side}'s parameters fit those of {origin.path}, less than "
         f"{100 * MIN_SHARE:g} %; among others\n{left}",
         key=KEY,
         value=config.train.init_from,

@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass
-class Plan:
+class Transfer:
     """What a network takes from another one.
 
     Attributes:
@@ -56,7 +56,7 @@ def match(
     other_shape: Shape,
     classes: Mapping[int, int],
     unknown: str = "",
-) -> Plan:
+) -> Transfer:
     """Find what a network can take from another one of the same architecture.
 
     Layers are the same by `ganscale.models.structure.layer_keys`; of entries with a row per class, those of the same
@@ -70,7 +70,7 @@ def match(
         classes: class here to the same class there.
         unknown: why no class here is known to be one there, if so.
     """
-    plan, state, others = Plan(), network.state_dict(), other.state_dict()
+    transfer, state, others = Transfer(), network.state_dict(), other.state_dict()
     known = {key: name for name, key in layer_keys(other, other_shape).items()}
     with_rows = class_rows(network)
     steps = tuple(f"{name}." for name in power_iterations(network))
@@ -81,25 +81,25 @@ def match(
         there = others.get(source) if source else None
         row = Row(name, tuple(here.shape), None if there is None else tuple(there.shape), 0)
         if there is None or source is None:
-            plan.rows.append(_changed(row, reason="no such layer there"))
+            transfer.rows.append(_changed(row, reason="no such layer there"))
         elif name in with_rows and here.shape[1:] == there.shape[1:]:
             pairs = [(a, b) for a, b in sorted(classes.items()) if a < len(here) and b < len(there)]
             if pairs:
-                plan.sources[name] = source
+                transfer.sources[name] = source
             if pairs and (pairs != [(a, a) for a in range(len(here))] or len(here) != len(there)):
-                plan.classes[name] = pairs
+                transfer.classes[name] = pairs
             reason = f"{len(pairs)} of {len(here)} classes are there" if pairs else unknown or "no class is there"
             taken = here.numel() // len(here) * len(pairs)
-            plan.rows.append(_changed(row, taken=taken, reason="" if len(pairs) == len(here) else reason))
+            transfer.rows.append(_changed(row, taken=taken, reason="" if len(pairs) == len(here) else reason))
         elif here.shape == there.shape:
-            plan.sources[name] = source
-            plan.rows.append(_changed(row, taken=here.numel()))
+            transfer.sources[name] = source
+            transfer.rows.append(_changed(row, taken=here.numel()))
         else:
-            plan.rows.append(_changed(row, reason="another shape"))
+            transfer.rows.append(_changed(row, reason="another shape"))
     parameters = {name for name, _ in network.named_parameters()} - with_rows
     total = sum(state[name].numel() for name in parameters)
-    plan.share = sum(row.taken for row in plan.rows if row.name in parameters) / max(1, total)
-    return plan
+    transfer.share = sum(row.taken for row in transfer.rows if row.name in parameters) / max(1, total)
+    return transfer
 
 
 def _changed(row: Row, *, taken: int = 0, reason: str = "") -> Row:
@@ -107,26 +107,26 @@ def _changed(row: Row, *, taken: int = 0, reason: str = "") -> Row:
 
 
 @torch.no_grad()
-def apply(plan: Plan, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy what a plan names, in place; estimates of singular values are those of the new weights.
+def apply(transfer: Transfer, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy what a transfer names, in place; estimates of singular values are those of the new weights.
 
     Args:
-        plan: of `match`.
+        transfer: of `match`.
         network: that is to start.
         weights: state of the other network.
     """
     state = network.state_dict()
-    for name, source in plan.sources.items():
-        if name in plan.classes:
-            here, there = (torch.tensor(side) for side in zip(*plan.classes[name], strict=True))
+    for name, source in transfer.sources.items():
+        if name in transfer.classes:
+            here, there = (torch.tensor(side) for side in zip(*transfer.classes[name], strict=True))
             state[name][here.to(state[name].device)] = weights[source][there].to(state[name])
         else:
             state[name].copy_(weights[source])
     for name, norm in power_iterations(network).items():
         weight = f"{name.rpartition('.')[0]}.original"
-        source = plan.sources.get(weight)
+        source = transfer.sources.get(weight)
         known = f"{source.rpartition('.')[0]}.{name.rpartition('.')[2]}" if source else ""
-        if weight in plan.classes or f"{known}.u" not in weights:
+        if weight in transfer.classes or f"{known}.u" not in weights:
             norm.advance(state[weight], WARM_UP)
         else:
             norm.u.copy_(weights[f"{known}.u"])
@@ -134,7 +134,7 @@ def apply(plan: Plan, network: nn.Module, weights: Mapping[str, Tensor]) -> None
 
 
 def take_moments(
-    plan: Plan,
+    transfer: Transfer,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     other: nn.Module,
@@ -143,7 +143,7 @@ def take_moments(
     """Give Adam the moments of all parameters that were taken whole; return of how many.
 
     Args:
-        plan: of `match`.
+        transfer: of `match`.
         network: that is to start.
         optimizer: over its trained parameters.
         other: the network that the moments belong to.
@@ -153,21 +153,21 @@ def take_moments(
     known = {name: moments["state"][index] for index, name in enumerate(names) if index in moments["state"]}
     state = {}
     for index, name in enumerate(name for name, each in network.named_parameters() if each.requires_grad):
-        source = plan.sources.get(name)
-        if source in known and name not in plan.classes:
+        source = transfer.sources.get(name)
+        if source in known and name not in transfer.classes:
             state[index] = known[source]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return len(state)
 
 
-def table(plan: Plan, *, whole: bool) -> list[str]:
-    """A plan as lines of text: entries that are not taken whole, and on request the others too.
+def table(transfer: Transfer, *, whole: bool) -> list[str]:
+    """A transfer as lines of text: entries that are not taken whole, and on request the others too.
 
     Args:
-        plan: of `match`.
+        transfer: of `match`.
         whole: whether also those that are.
     """
-    rows = [row for row in plan.rows if whole or row.reason]
+    rows = [row for row in transfer.rows if whole or row.reason]
     cells = [
         (row.name, _shown(row.here), _shown(row.there), "taken" if not row.reason else "some" if row.taken else "left")
         for row in rows

@@ -36,11 +36,11 @@ NORMED = DCGANGenerator(width=4, max_width=8, norm="batch")
 
 def test_an_equal_network_becomes_the_same() -> None:
     one, other = make(NORMED, seed=1), make(NORMED, seed=2)
-    plan = match(one, (6,), other, (6,), {})
-    assert plan.share == 1.0
-    assert table(plan, whole=False) == []
-    assert len(table(plan, whole=True)) == 1 + len(one.state_dict())
-    apply(plan, one, other.state_dict())
+    transfer = match(one, (6,), other, (6,), {})
+    assert transfer.share == 1.0
+    assert table(transfer, whole=False) == []
+    assert len(table(transfer, whole=True)) == 1 + len(one.state_dict())
+    apply(transfer, one, other.state_dict())
     for name, tensor in other.state_dict().items():
         assert torch.equal(one.state_dict()[name], tensor)
 
@@ -48,13 +48,13 @@ def test_an_equal_network_becomes_the_same() -> None:
 def test_twice_the_resolution_takes_the_smaller_maps() -> None:
     small, large = make(NORMED, 16, seed=1), make(DCGANGenerator(width=2, max_width=8, norm="batch"), 32, seed=2)
     before = states(large)
-    plan = match(large, (6,), small, (6,), {})
-    apply(plan, large, small.state_dict())
+    transfer = match(large, (6,), small, (6,), {})
+    apply(transfer, large, small.state_dict())
     taken = {"project.weight": "project.weight", "layers.2.weight": "layers.2.weight"}
     taken |= {f"layers.{index}.{name}": f"layers.{index}.{name}" for index in (0, 3) for name in ("weight", "bias")}
     for here, there in taken.items():
         assert torch.equal(large.state_dict()[here], small.state_dict()[there]), here
-    left = {row.name for row in plan.rows if row.reason}
+    left = {row.name for row in transfer.rows if row.reason}
     assert left == {name for name in before if name.startswith(("layers.5.", "layers.6.", "layers.8."))}
     assert all(torch.equal(large.state_dict()[name], before[name]) for name in left)
 
@@ -62,20 +62,20 @@ def test_twice_the_resolution_takes_the_smaller_maps() -> None:
 def test_in_the_discriminator_layers_move_down_the_chain() -> None:
     small = make(R3GANDiscriminator(width=4, max_width=8, group_size=4), 16, seed=1)
     large = make(R3GANDiscriminator(width=2, max_width=8, group_size=4), 32, seed=2)
-    plan = match(large, (1, 32, 32), small, (1, 16, 16), {})
-    apply(plan, large, small.state_dict())
-    assert plan.sources["layers.5.layers.0.weight"] == "layers.1.layers.0.weight"  # the first block at 16 pixels
-    for here, there in plan.sources.items():
+    transfer = match(large, (1, 32, 32), small, (1, 16, 16), {})
+    apply(transfer, large, small.state_dict())
+    assert transfer.sources["layers.5.layers.0.weight"] == "layers.1.layers.0.weight"  # the first block at 16 pixels
+    for here, there in transfer.sources.items():
         assert torch.equal(large.state_dict()[here], small.state_dict()[there])
-    assert plan.share > 0.8
-    assert {row.name for row in plan.rows if row.reason} >= {"layers.0.weight", "layers.1.layers.0.weight"}
+    assert transfer.share > 0.8
+    assert {row.name for row in transfer.rows if row.reason} >= {"layers.0.weight", "layers.1.layers.0.weight"}
 
 
 def test_other_channels_leave_the_layers_at_the_image() -> None:
     gray, colored = make(DCGANDiscriminator(width=4), 16), make(DCGANDiscriminator(width=4), 16, channels=3)
-    plan = match(colored, (3, 16, 16), gray, (1, 16, 16), {})
-    assert [row.name for row in plan.rows if row.reason] == ["layers.0.weight"]
-    assert "another shape" in "".join(table(plan, whole=False))
+    transfer = match(colored, (3, 16, 16), gray, (1, 16, 16), {})
+    assert [row.name for row in transfer.rows if row.reason] == ["layers.0.weight"]
+    assert "another shape" in "".join(table(transfer, whole=False))
 
 
 CONDITIONAL = {
@@ -90,27 +90,27 @@ CONDITIONAL = {
 def test_rows_of_the_same_classes_are_taken(name: str) -> None:
     here, there = make(CONDITIONAL[name], classes=5, seed=1), make(CONDITIONAL[name], classes=3, seed=2)
     before, shape = states(here), input_shape(here, 16)
-    plan = match(here, shape, there, shape, {0: 2, 3: 0})
-    apply(plan, here, there.state_dict())
-    assert plan.classes
-    for entry in plan.classes:
+    transfer = match(here, shape, there, shape, {0: 2, 3: 0})
+    apply(transfer, here, there.state_dict())
+    assert transfer.classes
+    for entry in transfer.classes:
         rows, others = here.state_dict()[entry], there.state_dict()[entry]
         assert torch.equal(rows[[0, 3]], others[[2, 0]])
         assert torch.equal(rows[[1, 2, 4]], before[entry][[1, 2, 4]])
-    assert plan.share == 1.0
-    assert {row.reason for row in plan.rows if row.name in plan.classes} == {"2 of 5 classes are there"}
+    assert transfer.share == 1.0
+    assert {row.reason for row in transfer.rows if row.name in transfer.classes} == {"2 of 5 classes are there"}
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_without_known_classes_their_rows_stay(name: str) -> None:
     here, there = make(CONDITIONAL[name], classes=3, seed=1), make(CONDITIONAL[name], classes=3, seed=2)
     before, shape = states(here), input_shape(here, 16)
-    plan = match(here, shape, there, shape, {}, "no names")
-    apply(plan, here, there.state_dict())
-    left = [row for row in plan.rows if row.reason]
+    transfer = match(here, shape, there, shape, {}, "no names")
+    apply(transfer, here, there.state_dict())
+    left = [row for row in transfer.rows if row.reason]
     assert {row.reason for row in left} == {"no names"}
     assert all(torch.equal(here.state_dict()[row.name], before[row.name]) for row in left)
-    assert not {row.name for row in left} & plan.sources.keys()
+    assert not {row.name for row in left} & transfer.sources.keys()
 
 
 def test_spectral_norms_see_the_new_weights() -> None:
@@ -135,11 +135,11 @@ def test_adams_moments_follow_the_layers() -> None:
         parameter.grad = torch.full_like(parameter, float(number + 1))
     optimizer.step()
     own = torch.optim.Adam(large.parameters(), lr=0.5)
-    plan = match(large, (1, 32, 32), small, (1, 16, 16), {})
-    number = take_moments(plan, large, own, small, optimizer.state_dict())
+    transfer = match(large, (1, 32, 32), small, (1, 16, 16), {})
+    number = take_moments(transfer, large, own, small, optimizer.state_dict())
     names, others = dict(large.named_parameters()), dict(small.named_parameters())
-    assert number == len(own.state) == len(plan.sources.keys() & names.keys())
-    for here, there in plan.sources.items():
+    assert number == len(own.state) == len(transfer.sources.keys() & names.keys())
+    for here, there in transfer.sources.items():
         if here in names:
             for moment in ("exp_avg", "exp_avg_sq", "step"):
                 assert torch.equal(own.state[names[here]][moment], optimizer.state[others[there]][moment])
@@ -152,5 +152,5 @@ def test_adams_moments_follow_the_layers() -> None:
 def test_other_layers_of_the_same_name_are_not_taken() -> None:
     """A network whose weights are normalized by torch's own spectral norm has no entry of the same name."""
     plain, normed = nn.Sequential(nn.Linear(6, 6)), nn.Sequential(torch_spectral_norm(nn.Linear(6, 6)))
-    plan = match(plain, (6,), normed, (6,), {})
-    assert [(row.name, row.reason) for row in plan.rows if row.reason] == [("0.weight", "no such layer there")]
+    transfer = match(plain, (6,), normed, (6,), {})
+    assert [(row.name, row.reason) for row in transfer.rows if row.reason] == [("0.weight", "no such layer there")]
