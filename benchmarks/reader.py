@@ -1,7 +1,7 @@
 """Reading a prepared set against decoding alone, and its memory: `python -m benchmarks.reader speed|memory ...`.
 
-`speed` alternates both in one process on one core and compares CPU time: decoding the PNGs of the same pictures from
-memory, and reading them in training's order through `FolderSource`, with order, checksums and normalization.
+`speed` alternates both, batch by batch, in one process on one core and compares CPU time: decoding the PNGs of the same
+pictures from memory, and reading them in training's order through `FolderSource`, with order, checksums, normalization.
 `memory` opens a synthetic set of sparse shards, reads batches from it and shows the largest resident memory.
 """
 
@@ -15,6 +15,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,10 @@ def timed(action: Callable[[], object]) -> float:
 
 def speed(sizes: list[int], num_pictures: int, rounds: int) -> None:
     """Print throughput and the ratio of each round's pair."""
-    print("| pixels | bytes per PNG | decoding, images/s | reading, images/s | reading / decoding, median [min..max] |")
-    print("|---|---|---|---|---|")
+    print(
+        "| pixels | bytes per PNG | decoding, images/s | reading, images/s | ratio, median [min..max] | of all rounds |"
+    )
+    print("|---|---|---|---|---|---|")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             for index in range(num_pictures):
@@ -63,28 +66,31 @@ def speed(sizes: list[int], num_pictures: int, rounds: int) -> None:
             source = FolderSource(out, size, seed=0, device=CPU)
             rules = Rules(channels=3)
 
-            def decode_all(contents: list[bytes] = contents, size: int = size, rules: Rules = rules) -> None:
-                for start in range(0, num_pictures, BATCH):
-                    parts = [torch.from_numpy(decode(each, size, rules)) for each in contents[start : start + BATCH]]
-                    normalize(torch.stack(parts), torch.float32)
+            order = Order(0, num_pictures)
+            source.expect(lambda: ((start, start + BATCH) for start in range(0, 10**9, BATCH)))
 
-            def read_all(source: FolderSource = source) -> None:
-                source.expect(lambda: ((start, start + BATCH) for start in range(0, 10**9, BATCH)))
-                for start in range(0, num_pictures, BATCH):
-                    source.read(start, start + BATCH)
+            def decode_batch(wanted: list[bytes], size: int = size, rules: Rules = rules) -> None:
+                normalize(torch.stack([torch.from_numpy(decode(each, size, rules)) for each in wanted]), torch.float32)
 
-            decode_all()
-            read_all()
-            pairs = [(timed(decode_all), timed(read_all)) for _ in range(rounds)]
+            pairs, starts = [], iter(range(0, 10**9, BATCH))
+            for _ in range(rounds + 1):  # the first warms up
+                plain = reading = 0.0
+                for start in islice(starts, num_pictures // BATCH):
+                    wanted = [contents[row] for row in order.rows(start, start + BATCH).tolist()]
+                    plain += timed(lambda wanted=wanted: decode_batch(wanted))
+                    reading += timed(lambda start=start, source=source: source.read(start, start + BATCH))
+                pairs.append((plain, reading))
+            del pairs[0]
             ratios = [plain / reading for plain, reading in pairs]
             plain, reading = (num_pictures / statistics.median(times) for times in zip(*pairs, strict=True))
             mean_bytes = sum(map(len, contents)) / num_pictures
             spread = f"{statistics.median(ratios):.3f} [{min(ratios):.3f}..{max(ratios):.3f}]"
+            spread += f" | {sum(first for first, _ in pairs) / sum(second for _, second in pairs):.3f}"
             print(f"| {size} | {mean_bytes:,.0f} | {plain:,.0f} | {reading:,.0f} | {spread} |", flush=True)
 
 
 def synthesize(folder: Path, gigabytes: float, size: int, different: int = 1024) -> None:
-    """Write a set of which `different` pictures, evenly spread, are there, and all others are holes of the same size."""
+    """Write a set of which the first `different` pictures in training's order are there; the others are holes."""
     buffer = io.BytesIO()
     photo(0, size).save(buffer, format="PNG")
     content = buffer.getvalue()

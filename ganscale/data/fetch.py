@@ -35,7 +35,7 @@ class RingCache:
 
     def __init__(self, folder: str, capacity: int, rows: int) -> None:
         self.capacity = capacity
-        self._file = tempfile.TemporaryFile(dir=folder or None)  # noqa: SIM115 (lives as long as the cache)
+        self._file = tempfile.TemporaryFile(dir=folder or None)  # noqa: SIM115 (kept as long as the cache)
         self._starts = np.full(rows, -1, np.int64)
         self._written = 0
         """Bytes written so far; a picture that began more than `capacity` before it is overwritten."""

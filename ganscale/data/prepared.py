@@ -11,9 +11,11 @@ Files, all below one folder or prefix; the set is complete when its manifest exi
 
 import hashlib
 import json
+import os
 import tempfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ FORMAT = "ganscale.prepared/1"
 ROW = np.dtype([("shard", "<u4"), ("label", "<i4"), ("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])
 """Of a picture: number of its shard, its class (0 without classes), its PNG's first byte and length, and its CRC-32."""
 _PART = 8 * 2**20
+_OPEN = 256
+"""Shards that are open at a time."""
 
 
 class DamagedError(ValueError):
@@ -124,7 +128,7 @@ def is_prepared(place: Place) -> bool:
 
 
 class PreparedSet:
-    """Pictures of a prepared set by row, each checked against its CRC-32. Threads and forked processes may share it.
+    """Pictures of a prepared set by row, each checked against its CRC-32. Forked processes may share it.
 
     Args:
         place: folder or prefix that holds the set.
@@ -137,6 +141,7 @@ class PreparedSet:
     def __init__(self, place: Place) -> None:
         self.place, self.store = place, store_of(place)
         self.is_remote = not isinstance(place, Path)
+        self._descriptors: dict[str, int] = {}
         self.manifest = Manifest.from_text(self.store.get(MANIFEST)[0].decode())
         self.index = self._open_index()
         found = {entry.key: entry.size for entry in self.store.list()}
@@ -157,9 +162,28 @@ class PreparedSet:
         Raises:
             OSError: the storage does not answer.
         """
-        record = self.index[row]
-        start = int(record["offset"])
-        return self.store.read_range(self.shard_name(row), start, start + int(record["size"]))
+        shard, _, start, size, _ = self.index[row].tolist()
+        name = self.manifest.shards[shard].name
+        if self.is_remote:
+            return self.store.read_range(name, start, start + size)
+        descriptor = self._descriptors.get(name)
+        if descriptor is None:
+            if len(self._descriptors) >= _OPEN:
+                self.close()
+            descriptor = self._descriptors[name] = os.open(f"{self.place}/{name}", os.O_RDONLY)
+        return os.pread(descriptor, size, start)
+
+    def close(self) -> None:
+        """Close the shards that are open; `read` opens them when they are needed."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def __del__(self) -> None:
+        with suppress(AttributeError, OSError):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptors": {}}
 
     def checked(self, row: int, content: bytes) -> bytes:
         """The content, if it is what the index says.
@@ -171,10 +195,10 @@ class PreparedSet:
         Raises:
             DamagedError: it is something else.
         """
-        record = self.index[row]
-        if len(content) != record["size"] or zlib.crc32(content) != record["crc32"]:
-            what = "its CRC-32 differs" if len(content) == record["size"] else "the shard ends before it does"
-            place = f"{self.shard_name(row)}, {row:08d}.png at byte {int(record['offset']):,}"
+        _, _, start, size, crc32 = self.index[row].tolist()
+        if len(content) != size or zlib.crc32(content) != crc32:
+            what = "its CRC-32 differs" if len(content) == size else "the shard ends before it does"
+            place = f"{self.shard_name(row)}, {row:08d}.png at byte {start:,}"
             raise DamagedError(f"is damaged in {place}: {what}")
         return content
 
@@ -212,7 +236,7 @@ class PreparedSet:
             if digest.hexdigest() != manifest.index_sha256:
                 raise DamagedError(f"{INDEX} is not the one of {MANIFEST}: its SHA-256 differs")
             source: Any = file if self.is_remote else Path(str(self.place)) / INDEX
-            return np.memmap(source, ROW, "r", shape=(manifest.num_images,))
+            return np.asarray(np.memmap(source, ROW, "r", shape=(manifest.num_images,)))
 
 
 def data_hash(resolution: int, channels: int, classes: Sequence[str], digests: np.ndarray, labels: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data import order
-from ganscale.data.order import AHEAD, Order, _sides
+from ganscale.data.order import AHEAD, WINDOW, Blocks, Order, Weighted, _sides, class_counts
 
 SIZES = [1, 2, 3, 5, 7, 16, 23, 122, 1000, 1023, 1024, 45_905, 60_000]
 
@@ -117,3 +117,41 @@ def test_a_row_costs_the_same_in_any_epoch_and_stride(monkeypatch: pytest.Monkey
         for start in itertools.islice(itertools.count(0, stride), 64):
             rows.rows(start, start + 128)
         assert computed == [AHEAD]
+
+
+@pytest.mark.parametrize(("size", "block"), [(1, 1), (7, 3), (100, 1), (1000, 7), (1000, 50), (5000, 100)])
+def test_blocks_show_every_row_once_per_epoch_at_any_position(size: int, block: int) -> None:
+    blocks = Blocks(3, size, block)
+    rows = blocks.rows_at(torch.arange(3 * size))
+    for epoch in rows.split(size):
+        assert sorted(epoch.tolist()) == list(range(size))
+    pieces = [blocks.rows_at(torch.arange(start, min(start + 13, 3 * size))) for start in range(0, 3 * size, 13)]
+    assert torch.equal(torch.cat(pieces), rows)
+    assert size < 100 or not torch.equal(rows[:size], rows[size : 2 * size])
+
+
+def test_a_window_has_few_blocks() -> None:
+    rows = Blocks(0, 10_000, 20).rows_at(torch.arange(10_000))
+    for window in rows.split(WINDOW * 20):
+        assert len((window // 20).unique()) <= WINDOW + 1
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [1.0, 2.0, 0.5], [3.0, 0.0, 1.0]])
+def test_classes_have_exact_frequencies_and_all_their_rows(weights: list[float]) -> None:
+    sizes = [5, 40, 300]
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))[torch.randperm(345)]
+    counts = class_counts(sizes, weights)
+    assert [count / sum(counts) for count in counts] == pytest.approx([w / sum(weights) for w in weights], abs=1e-3)
+    weighted = Weighted(0, labels, counts)
+    rows = weighted.rows_at(torch.arange(3 * sum(counts) + 3000 // sum(counts) * sum(counts)))
+    for cycle in rows.split(sum(counts)):
+        assert torch.bincount(labels[cycle], minlength=3).tolist() == counts
+    for number in range(3):
+        shown = rows[labels[rows] == number]
+        for epoch in shown[: len(shown) // sizes[number] * sizes[number]].split(sizes[number]):
+            assert len(epoch.unique()) == sizes[number] if weights[number] else not len(epoch)
+    assert torch.equal(weighted.rows_at(torch.arange(501, 777)), rows[501:777])
+
+
+def test_a_class_without_rows_is_left_out() -> None:
+    assert class_counts([3, 0, 2], [1.0, 1.0, 1.0]) == [1, 0, 1]
