@@ -1,8 +1,8 @@
 """Images until a warm start reaches a cold start's Fréchet distance: `python -m benchmarks.warm_start FOLDER`.
 
-For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one on all ten, and one of half the
-images that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the figures. Two
-more arguments are the images of the cold run and of that on nine digits.
+For each seed three runs of configs/mnist_demo.yaml: one on the digits 0 to 8, a cold one on all ten, and one of half
+the images that starts from the first. What is there already is not run again; FOLDER/warm_start.json has the figures.
+Two more arguments are the images of the cold run and of that on nine digits.
 """
 
 import json
