@@ -13,7 +13,14 @@ from ganscale.training.loop import Tick
 from tests.runs import RING
 
 TINY = (*RING, "train.batch_size=16", "train.images=320", "log.every=160", "eval.every=160", "eval.num_samples=100")
-OVERRIDES = (*TINY, "wandb.mode=disabled", "checkpoint.every=160", "checkpoint.best_metric=modes", "cluster.timeout=60")
+OVERRIDES = (
+    *TINY,
+    "wandb.mode=disabled",
+    "checkpoint.every=160",
+    "checkpoint.mode=inline",
+    "checkpoint.best_metric=modes",
+    "cluster.timeout=60",
+)
 
 
 def test_a_run_from_start_to_generator(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ganscale.config.errors import shown
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
@@ -18,7 +19,8 @@ from tests.processes import TRAIN, final_state, snapshot
 from tests.runs import MLP
 
 TINY = (*MLP, "train.batch_size=16", "train.images=960", "log.every=160", "log.samples_every=480", "log.num_samples=4")
-SAVING = ("checkpoint.every=240", "checkpoint.keep=9", "wandb.mode=disabled", "cluster.timeout=2", "run.name=try1")
+SAVED = ("checkpoint.every=240", "checkpoint.keep=9", "checkpoint.mode=inline")
+SAVING = (*SAVED, "wandb.mode=disabled", "cluster.timeout=2", "run.name=try1")
 LOCAL = ("--launcher", "local", *TINY, *SAVING)
 LAUNCHERS = ("auto", "ray", "local", "torchrun")
 
@@ -57,8 +59,8 @@ def test_bad_settings_end_with_one_message_and_touch_nothing(
     path, overrides = bad.arguments(tmp_path)
     before = snapshot(tmp_path)
     message = refused(capsys, *([str(path)] if path else []), *overrides)
-    value = str(path)[:70] if bad.key == "config" and not bad.value else f"{bad.value}: "
-    assert message.startswith(f"ganscale: error: {bad.key} = {value}")
+    value = shown(path) if bad.key == "config" and not bad.value else bad.value
+    assert message.startswith(f"ganscale: error: {bad.key} = {value}: ")
     assert bad.remedy in message.partition("\n  remedy: ")[2]
     assert snapshot(tmp_path) == before
 

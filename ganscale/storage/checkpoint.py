@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import threading
 import uuid
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -118,6 +119,7 @@ class CheckpointStore(Generic[P]):
         self.keep = keep
         self.best_metric = best_metric
         self.unscored: Collection[int] = ()
+        self._lock = threading.Lock()  # a thread may save while another one adds scores
         self._sign = -1.0 if higher_is_better else 1.0
 
     def save(
@@ -165,7 +167,7 @@ class CheckpointStore(Generic[P]):
                 facts |= {"state": "state.pt", "fence": self._confirm()}
                 for name, content in (mark | {"manifest.json": _manifest(facts)}).items():
                     write_synced(aside / name, content)
-        with suppress(OSError):  # the checkpoint is there
+        with self._lock, suppress(OSError):  # the checkpoint is there
             self._prune(state["images"])
             self._mark_best()
         return path
@@ -319,12 +321,13 @@ class CheckpointStore(Generic[P]):
             LeaseLostError: another process has become the run's writer.
         """
         folder: P = self.folder / f"{images:012d}"  # pyright: ignore[reportAssignmentType]
-        if not (folder / "manifest.json").exists():
-            return None
-        self._confirm()
-        finite = {name: value for name, value in scores.items() if math.isfinite(value)}
-        write_atomically(folder / _SCORES, json.dumps(finite, indent=1) + "\n")
-        self._mark_best()
+        with self._lock:
+            if not (folder / "manifest.json").exists():
+                return None
+            self._confirm()
+            finite = {name: value for name, value in scores.items() if math.isfinite(value)}
+            write_atomically(folder / _SCORES, json.dumps(finite, indent=1) + "\n")
+            self._mark_best()
         return folder
 
     def is_best(self, metrics: Mapping[str, float]) -> bool:

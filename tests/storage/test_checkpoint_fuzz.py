@@ -204,7 +204,8 @@ def state_of_other_networks(folder: Path) -> None:
     CheckpointStore(folder.parent).save(state, config=config, metrics={})
 
 
-RUN = (*MLP, "train.images=1920", "train.batch_size=64", "checkpoint.every=640", "log.every=640", "log.num_samples=4")
+SAVED = ("checkpoint.every=640", "checkpoint.mode=inline")
+RUN = (*MLP, "train.images=1920", "train.batch_size=64", "log.every=640", "log.num_samples=4", *SAVED)
 QUIET = ("--launcher", "local", "wandb.mode=disabled", "log.details=false", "eval.every=0", "train.device=cpu")
 
 
