@@ -109,7 +109,7 @@ def test_a_run_does_not_depend_on_where_its_data_lie(
     def train(place: Place, name: str, *more: str) -> dict[str, torch.Tensor]:
         overrides = ["data.name=folder", f"data.path={place}", f"data.resolution={SIZE}", f"run.dir={tmp_path}"]
         overrides += [f"run.name={name}", "train.batch_size=5", "data.num_workers=0", "wandb.mode=disabled"]
-        overrides += ["eval.every=0", "checkpoint.every=20", "log.every=20", *more]
+        overrides += ["eval.every=0", "checkpoint.every=20", "checkpoint.mode=inline", "log.every=20", *more]
         result = Trainer(overrides=overrides, launcher="local").fit()
         return result.load_generator().network.state_dict()
 

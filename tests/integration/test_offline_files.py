@@ -21,7 +21,13 @@ RUN = (
     *(*MLP, "model.generator.conditioning=concat", "model.discriminator.conditioning=projection"),
     *("penalty.r1=1", "augment.transforms=[translation]", "augment.adaptive=true"),
     *("train.batch_size=15", f"train.images={UNTIL}", "train.device=cpu", "run.dir=runs", "run.name=try1"),
-    *(f"log.every={EVERY}", f"log.samples_every={SAMPLES_EVERY}", "log.num_samples=9", "checkpoint.every=1500"),
+    *(
+        f"log.every={EVERY}",
+        f"log.samples_every={SAMPLES_EVERY}",
+        "log.num_samples=9",
+        "checkpoint.every=1500",
+        "checkpoint.mode=inline",
+    ),
     *(f"eval.every={UNTIL // 2}", "eval.num_samples=64", "eval.metrics=[frechet]", "wandb.mode=offline"),
 )
 NUMBERS = {

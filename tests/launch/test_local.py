@@ -13,7 +13,15 @@ from ganscale.train import main
 from tests.processes import Command, final_state
 from tests.runs import MLP
 
-RUN = (*MLP, "train.batch_size=15", "train.images=1800", "log.every=225", "checkpoint.every=450", "run.dir=runs")
+RUN = (
+    *MLP,
+    "train.batch_size=15",
+    "train.images=1800",
+    "log.every=225",
+    "checkpoint.every=450",
+    "checkpoint.mode=inline",
+    "run.dir=runs",
+)
 QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu")
 
 pytestmark = pytest.mark.multiprocess
