@@ -11,7 +11,7 @@ from ganscale.sweep.config import SweepSettings
 ROOT = Path(__file__).parents[1]
 
 NAMES = {
-    "commands": (COMMANDS, "train tune evaluate sample report dashboard doctor"),
+    "commands": (COMMANDS, "prepare train tune evaluate sample copy report dashboard doctor"),
     "losses": (
         LOSSES,
         "non_saturating minimax least_squares hinge wasserstein relativistic_pairing relativistic_average",

@@ -26,7 +26,14 @@ from ganscale.training.build import Experiment, build
 from ganscale.training.loop import train
 
 WAYS = ("none", "inline", "async")
-SESSION = SimpleNamespace(decision=Decision(), metrics={}, evaluation=None, stop_reason=StopReason.NONE)
+SESSION = SimpleNamespace(
+    decision=Decision(),
+    metrics={},
+    evaluation=None,
+    late_evaluations=[],
+    pending_evaluations=(),
+    stop_reason=StopReason.NONE,
+)
 """What a `Checkpointer` asks of a session."""
 
 

@@ -150,10 +150,17 @@ class Weighted(Arrangement):
 
     def rows_at(self, positions: Tensor) -> Tensor:
         """Rows at positions of the endless stream (part of `Arrangement`)."""
-        cycles = positions // self._slots.size
-        slots = self._slots.at(cycles, positions - cycles * self._slots.size)
-        classes = self._classes[slots]
-        shown = cycles * self._counts[classes] + self._occurrences[slots]
+        length = self._slots.size
+        cycles = positions // length
+        found, cycle = torch.unique(cycles, return_inverse=True)
+        slots = self._slots.at(found.repeat_interleave(length), torch.arange(length).repeat(len(found)))
+        all_classes = self._classes[slots].view(-1, length)
+        # The images of a class in a cycle are numbered by position, so that its epochs follow one another.
+        occurrences = torch.empty_like(all_classes)
+        occurrences.scatter_(1, all_classes.argsort(stable=True, dim=1), self._occurrences.expand(len(found), -1))
+        places = positions - cycles * length
+        classes = all_classes[cycle, places]
+        shown = cycles * self._counts[classes] + occurrences[cycle, places]
         sizes = self._sizes[classes]
         epochs = shown // sizes
         keys, places = epochs * len(self._counts) + classes, shown - epochs * sizes

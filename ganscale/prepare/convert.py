@@ -61,7 +61,7 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     """Convert a source; where the same conversion was interrupted, continue it.
 
     Args:
-        source: folder, zip, tars or parquet files, or a prefix in a bucket.
+        source: folder or zip, or one in a bucket.
         target: folder or prefix of the result.
         settings: how.
         progress: called with the number of examined, of all, and of bad pictures.

@@ -5,7 +5,7 @@ import json
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.growth import WORLDS, cost
 from ganscale.config import Config, load
-from ganscale.data.order import Order
+from ganscale.data.order import Shuffled
 from tests.runs import MLP
 
 
@@ -30,7 +30,7 @@ def test_a_larger_share_counts_more() -> None:
 
 def test_the_order_is_counted(monkeypatch) -> None:
     with_order = cost(small(), 1024, repetitions=1)
-    monkeypatch.setattr(Order, "_rows", lambda order, positions: positions % order.size)
+    monkeypatch.setattr(Shuffled, "rows_at", lambda shuffled, positions: positions % shuffled._permutations.size)
     without = cost(small(), 1024, repetitions=1)
     assert with_order.numbers - without.numbers > 64 * 6 * 10, "ten operators in each of six rounds for 64 rows"
 

@@ -207,7 +207,7 @@ def test_a_file_that_rays_controller_cannot_write_is_no_error(tmp_path: Path, ca
 def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One cluster for several runs."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    _init(address="local", num_cpus=2, include_dashboard=False, runtime_env={"env_vars": environment})
+    _init(address="local", num_cpus=3, include_dashboard=False, runtime_env={"env_vars": environment})
     monkeypatch.setattr(ray_train, "connected", lambda config: nullcontext(False))
     yield
     ray.shutdown()
@@ -215,11 +215,12 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.ray
 def test_a_user_of_ray_finds_metrics_checkpoint_and_name(joined: None, tmp_path: Path) -> None:
-    """Two workers; the second attempt finds a damaged snapshot of Ray's and is not resumed from it."""
+    """Two workers, and an actor that evaluates; the second attempt finds a damaged snapshot of Ray's and ignores it."""
     tiny = ("train.batch_size=16", "train.images=320", "log.every=160", "eval.every=160", "eval.num_samples=100")
+    beside = ("eval.mode=async", "eval.busy=queue")
     quiet = ("wandb.mode=disabled", "train.device=cpu", "cluster.num_workers=2")
     names = (f"run.dir={tmp_path}", "run.name=shown", "checkpoint.every=160", "cluster.timeout=60")
-    trainer = Trainer(None, [*RING, *tiny, *quiet, *names], launcher="ray")
+    trainer = Trainer(None, [*RING, *tiny, *quiet, *names, *beside], launcher="ray")
     first = trainer.fit()
     found = first.ray_result
     assert isinstance(found, ray.train.Result)
@@ -228,6 +229,8 @@ def test_a_user_of_ray_finds_metrics_checkpoint_and_name(joined: None, tmp_path:
     row = first.metrics[-1]
     assert found.metrics["images"] == row["images"] == 320
     assert found.metrics["loss_d"] == row["loss_d"]
+    assert found.metrics["frechet"] == row["frechet"]
+    assert "frechet" in first.metrics[0], "a late score stands at its own images"
     assert Path(found.path).name == "shown"
     assert found.checkpoint.get_metadata()["path"] == str(first.last_checkpoint)
     for path in [path for path in (Path(str(first.folder)) / ".ray").rglob("*") if path.is_file()]:
