@@ -47,7 +47,7 @@ def test_bfloat16_is_recomputed_in_bfloat16() -> None:
 
 def test_only_inputs_of_blocks_are_kept() -> None:
     chain = Chain(nn.Tanh(), nn.Linear(8, 8), BatchNorm(8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
-    assert [len(block) for block in chain._blocks()] == [1, 3, 2]
+    assert [len(block) for block in chain.blocks()] == [1, 3, 2]
 
     def saved() -> int:
         sizes: list[int] = []
