@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ganscale"
 
 ORDER = (
-    *("train", "tune", "evaluate", "sample", "dashboard", "doctor", "api"),
+    *("train", "tune", "evaluate", "sample", "copy", "dashboard", "doctor", "api"),
     *(
         "sweep",
         "launch",
@@ -28,7 +28,7 @@ ORDER = (
     *("models", "losses", "data", "storage", "parallel", "config"),
 )
 """From top to bottom; the first line are the commands and what they run, `cli` is what they share."""
-COMMANDS = (*ORDER[:7], "cli")
+COMMANDS = (*ORDER[:8], "cli")
 
 PLACES = {
     "ray": ("launch", "sweep"),
@@ -72,7 +72,7 @@ def test_every_package_has_its_place() -> None:
 
 
 def test_few_modules_lie_at_the_top() -> None:
-    assert len(list(PACKAGE.glob("*.py"))) <= 9
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
 @pytest.mark.parametrize("module", MODULES)
