@@ -11,8 +11,7 @@ from torch import Tensor
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-import ganscale.data.mnist
-from tests.fleet import Fleet
+from tests.fleet import Fleet, make_quick
 from tests.trajectories import trajectory
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _read_mnist_once() -> Iterator[None]:
-    """Most tests build a whole run; reading and resizing the digits each time would take longer than they do."""
+def _quick_runs() -> Iterator[None]:
+    """Most tests build a whole run; what its few iterations do not need would take longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ganscale.data.mnist, "load_mnist", lru_cache(ganscale.data.mnist.load_mnist))
+        make_quick(patch.setattr)
         yield
 
 

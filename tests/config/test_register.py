@@ -118,7 +118,8 @@ if __name__ == "__main__":
     sweep["set"] = {**result.config.model_dump(mode="json"), "cluster": {"address": "local"}}
     found = ganscale.Tuner(sweep).fit()
     best = found.best_config.optim.lr_g, found.best_value
-    print("RESULT", (result.images, str(found.folder), [row["status"] for row in found.results], best))
+    own = result.ray_result.metrics["images"], [each.metrics["images"] for each in found.ray_result]
+    print("RESULT", (result.images, str(found.folder), [row["status"] for row in found.results], best, own))
     row = found.results[0]
     print("EXPECTED", (row["drawn"]["optim.lr_g"], row["means"]["mean_distance"]))
 """
@@ -134,8 +135,9 @@ def test_ray_workers_and_trials_know_the_users_classes_and_callbacks(script: Pat
     assert "building sine" in said
     assert "for 2 workers" in said
     assert (script.parent / "marks").read_text() == "16\n32\n48\n"
-    images, folder, status, best = ast.literal_eval(said.partition("RESULT ")[2].partition("\n")[0])
+    images, folder, status, best, own = ast.literal_eval(said.partition("RESULT ")[2].partition("\n")[0])
     expected = ast.literal_eval(said.partition("EXPECTED ")[2].partition("\n")[0])
+    assert own == (48, [48, 48]), "Ray's own results"
     assert (images, folder, status, best) == (48, str(script.parent / "sweeps" / "two"), ["complete"] * 2, expected)
 
 

@@ -169,6 +169,7 @@ lease.SECONDS = 3.0
 """
 
 
+@pytest.mark.slow
 def test_a_token_that_expires_costs_no_more_than_the_work_since(
     server: Server, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.fleet import Fleet
 from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING, tiny
-from tests.trajectories import assert_agree, assert_same, check_world, continued, load_state, trajectory
+from tests.trajectories import assert_agree, assert_same, check_world, continued, in_turn, load_state, trajectory
 
 pytestmark = pytest.mark.multiprocess
 
@@ -84,8 +84,7 @@ UNEVEN = "train.batch_size=13"
 """5 + 4 + 4 images on 3 workers; a corner's own batch size comes after it."""
 
 
-@pytest.mark.parametrize("world_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4, 5))])
-@pytest.mark.parametrize("overrides", CORNERS.values(), ids=CORNERS)
+@pytest.mark.parametrize(("overrides", "world_size"), in_turn(CORNERS, quick=(3, 2)))
 def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, overrides, world_size: int) -> None:
     check_world(fleet, alone, (UNEVEN, *overrides), world_size)
 

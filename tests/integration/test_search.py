@@ -93,6 +93,7 @@ def test_what_was_drawn_is_what_trained(joined: None, tmp_path: Path, caplog: py
     assert not any(message.startswith("[") for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_tunes_own_result_shows_names_metrics_and_checkpoints(joined: None, tmp_path: Path) -> None:
     plan = ring_plan(tmp_path, {"optim.lr_g": {"grid": [2e-3, 1e-3]}}, max_concurrent=1, metrics=["frechet"])
     _, grid = search_on_ray(plan)

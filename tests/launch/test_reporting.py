@@ -214,6 +214,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_user_of_ray_finds_metrics_checkpoint_and_name(joined: None, tmp_path: Path) -> None:
     """Two workers, and an actor that evaluates; the second attempt finds a damaged snapshot of Ray's and ignores it."""
     tiny = ("train.batch_size=16", "train.images=320", "log.every=160", "eval.every=160", "eval.num_samples=100")

@@ -47,6 +47,12 @@ def batches(reals: Tensor, labels: Tensor | None = None) -> Batches:
     return Batches([[Batch(reals, torch.zeros(len(reals), 2), labels)]])
 
 
+@pytest.fixture(autouse=True)
+def _as_many_as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests show D fewer (`tests.fleet.make_quick`)."""
+    monkeypatch.setattr("ganscale.training.probe.NUM_HELD_OUT", NUM_HELD_OUT)
+
+
 def test_the_gap_is_in_standard_deviations() -> None:
     trained, held_out = 5.0 + torch.randn(64, 3).double(), 2.0 + torch.randn(256, 3).double()
     probe = Probe(
@@ -109,6 +115,7 @@ def test_the_run_does_not_notice(overrides: tuple[str, ...]) -> None:
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_memorized_digits_are_noticed() -> None:
     source = build(tiny(*MLP)).sampler.source
 
