@@ -55,12 +55,11 @@ def speed(sizes: list[int], num_pictures: int, rounds: int) -> None:
     print("|---|---|---|---|---|---|")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
+            source_folder, out = Path(folder, "source"), Path(folder, "out")
+            source_folder.mkdir()
             for index in range(num_pictures):
-                path = Path(folder, "source", f"{index:05d}.png")
-                path.parent.mkdir(exist_ok=True)
-                photo(index, size).save(path)
-            out = Path(folder, "out")
-            prepare(path.parent, out, Settings(size, shard_size=10_000_000), lambda done, total, bad: None)
+                photo(index, size).save(source_folder / f"{index:05d}.png")
+            prepare(source_folder, out, Settings(size, shard_size=10_000_000), lambda done, total, bad: None)
             found = PreparedSet(out)
             contents = [found.read(row) for row in range(num_pictures)]
             source = FolderSource(out, size, seed=0, device=CPU)

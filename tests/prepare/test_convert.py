@@ -17,7 +17,7 @@ from ganscale.data.prepared import PreparedSet
 from ganscale.prepare import convert
 from ganscale.prepare.convert import Settings, prepare
 from ganscale.prepare.parts import PARTS, write_shards
-from ganscale.storage.store import open_place
+from ganscale.storage.store import StorePath, open_place
 from tests.buckets import Server, moto
 
 SIZE = 12
@@ -190,11 +190,12 @@ def test_near_duplicates_are_found(source: Path, tmp_path: Path) -> None:
 def test_source_and_result_may_lie_in_a_bucket(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: Callable[[], str]
 ) -> None:
-    place = open_place(f"{bucket()}/source")
+    place, remote = open_place(f"{bucket()}/source"), open_place(f"{bucket()}/out")
+    assert isinstance(place, StorePath)
+    assert isinstance(remote, StorePath)
     for path in sorted(source.rglob("*.png")):
         place.store.put(path.relative_to(source).as_posix(), path.read_bytes())
     run(source, tmp_path / "local")
-    remote = open_place(f"{bucket()}/out")
     run(place, remote)  # pyright: ignore[reportArgumentType]
     assert {entry.key for entry in remote.store.list()} == set(hashes(tmp_path / "local"))
     for name, digest in hashes(tmp_path / "local").items():
