@@ -271,7 +271,7 @@ def test_an_elastic_run_requests_the_missing_workers(cluster: Cluster, tmp_path:
     run = RunDir(tmp_path / "run")
     with train(cluster, tmp_path, "cluster.num_workers=[1,2]", "train.images=99999936", "log.every=640") as command:
         command.until(lambda: waiting(cluster) == [{"CPU": 3.0}], LIMIT)
-        assert read_metrics(run) or "on mnist for 1 workers" in run.log.read_text(), "the group has started"
+        assert read_metrics(run) or "on mnist for 1 worker on" in run.log.read_text(), "the group has started"
         cluster.add_node()
         command.until(lambda: "on mnist for 2 workers" in run.log.read_text(), LIMIT)
         assert waiting(cluster) == []
