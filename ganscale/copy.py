@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from ganscale.cli import DONE, ConfigError, Parser, command
+from ganscale.cli import DONE, Parser, command
+from ganscale.config.errors import ConfigError
 from ganscale.tracking.console import show
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from ganscale.training.probe import NUM_HELD_OUT
 from tests.fleet import Fleet, make_quick
 from tests.trajectories import trajectory
 
@@ -51,6 +52,14 @@ def _quick_runs() -> Iterator[None]:
     """Most tests build a whole run; what its few iterations do not need would take longer than they do."""
     with pytest.MonkeyPatch.context() as patch:
         make_quick(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_held_out(_quick_runs: None) -> Iterator[None]:
+    """D is shown as many held-out examples as in other processes, for modules that compare rows with theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ganscale.training.probe.NUM_HELD_OUT", NUM_HELD_OUT)
         yield
 
 

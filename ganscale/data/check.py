@@ -16,7 +16,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.section import is_conditional
 from ganscale.data.fetch import Fetcher
 from ganscale.data.files import Files, Listing, list_files, open_files, read, refuse, shown_name
-from ganscale.data.folder import arrange, given_settings, reading_of, rules_of
+from ganscale.data.folder import arrange, given_settings, reading_of, rules_of, unprepared
 from ganscale.data.labels import Labels, find_labels
 from ganscale.data.pictures import Header, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
@@ -52,8 +52,7 @@ def check_pictures(config: Config) -> None:
     if _check_prepared(config, path):
         return
     if isinstance(path, StorePath):
-        remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
-        raise ConfigError("only prepared sets are read from a bucket", key="data.path", value=data.path, remedy=remedy)
+        raise unprepared(path, data.path)
     try:
         files = open_files(path)
         listing = list_files(files)

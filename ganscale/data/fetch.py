@@ -93,14 +93,12 @@ class Fetcher:
 
     Attributes:
         num_requests: requests so far.
-        num_bytes: bytes fetched so far, gaps among them.
-        num_pictures: pictures given out so far.
     """
 
     def __init__(self, pictures: PreparedSet, cache: RingCache | None = None, together: int = PICTURES_AHEAD) -> None:
         self._pictures, self._cache, self._together = pictures, cache, together
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
-        self.num_requests = self.num_bytes = self.num_pictures = 0
+        self.num_requests = 0
 
     def fetch(self, rows: Sequence[int]) -> list[bytes]:
         """The files of pictures, not yet checked.
@@ -132,7 +130,6 @@ class Fetcher:
             current.waiting.clear()
             while current.batches:
                 rows = current.batches.popleft()
-                self.num_pictures += len(rows)
                 yield [current.found[row] for row in rows]
             current = following
             following = self._begin(requests)
@@ -184,6 +181,5 @@ class Fetcher:
         stops = starts + records["size"]
         begin, end = int(starts[0]), int(stops.max())
         content = self._pictures.store.read_range(self._pictures.shard_name(int(rows[0])), begin, end)
-        self.num_bytes += len(content)
         pairs = zip(rows.tolist(), (starts - begin).tolist(), (stops - begin).tolist(), strict=True)
         return {row: content[start:stop] for row, start, stop in pairs}

@@ -141,8 +141,6 @@ class StoreFiles(Files):
         path: the prefix.
     """
 
-    is_remote = True
-
     def __init__(self, path: StorePath) -> None:
         self.path = path
         start = len(path.key) + 1 if path.key else 0
@@ -202,7 +200,6 @@ class ZipFiles(Files):
 
     def __init__(self, path: Place) -> None:
         self.path = path
-        self.is_remote = not isinstance(path, Path)
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
         try:

@@ -115,8 +115,7 @@ def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Open
         rules = Rules(channels=found.manifest.channels)
         return _Opened(found, rows, classes, _are_numbers(classes), rules, lambda: state_hash)
     if isinstance(path, StorePath):
-        remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
-        raise ConfigError("only prepared sets are read from a bucket", key="data.path", value=str(path), remedy=remedy)
+        raise unprepared(path, str(path))
     files = open_files(path)
     listing = list_files(files)
     refuse(path, listing.problems)
@@ -128,6 +127,17 @@ def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Open
     return _Opened(
         _Listed(files, names), rows, found.classes, numbered, rules, lambda: hash_pictures(files, names, found, rules)
     )
+
+
+def unprepared(path: StorePath, value: str) -> ConfigError:
+    """The error for pictures in a bucket that are not a prepared set.
+
+    Args:
+        path: where they lie.
+        value: of `data.path`.
+    """
+    remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
+    return ConfigError("only prepared sets are read from a bucket", key="data.path", value=value, remedy=remedy)
 
 
 def _are_numbers(classes: tuple[str, ...]) -> bool:

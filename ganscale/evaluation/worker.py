@@ -22,7 +22,7 @@ from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED, register
 from ganscale.evaluation.callback import make_evaluator
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.storage.files import sync_folder, write_synced
+from ganscale.storage.files import write_bytes_atomically
 from ganscale.training.build import build_networks, build_source, set_tf32
 from ganscale.training.ema import MovingAverage
 
@@ -78,10 +78,7 @@ def save_snapshot(module: nn.Module, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(module.state_dict(), buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    write_synced(aside, buffer.getbuffer())
-    aside.replace(path)
-    sync_folder(path.parent)
+    write_bytes_atomically(path, buffer.getbuffer())
 
 
 class SnapshotEvaluator:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ganscale.data.files import Files, read
 from ganscale.data.pictures import Rules, decode
+from ganscale.storage.store import StorePath
 
 CHUNK = 16
 """Pictures that a process is given at a time."""
@@ -89,7 +90,7 @@ def _examine_all(names: Sequence[str]) -> list[Examined]:
         try:
             found.append(examine(read(_Worker.files, name), name, _Worker.resolution, _Worker.rules))
         except OSError as error:
-            if getattr(_Worker.files, "is_remote", False):
+            if isinstance(_Worker.files.path, StorePath):
                 raise  # the storage fails, not the picture
             found.append(Examined(name, f"cannot be read: {error.strerror or error}"))
         except Exception as error:  # zipfile and Pillow raise many kinds on damaged input

@@ -50,12 +50,25 @@ def write_atomically(path: Writable, text: str) -> None:
     Raises:
         OSError: the storage refuses; the old file stays.
     """
-    if not isinstance(path, Path):
+    if isinstance(path, Path):
+        write_bytes_atomically(path, text.encode())
+    else:
         path.write_text(text)
-        return
+
+
+def write_bytes_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file as a whole: no reader ever sees half of it.
+
+    Args:
+        path: of the file.
+        content: all of it.
+
+    Raises:
+        OSError: the storage refuses; the old file stays.
+    """
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        write_synced(aside, text.encode())
+        write_synced(aside, content)
         aside.replace(path)
         sync_folder(path.parent)
     finally:

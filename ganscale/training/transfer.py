@@ -1,7 +1,7 @@
 """Weights of one network for another: what fits, and the table of what does not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ def match(
         there = others.get(source) if source else None
         row = Row(name, tuple(here.shape), None if there is None else tuple(there.shape), 0)
         if there is None or source is None:
-            transfer.rows.append(_changed(row, reason="no such layer there"))
+            transfer.rows.append(replace(row, reason="no such layer there"))
         elif name in with_rows and here.shape[1:] == there.shape[1:]:
             pairs = [(a, b) for a, b in sorted(classes.items()) if a < len(here) and b < len(there)]
             if pairs:
@@ -90,20 +90,16 @@ def match(
                 transfer.classes[name] = pairs
             reason = f"{len(pairs)} of {len(here)} classes are there" if pairs else unknown or "no class is there"
             taken = here.numel() // len(here) * len(pairs)
-            transfer.rows.append(_changed(row, taken=taken, reason="" if len(pairs) == len(here) else reason))
+            transfer.rows.append(replace(row, taken=taken, reason="" if len(pairs) == len(here) else reason))
         elif here.shape == there.shape:
             transfer.sources[name] = source
-            transfer.rows.append(_changed(row, taken=here.numel()))
+            transfer.rows.append(replace(row, taken=here.numel()))
         else:
-            transfer.rows.append(_changed(row, reason="another shape"))
+            transfer.rows.append(replace(row, reason="another shape"))
     parameters = {name for name, _ in network.named_parameters()} - with_rows
     total = sum(state[name].numel() for name in parameters)
     transfer.share = sum(row.taken for row in transfer.rows if row.name in parameters) / max(1, total)
     return transfer
-
-
-def _changed(row: Row, *, taken: int = 0, reason: str = "") -> Row:
-    return Row(row.name, row.here, row.there, taken, reason)
 
 
 @torch.no_grad()

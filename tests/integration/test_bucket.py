@@ -21,10 +21,11 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import StorePath, open_place
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.train import main
-from ganscale.training.probe import NUM_HELD_OUT
 from tests.buckets import Proxy, Server, moto
 from tests.processes import Command, final_state
 from tests.run.test_stop_signal import RUN
+
+pytestmark = pytest.mark.usefixtures("all_held_out")
 
 COMMAND = ("--launcher", "local", *RUN, "checkpoint.keep=2")
 TIMES = ("images_per_second", "seconds_per_iteration", "memory_mib")
@@ -34,14 +35,6 @@ TIMES = ("images_per_second", "seconds_per_iteration", "memory_mib")
 def server() -> Iterator[Server]:
     with moto() as started:
         yield started
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_in_other_processes() -> Iterator[None]:
-    """Rows of this process are compared with those of others, which show D as many held-out examples as any run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ganscale.training.probe.NUM_HELD_OUT", NUM_HELD_OUT)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from ganscale.training.schedules import Controls, PenaltyWeights
 from ganscale.training.statistics import probe_metrics
 from tests.runs import BATCH_NORM, DCGAN, MLP, RING, tiny
 
+pytestmark = pytest.mark.usefixtures("all_held_out")
+
 CPU = torch.device("cpu")
 CONTROLS = Controls(1e-3, 1e-3, (0.5, 0.9), (0.5, 0.9), 0.0, (PenaltyWeights(),))
 VIEW = View(Draws(0, CPU))
@@ -45,12 +47,6 @@ class Classifier(Mean):
 
 def batches(reals: Tensor, labels: Tensor | None = None) -> Batches:
     return Batches([[Batch(reals, torch.zeros(len(reals), 2), labels)]])
-
-
-@pytest.fixture(autouse=True)
-def _as_many_as_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests show D fewer (`tests.fleet.make_quick`)."""
-    monkeypatch.setattr("ganscale.training.probe.NUM_HELD_OUT", NUM_HELD_OUT)
 
 
 def test_the_gap_is_in_standard_deviations() -> None:
