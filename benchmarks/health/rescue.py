@@ -122,11 +122,16 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
     config = load(overrides=(*overrides(chosen, seed), *FAULTS[fault].settings(chosen), *settings))
     outcome = run_worker(config, path, device=torch.device("cpu"), echo=False)
     targets = tuple(int(row["to"]) for row in read_rollbacks(RunDir(path)))
-    return End(_last_scores(path, config.train.images), targets, outcome.diagnosis)
+    return End(last_scores(path, config.train.images), targets, outcome.diagnosis)
 
 
-def _last_scores(path: Path, images: int) -> Mapping[str, float]:
-    """Scores of the evaluation at the end; the worst possible ones if there is none, as with non-finite weights."""
+def last_scores(path: Path, images: int) -> Mapping[str, float]:
+    """Scores of the evaluation at the end; the worst possible ones if there is none, as with non-finite weights.
+
+    Args:
+        path: run folder.
+        images: of a complete run.
+    """
     with suppress(ConfigError):
         last = read_evaluations(path)[-1]
         if last.images >= images:
