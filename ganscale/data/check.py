@@ -15,11 +15,22 @@ import torch
 from ganscale.config import Config, ConfigError
 from ganscale.config.section import is_conditional
 from ganscale.data.fetch import Fetcher
-from ganscale.data.files import Files, Listing, list_files, open_files, read, refuse, shown_name
-from ganscale.data.folder import arrange, given_settings, reading_of, rules_of, unprepared
+from ganscale.data.files import Files, Listing, list_files, read, refuse, shown_name
+from ganscale.data.folder import (
+    SAMPLE_OF_BUCKET,
+    arrange,
+    examined_names,
+    given_settings,
+    reading_of,
+    rules_of,
+    unprepared,
+)
 from ganscale.data.labels import Labels, find_labels
+from ganscale.data.parquet import ParquetFiles
 from ganscale.data.pictures import Header, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
+from ganscale.data.shards import open_files
+from ganscale.data.webdataset import TarFiles
 from ganscale.storage.store import Place, StorePath, open_place
 
 MAX_DECODED = 10_000
@@ -29,7 +40,6 @@ FEW = 1000
 DARK = 16
 """Byte that 16-bit pictures of 12 bits do not exceed."""
 _BATCH = 4096
-_SAMPLE_OF_PREPARED = 64
 _logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -51,11 +61,13 @@ def check_pictures(config: Config) -> None:
     path = open_place(data.path, key="data.path")
     if _check_prepared(config, path):
         return
-    if isinstance(path, StorePath):
-        raise unprepared(path, data.path)
     try:
         files = open_files(path)
+        if isinstance(path, StorePath) and not isinstance(files, TarFiles):
+            raise unprepared(path, data.path)
         listing = list_files(files)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         remedy = "name a folder or zip that holds the data; every node must see it"
         raise ConfigError(str(error), key="data.path", value=data.path, remedy=remedy) from None
@@ -65,8 +77,11 @@ def check_pictures(config: Config) -> None:
     _check_number(config, len(listing.pictures))
     arrange(0, torch.tensor(labels.rows), labels.classes, reading_of(data))
     rules, resolution = rules_of(data), data.resolution
-    headers = _examine(files, listing.pictures, lambda name: _header(files, name, rules, resolution))
-    sample = _sample(listing.pictures, headers)
+    if isinstance(files, ParquetFiles):
+        _check_groups(files, data.cache_mib, data.num_workers)
+    names = examined_names(files, listing.pictures)
+    headers = _examine(files, names, lambda name: _header(files, name, rules, resolution))
+    sample = _sample(names, headers)
     brightest = _examine(files, sample, lambda name: int(decode(read(files, name), resolution, rules).max()))
     deep = [brightest[name] for name in sample if headers[name].is_deep]
     if deep and max(deep) <= DARK and data.range is None:
@@ -84,7 +99,7 @@ def _check_prepared(config: Config, path: Place) -> bool:
         found = PreparedSet(path)
         check_settings(found.manifest, given_settings(data.resolution, rules_of(data), data.labels), data.path)
         count = len(found)
-        rows = sorted({place * count // _SAMPLE_OF_PREPARED for place in range(_SAMPLE_OF_PREPARED)} - {count})
+        rows = sorted({place * count // SAMPLE_OF_BUCKET for place in range(SAMPLE_OF_BUCKET)} - {count})
         contents = Fetcher(found).fetch(rows) if found.is_remote else [found.read(row) for row in rows]
         begin = time.thread_time()
         for row, content in zip(rows, contents, strict=True):
@@ -110,6 +125,18 @@ def _check_prepared(config: Config, path: Place) -> bool:
         f"(data.num_workers = {data.num_workers})",
     )
     return True
+
+
+def _check_groups(files: ParquetFiles, cache_mib: int, num_workers: int) -> None:
+    """Warn of row groups that a process cannot keep: each picture would be read with all of its group."""
+    share = cache_mib / max(1, num_workers)
+    if files.largest_group > share * 2**20:
+        _logger.warning(
+            "%s",
+            f"a row group has {files.largest_group / 2**20:,.0f} MiB of pictures, more than the {share:,.0f} MiB that "
+            f"a process keeps (data.cache_mib / data.num_workers): each picture is read with its whole group. Set "
+            f"data.shuffle_block={files.group_rows} and a larger data.cache_mib, or use ganscale prepare",
+        )
 
 
 def _header(files: Files, name: str, rules: Rules, resolution: int) -> Header:
@@ -188,9 +215,10 @@ def _sample(names: Sequence[str], headers: dict[str, Header]) -> list[str]:
 def _report(listing: Listing, labels: Labels, headers: dict[str, Header], decoded: int) -> None:
     """Log what was found, and what was done to pictures that are out of the ordinary."""
     count = len(listing.pictures)
-    source = "dataset.json" if labels.from_file else "names of folders"
+    source = "the files" if labels.from_file else "names of folders"
     classes = f"{len(labels.classes):,} classes from {source}" if labels.classes else "no classes"
-    checked = "all decoded" if decoded == count else f"{decoded:,} of them decoded, the others by their headers"
+    others = "the others by their headers" if len(headers) == count else "the others not read"
+    checked = "all decoded" if decoded == count else f"{decoded:,} of them decoded, {others}"
     _logger.info("%s", f"{count:,} pictures, {classes}; checked: {checked}")
     if listing.others:
         _logger.info("%s", f"{len(listing.others):,} other files are left out: {_some(listing.others)}")

@@ -1,4 +1,4 @@
-"""Pictures of a prepared set in a bucket, fetched before they are due by few requests, and kept in a bounded cache."""
+"""Pictures of sets in a bucket, fetched before they are due by few requests, and kept in a bounded cache."""
 
 import logging
 import os
@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from ganscale.data.prepared import PreparedSet
+from ganscale.storage.store import Store
 
 AHEAD = 64 * 2**20
 """Bytes of pictures that are fetched together at most; twice as much is held."""
@@ -22,6 +23,22 @@ LONGEST = 8 * 2**20
 """Bytes of one request, unless one picture is larger."""
 THREADS = 32
 _logger = logging.getLogger(__name__)
+
+
+class Ranges(Protocol):
+    """Pictures of which each is one range of bytes.
+
+    Attributes:
+        index: records of `ganscale.data.prepared.ROW` by row.
+        store: of the shards.
+    """
+
+    index: np.ndarray
+    store: Store
+
+    def shard_name(self, row: int) -> str:
+        """The shard that holds a picture."""
+        ...
 
 
 class RingCache:
@@ -95,7 +112,7 @@ class Fetcher:
         num_requests: requests so far.
     """
 
-    def __init__(self, pictures: PreparedSet, cache: RingCache | None = None, together: int = PICTURES_AHEAD) -> None:
+    def __init__(self, pictures: Ranges, cache: RingCache | None = None, together: int = PICTURES_AHEAD) -> None:
         self._pictures, self._cache, self._together = pictures, cache, together
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch")
         self.num_requests = 0

@@ -4,8 +4,9 @@ import io
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
@@ -31,6 +32,7 @@ ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".npy", ".np
 IGNORED = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 """Names that systems leave behind; those that begin with a dot are left out, too."""
 LABELS_FILE = "dataset.json"
+NO_ENDING = "is a picture without a picture's ending; rename it"
 MAX_BYTES = 4 * MAX_PIXELS
 """Of a picture's file or zip entry, uncompressed."""
 _SHOWN = 5
@@ -66,6 +68,41 @@ class Files(Protocol):
     def checksum(self, name: str) -> str:
         """Of a file's content, where it is known without reading it; otherwise empty."""
         return ""
+
+    def unit(self, name: str) -> str:
+        """What is read at once with a file: the file, or what holds others, too."""
+        return name
+
+    def inner_name(self, name: str) -> str:
+        """A picture's name with the folders that may be its class, without the shard that holds it."""
+        return name
+
+    def listing(self) -> "Listing | None":
+        """The pictures, where they are not found by the names of files."""
+        return None
+
+    def labels(self) -> "Given | None":
+        """The classes that stand beside the pictures; None if there are none, so that folders count.
+
+        Raises:
+            ConfigError: it is in doubt which they are.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Given:
+    """Classes as the files have them.
+
+    Attributes:
+        values: a number, a name or a one-hot vector by the picture's name.
+        problems: names of pictures without a class that can be read, with the reasons.
+        names: of classes 0, 1, ..., where the files have them; otherwise empty.
+    """
+
+    values: Mapping[str, Any]
+    problems: Sequence[tuple[str, str]] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +160,7 @@ class FolderFiles(Files):
         """A file (part of `Files`)."""
         file = (self._root / name).open("rb")
         try:
-            _check_size(os.fstat(file.fileno()).st_size)
+            check_size(os.fstat(file.fileno()).st_size)
         except ValueError:
             file.close()
             raise
@@ -154,7 +191,7 @@ class StoreFiles(Files):
 
     def open(self, name: str) -> IO[bytes]:
         """An object (part of `Files`)."""
-        _check_size(self._sizes[name])
+        check_size(self._sizes[name])
         return io.BytesIO((self.path / name).read_bytes())
 
     def size(self, name: str) -> int:
@@ -162,30 +199,50 @@ class StoreFiles(Files):
         return self._sizes[name]
 
 
-class _RangeFile(io.RawIOBase):
-    """An object of a store as a file that can be read anywhere, by one request per read."""
+class RangeFile(io.RawIOBase):
+    """Bytes that are read by ranges, as a file.
 
-    def __init__(self, path: StorePath) -> None:
-        self._path, self._size, self._at = path, path.entry().size, 0
+    Args:
+        read_range: gives bytes `start` to `stop - 1`.
+        size: number of bytes.
+    """
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
+        self._read_range, self._size, self._at = read_range, size, 0
 
     def seekable(self) -> bool:
+        """Always."""
         return True
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a byte; return its number."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer by one request; return the number of bytes."""
         stop = min(self._size, self._at + len(buffer))
         if stop <= self._at:
             return 0
-        content = self._path.store.read_range(self._path.key, self._at, stop)
+        content = self._read_range(self._at, stop)
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)
+
+
+def open_at(place: Place) -> IO[bytes]:
+    """A file, or an object of a bucket as a file that is read by ranges as they are needed.
+
+    Args:
+        place: of the file or object.
+    """
+    if isinstance(place, Path):
+        return place.open("rb")
+    return io.BufferedReader(RangeFile(partial(place.store.read_range, place.key), place.entry().size), _BUFFER)
 
 
 class ZipFiles(Files):
@@ -203,21 +260,23 @@ class ZipFiles(Files):
         self._archive: zipfile.ZipFile | None = None
         self._process = 0
         try:
-            self._names = {_clean(entry.filename): entry.filename for entry in self._opened().infolist()}
+            self._names = {clean_name(entry.filename): entry.filename for entry in self._opened().infolist()}
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise ValueError(f"the zip is damaged or incomplete: {error}") from None
 
     def _opened(self) -> zipfile.ZipFile:
         if self._archive is None or self._process != os.getpid():  # a forked process would share the file's position
-            file = self.path if isinstance(self.path, Path) else io.BufferedReader(_RangeFile(self.path), _BUFFER)
-            self._archive, self._process = zipfile.ZipFile(file), os.getpid()
+            self._archive, self._process = (
+                zipfile.ZipFile(self.path if isinstance(self.path, Path) else open_at(self.path)),
+                os.getpid(),
+            )
         return self._archive
 
     def walk(self) -> Iterator[tuple[str, str]]:
         """Every visible entry's name with what is known against it (part of `Files`)."""
         seen = set()
         for entry in self._opened().infolist():
-            name = _clean(entry.filename)
+            name = clean_name(entry.filename)
             if entry.is_dir() or any(is_hidden(part) for part in PurePosixPath(name).parts):
                 continue
             problem = ""
@@ -235,7 +294,7 @@ class ZipFiles(Files):
     def open(self, name: str) -> IO[bytes]:
         """A file (part of `Files`)."""
         entry = self._opened().getinfo(self._names[name])
-        _check_size(entry.file_size)
+        check_size(entry.file_size)
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("is neither stored nor deflated")
         return self._opened().open(entry)
@@ -252,59 +311,16 @@ class ZipFiles(Files):
         return {**self.__dict__, "_archive": None}
 
 
-def open_files(path: Place) -> Files:
-    """The files of a folder or zip.
-
-    Args:
-        path: of the folder or zip, or of a prefix or zip in a bucket.
-
-    Raises:
-        FileNotFoundError: no such path.
-        ValueError: it is neither, or damaged.
-    """
-    if isinstance(path, StorePath):
-        if path.name.lower().endswith(".zip"):
-            return ZipFiles(path if path.key else path.parent / path.name)
-        return StoreFiles(path)
-    if path.is_dir():
-        return FolderFiles(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no such folder or zip: {path}")
-    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-        return ZipFiles(path)
-    raise ValueError(f"neither a folder nor a zip: {path}")
-
-
 def list_files(files: Files) -> Listing:
     """Sort the files below `data.path` into pictures, problems and others.
 
     Args:
-        files: of a folder or zip.
+        files: of a folder, a zip or shards.
 
     Raises:
         ValueError: there is no picture, or a folder cannot be listed.
     """
-    listing = Listing()
-    for name, problem in files.walk():
-        pure = PurePosixPath(name)
-        ending = pure.suffix.lower()
-        if not problem and ending in (".heic", ".heif") and not has_heif():
-            problem = NEEDS_HEIF
-        elif not problem and ending == ".avif" and not has_avif():
-            problem = NEEDS_AVIF
-        if ending in NOT_READ and not problem:
-            problem = f"{ending} is not read; convert it to PNG or JPEG"
-        is_meant = ending in ENDINGS | NOT_READ or pure.name == LABELS_FILE
-        if not is_meant and not problem and ending not in SIDECARS | ARCHIVES and _is_picture(files, name):
-            is_meant, problem = True, "is a picture without a picture's ending; rename it"
-        if is_meant and problem:
-            listing.problems.append((name, problem))
-        elif ending in ENDINGS:
-            listing.pictures.append(name)
-        elif pure.name == LABELS_FILE:
-            listing.labels.append(name)
-        else:
-            listing.others.append(name)
+    listing = files.listing() or _list_by_name(files)
     listing.pictures.sort()
     if not listing.pictures and not listing.problems:
         others = sorted(listing.others, key=lambda name: PurePosixPath(name).suffix.lower() not in ARCHIVES)
@@ -313,20 +329,38 @@ def list_files(files: Files) -> Listing:
     return listing
 
 
-def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth) or zip, relative to it, sorted.
+def known_problem(name: str) -> str:
+    """Why a picture cannot be read by its ending; empty if nothing is known against it.
 
     Args:
-        path: the folder or zip.
-
-    Raises:
-        ConfigError: it holds something that cannot be read and must not be left out; the message names it.
-        FileNotFoundError: no such path.
-        ValueError: it holds no picture, or is neither a folder nor a zip.
+        name: of the file.
     """
-    listing = list_files(open_files(path))
-    refuse(path, listing.problems)
-    return listing.pictures
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in (".heic", ".heif") and not has_heif():
+        return NEEDS_HEIF
+    if ending == ".avif" and not has_avif():
+        return NEEDS_AVIF
+    return f"{ending} is not read; convert it to PNG or JPEG" if ending in NOT_READ else ""
+
+
+def _list_by_name(files: Files) -> Listing:
+    listing = Listing()
+    for name, problem in files.walk():
+        pure = PurePosixPath(name)
+        ending = pure.suffix.lower()
+        problem = problem or known_problem(name)
+        is_meant = ending in ENDINGS | NOT_READ or pure.name == LABELS_FILE
+        if not is_meant and not problem and ending not in SIDECARS | ARCHIVES and _is_picture(files, name):
+            is_meant, problem = True, NO_ENDING
+        if is_meant and problem:
+            listing.problems.append((name, problem))
+        elif ending in ENDINGS:
+            listing.pictures.append(name)
+        elif pure.name == LABELS_FILE:
+            listing.labels.append(name)
+        else:
+            listing.others.append(name)
+    return listing
 
 
 def refuse(path: Place, problems: Sequence[tuple[str, str]], key: str = "data.path", remedy: str = "") -> None:
@@ -383,8 +417,12 @@ def shown_name(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _clean(name: str) -> str:
-    """A zip entry's name with slashes, relative: some programs write backslashes, or ./ in front."""
+def clean_name(name: str) -> str:
+    """An archive's entry's name with slashes, relative: some programs write backslashes, or ./ in front.
+
+    Args:
+        name: as the archive has it.
+    """
     name = name.replace("\\", "/").lstrip("/")
     while name.startswith("./"):
         name = name[2:]
@@ -399,6 +437,14 @@ def _is_picture(files: Files, name: str) -> bool:
         return False
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Refuse a picture's file that is too large.
+
+    Args:
+        size: in bytes.
+
+    Raises:
+        ValueError: it is.
+    """
     if size > MAX_BYTES:
         raise ValueError(f"has {size:,} bytes, more than {MAX_BYTES:,}")

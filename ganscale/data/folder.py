@@ -1,4 +1,4 @@
-"""A folder, a zip or a prepared set of pictures, decoded by DataLoader workers ahead of their use.
+"""A folder, a zip, shards or a prepared set of pictures, decoded by DataLoader workers ahead of their use.
 
 Names are sorted; docs/data.md has the rules by which files are found, labeled and decoded.
 """
@@ -19,16 +19,21 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.datasets import Data
 from ganscale.data.copy_ahead import CopyAhead, upload
 from ganscale.data.fetch import PICTURES_AHEAD, Fetcher, RingCache
-from ganscale.data.files import Files, list_files, open_files, read, refuse, shown_name
+from ganscale.data.files import Files, list_files, read, refuse, shown_name
 from ganscale.data.identity import hash_pictures
 from ganscale.data.images import mirrored, normalize
 from ganscale.data.labels import Rule, find_labels
 from ganscale.data.order import WINDOW, Arrangement, Blocks, Order, Shuffled, Weighted, class_counts
+from ganscale.data.parquet import ParquetFiles
 from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
+from ganscale.data.shards import open_files
 from ganscale.data.source import Finite, Prefetching, Source
+from ganscale.data.webdataset import TarFiles
 from ganscale.parallel.random import Stream
 from ganscale.storage.store import Place, StorePath, open_place
+
+SAMPLE_OF_BUCKET = 64
 
 
 class _Contents(Protocol):
@@ -54,7 +59,7 @@ class _Contents(Protocol):
 
 
 class _Listed(_Contents):
-    """Pictures of a folder or zip."""
+    """Pictures of a folder, a zip or shards."""
 
     def __init__(self, files: Files, names: list[str]) -> None:
         self.files, self.names, self.place = files, names, files.path
@@ -104,7 +109,7 @@ class _Opened:
     state_hash: Callable[[], str]
 
 
-def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Opened:
+def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule, cache_bytes: int) -> _Opened:
     """A prepared set, or listed files."""
     if is_prepared(path):
         found = PreparedSet(path)
@@ -114,14 +119,16 @@ def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Open
         state_hash = found.manifest.data_hash + ("" if classes or not found.manifest.classes else "/none")
         rules = Rules(channels=found.manifest.channels)
         return _Opened(found, rows, classes, _are_numbers(classes), rules, lambda: state_hash)
-    if isinstance(path, StorePath):
-        raise unprepared(path, str(path))
     files = open_files(path)
+    if isinstance(path, StorePath) and not isinstance(files, TarFiles):
+        raise unprepared(path, str(path))
+    if isinstance(files, ParquetFiles):
+        files.cache_bytes = cache_bytes
     listing = list_files(files)
     refuse(path, listing.problems)
     names = listing.pictures
     found = find_labels(files, listing, labels)
-    rules = replace(rules, channels=rules.channels or find_channels(files, names, rules))
+    rules = replace(rules, channels=rules.channels or _channels(files, names, rules))
     numbered = found.from_file and _are_numbers(found.classes)
     rows = torch.tensor(found.rows)
     return _Opened(
@@ -129,15 +136,40 @@ def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule) -> _Open
     )
 
 
+def _channels(files: Files, names: Sequence[str], rules: Rules) -> int:
+    """As `find_channels`; in a bucket, where looking at all takes a request each, by some if they are not all gray."""
+    seen = examined_names(files, names)
+    found = find_channels(files, seen, rules)
+    if found == 1 and len(seen) < len(names):
+        problem = f"the {len(seen)} pictures that were looked at in the bucket are gray"
+        remedy = "set data.channels=1 if all are, otherwise 3"
+        raise ConfigError(problem, key="data.channels", value="auto", remedy=remedy)
+    return found
+
+
+def examined_names(files: Files, names: Sequence[str]) -> Sequence[str]:
+    """The pictures that are examined before a run: all, of a bucket `SAMPLE_OF_BUCKET` evenly spaced ones.
+
+    Args:
+        files: that hold them.
+        names: of all.
+    """
+    if not isinstance(files.path, StorePath) or len(names) <= SAMPLE_OF_BUCKET:
+        return names
+    return [names[place * len(names) // SAMPLE_OF_BUCKET] for place in range(SAMPLE_OF_BUCKET)]
+
+
 def unprepared(path: StorePath, value: str) -> ConfigError:
-    """The error for pictures in a bucket that are not a prepared set.
+    """The error for pictures in a bucket that are neither a prepared set nor tar shards.
 
     Args:
         path: where they lie.
         value: of `data.path`.
     """
     remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
-    return ConfigError("only prepared sets are read from a bucket", key="data.path", value=value, remedy=remedy)
+    return ConfigError(
+        "of a bucket, prepared sets and tar shards alone are read", key="data.path", value=value, remedy=remedy
+    )
 
 
 def _are_numbers(classes: tuple[str, ...]) -> bool:
@@ -171,7 +203,7 @@ class Reading:
         balance: none, or classes with equal or given frequencies.
         class_weights: relative frequencies of classes by name; 1 for those that are left out.
         shuffle_block: pictures of a block that stay close in time; 0 for an order that is random as a whole.
-        cache_mib: size of the cache of pictures from a bucket, in MiB.
+        cache_mib: size of the cache of pictures from a bucket, or of row groups of parquet, in MiB.
         cache_dir: its folder; empty for the system's temporary one.
     """
 
@@ -215,10 +247,10 @@ def arrange(seed: int, labels: Tensor, classes: Sequence[str], reading: Reading)
 
 
 class FolderSource(Source, Finite, Prefetching):
-    """The `num_images` pictures of a folder, zip or prepared set in an order that is a function of (seed, epoch).
+    """The `num_images` pictures of `data.path` in an order that is a function of (seed, epoch).
 
     Args:
-        path: the folder or zip, or of a prepared set the folder or the prefix in a bucket.
+        path: the folder, zip, shard or pattern of shards; of a prepared set the folder or the prefix in a bucket.
         resolution: side of the images.
         seed: the run's seed.
         device: where batches go.
@@ -251,7 +283,7 @@ class FolderSource(Source, Finite, Prefetching):
         labels: Rule = "auto",
         reading: Reading = READ_ALL,
     ) -> None:
-        opened = _open_set(path, resolution, rules, labels)
+        opened = _open_set(path, resolution, rules, labels, reading.cache_mib * 2**20 // max(1, num_workers))
         self.shape: tuple[int, ...] = (opened.rules.channels or 3, resolution, resolution)
         self.num_classes = len(opened.classes)
         self.class_names = () if opened.numbered else opened.classes
@@ -428,8 +460,9 @@ class _Fetched:
 
 def _fetcher(contents: _Contents, reading: Reading) -> Fetcher | None:
     """For sets in a bucket."""
-    if not isinstance(contents, PreparedSet) or not contents.is_remote:
+    ranges = contents.files if isinstance(contents, _Listed) else contents
+    if not isinstance(ranges, PreparedSet | TarFiles) or not isinstance(contents.place, StorePath):
         return None
     size = reading.cache_mib * 2**20
     cache = RingCache(reading.cache_dir, size, len(contents)) if size else None
-    return Fetcher(contents, cache, max(PICTURES_AHEAD, WINDOW * reading.shuffle_block))
+    return Fetcher(ranges, cache, max(PICTURES_AHEAD, WINDOW * reading.shuffle_block))

@@ -37,7 +37,9 @@ def hash_pictures(files: Files, names: Sequence[str], labels: Labels, rules: Rul
     """
     digest = hashlib.sha256(repr((RULE, rules, labels.rows)).encode())
     unread = [name for name in names if not files.checksum(name)]
-    chosen = sorted(heapq.nsmallest(MAX_READ, unread, key=lambda name: hashlib.sha256(name.encode()).digest()))
+    chosen = sorted(
+        heapq.nsmallest(MAX_READ, unread, key=lambda name: hashlib.sha256(files.unit(name).encode()).digest())
+    )
 
     def entries(start: int) -> bytes:
         part = names[start : start + _PART]

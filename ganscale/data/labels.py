@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from ganscale.config import ConfigError
-from ganscale.data.files import LABELS_FILE, Files, Listing, read, refuse, shown_name
+from ganscale.data.files import LABELS_FILE, Files, Given, Listing, read, refuse, shown_name
 from ganscale.storage.store import Place
 
 Rule = Literal["auto", "top", "path", "none"]
@@ -34,7 +34,7 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
     """The classes by `data.labels`.
 
     Args:
-        files: of a folder or zip.
+        files: of a folder, a zip or shards.
         listing: of the files.
         rule: `data.labels`.
 
@@ -44,8 +44,11 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
     names = listing.pictures
     if rule == "none":
         return Labels([0] * len(names))
+    if rule == "auto" and (given := files.labels()):
+        return _from_given(files, names, given)
+    inner = [files.inner_name(name) for name in names]
     if rule == "path":
-        return _numbered([str(PurePosixPath(name).parent) for name in names])
+        return _numbered([str(PurePosixPath(name).parent) for name in inner])
     shared = _shared_folder(names)
     if rule == "auto" and listing.labels:
         wanted = {LABELS_FILE, f"{shared}{LABELS_FILE}"}
@@ -55,7 +58,8 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
             remedy="name the folder that holds it in data.path, or set data.labels=top, path or none",
         )
         return _from_file(files, min(listing.labels, key=len), names)
-    folders = [PurePosixPath(name.removeprefix(shared)).parent.parts for name in names]
+    shared = _shared_folder(inner)
+    folders = [PurePosixPath(name.removeprefix(shared)).parent.parts for name in inner]
     if rule == "top":
         return _numbered([parts[0] if parts else "." for parts in folders])
     remedy = "set data.labels: top (the first folder is the class), path (every folder is one) or none (no classes)"
@@ -69,6 +73,27 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
         ]
         refuse(files.path, bare, remedy=f"move it into one of them, or {remedy}")
     return _numbered([parts[0] if parts else "" for parts in folders])
+
+
+def _from_given(files: Files, names: Sequence[str], given: Given) -> Labels:
+    """The classes that stand beside the pictures."""
+    there = set(names)
+    problems = [(name, problem) for name, problem in given.problems if name in there]
+    refuse(files.path, problems, remedy="give each picture a class, or set data.labels=none")
+    values = [given.values[name] for name in names]
+    if all(value is None for value in values):
+        return Labels([0] * len(names), from_file=True)
+
+    def wrong(name: str, problem: str) -> ConfigError:
+        remedy = "correct it, or set data.labels=none"
+        return ConfigError(f"{shown_name(name)} has {problem}", key="data.path", value=str(files.path), remedy=remedy)
+
+    if not given.names:
+        return _from_values(names, values, wrong)
+    for name, value in zip(names, values, strict=True):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(given.names):
+            raise wrong(name, f"the class {value!r}; the schema names 0 to {len(given.names) - 1:,}")
+    return Labels(values, given.names, from_file=True)
 
 
 def _shared_folder(names: Sequence[str]) -> str:
@@ -154,7 +179,7 @@ def _from_values(names: Sequence[str], labels: Sequence[Any], wrong: Callable[[s
         for name, label in zip(names, labels, strict=True):
             is_number = isinstance(label, int | float) and not isinstance(label, bool)
             if not is_number or label != label // 1 or not 0 <= label < MAX_CLASSES:
-                problem = f"the class {json.dumps(label)[:40]}; classes are all names, or all numbers from 0"
+                problem = f"the class {json.dumps(label, default=str)[:40]}; all are names, or all numbers from 0"
                 raise wrong(name, f"{problem} to {MAX_CLASSES - 1:,}")
     count = length or int(max(labels)) + 1
     return Labels([int(label) for label in labels], tuple(map(str, range(count))), from_file=True)

@@ -18,11 +18,12 @@ from PIL import Image
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
-from ganscale.data.files import Files, list_files, open_files, refuse
+from ganscale.data.files import Files, list_files, refuse
 from ganscale.data.folder import find_channels
 from ganscale.data.labels import Labels, Rule, find_labels
 from ganscale.data.pictures import DEFAULT, Rules, read_header
 from ganscale.data.prepared import INDEX, MANIFEST, NAMES, Manifest, PreparedSet, data_hash, store_of
+from ganscale.data.shards import open_files
 from ganscale.prepare.duplicates import COMPARED, DISTANCE, LEVELS, find_duplicates
 from ganscale.prepare.examine import examine_all
 from ganscale.prepare.parts import PARTS, Part, part_key, write_shards

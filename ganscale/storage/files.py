@@ -14,6 +14,15 @@ class Writable(Protocol):
         ...
 
 
+def user_cache(name: str) -> Path:
+    """A folder of what can be computed anew: in GANSCALE_CACHE, or in ~/.cache/ganscale.
+
+    Args:
+        name: of the folder.
+    """
+    return Path(os.environ.get("GANSCALE_CACHE") or Path("~/.cache/ganscale")).expanduser() / name
+
+
 def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a file and wait until the storage holds it.
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageFile
 from ganscale.api import Trainer
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
-from ganscale.data.files import list_pictures
 from ganscale.data.folder import FolderSource
 from ganscale.data.pictures import decode
+from ganscale.data.shards import list_pictures
 from ganscale.inference.grid import save_images
 from ganscale.inference.interpolate import save_interpolation
 from ganscale.training.build import build, build_source

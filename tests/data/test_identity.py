@@ -14,11 +14,12 @@ from PIL import Image
 
 from ganscale.config import ConfigError
 from ganscale.data import identity
-from ganscale.data.files import FolderFiles, ZipFiles, list_pictures
+from ganscale.data.files import FolderFiles, ZipFiles
 from ganscale.data.folder import FolderSource
 from ganscale.data.images import ImageSource, StackedSource
 from ganscale.data.labels import Labels
 from ganscale.data.pictures import DEFAULT, Rules
+from ganscale.data.shards import list_pictures
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,12 @@ import safetensors
 import safetensors.torch
 
 from ganscale.evaluation.metrics.extractors import Observed
+from ganscale.storage.files import user_cache
 
 
 def cache_folder() -> Path:
     """The folder: GANSCALE_CACHE, or ~/.cache/ganscale, and in it features/."""
-    return Path(os.environ.get("GANSCALE_CACHE") or Path("~/.cache/ganscale")).expanduser() / "features"
+    return user_cache("features")
 
 
 def load_observed(path: Path, count: int) -> Observed | None:
