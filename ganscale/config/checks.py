@@ -1,5 +1,6 @@
 """Settings that contradict each other, found before anything starts."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,12 +46,13 @@ def check_files(config: Config) -> None:
         ConfigError: for the first thing that is missing.
     """
     data = config.data
-    what = find(DATASETS, data.name, key="data.name").path
-    if what and "://" not in data.path and not Path(data.path).expanduser().exists():
+    entry = find(DATASETS, data.name, key="data.name")
+    what, path = entry.path, Path(data.path).expanduser()
+    is_pattern = entry.has_pictures and re.search(r"[*?\[]", path.name)
+    if what and "://" not in data.path and not is_pattern and not path.exists():
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
-    check_data = DATASETS[data.name].check
-    if check_data is not None:
-        resolve(check_data)(config)
+    if entry.check is not None:
+        resolve(entry.check)(config)
     if config.log.tensorboard and find_spec("tensorboard") is None:
         remedy = "pip install 'ganscale[tensorboard]', or set it to false"
         raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)

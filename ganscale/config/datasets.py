@@ -116,9 +116,9 @@ DATASETS: dict[str, Dataset] = {
     ),
     "folder": Dataset(
         "ganscale.data.folder:open_folder",
-        "a folder or zip of pictures, or a prepared set, at data.path (docs/data.md)",
+        "a folder or zip of pictures, tar or parquet shards, or a prepared set, at data.path (docs/data.md)",
         extractors=_PICTURES,
-        path="a folder or zip of pictures, or a prepared set",
+        path="a folder or zip of pictures, tar or parquet shards, or a prepared set",
         can_mirror=True,
         has_pictures=True,
         check="ganscale.data.check:check_pictures",
@@ -145,8 +145,8 @@ class Data(Section):
     name: Annotated[str, Choice(DATASETS)] = Field(default="mnist", description="Data set.")
     path: str = Field(
         default="",
-        description="Where the files of the data set lie; every node must see it. A prepared set may lie in a bucket "
-        "(s3://, gs://, az://).",
+        description="Where the files of the data set lie; every node must see it. A prepared set and tar shards may lie in a "
+        "bucket (s3://, gs://, az://).",
     )
     changed: Literal["refuse", "accept"] = Field(
         default="refuse",
@@ -173,7 +173,8 @@ class Data(Section):
         default=1024,
         ge=0,
         le=10_000_000,
-        description="Size of a worker's cache of pictures from a bucket in MiB; 0: none.",
+        description="Size of a worker's cache of pictures from a bucket, or of parquet's row groups, in MiB; 0: none, or "
+        "one row group per process.",
     )
     cache_dir: str = Field(
         default="", description="Folder of that cache, e.g. /dev/shm for memory; empty: the system's temporary folder."

@@ -243,6 +243,10 @@ class ParquetFiles(Files):
         shard, group, _ = self._group_of(name)
         return f"{shard}/{group}"
 
+    def inner_name(self, name: str) -> str:
+        """Its row: folders of files are no classes (part of `Files`)."""
+        return name.rpartition("/")[2]
+
     def labels(self) -> Given | None:
         """From the column of classes, if there is one (part of `Files`)."""
         columns = next(iter(self._columns.values()), None)

@@ -1,4 +1,4 @@
-"""Inputs that are out of the ordinary, with what must become of each: the rows of the table in docs/data.md."""
+"""Inputs that are out of the ordinary, with what must become of each; `odd_shards` has tars and parquet files."""
 
 import io
 import json
@@ -770,26 +770,3 @@ ZIPS = [
     Case("empty zip file", at("pictures.zip", b" "), "refused", names="pictures.zip"),
     Case("zip without pictures", packed(("a.txt", b"text")), "refused", names="a.txt"),
 ]
-
-TABLE = {
-    "Color and depth": COLORS,
-    "Size and orientation": SHAPES,
-    "Content": CONTENTS,
-    "Files": FILES,
-    "Classes": LABELS,
-    "Zips": ZIPS,
-}
-"""Cases by section of the page."""
-
-
-def markdown() -> str:
-    """The table of docs/data.md; `python -m tests.data.odd_inputs` prints it."""
-    lines = ["| | input | outcome |", "| --- | --- | --- |"]
-    for section, cases in TABLE.items():
-        for index, case in enumerate(cases):
-            lines.append(f"| {'' if index else section} | {case.text} | {case.outcome} |")
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -11,7 +11,8 @@ from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
 from ganscale.data.source import Finite
 from ganscale.training.build import build_source
-from tests.data.odd_inputs import SIDE, TABLE, Case, markdown
+from tests.data.odd_inputs import SIDE, Case
+from tests.data.odd_table import TABLE, markdown
 
 CASES = [case for cases in TABLE.values() for case in cases]
 
@@ -21,10 +22,12 @@ CASES = [case for cases in TABLE.values() for case in cases]
 def test_an_odd_input_is_read_right_or_refused(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
+    (tmp_path / "data").mkdir()
     for name in case.without:
         for module in ("files", "pictures"):
             monkeypatch.setattr(f"ganscale.data.{module}.{name}", lambda: False)
-    path = case.build(tmp_path) or tmp_path
+    monkeypatch.setenv("GANSCALE_CACHE", str(tmp_path / "cache"))
+    path = case.build(tmp_path / "data") or tmp_path / "data"
     data = ["data.name=folder", f"data.path={path}", f"data.resolution={SIDE}"]
     many = [] if "few" in case.outcome else ["augment.transforms=[flip]"]
     config = load(overrides=[*data, *many, *case.settings])
@@ -59,4 +62,4 @@ def test_there_are_many_and_no_two_are_alike() -> None:
 
 def test_the_page_has_them_all() -> None:
     page = Path(__file__).parents[2] / "docs" / "data.md"
-    assert markdown() in page.read_text(encoding="utf-8"), "put the output of python -m tests.data.odd_inputs there"
+    assert markdown() in page.read_text(encoding="utf-8"), "put the output of python -m tests.data.odd_table there"
