@@ -145,7 +145,7 @@ class Data(Section):
     name: Annotated[str, Choice(DATASETS)] = Field(default="mnist", description="Data set.")
     path: str = Field(
         default="",
-        description="Where the files of the data set lie; every node must see it. A prepared set and tar shards may lie in a "
+        description="Where the files of the data set lie; every node must see it. A prepared set or tars may lie in a "
         "bucket (s3://, gs://, az://).",
     )
     changed: Literal["refuse", "accept"] = Field(
@@ -173,8 +173,8 @@ class Data(Section):
         default=1024,
         ge=0,
         le=10_000_000,
-        description="Size of a worker's cache of pictures from a bucket, or of parquet's row groups, in MiB; 0: none, or "
-        "one row group per process.",
+        description="Size of a worker's cache of pictures from a bucket, or of parquet's row groups, in MiB; 0: none, "
+        "or one row group per process.",
     )
     cache_dir: str = Field(
         default="", description="Folder of that cache, e.g. /dev/shm for memory; empty: the system's temporary folder."

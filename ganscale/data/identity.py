@@ -1,8 +1,9 @@
 """Whether a data set is still the one that a run began with: a hash of its index, its labels and of content.
 
 The rule, also in docs/data.md: all names, sizes and labels; of a zip the CRC-32 of every entry, which its directory
-holds; of a folder the whole content of up to `MAX_READ` files, those whose names have the smallest SHA-256. Times of
-modification are left out: a copy of a data set is the same data set.
+holds; of folders, tars and parquet files the whole content of up to `MAX_READ` pictures, those whose names, in parquet
+files those whose row groups' names, have the smallest SHA-256. Times of modification are left out: a copy of a data set
+is the same data set.
 """
 
 import hashlib
@@ -23,23 +24,25 @@ _READERS = 8
 _PART = 1024
 
 
-def hash_pictures(files: Files, names: Sequence[str], labels: Labels, rules: Rules) -> str:
+def hash_pictures(
+    files: Files, names: Sequence[str], labels: Labels, rules: Rules, *, max_read: int | None = None
+) -> str:
     """SHA-256 of a set of pictures by the rule above, and of how they are decoded.
 
     Args:
-        files: of the folder or zip.
+        files: of the folder, zip or shards.
         names: of the pictures, sorted.
         labels: of the pictures.
         rules: how a picture becomes an image.
+        max_read: files of a folder whose content is read; by default `MAX_READ`.
 
     Raises:
         ConfigError: a file that has to be read cannot be; the message names it.
     """
     digest = hashlib.sha256(repr((RULE, rules, labels.rows)).encode())
     unread = [name for name in names if not files.checksum(name)]
-    chosen = sorted(
-        heapq.nsmallest(MAX_READ, unread, key=lambda name: hashlib.sha256(files.unit(name).encode()).digest())
-    )
+    most = MAX_READ if max_read is None else max_read
+    chosen = sorted(heapq.nsmallest(most, unread, key=lambda name: hashlib.sha256(files.unit(name).encode()).digest()))
 
     def entries(start: int) -> bytes:
         part = names[start : start + _PART]

@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser = Parser("prepare", description, epilog="docs/data.md describes the format and the rules")
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="folder or zip of pictures, also in a bucket (URI)")
+    add("source", metavar="SOURCE", help="folder, zip, tar or parquet shards of pictures, also in a bucket (URI)")
     add("out", metavar="OUT", help="new folder, or prefix in a bucket (s3://, gs://, az://)")
     add("--resolution", type=int, help="side of the images in pixels; default: that of the pictures, if all agree")
     add("--channels", choices=("auto", "1", "3", "4"), default="auto", help="gray, RGB or RGBA; as data.channels")

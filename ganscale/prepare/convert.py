@@ -18,8 +18,9 @@ from PIL import Image
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
-from ganscale.data.files import Files, list_files, refuse
+from ganscale.data.files import Files, Listing, list_files, refuse
 from ganscale.data.folder import find_channels
+from ganscale.data.identity import hash_pictures
 from ganscale.data.labels import Labels, Rule, find_labels
 from ganscale.data.pictures import DEFAULT, Rules, read_header
 from ganscale.data.prepared import INDEX, MANIFEST, NAMES, Manifest, PreparedSet, data_hash, store_of
@@ -62,7 +63,7 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     """Convert a source; where the same conversion was interrupted, continue it.
 
     Args:
-        source: folder or zip, or one in a bucket.
+        source: folder, zip or shards, or such in a bucket.
         target: folder or prefix of the result.
         settings: how.
         progress: called with the number of examined, of all, and of bad pictures.
@@ -77,8 +78,9 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     store = store_of(target)
     files = open_files(source)
     listing = list_files(files)
-    if not settings.skip_bad:
-        refuse(files.path, listing.problems, key="SOURCE")
+    if settings.skip_bad:
+        _skip_unlabeled(files, listing, settings.labels)
+    refuse(files.path, [] if settings.skip_bad else listing.problems, key="SOURCE")
     names = listing.pictures
     labels = find_labels(files, listing, settings.labels)
     rules = replace(settings.rules, channels=settings.rules.channels or find_channels(files, names, settings.rules))
@@ -118,6 +120,14 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     return _finish(store, target, parts, labels, bad, rules, resolution, settings, identity)
 
 
+def _skip_unlabeled(files: Files, listing: Listing, rule: Rule) -> None:
+    """Count pictures among the bad ones that have no class beside them, where others have."""
+    given = files.labels() if rule == "auto" else None
+    unlabeled = dict(given.problems) if given else {}
+    listing.problems.extend(unlabeled.items())
+    listing.pictures[:] = [name for name in listing.pictures if name not in unlabeled]
+
+
 def _common_size(files: Files, names: Sequence[str]) -> int:
     """The side of the pictures, if all are squares of one size."""
 
@@ -142,10 +152,8 @@ def _identity(
     files: Files, names: Sequence[str], labels: Labels, rules: Rules, resolution: int, settings: Settings
 ) -> str:
     """Of a conversion: an interrupted one is only continued as the same."""
-    digest = hashlib.sha256(repr((resolution, rules, settings.shard_size, labels.classes)).encode())
-    for name, label in zip(names, labels.rows, strict=True):
-        digest.update(repr((name, files.size(name), label)).encode())
-    return digest.hexdigest()
+    pictures = hash_pictures(files, names, labels, rules, max_read=0)
+    return hashlib.sha256(repr((pictures, resolution, settings.shard_size, labels.classes)).encode()).hexdigest()
 
 
 def _begin(store: Store, target: Place, identity: str) -> Any:

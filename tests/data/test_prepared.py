@@ -21,10 +21,12 @@ from ganscale.parallel.replica import Replica
 from ganscale.prepare.convert import Settings, prepare
 from ganscale.storage.store import LocalStore, Place, open_place
 from tests.buckets import Server, moto
+from tests.data.shards import write_parquet, write_tars
 
 CPU = torch.device("cpu")
 SIZE, BATCH = 8, 7
-KINDS = ("folder", "zip", "prepared", "bucket")
+KINDS = ("folder", "zip", "prepared", "tars", "parquet", "bucket", "tars in a bucket")
+TRAINED = ("prepared", "parquet", "bucket", "tars in a bucket")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 pictures in three classes: as a folder, a zip, and prepared."""
+    """30 pictures in three classes: as a folder, a zip, tars, parquet files, and prepared."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for index in range(30):
@@ -46,14 +48,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in sorted((root / "folder").rglob("*.png")):
             archive.write(path, path.relative_to(root / "folder"))
     prepare(root / "folder", root / "prepared", Settings(SIZE, shard_size=9000), lambda done, total, bad: None)
+    write_tars(root / "folder", root / "tars")
+    write_parquet(root / "folder", root / "parquet")
     return root
 
 
 def place_of(kind: str, root: Path, server: Server, patch: pytest.MonkeyPatch) -> Place:
-    if kind != "bucket":
+    patch.setenv("GANSCALE_CACHE", str(root / "cache"))
+    if "bucket" not in kind:
         return root / ("pictures.zip" if kind == "zip" else kind)
     place = open_place(server.use(patch))
-    for path in (root / "prepared").iterdir():
+    for path in (root / ("tars" if "tars" in kind else "prepared")).iterdir():
         place.store.put(path.name, path.read_bytes())  # pyright: ignore[reportAttributeAccessIssue]
     return place
 
@@ -86,7 +91,7 @@ def test_order_resume_and_worlds_are_exact(
                 assert torch.equal(classes, labels[start:stop])
 
 
-@pytest.mark.parametrize("kind", ["prepared", "bucket"])
+@pytest.mark.parametrize("kind", TRAINED)
 def test_workers_that_decode_change_nothing(
     kind: str, root: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +107,7 @@ def test_workers_that_decode_change_nothing(
     assert torch.equal(source.gather(rows)[0], source_of(root / "folder").gather(rows)[0])
 
 
-@pytest.mark.parametrize("kind", ["prepared", "bucket"])
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_run_does_not_depend_on_where_its_data_lie(
     kind: str, root: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
