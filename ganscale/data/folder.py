@@ -3,6 +3,8 @@
 Names are sorted; docs/data.md has the rules by which files are found, labeled and decoded.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.datasets import Data
@@ -28,12 +30,14 @@ from ganscale.data.parquet import ParquetFiles
 from ganscale.data.pictures import DEFAULT, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
 from ganscale.data.shards import open_files
-from ganscale.data.source import Finite, Prefetching, Source
+from ganscale.data.source import Decoding, Finite, Prefetching, Source
 from ganscale.data.webdataset import TarFiles
 from ganscale.parallel.random import Stream
 from ganscale.storage.store import Place, StorePath, open_place
 
 SAMPLE_OF_BUCKET = 64
+MEASURED = 1000
+"""Newest reads by which the speed of decoding is measured."""
 
 
 class _Contents(Protocol):
@@ -77,8 +81,11 @@ class _Listed(_Contents):
         return self.names[row]
 
 
-class _Pictures(Dataset[Tensor]):
-    """Decoded pictures by row, or by row and content; each DataLoader worker opens the zip for itself."""
+class _Pictures(Dataset[tuple[Tensor, float]]):
+    """Decoded pictures by row, or by row and content, with the seconds that each took.
+
+    Each DataLoader worker opens the zip for itself.
+    """
 
     def __init__(self, contents: _Contents, resolution: int, rules: Rules) -> None:
         self.contents, self.resolution, self.rules = contents, resolution, rules
@@ -86,7 +93,12 @@ class _Pictures(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.contents)
 
-    def __getitem__(self, which: int | tuple[int, bytes]) -> Tensor:
+    def __getitem__(self, which: int | tuple[int, bytes]) -> tuple[Tensor, float]:
+        begin = time.perf_counter()
+        picture = self._decoded(which)
+        return picture, time.perf_counter() - begin
+
+    def _decoded(self, which: int | tuple[int, bytes]) -> Tensor:
         row, content = (which, None) if isinstance(which, int) else which
         try:
             content = self.contents.read(row) if content is None else content
@@ -246,7 +258,7 @@ def arrange(seed: int, labels: Tensor, classes: Sequence[str], reading: Reading)
     return Weighted(seed, labels, counts)
 
 
-class FolderSource(Source, Finite, Prefetching):
+class FolderSource(Source, Finite, Prefetching, Decoding):
     """The `num_images` pictures of `data.path` in an order that is a function of (seed, epoch).
 
     Args:
@@ -299,6 +311,7 @@ class FolderSource(Source, Finite, Prefetching):
         self._device, self._dtype, self._num_workers = device, dtype, num_workers
         self._expected: Iterator[tuple[int, int]] = iter(())
         self._ahead: Iterator[Sequence[Tensor]] | None = None
+        self._decoding: deque[tuple[int, float]] = deque(maxlen=MEASURED)
 
     def _new_order(self) -> Order:
         return Order(self._seed, self.num_images, arrangement=self._arrangement)
@@ -316,14 +329,14 @@ class FolderSource(Source, Finite, Prefetching):
         if self.fetcher:
             wanted = _Fetched(wanted, self.fetcher)
         if self._num_workers:
-            loader: Iterable[Tensor] = DataLoader(
+            loader: Iterable[Sequence[Tensor]] = DataLoader(
                 self._pictures,
                 batch_sampler=wanted,  # pyright: ignore[reportArgumentType]
                 num_workers=self._num_workers,
                 pin_memory=self._device.type == "cuda",
             )
         else:
-            loader = (torch.stack([self._pictures[each] for each in batch]) for batch in wanted)
+            loader = (default_collate([self._pictures[each] for each in batch]) for batch in wanted)
         batches = self._labeled(iter(loader), requests())
         self._ahead = CopyAhead(batches, self._device) if self._device.type == "cuda" else batches
 
@@ -345,9 +358,12 @@ class FolderSource(Source, Finite, Prefetching):
         images, labels = batch
         return mirrored(normalize(images, self._dtype), self._mirror, start), labels
 
-    def _labeled(self, pictures: Iterator[Tensor], requests: Iterator[tuple[int, int]]) -> Iterator[Sequence[Tensor]]:
+    def _labeled(
+        self, pictures: Iterator[Sequence[Tensor]], requests: Iterator[tuple[int, int]]
+    ) -> Iterator[Sequence[Tensor]]:
         """Decoded pictures of the expected reads with their classes, in host memory."""
-        for images, (start, stop) in zip(pictures, requests, strict=False):
+        for (images, seconds), (start, stop) in zip(pictures, requests, strict=False):
+            self._decoding.append((len(images), float(seconds.sum())))
             yield images, self._labels[self._order.rows(start, stop)]
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -363,7 +379,15 @@ class FolderSource(Source, Finite, Prefetching):
         wanted: list[Any] = rows.tolist()
         if self.fetcher:
             wanted = list(zip(wanted, self.fetcher.fetch(wanted), strict=True))
-        return torch.stack([self._pictures[each] for each in wanted])
+        images, seconds = default_collate([self._pictures[each] for each in wanted])
+        self._decoding.append((len(images), float(seconds.sum())))
+        return images
+
+    def decode_limit(self) -> float | None:
+        """Images per second that `num_workers` processes could read and decode without pause (part of `Decoding`)."""
+        counts, seconds = zip(*self._decoding, strict=True) if self._decoding else ((), ())
+        self._decoding.clear()
+        return max(1, self._num_workers) * sum(counts) / max(sum(seconds), 1e-9) if counts else None
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes of rows of the sorted names (part of `Finite`)."""

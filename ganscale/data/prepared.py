@@ -32,6 +32,8 @@ ROW = np.dtype([("shard", "<u4"), ("label", "<i4"), ("offset", "<u8"), ("size", 
 _PART = 8 * 2**20
 _OPEN = 256
 """Shards that are open at a time."""
+_checked: dict[tuple[str, str, str], np.ndarray] = {}
+"""The index that this process has opened last, by place, version and SHA-256: a check and a run open it once."""
 
 
 class DamagedError(ValueError):
@@ -225,6 +227,9 @@ class PreparedSet:
     def _open_index(self) -> np.ndarray:
         """The index as mapped memory: the file of a folder, or a copy of a bucket's that vanishes with the process."""
         manifest, digest = self.manifest, hashlib.sha256()
+        version = (str(self.place), self.store.stat(INDEX).etag, manifest.index_sha256)
+        if version in _checked:
+            return _checked[version]
         size = manifest.num_images * ROW.itemsize
         with tempfile.TemporaryFile() as file:
             for start in range(0, size, _PART):
@@ -236,7 +241,10 @@ class PreparedSet:
             if digest.hexdigest() != manifest.index_sha256:
                 raise DamagedError(f"{INDEX} is not the one of {MANIFEST}: its SHA-256 differs")
             source: Any = file if self.is_remote else Path(str(self.place)) / INDEX
-            return np.asarray(np.memmap(source, ROW, "r", shape=(manifest.num_images,)))
+            index = np.asarray(np.memmap(source, ROW, "r", shape=(manifest.num_images,)))
+        _checked.clear()
+        _checked[version] = index
+        return index
 
 
 def data_hash(resolution: int, channels: int, classes: Sequence[str], digests: np.ndarray, labels: np.ndarray) -> str:

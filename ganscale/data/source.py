@@ -68,6 +68,15 @@ class Finite(Protocol):
 
 
 @runtime_checkable
+class Decoding(Protocol):
+    """A source that decodes examples as they are read."""
+
+    def decode_limit(self) -> float | None:
+        """Images per second that this replica could decode, by the examples since the last call; None without any."""
+        ...
+
+
+@runtime_checkable
 class Prefetching(Protocol):
     """A source that works ahead when it knows what will be read."""
 

@@ -26,7 +26,7 @@ from ganscale.training.build import Experiment, initial_state
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import weight_norm
 
-TIMES = ("seconds_per_iteration", "images_per_second")
+TIMES = ("seconds_per_iteration", "images_per_second", "decode_limit")
 ACTIONS = ("continue", "warn", "stop", "rollback")
 
 

@@ -12,6 +12,7 @@ import torch
 from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
 from ganscale.config.schedules import average_warning
+from ganscale.data.source import Decoding
 from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.evaluation.worker import EvaluationExecutor, ProcessExecutor
@@ -370,7 +371,7 @@ def _rank_zero_callbacks(
 
 
 def run_facts(experiment: Experiment) -> dict[str, float]:
-    """Rates, weight norms and memory, for the log.
+    """Rates, weight norms, memory and the limit of decoding, for the log.
 
     Args:
         experiment: the run's objects.
@@ -384,6 +385,9 @@ def run_facts(experiment: Experiment) -> dict[str, float]:
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),
     }
+    source = experiment.sampler.source
+    if isinstance(source, Decoding) and (limit := source.decode_limit()):
+        facts["decode_limit"] = limit * Replica.current().world_size
     if experiment.schedule.adaptive is not None:
         facts["augment_p"] = state.augment_p
     if experiment.schedule.gamma_rule is not None:

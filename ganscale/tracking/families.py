@@ -71,7 +71,12 @@ FAMILIES = (
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),
     Family("Gamma of R1 and R2", "Training", "With penalty.auto.", {"gamma": ""}),
     Family("Augmentation", "Training", "Probability of each transform (ADA).", {"augment_p": "p"}),
-    Family("Images per second", "Speed and memory", "", {"images_per_second": ""}),
+    Family(
+        "Images per second",
+        "Speed and memory",
+        "Decode limit: what data.num_workers on all workers could decode without pause.",
+        {"images_per_second": "trained", "decode_limit": "decode limit"},
+    ),
     Family("Seconds per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}),
     Family("Memory of rank 0, MiB", "Speed and memory", "", {"memory_mib": "host", "gpu_memory_mib": "GPU"}),
 )

@@ -116,6 +116,7 @@ def test_a_run_does_not_depend_on_where_its_data_lie(
         overrides += [f"run.name={name}", "train.batch_size=5", "data.num_workers=0", "wandb.mode=disabled"]
         overrides += ["eval.every=0", "checkpoint.every=20", "checkpoint.mode=inline", "log.every=20", *more]
         result = Trainer(overrides=overrides, launcher="local").fit()
+        assert all(row["decode_limit"] > 0 for row in result.metrics)
         return result.load_generator().network.state_dict()
 
     place = place_of(kind, root, server, monkeypatch)
@@ -124,6 +125,28 @@ def test_a_run_does_not_depend_on_where_its_data_lie(
     resumed = train(place, "other", "train.images=40")
     for name, value in plain.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_a_process_reads_an_index_once_unless_it_changes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy(root, tmp_path / "set")
+    reads: list[str] = []
+    read = LocalStore.read_range
+
+    def counted(self: LocalStore, key: str, start: int, stop: int) -> bytes:
+        reads.append(key)
+        return read(self, key, start, stop)
+
+    monkeypatch.setattr(LocalStore, "read_range", counted)
+    check_files(config_of(place))
+    source_of(place)
+    assert reads.count(INDEX) == 1
+    content = bytearray((place / INDEX).read_bytes())
+    content[3] ^= 1
+    (place / INDEX).write_bytes(content)
+    with pytest.raises(DamagedError, match=INDEX):
+        PreparedSet(place)
 
 
 def copy(root: Path, target: Path) -> Path:
