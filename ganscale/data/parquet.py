@@ -18,6 +18,8 @@ from ganscale.storage.store import Place
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
 """Names by which a column of classes is known where the schema names none."""
 DEFAULT_CACHE = 256 * 2**20
+OPEN = 64
+"""Files that are open at a time."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class ParquetFiles(Files):
                 raise
             raise ValueError(f"is no parquet file, damaged or incomplete: {error}") from None
         self._files[shard] = found
-        while len(self._files) > 64:
+        while len(self._files) > OPEN:
             self._files.popitem(last=False)[1].close()
         return found
 

@@ -1,6 +1,6 @@
 """The pictures of webdataset's tar shards, each one range of bytes; classes from `KEY.cls` or `KEY.json`.
 
-The headers of a tar are read once, and what they say is kept in the user's cache by the tar's place, size and time.
+The headers of a tar are read once; its index is kept in the cache of the user, by the place, size and time of the tar.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from ganscale.storage.files import user_cache, write_bytes_atomically
 from ganscale.storage.store import Place
 
 FORMAT = 1
-"""Of the kept index; others are made anew."""
+"""Of the kept index; one of another format is not used."""
 JSON_LABELS = ("label", "cls", "class")
 """Names in `KEY.json` under which a class may stand."""
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}

@@ -15,7 +15,7 @@ class Writable(Protocol):
 
 
 def user_cache(name: str) -> Path:
-    """A folder of what can be computed anew: in GANSCALE_CACHE, or in ~/.cache/ganscale.
+    """A folder of what can be computed once more: in GANSCALE_CACHE, or in ~/.cache/ganscale.
 
     Args:
         name: of the folder.
