@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from ganscale.config import Config, ConfigError
 from ganscale.config.section import is_conditional
 from ganscale.data.fetch import Fetcher
-from ganscale.data.files import Files, Listing, list_files, read, refuse, shown_name
+from ganscale.data.files import ARCHIVES, Files, Listing, list_files, read, refuse, shown_name
 from ganscale.data.folder import (
     SAMPLE_OF_BUCKET,
     arrange,
@@ -220,8 +221,14 @@ def _report(listing: Listing, labels: Labels, headers: dict[str, Header], decode
     others = "the others by their headers" if len(headers) == count else "the others not read"
     checked = "all decoded" if decoded == count else f"{decoded:,} of them decoded, {others}"
     _logger.info("%s", f"{count:,} pictures, {classes}; checked: {checked}")
-    if listing.others:
-        _logger.info("%s", f"{len(listing.others):,} other files are left out: {_some(listing.others)}")
+    archives = [name for name in listing.others if PurePosixPath(name).suffix.lower() in ARCHIVES | {".parquet"}]
+    if archives:
+        _logger.warning(
+            "%s", f"{len(archives):,} archives or tables beside the pictures are left out: {_some(archives)}"
+        )
+    if len(listing.others) > len(archives):
+        others = sorted(set(listing.others) - set(archives))
+        _logger.info("%s", f"{len(others):,} other files are left out: {_some(others)}")
     by_remark: dict[str, list[str]] = {}
     for name, header in headers.items():
         for remark in header.remarks:

@@ -234,15 +234,16 @@ class RangeFile(io.RawIOBase):
         return len(content)
 
 
-def open_at(place: Place) -> IO[bytes]:
+def open_at(place: Place, buffer: int = _BUFFER) -> IO[bytes]:
     """A file, or an object of a bucket as a file that is read by ranges as they are needed.
 
     Args:
         place: of the file or object.
+        buffer: bytes that one request to a bucket reads at least.
     """
     if isinstance(place, Path):
         return place.open("rb")
-    return io.BufferedReader(RangeFile(partial(place.store.read_range, place.key), place.entry().size), _BUFFER)
+    return io.BufferedReader(RangeFile(partial(place.store.read_range, place.key), place.entry().size), buffer)
 
 
 class ZipFiles(Files):
@@ -446,5 +447,14 @@ def check_size(size: int) -> None:
     Raises:
         ValueError: it is.
     """
-    if size > MAX_BYTES:
-        raise ValueError(f"has {size:,} bytes, more than {MAX_BYTES:,}")
+    if problem := too_large(size):
+        raise ValueError(problem)
+
+
+def too_large(size: int) -> str:
+    """Why a picture's file of a size is refused; empty if it is not.
+
+    Args:
+        size: in bytes.
+    """
+    return f"has {size:,} bytes, more than {MAX_BYTES:,}" if size > MAX_BYTES else ""

@@ -160,14 +160,11 @@ class ParquetFiles(Files):
         self._listing.pictures.extend(f"{shard}/{row:09d}" for row in range(metadata.num_rows))
 
     def _opened(self, shard: str) -> Any:
-        """The file, opened by this process."""
+        """The file, opened by this process; a file that is opened may close another one."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self._process != os.getpid():
-            self._process, self._lock = os.getpid(), threading.Lock()
-            self._files: OrderedDict[str, Any] = OrderedDict()
-            self._groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._enter()
         if shard in self._files:
             return self._files[shard]
         place = self._base / shard
@@ -186,6 +183,13 @@ class ParquetFiles(Files):
             self._files.popitem(last=False)[1].close()
         return found
 
+    def _enter(self) -> None:
+        """Forget in a forked process what belongs to the other one."""
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), threading.Lock()
+            self._files: OrderedDict[str, Any] = OrderedDict()
+            self._groups: OrderedDict[tuple[str, int], Any] = OrderedDict()
+
     def _group_of(self, name: str) -> tuple[str, int, int]:
         """File, row group, and row in it."""
         shard, _, row = name.rpartition("/")
@@ -197,7 +201,7 @@ class ParquetFiles(Files):
         """The pictures of a row group, from memory if they are there."""
         import pyarrow as pa
 
-        self._opened(shard)
+        self._enter()
         with self._lock:
             if (shard, group) in self._groups:
                 self._groups.move_to_end((shard, group))
@@ -257,11 +261,11 @@ class ParquetFiles(Files):
         if len(columns.labels) > 1:
             problem = f"has several columns of classes: {', '.join(columns.labels)}"
             refuse(self.path, [(self.shards[0], problem)], remedy="drop all but one, or set data.labels=none")
-        column = columns.labels[0]
-        values: dict[str, Any] = {}
+        column = next(iter(columns.labels))
+        found: list[Any] = []
         for shard in self._columns:
-            found = self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
-            values |= {f"{shard}/{row:09d}": value for row, value in enumerate(found)}
+            found += self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
+        values = dict(zip(self._listing.pictures, found, strict=True))
         missing = [name for name, value in values.items() if value is None]
         if len(missing) == len(values):
             return None

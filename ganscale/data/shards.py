@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from ganscale.config import ConfigError
 from ganscale.data.files import ENDINGS, NOT_READ, Files, FolderFiles, StoreFiles, ZipFiles, list_files, refuse
 from ganscale.data.parquet import ParquetFiles
+from ganscale.data.prepared import INDEX, MANIFEST, NAMES
 from ganscale.data.webdataset import TarFiles
 from ganscale.storage.store import Place, StorePath
 
@@ -122,12 +123,20 @@ def _of_folder(files: FolderFiles | StoreFiles) -> Files:
         return files
     kind = ".tar" if shards[".tar"] else ".parquet"
     names = sorted(shards[kind])
+    _refuse_prepared(files.path, others)
     if kind == ".tar":
         refuse(files.path, problems + _strangers(names, sorted(shards[".parquet"])))
-        others += shards[".parquet"]
     refuse(files.path, problems)
     _check_splits(files.path, names)
     return _KINDS[kind](files.path, files.path, names, others)
+
+
+def _refuse_prepared(path: Place, others: Sequence[str]) -> None:
+    """Refuse the tars of a prepared set without the files that make it one: pictures or classes would be missing."""
+    if found := {MANIFEST, INDEX, NAMES, "parts/settings.json"} & set(others):
+        problem = f"holds tars of ganscale prepare, as {min(found)} shows, but no whole set"
+        remedy = "run the same ganscale prepare once more; as SOURCE name the pictures that the set was made of"
+        raise ConfigError(problem, key="data.path", value=str(path), remedy=remedy)
 
 
 def _strangers(tars: Sequence[str], tables: Sequence[str]) -> list[tuple[str, str]]:

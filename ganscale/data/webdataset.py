@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -30,13 +30,13 @@ from ganscale.data.files import (
     Given,
     Listing,
     RangeFile,
-    check_size,
     clean_name,
     is_hidden,
     known_problem,
     open_at,
     refuse,
     shown_name,
+    too_large,
 )
 from ganscale.data.pictures import kind_of
 from ganscale.data.prepared import ROW, store_of
@@ -51,7 +51,8 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 _LARGEST_TEXT = 2**20
 _TAIL = 2**20
 _READERS = 8
-_BUFFER = 2**14
+_BUFFER, _REMOTE_BUFFER, _WALK_BUFFER = 2**14, 2**18, 2**20
+"""Bytes that are read at once: of a picture, of one in a bucket, and of a tar in a bucket for its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,7 @@ class TarFiles(Files):
         for member in members:
             if member.is_picture:
                 first = pictures.setdefault(member.key, member)
-                problem = member.problem or known_problem(member.name)
+                problem = member.problem or known_problem(member.name) or too_large(member.size)
                 if first is not member and not problem:
                     problem = f"is a second picture of the key {shown_name(member.key)}, which ends at the first dot"
                 if problem:
@@ -254,7 +255,10 @@ class TarFiles(Files):
             else:
                 sidecars.setdefault(member.ending, []).append(member)
                 if member.ending in (".cls", ".json") and (member.label or member.problem):
-                    self._labels[f"{shard}/{member.key}{member.ending}"] = member
+                    place = f"{shard}/{member.key}{member.ending}"
+                    if place in self._labels:
+                        member = replace(member, problem="is one of several of its key")
+                    self._labels[place] = member
         for ending, found in sidecars.items():
             alone = [member.name for member in found if member.key not in pictures]
             if ending == ".cls" or (ending and len(alone) < len(found)):
@@ -292,10 +296,8 @@ class TarFiles(Files):
         else:
             row = self._row(name)
             shard, (_, _, start, size, _) = self.shard_name(row), self.index[row].tolist()
-        check_size(size)
-        return io.BufferedReader(
-            RangeFile(lambda a, b: self.store.read_range(shard, start + a, start + b), size), _BUFFER
-        )
+        ranges = RangeFile(lambda a, b: self.store.read_range(shard, start + a, start + b), size)
+        return io.BufferedReader(ranges, _BUFFER if isinstance(self.path, Path) else _REMOTE_BUFFER)
 
     def size(self, name: str) -> int:
         """Of a picture in bytes (part of `Files`)."""
@@ -377,7 +379,7 @@ def _kept_members(base: Place, shard: str) -> list[Member]:
     kept = user_cache("indexes") / f"{key}.json"
     with suppress(OSError, ValueError, TypeError):
         return [Member(*each) for each in json.loads(kept.read_bytes())]
-    with open_at(base / shard) as file:
+    with open_at(base / shard, _WALK_BUFFER) as file:
         members = walk_tar(file)
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

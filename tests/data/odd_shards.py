@@ -323,7 +323,12 @@ TARS = [
     Case(
         "tars beside other parquet files", shards({"0.tar": tar(PAIR), "x.parquet": TWO}), "refused", names="x.parquet"
     ),
-    Case("pictures beside tars", shards({"0.tar": tar(PAIR), "a.png": A, "b.png": B}), "tars left out", RED),
+    Case(
+        "pictures beside tars",
+        shards({"0.tar": tar(PAIR), "a.png": A, "b.png": B}),
+        "tars left out, with a warning",
+        RED,
+    ),
     Case(
         "tars of several splits",
         shards({"train-0.tar": tar(PAIR), "val-0.tar": tar(PAIR)}),
@@ -338,6 +343,29 @@ TARS = [
     ),
     Case("pattern without a match", shards({"train-0.tar": tar(PAIR)}, "test-*.tar"), "refused", names="test-*.tar"),
     Case("pattern of pictures", shards(PAIR, "*.png"), "refused", names="*.png"),
+]
+
+TARS += [
+    Case("several `.cls` of a key", tars({**PAIR, "a.cls": b"0", "a.fine.cls": b"1", "b.cls": b"1"}), "refused"),
+    Case(
+        "several `.json` of a key, one with a class",
+        tars({**PAIR, "a.json": b'{"label": 1}', "a.meta.json": b"{}", "b.json": b'{"label": 0}'}),
+        "that one counts",
+        RED,
+        labels=(1, 0),
+    ),
+    Case(
+        "tars of an unfinished `ganscale prepare`",
+        shards({"shard-00000.tar": tar(PAIR), "parts/settings.json": b"1"}),
+        "refused: run it once more",
+        names="parts/settings.json",
+    ),
+    Case(
+        "tars of a prepared set without its manifest",
+        shards({"shard-00000.tar": tar(PAIR), "index.bin": b"1", "names.jsonl": b"1"}),
+        "refused: run it once more",
+        names="index.bin",
+    ),
 ]
 
 PARQUETS = [
@@ -552,7 +580,7 @@ PARQUETS = [
     Case(
         "pictures beside parquet files",
         shards({"a.png": A, "b.png": B, "metadata.parquet": TWO}),
-        "tables left out",
+        "tables left out, with a warning",
         RED,
     ),
 ]
