@@ -31,6 +31,7 @@ from ganscale.data.files import (
     Listing,
     RangeFile,
     clean_name,
+    ending_of,
     is_hidden,
     known_problem,
     open_at,
@@ -47,6 +48,8 @@ FORMAT = 1
 """Of the kept index; one of another format is not used."""
 JSON_LABELS = ("label", "cls", "class")
 """Names in `KEY.json` under which a class may stand."""
+_PICTURES = ENDINGS | NOT_READ
+_KNOWN = _PICTURES | SIDECARS | ARCHIVES
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LARGEST_TEXT = 2**20
 _TAIL = 2**20
@@ -76,17 +79,7 @@ class Member:
     @property
     def ending(self) -> str:
         """Of the name, in lower case."""
-        return PurePosixPath(self.name).suffix.lower()
-
-    @property
-    def key(self) -> str:
-        """What the files of one sample share."""
-        return key_of(self.name)
-
-    @property
-    def is_picture(self) -> bool:
-        """Whether it is meant as a picture, readable or not."""
-        return self.ending in ENDINGS | NOT_READ or self.problem == NO_ENDING
+        return ending_of(self.name)
 
 
 def key_of(name: str) -> str:
@@ -128,7 +121,7 @@ def walk_tar(file: IO[bytes]) -> list[Member]:
             last = archive.offset
             archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # else all are kept
             name = clean_name(entry.name)
-            if entry.isdir() or any(is_hidden(part) for part in PurePosixPath(name).parts):
+            if entry.isdir() or any(map(is_hidden, name.split("/"))):
                 continue
             members.append(_member(file, name, entry, is_known=name in seen))
             seen.add(name)
@@ -157,7 +150,7 @@ def _member(file: IO[bytes], name: str, entry: tarfile.TarInfo, *, is_known: boo
             problem = f"has {entry.size:,} bytes, too many for a class"
         else:
             label, problem = _read_label(_read(file, found), ending)
-    elif ending not in ENDINGS | NOT_READ | SIDECARS | ARCHIVES and kind_of(_read(file, found, 16)):
+    elif ending not in _KNOWN and kind_of(_read(file, found, 16)):
         problem = NO_ENDING
     return Member(name, found.offset, found.size, problem, label)
 
@@ -237,30 +230,31 @@ class TarFiles(Files):
     def _sort(self, shard: str, members: Sequence[Member]) -> list[Member]:
         """The readable pictures of a shard; what cannot be read, or may name a class, is noted."""
         pictures: dict[str, Member] = {}
-        sidecars: dict[str, list[Member]] = {}
+        sidecars: dict[str, list[tuple[str, str]]] = {}
         problems: list[tuple[str, str]] = []
         for member in members:
-            if member.is_picture:
-                first = pictures.setdefault(member.key, member)
+            ending, key = member.ending, key_of(member.name)
+            if ending in _PICTURES or member.problem == NO_ENDING:
+                first = pictures.setdefault(key, member)
                 problem = member.problem or known_problem(member.name) or too_large(member.size)
                 if first is not member and not problem:
-                    problem = f"is a second picture of the key {shown_name(member.key)}, which ends at the first dot"
+                    problem = f"is a second picture of the key {shown_name(key)}, which ends at the first dot"
                 if problem:
                     problems.append((member.name, problem))
-            elif PurePosixPath(member.name).name == LABELS_FILE:
+            elif member.name.rpartition("/")[2] == LABELS_FILE:
                 self._listing.labels.append(f"{shard}/{member.name}")
                 self._labels[f"{shard}/{member.name}"] = member
-            elif member.problem and not member.ending:
+            elif member.problem and not ending:
                 problems.append((member.name, member.problem))
             else:
-                sidecars.setdefault(member.ending, []).append(member)
-                if member.ending in (".cls", ".json") and (member.label or member.problem):
-                    place = f"{shard}/{member.key}{member.ending}"
+                sidecars.setdefault(ending, []).append((key, member.name))
+                if ending in (".cls", ".json") and (member.label or member.problem):
+                    place = f"{shard}/{key}{ending}"
                     if place in self._labels:
                         member = replace(member, problem="is one of several of its key")
                     self._labels[place] = member
         for ending, found in sidecars.items():
-            alone = [member.name for member in found if member.key not in pictures]
+            alone = [name for key, name in found if key not in pictures]
             if ending == ".cls" or (ending and len(alone) < len(found)):
                 problems.extend((name, "stands alone: its key has no picture") for name in alone)
             else:

@@ -247,10 +247,11 @@ def test_shards_in_a_bucket_are_prepared(folder: Path, tmp_path: Path, server: S
 
 def test_parquet_in_a_bucket_is_refused(folder: Path, tmp_path: Path, server: Server, monkeypatch) -> None:
     place = put(write_parquet(folder, tmp_path / "source"), server, monkeypatch)
-    with pytest.raises(ConfigError) as caught:
-        check_files(config_of(place))
-    assert caught.value.key == "data.path"
-    assert "ganscale prepare" in caught.value.remedy
+    for action in (lambda: check_files(config_of(place)), lambda: source_of(place)):  # pyright: ignore
+        with pytest.raises(ConfigError) as caught:
+            action()
+        assert caught.value.key == "data.path"
+        assert "ganscale prepare" in caught.value.remedy
 
 
 def test_a_tar_or_a_pattern_in_a_bucket_is_read(folder: Path, tmp_path: Path, server: Server, monkeypatch) -> None:
