@@ -21,9 +21,10 @@ NAMES = {
     "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder"),
     "metrics": (
         METRICS,
-        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality swd",
+        "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality swd "
+        "memorization",
     ),
-    "extractors": (EXTRACTORS, "mnist inception pixels patches"),
+    "extractors": (EXTRACTORS, "mnist inception pixels patches dinov2 clip openclip"),
     "detectors": (
         DETECTORS,
         "non-finite divergence vanishing-gradient discriminator-strong mode-collapse discriminator-weak oscillation "

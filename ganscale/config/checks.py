@@ -206,6 +206,11 @@ def _check_evaluation(config: Config) -> None:
             value=best,
             remedy=f"add it to eval.metrics, or use {names[0]}" if settings.every else "set eval.every, or use ''",
         )
+    if best and not METRICS[best].is_goal:
+        problem = "its best value is not that of the best generator"
+        others = [name for name in names if METRICS[name].is_goal]
+        remedy = f"use {' or '.join(others) or repr('')}"
+        raise ConfigError(problem, key="checkpoint.best_metric", value=best, remedy=remedy)
 
 
 def _check_batch(config: Config) -> None:

@@ -9,9 +9,9 @@ from ganscale.config.datasets import Dataset
 from ganscale.config.section import Count, Section, listed
 from ganscale.config.table import Choice, Function
 
-Need = Literal["features", "probabilities", "modes", "quality", "patches"]
-"""What an extractor sees: features; patches of images; probabilities of classes;
-each example's mode; whether it is of high quality."""
+Need = Literal["features", "probabilities", "modes", "quality", "patches", "neighbors"]
+"""What an extractor sees: features; patches of images; probabilities of classes; each example's mode; whether it is of
+high quality; how far it is from the training pictures, of which there must be a finite number."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Metric:
             function gives together name the same function, which returns them by name (`evaluation.metrics.scores`).
         min_samples: fewest samples that it can be computed from.
         above_floor: whether what is reported is the value less that of as many real examples.
+        is_goal: whether the better value means the better generator, so that one may be chosen by it.
     """
 
     higher_is_better: bool
@@ -34,6 +35,7 @@ class Metric:
     compute: Function
     min_samples: int = 2
     above_floor: bool = False
+    is_goal: bool = True
 
 
 _SCORES = "ganscale.evaluation.metrics.scores"
@@ -60,6 +62,14 @@ METRICS: dict[str, Metric] = {
         "sliced Wasserstein distance of patches of Laplacian pyramids, in thousandths",
         "ganscale.evaluation.metrics.patches:swd",
         min_samples=20,
+    ),
+    "memorization": Metric(
+        False,
+        "neighbors",
+        "probability that a sample is nearer to the training pictures than a held-out picture",
+        "ganscale.evaluation.metrics.memorization:memorization",
+        min_samples=4,
+        is_goal=False,
     ),
     "high_quality": Metric(True, "quality", "share of 2-D points within 3 sigma of a center", _MODES),
 }
@@ -98,13 +108,14 @@ class FeatureExtractor:
     max_reference: int = 0
 
     def seen(self, data: Dataset) -> frozenset[str]:
-        """What it sees in an example: what it gives, and modes and quality where the data's modes are known.
+        """What it sees in an example: what it gives, modes and quality where the data's modes are known, neighbors.
 
         Args:
             data: the data set.
         """
         known = self.gives == {"features"} and data.mixture is not None
-        return self.gives | {"modes", "quality"} if known else self.gives
+        more = {"modes", "quality"} if known else set[str]()
+        return self.gives | more | (set() if data.is_points else {"neighbors"})
 
 
 _EXTRACTORS = "ganscale.evaluation.metrics.extractors"

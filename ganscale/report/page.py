@@ -144,7 +144,7 @@ def _scores(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         best = {
             name: max(found) if METRICS[name].higher_is_better else min(found)
             for name, found in values.items()
-            if len(found) > 1
+            if len(found) > 1 and METRICS[name].is_goal
         }
         tables.append({"newest": newest, "metrics": {name: METRICS[name] for name in values}, "best": best})
     return tables

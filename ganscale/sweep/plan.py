@@ -91,6 +91,9 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
             message = f"is not among the metrics that the runs compute ({', '.join(computed)})"
             remedy = "add it to eval.metrics below set:"
             raise ConfigError(message, key="sweep.metrics", value=name, remedy=remedy)
+        if not METRICS[name].is_goal:
+            message, remedy = "its best value is not that of the best generator", "leave it out"
+            raise ConfigError(message, key="sweep.metrics", value=name, remedy=remedy)
     if settings.scheduler == "asha":
         _check_rungs(settings, config)
     elif settings.brackets > 1:

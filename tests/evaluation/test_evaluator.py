@@ -25,7 +25,7 @@ from tests.fleet import Fleet
 
 CPU = torch.device("cpu")
 RING = ("data.name=ring", "model.latent_dim=2")
-ALL = "frechet,kid,inception_score,precision,recall,density,coverage,modes,reverse_kl,excess_kl"
+ALL = "frechet,kid,inception_score,precision,recall,density,coverage,modes,reverse_kl,excess_kl,memorization"
 DIGITS = (f"eval.metrics=[{ALL}]", "eval.num_samples=300")
 
 

@@ -26,12 +26,21 @@ class Observed(NamedTuple):
         probabilities: of K classes, `[N, K]`, rows sum to 1; None where the extractor knows no classes.
         modes: int64 `[N]`, the mode nearest to each example; None where there are no modes.
         high_quality: bool `[N]`, whether it is as near as a real example would be; None where that is not known.
+        thumbnails: `[N, D]`, by which examples are compared one by one where the features are not made for it.
+        nearest: distance to the nearest training example, float64 `[N]`; the evaluator adds it where it is asked for.
     """
 
     features: Tensor
     probabilities: Tensor | None = None
     modes: Tensor | None = None
     high_quality: Tensor | None = None
+    thumbnails: Tensor | None = None
+    nearest: Tensor | None = None
+
+    @property
+    def compared(self) -> Tensor:
+        """What examples are compared by one by one: `[N, D]`."""
+        return self.features if self.thumbnails is None else self.thumbnails
 
     def take(self, rows: Tensor) -> "Observed":
         """Some of the examples.

@@ -7,7 +7,7 @@ as each set is normalized by itself, an error of brightness or contrast alone.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, pad
 
 from ganscale.config import Dataset
 from ganscale.evaluation.metrics.extractors import Observed
@@ -25,6 +25,8 @@ BLOCKS, DIRECTIONS = 4, 128
 """Random directions: the paper's 512."""
 GROUPS = 10
 """Of images, each left out once for the error."""
+THUMBNAIL = 16
+"""Side of the thumbnails in pixels, or that of smaller images."""
 UNIT = 1000.0
 """The value is given in thousandths, as in the paper."""
 _PLACES = 250
@@ -90,7 +92,7 @@ class PatchExtractor:
         self._levels = num_levels(shape[1])
 
     def __call__(self, examples: Tensor) -> Observed:
-        """Features `[N, levels, PER_IMAGE, C, SIDE^2]`."""
+        """Features `[N, levels, PER_IMAGE, C, SIDE^2]`; thumbnails as bytes, uint8 `[N, C THUMBNAIL^2]`."""
         found = []
         for level, band in enumerate(laplacian_pyramid(examples.float(), self._levels)):
             stream, places = Stream(0, f"evaluation/patches/{level}"), band.shape[2] - SIDE + 1
@@ -98,7 +100,9 @@ class PatchExtractor:
             at = stream.integers(0, _PLACES, places, (PER_IMAGE, 2)).to(band.device)[rows % _PLACES]
             windows = band.unfold(2, SIDE, 1).unfold(3, SIDE, 1)
             found.append(windows[rows.unsqueeze(1), :, at[..., 0], at[..., 1]].flatten(3))
-        return Observed(torch.stack(found, 1))
+        small = adaptive_avg_pool2d(examples.float(), min(THUMBNAIL, examples.shape[2]))
+        thumbnails = ((small + 1.0) * 127.5).round().clamp(0, 255).byte().flatten(1)
+        return Observed(torch.stack(found, 1), thumbnails=thumbnails)
 
 
 def open_patches(data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> PatchExtractor:

@@ -27,6 +27,8 @@ class Reals:
         held_out: reads as many examples as there are samples, from a set that the run never trains on (drawn with
             replacement where that is smaller); None where there is none: the floor then judges draws from one half
             of the reference by the other half.
+        num_training: size of the set that the run trains on; 0 if it is endless.
+        training: reads all of it, in its own order; the reference is the same if it is as large.
         identify: gives a text that changes when an example of the reference changes.
         draw: text that changes with the number and the seed of those held out.
     """
@@ -34,6 +36,8 @@ class Reals:
     num_reference: int
     reference: Reader
     held_out: Reader | None
+    num_training: int
+    training: Reader
     identify: Callable[[], str]
     draw: str
 
@@ -83,7 +87,11 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
     def identify() -> str:
         return f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}{ending}"
 
-    return Reals(count, reference, held_out, identify, f"/{num_samples}/{seed}")
+    def training(start: int, stop: int) -> Tensor:
+        return source.gather(torch.arange(start, stop))[0]
+
+    draw = f"/{num_samples}/{seed}"
+    return Reals(count, reference, held_out, source.num_images, training, identify, draw)
 
 
 def _fresh(config: Config, num_samples: int, seed: int) -> Reals:
@@ -95,4 +103,5 @@ def _fresh(config: Config, num_samples: int, seed: int) -> Reals:
         return lambda start, stop: source.read(start, stop)[0]
 
     identity = f"{config.data.name}/{num_samples}/{seed}"
-    return Reals(num_samples, fresh("reference"), fresh("held_out"), lambda: identity, "")
+    reference = fresh("reference")
+    return Reals(num_samples, reference, fresh("held_out"), 0, reference, lambda: identity, "")

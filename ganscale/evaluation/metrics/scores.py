@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ganscale.config import METRICS
 from ganscale.config.table import find, resolve
@@ -46,9 +47,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """What an extractor saw in the reference, and what is worked out of it once for all evaluations."""
+    """What an extractor saw in the reference, and what is worked out of it once for all evaluations.
+
+    Attributes:
+        seen: in the reference.
+        nearest: distance of held-out examples to their nearest training example, `[M]`; None if no metric needs it.
+    """
 
     seen: Observed
+    nearest: Tensor | None = None
 
     @cached_property
     def moments(self) -> Moments:
