@@ -61,7 +61,7 @@ class Dataset:
         return (2,) if self.is_points else (channels or self.channels, resolution, resolution)
 
 
-_PICTURES = ("inception", "pixels", "patches")
+_PICTURES = ("inception", "dinov2", "clip", "openclip", "pixels", "patches")
 _POINTS = ("modes", "high_quality", "reverse_kl")
 
 DATASETS: dict[str, Dataset] = {

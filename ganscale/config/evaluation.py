@@ -43,7 +43,10 @@ _MANIFOLD, _MODES = f"{_SCORES}:manifold", f"{_SCORES}:modes"
 
 METRICS: dict[str, Metric] = {
     "frechet": Metric(
-        False, "features", "Frechet distance of the features (FID with Inception's)", f"{_SCORES}:frechet"
+        False,
+        "features",
+        "Frechet distance of the features (FID with Inception's, FD_DINOv2 with DINOv2's)",
+        f"{_SCORES}:frechet",
     ),
     "kid": Metric(False, "features", "kernel distance of the features, unbiased", f"{_SCORES}:kid"),
     "inception_score": Metric(
@@ -98,6 +101,7 @@ class FeatureExtractor:
             always can.
         metrics: what an evaluation with it computes by default; empty: the data set's.
         max_reference: most reference examples per sample; 0: all.
+        frechet: what the literature calls the Frechet distance of its features.
     """
 
     build: Function
@@ -106,6 +110,7 @@ class FeatureExtractor:
     missing: Function | None = None
     metrics: tuple[str, ...] = ()
     max_reference: int = 0
+    frechet: str = ""
 
     def seen(self, data: Dataset) -> frozenset[str]:
         """What it sees in an example: what it gives, modes and quality where the data's modes are known, neighbors.
@@ -120,6 +125,14 @@ class FeatureExtractor:
 
 _EXTRACTORS = "ganscale.evaluation.metrics.extractors"
 
+
+def _transformer(name: str, description: str, frechet: str) -> FeatureExtractor:
+    module = "ganscale.evaluation.metrics.vit_extractors"
+    features: frozenset[Need] = frozenset({"features"})
+    missing = f"{module}:missing_{name}"
+    return FeatureExtractor(f"{module}:open_{name}", features, description, missing, frechet=frechet)
+
+
 EXTRACTORS: dict[str, FeatureExtractor] = {
     "mnist": FeatureExtractor(
         f"{_EXTRACTORS}:open_digits",
@@ -131,7 +144,11 @@ EXTRACTORS: dict[str, FeatureExtractor] = {
         frozenset({"features", "probabilities"}),
         "Inception-V3 (weights of FID, from eval.weights)",
         f"{_EXTRACTORS}:missing_inception",
+        frechet="FID",
     ),
+    "dinov2": _transformer("dinov2", "DINOv2, ViT-S/14, B/14 or L/14 (weights from eval.weights)", "FD_DINOv2"),
+    "clip": _transformer("clip", "OpenAI's CLIP, ViT-B/32, B/16 or L/14 (weights from eval.weights)", "FD_CLIP"),
+    "openclip": _transformer("openclip", "such a CLIP of LAION or DataComp (weights from eval.weights)", "FD_OpenCLIP"),
     "pixels": FeatureExtractor(
         f"{_EXTRACTORS}:open_pixels", frozenset({"features"}), "the pixels or points themselves"
     ),

@@ -108,7 +108,12 @@ def _cell(name: str, run: str, newest: Mapping[str, Evaluation]) -> str:
     if score is None:
         return ""
     others = [e.scores[name] for other, e in newest.items() if other != run and name in e.scores]
-    best = bool(others) and METRICS[name].is_goal and not any(_better(name, other, score) for other in others) and math.isfinite(score.value)
+    best = (
+        bool(others)
+        and METRICS[name].is_goal
+        and not any(_better(name, other, score) for other in others)
+        and math.isfinite(score.value)
+    )
     error = "" if score.error is None else f" +- {shown(score.error)}"
     return f"{shown(score.value)}{error}{' *' if best else ''}"
 

@@ -32,6 +32,7 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.store import Place
 from ganscale.training.batches import latents
 
+
 def missing_extractor(config: Config) -> str | None:
     """Why the config's extractor cannot be used on this machine, as "reason; remedy"; None if it can.
 
@@ -197,6 +198,7 @@ class Evaluator:
             return source.classes(rows).to(self.device)
         stream = Stream(self.seed, "evaluation/labels", self.device)
         return stream.integers(0, self.num_samples, source.num_classes, (1,)).squeeze(1)
+
 
 def _dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype

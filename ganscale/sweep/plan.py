@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganscale.config import Config, ConfigError
+from ganscale.config import METRICS, Config, ConfigError
 from ganscale.config.checks import metric_names
 from ganscale.sweep.config import Sweep, SweepSettings, load_sweep
 from ganscale.sweep.sampler import Sampler

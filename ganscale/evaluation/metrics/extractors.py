@@ -1,4 +1,7 @@
-"""What turns examples into features, classes and modes: the MNIST classifier, Inception-V3, the pixels themselves."""
+"""What turns examples into features, classes and modes: the MNIST classifier, Inception-V3, the pixels themselves.
+
+`vit_extractors` and `patches` have the others.
+"""
 
 import hashlib
 import importlib.util
@@ -145,6 +148,19 @@ class PointExtractor:
         return Observed(points, None, nearest_modes(points, centers), within >= 0)
 
 
+def rgb_bytes(examples: Tensor) -> Tensor:
+    """Images as they would be stored, uint8 `[N, 3, H, W]`: gray repeated, RGBA on white.
+
+    Args:
+        examples: `[N, C, H, W]` in [-1, 1] with 1, 3 or 4 channels.
+    """
+    if examples.shape[1] == 4:
+        alpha = (examples[:, 3:] + 1.0) / 2.0
+        examples = examples[:, :3] * alpha + (1.0 - alpha)
+    images = ((examples + 1.0) * 127.5).round().clamp(0, 255).byte()
+    return images.repeat(1, 3, 1, 1) if images.shape[1] == 1 else images
+
+
 class InceptionExtractor:
     """Inception-V3 with the weights of FID (Heusel et al. 2017), as torch-fidelity ports it from the original graph.
 
@@ -171,13 +187,7 @@ class InceptionExtractor:
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Observed:
         """Features `[N, 2048]` and probabilities of its 1008 classes, from images as bytes; RGBA on white."""
-        if examples.shape[1] == 4:
-            alpha = (examples[:, 3:] + 1.0) / 2.0
-            examples = examples[:, :3] * alpha + (1.0 - alpha)
-        images = ((examples + 1.0) * 127.5).round().clamp(0, 255).byte()
-        if images.shape[1] == 1:
-            images = images.repeat(1, 3, 1, 1)
-        features, logits = self.network(images)
+        features, logits = self.network(rgb_bytes(examples))
         return Observed(features, logits.softmax(1))
 
 

@@ -78,5 +78,6 @@ def memorization(reference: Reference, judged: Observed, setting: Setting) -> Va
         judged: distances of the samples.
         setting: not used.
     """
-    assert judged.nearest is not None and reference.nearest is not None, "the evaluator computes them for this metric"
+    assert judged.nearest is not None, "the evaluator computes it for this metric"
+    assert reference.nearest is not None, "likewise"
     return Value(*nearer_share(judged.nearest, reference.nearest))

@@ -61,7 +61,10 @@ def test_replicas_share_the_training_set(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_share_is_mann_and_whitneys_with_delongs_error() -> None:
-    samples, held_out = drawn(30, 0, 1).flatten().round(decimals=1), drawn(50, 1, 1).flatten().add(0.3).round(decimals=1)
+    samples, held_out = (
+        drawn(30, 0, 1).flatten().round(decimals=1),
+        drawn(50, 1, 1).flatten().add(0.3).round(decimals=1),
+    )
     value, error = nearer_share(samples, held_out)
     assert value == pytest.approx(mannwhitneyu(held_out, samples).statistic / (30 * 50), abs=1e-12)
     wins = np.array([[1.0 if s < h else 0.5 if s == h else 0.0 for h in held_out.tolist()] for s in samples.tolist()])
@@ -105,8 +108,9 @@ def digits(split: str, rows: slice) -> tuple[Tensor, Tensor]:
 def test_copies_of_digits_are_told_from_digits_that_were_never_trained_on(extractor: str) -> None:
     source = ImageSource(*digits("train", slice(3000)), 10, seed=0, device=CPU)
     score = judge(["eval.num_samples=500", f"eval.extractor={extractor}", "eval.seed=5"], source)
-    training, held_out = normalize(source.images[:1500], torch.float32), normalize(
-        digits("train", slice(20_000, 20_500))[0], torch.float32
+    training, held_out = (
+        normalize(source.images[:1500], torch.float32),
+        normalize(digits("train", slice(20_000, 20_500))[0], torch.float32),
     )
     noise = 0.02 * torch.randn(500, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     fresh, copies, near = score(held_out), score(training[::3]), score(training[1::3] + noise)
