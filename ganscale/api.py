@@ -222,7 +222,7 @@ class Tuner:
         from ganscale.sweep.tuner import search_on_ray, sweep_folder
 
         with _logging():
-            check_files(self.plan.config)
+            check_files(self.plan.config, scores=True)
             summary, grid = search_on_ray(self.plan)
         folder = sweep_folder(self.plan)
         found = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ganscale.cli import DONE, Parser, command
 from ganscale.config import Config, ConfigError, parse
 from ganscale.config.checks import check_files
-from ganscale.config.evaluation import METRICS
+from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.load import apply_override
 from ganscale.storage.store import Place, open_place
 from ganscale.tracking.console import show
@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--metrics", help="names with commas between; default: those of the run's eval.metrics")
     add("--num-samples", help="number of samples; default: the run's eval.num_samples")
     add("--seed", help="of the samples; default: the run's eval.seed")
-    add("--extractor", help="auto, mnist, inception or pixels; default: the run's eval.extractor")
+    add("--extractor", help=f"auto, {', '.join(EXTRACTORS)}; default: the run's eval.extractor")
     add("--weights", help="file of the extractor's weights")
     add("--workers", type=int, help="Ray workers that share the work; default: this process alone")
     add("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all cores)")
@@ -126,7 +126,7 @@ def _protocol(saved: dict[str, Any], options: argparse.Namespace) -> Config:
         section, _, name = key.partition(".")
         raw[section][name] = value
     config = parse(raw)
-    check_files(config)
+    check_files(config, scores=True)
     return config
 
 

@@ -60,6 +60,8 @@ def _remarks(config: Config) -> list[str]:
     """Warnings, and the memory that a worker needs, as lines of text."""
     from ganscale.config.checks import check_files
     from ganscale.config.schedules import average_warning
+    from ganscale.evaluation.callback import without_extractor
+    from ganscale.evaluation.evaluator import missing_extractor
     from ganscale.launch.local import pick_device
     from ganscale.parallel.replica import Replica
     from ganscale.training.build import build_source
@@ -78,6 +80,8 @@ def _remarks(config: Config) -> list[str]:
     workers = 1 if wanted == "auto" else wanted if isinstance(wanted, int) else wanted[0]
     try:
         check_files(config)
+        if 0 < config.eval.every <= config.train.images and (missing := missing_extractor(config)):
+            warnings.append(without_extractor(config, missing)[0])
         device = pick_device(config)
         source = build_source(config, device)
         warnings += report(config, source, device, Replica(0, workers))

@@ -57,6 +57,7 @@ def preview(plan: "SweepPlan") -> str:
     Args:
         plan: The sweep.
     """
+    from ganscale.config.checks import check_files
     from ganscale.config.schedules import average_warning
 
     settings, sampler = plan.sweep.sweep, plan.sampler
@@ -69,6 +70,10 @@ def preview(plan: "SweepPlan") -> str:
         lines.append(f"  {parameter.name}: {parameter.kind} [{values}]{f' when {when}' if when else ''}")
     if warning := average_warning(plan.config):
         lines.append(warning)
+    try:
+        check_files(plan.config, scores=True)
+    except ConfigError as error:  # no data, or no weights for the scores
+        lines += str(error).splitlines()
     for index in range(min(SAMPLES, len(sampler))):
         drawn = ", ".join(f"{name}={shown(value)}" for name, value in sampler[index].items())
         lines.append(f"{index:04d}  {drawn}")

@@ -36,11 +36,12 @@ def check(config: Config) -> None:
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
 
 
-def check_files(config: Config) -> None:
-    """Refuse what this machine lacks: data, TensorBoard. Apart from `check`: a config is valid without them.
+def check_files(config: Config, *, scores: bool = False) -> None:
+    """Refuse what this machine lacks: data, weights, TensorBoard. Apart from `check`: a config is valid without them.
 
     Args:
         config: the run.
+        scores: whether there must be scores. A run does without if `eval.extractor` is auto and finds no weights.
 
     Raises:
         ConfigError: for the first thing that is missing.
@@ -53,6 +54,12 @@ def check_files(config: Config) -> None:
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
     if entry.check is not None:
         resolve(entry.check)(config)
+    evaluated = 0 < config.eval.every <= config.train.images and config.eval.extractor != "auto"
+    extractor = extractor_name(config)
+    missing = EXTRACTORS[extractor].missing if scores or evaluated else None
+    if missing and (problem := resolve(missing)(config.eval.weights)):
+        reason, _, remedy = problem.partition("; ")
+        raise ConfigError(reason, key="eval.extractor", value=extractor, remedy=remedy)
     if config.log.tensorboard and find_spec("tensorboard") is None:
         remedy = "pip install 'ganscale[tensorboard]', or set it to false"
         raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)

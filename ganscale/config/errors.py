@@ -55,6 +55,8 @@ def shown(value: object) -> str:
 
 SYNONYMS = {
     "fid": ("frechet", " (eval.extractor=inception makes it FID)"),
+    "fd_dinov2": ("frechet", " (eval.extractor=dinov2 makes it FD_DINOv2)"),
+    "c_t": ("memorization", ""),
     "is": ("inception_score", ""),
     "gan": ("non_saturating", ""),
     "vanilla": ("non_saturating", ""),

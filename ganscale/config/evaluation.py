@@ -97,8 +97,8 @@ class FeatureExtractor:
             `Dataset`, shape that of one example, weights `eval.weights`.
         gives: what it sees in an example.
         description: for the reference page.
-        missing: `(weights) -> str | None`, why it cannot be used on this machine, as "reason; remedy"; None: it
-            always can.
+        missing: `(weights) -> str | None`, why it cannot be used on this machine, as "reason; remedy", or raises
+            `ConfigError`; None: it always can.
         metrics: what an evaluation with it computes by default; empty: the data set's.
         max_reference: most reference examples per sample; 0: all.
         frechet: what the literature calls the Frechet distance of its features.
@@ -198,10 +198,10 @@ class Evaluation(Section):
     extractor: Annotated[str, Choice(EXTRACTORS, "auto")] = Field(
         default="auto",
         description="What turns examples into features; auto: mnist for digits, inception for images, or patches "
-        "where a run finds no weights of Inception.",
+        "where a run finds no weights of Inception. Any other one without its weights is refused.",
     )
     weights: str = Field(
         default="",
-        description="File of the extractor's weights; empty: the bundled ones (mnist), or where torch-fidelity keeps "
-        "them (inception).",
+        description="File of the extractor's weights, safetensors or a state dict (docs/metrics.md); empty: the "
+        "bundled ones (mnist), or where torch-fidelity keeps them (inception). No weights are downloaded.",
     )

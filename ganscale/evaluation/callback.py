@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ganscale.config import Config, ConfigError
+from ganscale.config import DATASETS, EXTRACTORS, METRICS, Config, ConfigError
 from ganscale.config.checks import extractor_name, metric_names
 from ganscale.data import Source
 from ganscale.evaluation.evaluator import Evaluator, missing_extractor
 from ganscale.evaluation.metrics.cache import cache_folder
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.parallel.collectives import Replica
+from ganscale.parallel.collectives import Replica, sum_over_replicas
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError
 from ganscale.storage.store import Place
@@ -73,6 +73,25 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
         raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
 
 
+def without_extractor(config: Config, missing: str) -> tuple[str, Config | None]:
+    """What a run does whose extractor cannot be used: a line for the log, and the config of its evaluation, if any.
+
+    Args:
+        config: the run.
+        missing: why, as "reason; remedy".
+    """
+    seen = EXTRACTORS["patches"].seen(DATASETS[config.data.name])
+    others = [name for name in config.eval.metrics if METRICS[name].needs not in seen]
+    if others or config.eval.extractor != "auto" or "patches" not in DATASETS[config.data.name].extractors:
+        return f"warning: samples are not evaluated: {missing}", None
+    config = config.model_copy(update={"eval": config.eval.model_copy(update={"extractor": "patches"})})
+    names, best = metric_names(config), config.checkpoint.best_metric
+    line = f"samples are evaluated by {', '.join(names)} (docs/metrics.md): {missing}"
+    if best and best not in names:
+        line += f"; no checkpoint is kept as the best, as checkpoint.best_metric = {best} is not computed"
+    return line, config
+
+
 class EvaluationCallback:
     """Evaluates the generator's moving average when it is due, on all replicas together.
 
@@ -92,14 +111,11 @@ class EvaluationCallback:
         self._evaluator: Evaluator | None = None
         config = experiment.config
         self._on = 0 < config.eval.every <= config.train.images
-        missing = missing_extractor(config) if self._on and config.eval.extractor == "auto" else None
-        if missing and config.eval.metrics:
-            self._on = False
-            info(f"samples are not evaluated: {missing}")
-        elif missing:
-            protocol = config.eval.model_copy(update={"extractor": "patches"})
-            config = config.model_copy(update={"eval": protocol})
-            info(f"samples are evaluated by {', '.join(metric_names(config))} (docs/metrics.md): {missing}")
+        missing = self._agreed(lambda: missing_extractor(config)) if self._on else ""
+        line, followed = without_extractor(config, missing) if missing else ("", config)
+        if line:
+            info(line)
+        self._on, config = self._on and followed is not None, followed or config
         self.config = config
 
     def is_due(self, tick: Tick) -> bool:
@@ -122,8 +138,26 @@ class EvaluationCallback:
         expected = f"about {self._seconds:.0f} s" if self._seconds else "the time left does not include this"
         self._info(f"evaluating at {tick.images:,} images: {experiment.config.eval.num_samples:,} samples, {expected}")
         started = time.perf_counter()
+        if self._evaluator is None and (problem := self._agreed(self._make)):
+            self._on = False
+            self._info(f"warning: samples are not evaluated: {problem}")
         if self._evaluator is None:
-            self._evaluator = make_evaluator(self.config, experiment.sampler.source, device=experiment.device)
+            return None
         evaluation = self._evaluator.evaluate(experiment.state.ema.module, tick.images)
         self._seconds = time.perf_counter() - started
         return evaluation
+
+    def _make(self) -> None:
+        experiment = self._experiment
+        self._evaluator = make_evaluator(self.config, experiment.sampler.source, device=experiment.device)
+
+    def _agreed(self, attempt: Callable[[], str | None]) -> str:
+        """What is wrong for any replica, as all must evaluate or none; empty if nothing is."""
+        try:
+            problem = attempt() or ""
+        except ConfigError as error:
+            problem = str(error).replace("\n  remedy: ", "; ")
+        (count,) = sum_over_replicas([torch.tensor(float(bool(problem)), device=self._experiment.device)])
+        if count:
+            self._evaluator = None
+        return problem or ("another worker cannot, see eval.weights and docs/metrics.md" if count else "")

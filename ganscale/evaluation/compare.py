@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganscale.config import ConfigError
-from ganscale.config.evaluation import METRICS
+from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.evaluation.metrics.result import Evaluation, Score, from_json, shown
 
 Runs = Mapping[str, Sequence[Evaluation]]
@@ -46,15 +46,16 @@ def sheet(evaluation: Evaluation) -> str:
         error = "" if score.error is None else f"+- {shown(score.error)}"
         facts = METRICS[name]
         better = "higher" if facts.higher_is_better else "lower"
-        rows.append((name, shown(score.value), error, shown(score.floor), better, facts.meaning))
+        extractor = EXTRACTORS.get(evaluation.extractor)
+        known = extractor.frechet if extractor and name == "frechet" else ""
+        rows.append((name, shown(score.value), error, shown(score.floor), better, known or facts.meaning))
     how = f"{_described(evaluation)}; floor: as many held-out real examples; {evaluation.seconds:.1f} s"
     return f"{_columns(rows)}\n  {how}"
 
 
 def _described(evaluation: Evaluation) -> str:
     e = evaluation
-    weights = f" ({e.extractor_sha256[:12]})" if e.extractor_sha256 else ""
-    return f"{e.num_samples:,} samples of {e.data}, seed {e.seed}, through {e.extractor}{weights}"
+    return f"{e.num_samples:,} samples of {e.data}, seed {e.seed}, through {e.through}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -38,6 +38,9 @@ def missing_extractor(config: Config) -> str | None:
 
     Args:
         config: of the run.
+
+    Raises:
+        ConfigError: its weights are there, but not those of its network.
     """
     missing = EXTRACTORS[extractor_name(config)].missing
     return None if missing is None else resolve(missing)(config.eval.weights)
@@ -45,6 +48,8 @@ def missing_extractor(config: Config) -> str | None:
 
 def store_evaluation(evaluation: Evaluation, folder: Place) -> Place:
     """Write the scores as JSON, beside those of other metrics that the same protocol gave before.
+
+    Those of other weights stay in the file that they are in.
 
     Args:
         evaluation: to write.
@@ -55,13 +60,21 @@ def store_evaluation(evaluation: Evaluation, folder: Place) -> Place:
     """
     e = evaluation
     path = folder / f"{e.images:012d}-{e.num_samples}-{e.extractor}-{e.seed}.json"
-    with suppress(OSError, ValueError):
-        old = from_json(json.loads(path.read_text(encoding="utf-8")))
-        if old.protocol() == e.protocol():
-            evaluation = replace(e, scores=old.scores | e.scores)
+    old = _stored(path)
+    if old and old.protocol() != e.protocol():
+        path = folder / f"{e.images:012d}-{e.num_samples}-{e.extractor}-{e.seed}-{e.extractor_sha256[:12]}.json"
+        old = _stored(path)
+    if old and old.protocol() == e.protocol():
+        evaluation = replace(e, scores=old.scores | e.scores)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(evaluation.as_json(), indent=1) + "\n")
     return path
+
+
+def _stored(path: Place) -> Evaluation | None:
+    with suppress(OSError, ValueError):
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    return None
 
 
 class Evaluator:

@@ -72,9 +72,9 @@ def _quality(runs: Sequence[RunRecord]) -> list[Chart]:
     numbers = {run.name: index for index, run in enumerate(runs)}
     groups = by_protocol({run.name: run.evaluations for run in runs})
     found = []
-    for protocol, group in groups.items():
-        data, num_samples, extractor, _ = protocol
-        suffix = f", {num_samples:,} samples of {data} through {extractor}" if len(groups) > 1 else ""
+    for group in groups.values():
+        first = next(iter(group.values()))[0]
+        suffix = f", {first.num_samples:,} samples of {first.data} through {first.through}" if len(groups) > 1 else ""
         for name in METRICS:
             curves, floor = [], math.nan
             for run, evaluations in group.items():

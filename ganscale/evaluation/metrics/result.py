@@ -60,10 +60,15 @@ class Evaluation:
         """What must be equal for two evaluations to be comparable."""
         return self.data, self.num_samples, self.extractor, self.extractor_sha256
 
+    @property
+    def through(self) -> str:
+        """The extractor, and the first digits of its weights' hash."""
+        return f"{self.extractor} ({self.extractor_sha256[:12]})" if self.extractor_sha256 else self.extractor
+
     def line(self) -> str:
         """All of it in a line for people."""
         parts = [f"{name} {shown(score.value)} (floor {shown(score.floor)})" for name, score in self.scores.items()]
-        return f"{self.num_samples:,} samples through {self.extractor}: {', '.join(parts)}; {self.seconds:.1f} s"
+        return f"{self.num_samples:,} samples through {self.through}: {', '.join(parts)}; {self.seconds:.1f} s"
 
     def as_json(self) -> dict[str, Any]:
         """Plain mappings; what is not finite becomes None."""

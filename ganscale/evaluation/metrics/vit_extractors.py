@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ganscale.config import ConfigError, Dataset
+from ganscale.config import Dataset
 from ganscale.evaluation.metrics.extractors import Observed, rgb_bytes
 from ganscale.evaluation.metrics.vit import Family
 from ganscale.evaluation.metrics.vit_weights import CLIP_LAYOUTS, DINO_LAYOUTS, Layout, load_network
@@ -70,19 +70,20 @@ class TransformerExtractor:
 
 
 def _missing(name: str, weights: str) -> str | None:
-    """Why an extractor cannot be used on this machine, as "reason; remedy"; None if it can."""
+    """Why an extractor cannot be used on this machine; raises ConfigError if the weights are not its network's."""
     remedy = f"name a file of {FILES[name]} in eval.weights, see docs/metrics.md, or use eval.extractor=patches"
     if not weights:
         return f"no weights are named for eval.extractor = {name}; {remedy}"
     file = Path(weights).expanduser()
-    return None if file.is_file() else f"no weights at {file}; {remedy}"
+    if not file.is_file():
+        return f"no weights at {file}; {remedy}"
+    load_network(file, FAMILIES[name], LAYOUTS[name])
+    return None
 
 
 def _open(name: str, data: Dataset, shape: tuple[int, ...], weights: str, device: torch.device) -> TransformerExtractor:
-    problem = _missing(name, weights)
-    if problem:
-        reason, _, remedy = problem.partition("; ")
-        raise ConfigError(reason, key="eval.weights", value=weights, remedy=remedy)
+    if not weights:
+        raise FileNotFoundError(_missing(name, weights))
     return TransformerExtractor(name, Path(weights).expanduser(), device=device)
 
 
