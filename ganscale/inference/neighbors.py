@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ganscale.config import DATASETS, ConfigError
+from ganscale.config.checks import extractor_name
 from ganscale.data.source import Finite
 from ganscale.evaluation.metrics.extractors import make_extractor
 from ganscale.inference.generator import LoadedGenerator
@@ -56,8 +57,8 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
     """The features to compare.
 
     Args:
-        name: "pixels", or the metrics' extractor "mnist" or "inception".
-        generator: whose run determines which extractors fit.
+        name: "pixels", or an extractor of the metrics.
+        generator: whose run determines which extractors fit, and the weights of its own (`eval.weights`).
 
     Raises:
         ConfigError: the extractor does not fit the run's data, or its weights are missing.
@@ -69,11 +70,15 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
     if name not in fitting:
         remedy = f"use {' or '.join(fitting)}"
         raise ConfigError(f"does not fit data.name = {data}", key="--features", value=name, remedy=remedy)
+    own = generator.config is not None and extractor_name(generator.config) == name
+    weights = generator.config.eval.weights if generator.config and own else ""
     try:
-        extractor = make_extractor(name, data, tuple(generator.shape), device=generator.device)
+        extractor = make_extractor(name, data, tuple(generator.shape), weights=weights, device=generator.device)
+    except ConfigError:
+        raise
     except (ImportError, FileNotFoundError, ValueError) as error:
         raise ConfigError(str(error), key="--features", value=name, remedy="see docs/metrics.md") from None
-    return lambda images: extractor(images).features
+    return lambda images: extractor(images).compared
 
 
 @torch.no_grad()
