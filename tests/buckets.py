@@ -6,10 +6,11 @@ import logging
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -151,17 +152,26 @@ def ceph(folder: Path) -> Iterator[Server]:
             subprocess.run(["kill", "-9", path.read_text().strip()], check=False)
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that were killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Proxy:
     """Passes requests on to a server, unless `disturb` says otherwise.
 
     `disturb(method, path)` returns None to pass a request on, a status such as 503 to answer with, "reset" to close
     the connection without passing it on, "lost" to pass it on and close without the answer, "expired" for the answer
-    to an expired token, "unconditional" to pass it on without its conditions, or seconds (a float) to wait first.
+    to an expired token, "unconditional" to pass it on without its conditions, seconds (a float) to wait first, or a
+    function that gets another one, which passes the request on, and returns whether the client is to hear the answer.
     """
 
     def __init__(self, server: Server) -> None:
         self.disturb: Callable[[str, str], Any] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
+        self.writing = Lock()  # moto's conditional writes are not atomic
         host = server.endpoint.removeprefix("http://")
         proxy, lock = self, Lock()
 
@@ -176,13 +186,16 @@ class Proxy:
                 with lock:
                     proxy.requests.append((self.command, self.path))
                     how = proxy.disturb(self.command, self.path)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                if len(body) < length:  # the client died meanwhile
+                    self.close_connection = True
+                    return
                 if isinstance(how, float):
                     time.sleep(how)
                     how = None
                 if how == "reset":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    self.close_connection = True
+                    self.hang_up()
                     return
                 if isinstance(how, int) or how == "expired":
                     code = "ExpiredToken" if how == "expired" else "SlowDown"
@@ -191,16 +204,32 @@ class Proxy:
                 headers = dict(self.headers.items())
                 if how == "unconditional":
                     headers = {k: v for k, v in headers.items() if k.lower() not in ("if-match", "if-none-match")}
-                upstream = http.client.HTTPConnection(host, timeout=60)
-                upstream.request(self.command, self.path, body, headers)
-                answer = upstream.getresponse()
-                content = answer.read()
-                upstream.close()
-                if how == "lost":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    self.close_connection = True
+                answers: list[tuple[int, dict[str, str], bytes]] = []
+
+                def pass_on() -> None:
+                    with proxy.writing if self.command != "GET" else nullcontext():
+                        send()
+
+                def send() -> None:
+                    upstream = http.client.HTTPConnection(host, timeout=60)
+                    upstream.request(self.command, self.path, body, headers)
+                    answer = upstream.getresponse()
+                    answers.append((answer.status, dict(answer.getheaders()), answer.read()))
+                    upstream.close()
+
+                heard = how(pass_on) if callable(how) else how != "lost"
+                if not answers:
+                    pass_on()
+                if not heard:
+                    self.hang_up()
                     return
-                self.answer(answer.status, dict(answer.getheaders()), content)
+                with suppress(OSError):  # the client has died
+                    self.answer(*answers[0])
+
+            def hang_up(self) -> None:
+                self.close_connection = True
+                with suppress(OSError):  # the client has closed it
+                    self.connection.shutdown(socket.SHUT_RDWR)
 
             def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
                 self.send_response_only(status)
@@ -215,7 +244,7 @@ class Proxy:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.server = Server(f"http://127.0.0.1:{self._server.server_address[1]}", server.key, server.secret)
         Thread(target=self._server.serve_forever, daemon=True).start()

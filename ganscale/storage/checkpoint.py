@@ -28,7 +28,7 @@ from typing import IO, Any, Generic, TypeVar
 
 from ganscale import __version__
 from ganscale.storage.files import sync_folder, write_atomically, write_synced
-from ganscale.storage.store import Place, StorePath, remove, size_of
+from ganscale.storage.store import ChangedError, Place, StorePath, remove, size_of
 
 P = TypeVar("P", bound=Place)
 SCHEMA = 1
@@ -205,12 +205,34 @@ class CheckpointStore(Generic[P]):
         self._mark_best()
 
     def _upload(self, final: StorePath, files: Mapping[str, Any], manifest: bytes) -> None:
-        """Put a checkpoint into a bucket, the manifest last."""
-        _remove(final)  # one at the same images: damaged, suspect, or of a writer that lost the run
+        """Put a checkpoint into a bucket, the manifest last.
+
+        There may be another one at the same images: damaged, suspect, or of a writer that lost the run. It counts until
+        its manifest is replaced. Only what was there before is deleted: a writer that was suspended and lost the run
+        meanwhile must not delete its successor's.
+        """
+        earlier = {entry.key for entry in final.store.list(final.key)}
         for name, content in files.items():
             final.store.put((final / name).key, content)
-        self._confirm()
-        final.store.create((final / "manifest.json").key, manifest)
+        key = (final / "manifest.json").key
+        self._commit(final.store, key, manifest, exists=key in earlier)
+        for each in earlier - {key, *((final / name).key for name in files)}:
+            final.store.delete(each)
+
+    def _commit(self, store: Any, key: str, manifest: bytes, *, exists: bool) -> None:
+        """Write a manifest in place of the version that was there before the lease is confirmed."""
+        for is_last in (False, False, True):
+            etag = ""
+            with suppress(FileNotFoundError):
+                etag = store.get(key)[1] if exists else ""
+            self._confirm()
+            try:
+                _ = store.replace(key, manifest, etag) if etag else store.create(key, manifest)
+                return
+            except (FileExistsError, ChangedError):  # by a writer that lost the run, if this one still has it
+                if is_last:
+                    raise
+                exists = True
 
     def folders(self) -> Sequence[P]:
         """Folders of finished checkpoints, newest first, whether valid or not."""
@@ -350,10 +372,12 @@ class CheckpointStore(Generic[P]):
     def clean(self) -> None:
         """Remove what interrupted saves left; only the run's writer may call it."""
         if isinstance(self.folder, StorePath):
-            finished = {folder.name for folder in self.fences()}
-            for folder in self.folder.iterdir():
-                if _NAME.match(folder.name) and folder.name not in finished:
-                    remove(folder)
+            states = [entry.key for entry in self.folder.store.list(self.folder.key)]
+            finished = {folder.key for folder in self.fences()}
+            for key in states:  # manifests that do not count stay, as a successor may have replaced them meanwhile
+                folder, _, name = key.rpartition("/")
+                if _STATE.match(name) and folder not in finished:
+                    self.folder.store.delete(key)
             return
         for path in self.folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -553,11 +577,9 @@ def _new_folder(final: Path) -> Iterator[Path]:
         raise
 
 
-def _remove(path: Place) -> None:
-    """Remove a folder, or a file in its place, if there is one; in a bucket the manifest first, by its name."""
-    if isinstance(path, StorePath):
-        path.delete_all()
-    elif path.is_dir() and not path.is_symlink():
+def _remove(path: Path) -> None:
+    """Remove a folder, or a file in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -294,15 +294,21 @@ class StoreLease:
         with self._lock:
             if self._lost:
                 return
-            sent = time.monotonic()
             facts = self._facts | changes | {"renewals": self._facts["renewals"] + 1}
-            try:
-                self._etag = self._path.store.replace(self._path.key, json.dumps(facts).encode(), self._etag)
-            except ChangedError:
-                now, _ = self._read()
-                by = f": {now['holder']}, since {_shown(now['since'])}" if now else ""
-                self._lost = LeaseLostError(f"another process has taken over {self._path.parent}{by}")
-                return
+            for is_second in (False, True):
+                sent = time.monotonic()
+                try:
+                    self._etag = self._path.store.replace(self._path.key, json.dumps(facts).encode(), self._etag)
+                    break
+                except ChangedError:
+                    now, etag = self._read()
+                    if now.get("id") != facts["id"]:
+                        by = f": {now['holder']}, since {_shown(now['since'])}" if now else ""
+                        self._lost = LeaseLostError(f"another process has taken over {self._path.parent}{by}")
+                        return
+                    if is_second:
+                        raise
+                    self._etag = etag  # a renewal that was thought to have failed
             self._facts, self._renewed = facts, sent
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,7 +176,109 @@ def test_what_a_deposed_writer_still_puts_there_does_not_count(
     assert names(root) == [30, 20, 10]
     store = CheckpointStore(root / "checkpoints")
     store.clean()
-    assert sorted(path.name for path in (root / "checkpoints").iterdir()) == [f"{n:012d}" for n in (10, 20, 30)]
+    assert not [entry for entry in root.store.list(f"{root.key}/checkpoints/{40:012d}") if "state" in entry.key]
+    assert names(root) == [30, 20, 10]
+
+
+@pytest.mark.parametrize("at", ["list", "put", "create"])
+def test_a_writer_that_sleeps_within_a_save_leaves_its_successors_checkpoint(
+    root: StorePath, take: Callable[..., StoreLease], monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """It sleeps before one of its requests, while a successor takes the run over and saves the same images."""
+    old = take()
+    old.claim()
+    save(root, 10, old.confirm, 1.0)
+    die(old)
+    new: list[StoreLease] = []
+
+    def succeed() -> None:
+        new.append(take())
+        new[0].claim()
+        save(root, 20, new[0].confirm, 2.0)
+
+    with monkeypatch.context() as patch:
+        before_checkpoint(patch, at, 20, succeed)
+        with pytest.raises(LeaseLostError):
+            save(root, 20, old.confirm, 9.0)
+    assert names(root) == [20, 10]
+    torch.testing.assert_close(load(root / "checkpoints" / f"{20:012d}")[1]["w"], torch.full((3,), 2.0))
+    save(root, 30, new[0].confirm, 3.0)
+    assert names(root) == [30, 20, 10]
+
+
+def test_a_writer_that_sleeps_while_it_cleans_up_leaves_its_successors_checkpoint(
+    root: StorePath, take: Callable[..., StoreLease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are a state without a manifest, and a manifest that does not count."""
+    first = take()
+    first.claim()
+    die(first)
+    old = take()
+    old.claim()
+    for images in (20, 30):
+        save(root, images, lambda: 1, 9.0)
+    root.store.delete(f"{root.key}/checkpoints/{20:012d}/manifest.json")
+    die(old)
+
+    def succeed() -> None:
+        new = take()
+        new.claim()
+        for images in (20, 30):
+            save(root, images, new.confirm, images / 10)
+
+    with monkeypatch.context() as patch:
+        before_checkpoint(patch, "delete", 20, succeed)
+        CheckpointStore(root / "checkpoints").clean()
+    assert names(root) == [30, 20]
+    for images in (20, 30):
+        state = load(root / "checkpoints" / f"{images:012d}")[1]
+        torch.testing.assert_close(state["w"], torch.full((3,), images / 10))
+
+
+def test_a_manifest_of_a_writer_that_lost_the_run_is_replaced(
+    root: StorePath, take: Callable[..., StoreLease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It appears between the listing and the manifest of the one that has the run."""
+    die(take())
+    new = take()
+    new.claim()
+    key = f"{root.key}/checkpoints/{20:012d}/manifest.json"
+    with monkeypatch.context() as patch:
+        before_checkpoint(patch, "create", 20, lambda: root.store.put(key, b"{}"))
+        save(root, 20, new.confirm, 2.0)
+    assert names(root) == [20]
+    torch.testing.assert_close(load(root / "checkpoints" / f"{20:012d}")[1]["w"], torch.full((3,), 2.0))
+
+
+def before_checkpoint(patch: pytest.MonkeyPatch, name: str, images: int, action: Callable[[], None]) -> None:
+    """Do something once, before the first request of this name for a checkpoint's objects."""
+    original, done = getattr(LocalStore, name), []
+
+    def call(store: LocalStore, key: str = "", *rest: object) -> object:
+        if f"checkpoints/{images:012d}" in key and not done:
+            done.append(key)
+            action()
+        return original(store, key, *rest)
+
+    patch.setattr(LocalStore, name, call)
+
+
+def test_a_renewal_that_arrived_without_an_answer_is_no_loss(
+    root: StorePath, take: Callable[..., StoreLease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = take()
+    replace = LocalStore.replace
+    with monkeypatch.context() as patch:
+
+        def lose_the_answer(*arguments: Any) -> str:
+            replace(*arguments)
+            raise OSError("no answer")
+
+        patch.setattr(LocalStore, "replace", lose_the_answer)
+        with pytest.raises(OSError, match="no answer"):
+            lease._renew()
+    lease.claim()
+    assert (lease.confirm(), lease.problem()) == (1, None)
 
 
 def test_a_checkpoint_is_there_once_its_manifest_is(
