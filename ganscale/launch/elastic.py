@@ -7,7 +7,7 @@ vanish with this process, however it ends.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
@@ -18,9 +18,10 @@ from ray.util.placement_group import PlacementGroup
 from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import host_names, nodes, unused
 from ganscale.launch.compat import draining_nodes
+from ganscale.launch.heartbeat_actor import HeartbeatActor
 from ganscale.launch.placement import NodeResources, Placement, place, worker_resources
+from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
-from ganscale.run.watchdog import Heartbeat
 
 Placed = TypeVar("Placed")
 
@@ -199,7 +200,7 @@ class ClusterMonitor:
         config: The run's config.
         placement: Its workers.
         stop_file: Where the stop is requested.
-        heartbeats: Reads the heartbeats in the run's folder, which may be those of an earlier attempt.
+        actor: Has the heartbeats, and takes stop requests to the workers.
         autoscales: Whether the cluster can add nodes.
     """
 
@@ -208,13 +209,13 @@ class ClusterMonitor:
         config: Config,
         placement: Placement,
         stop_file: StopFile,
-        heartbeats: Callable[[], Sequence[Heartbeat]],
+        actor: HeartbeatActor,
         *,
         autoscales: bool = True,
     ) -> None:
-        self._stop_file, self._heartbeats, self._workers = stop_file, heartbeats, placement.num_workers
+        self._stop_file, self._actor, self._workers = stop_file, actor, placement.num_workers
         self._known_draining = draining_nodes()
-        self._previous = set(map(_process, heartbeats()))
+        self._previous = set(map(_process, actor.stored()))
         self._scale_up = ScaleUpPolicy(config, placement, autoscales=autoscales)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster_monitor", daemon=True)
@@ -232,6 +233,8 @@ class ClusterMonitor:
                 reason = self._poll()
                 if reason and not self._ended.is_set() and self._stop_file.read() < reason:
                     self._stop_file.write(reason)
+                if self._stop_file.requested:
+                    self._actor.request(self._stop_file.requested)
         with suppress(Exception):
             self._scale_up.cancel()
 
@@ -245,8 +248,8 @@ class ClusterMonitor:
         return StopReason.RESIZE if grows else StopReason.NONE
 
     def _current(self) -> list[Heartbeat]:
-        """Heartbeats of this attempt's workers: files on the run's storage, read only when they matter."""
-        return [heartbeat for heartbeat in self._heartbeats() if _process(heartbeat) not in self._previous]
+        """Heartbeats of this attempt's workers; without the actor, the storage may have those of an earlier one."""
+        return [heartbeat for heartbeat in self._actor.read() if _process(heartbeat) not in self._previous]
 
 
 def _process(heartbeat: Heartbeat) -> tuple[int, str, int, int]:

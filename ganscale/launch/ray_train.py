@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,17 @@ from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, nodes, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.evaluation_actor import ActorExecutor
+from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatActor
 from ganscale.launch.placement import Placement, evaluation_resources, max_workers, place, worker_resources
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
 from ganscale.parallel.replica import Replica
+from ganscale.run.heartbeats import read_heartbeats
 from ganscale.run.recovery import clear_heartbeats
 from ganscale.run.session import Outcome, run_worker
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
-from ganscale.run.watchdog import HEARTBEAT_TIMEOUT, read_heartbeats
+from ganscale.run.watchdog import HEARTBEAT_TIMEOUT
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.lease import BusyError, check_free
@@ -123,13 +124,16 @@ class _Supervisor:
     def _attempt(self, placement: Placement, previous_failure: str | None) -> RayOutcome:
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
-        settings = {
-            "path": str(self._folder.root),
-            "previous_failure": previous_failure,
-            "callbacks": self._callbacks,
-        }
-        heartbeats = partial(read_heartbeats, self._folder.heartbeats)
-        with ClusterMonitor(self._config, placement, self._stop_file, heartbeats, autoscales=self._autoscales):
+        with (
+            HeartbeatActor(self._folder, self._config.run.name) as actor,
+            ClusterMonitor(self._config, placement, self._stop_file, actor, autoscales=self._autoscales),
+        ):
+            settings = {
+                "path": str(self._folder.root),
+                "previous_failure": previous_failure,
+                "callbacks": self._callbacks,
+                "actor": actor.handle,
+            }
             result = run_worker_group(_train_loop, settings, group)
         outcome = result.return_value
         assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
@@ -228,6 +232,7 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
     try:
         config, device = prepare_worker(settings)
         path, gauges = open_place(settings["path"]), GaugeTracker(config.run.name)
+        heartbeats = ActorChannel(settings["actor"], path)
         with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
             return run_worker(
                 config,
@@ -235,10 +240,11 @@ def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
                 device=device,
                 echo=False,
                 trackers=[gauges, *reports],
-                ask=StopFile(path / ".stop").read,
+                ask=heartbeats.ask,
                 previous_failure=settings["previous_failure"],
                 callbacks=settings["callbacks"],
                 make_executor=ActorExecutor,
+                heartbeats=heartbeats,
             )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:

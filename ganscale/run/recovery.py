@@ -18,7 +18,7 @@ from ganscale.data.source import Finite
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.health_monitor import read_rollbacks
-from ganscale.run.watchdog import read_heartbeats
+from ganscale.run.heartbeats import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import Failure, append_failure

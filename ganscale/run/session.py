@@ -25,12 +25,13 @@ from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
+from ganscale.run.heartbeats import EVERY, HeartbeatChannel, PlaceChannel
 from ganscale.run.recovery import check_data, check_shared, clear_heartbeats, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
 from ganscale.run.warm_start import recorded_start, warm_start
-from ganscale.run.watchdog import EVERY, Watchdog
+from ganscale.run.watchdog import Watchdog
 from ganscale.storage.lease import Lease, LeaseLostError
 from ganscale.storage.run_dir import RunDir, checkpoint_store
 from ganscale.storage.store import Place
@@ -211,6 +212,7 @@ def run_worker(
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     previous_failure: str | None = None,
     make_executor: Callable[[Config], EvaluationExecutor] = ProcessExecutor,
+    heartbeats: HeartbeatChannel | None = None,
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -226,6 +228,7 @@ def run_worker(
         ask: whether this replica should stop; all call it equally often, every few seconds.
         previous_failure: where the same command restarts the run after a failure: its cause.
         make_executor: starts the process that evaluates with `eval.mode: async`; called by rank 0 with the config.
+        heartbeats: how this replica's heartbeats travel; None for files, or objects, where the run lies.
 
     Raises:
         BusyError: another process writes to the run's folder.
@@ -282,7 +285,7 @@ def run_worker(
             stop_signal=stop_signal,
             lease=lease,
         )
-        outcome = _train(session, folder, info, start)
+        outcome = _train(session, folder, heartbeats or PlaceChannel(folder.heartbeats), info, start)
         folder.push()
         return outcome
     except (RuntimeError, MemoryError) as error:
@@ -310,10 +313,12 @@ def _begin(experiment: Experiment, folder: RunDir, replica: Replica, info: Calla
     return warm_start(config, experiment.state, experiment.sampler.source, folder, info)
 
 
-def _train(session: Session, folder: RunDir, info: Callable[[str], None], start: int) -> Outcome:
+def _train(
+    session: Session, folder: RunDir, heartbeats: HeartbeatChannel, info: Callable[[str], None], start: int
+) -> Outcome:
     """Train to the end; the heartbeats stay where the run fails."""
     try:
-        with Watchdog(folder.heartbeats, session.experiment.state, timeout=session.config.cluster.timeout, info=info):
+        with Watchdog(heartbeats, session.experiment.state, timeout=session.config.cluster.timeout, info=info):
             for _ in session.ticks():
                 pass
     except KeyboardInterrupt:

@@ -110,10 +110,14 @@ class StopFile:
 
     Args:
         path: of the file, or of the object in a bucket.
+
+    Attributes:
+        requested: the stop that this process has requested.
     """
 
     def __init__(self, path: Place) -> None:
         self.path = path
+        self.requested = StopReason.NONE
 
     def write(self, reason: StopReason) -> None:
         """Request a stop.
@@ -121,6 +125,7 @@ class StopFile:
         Args:
             reason: why.
         """
+        self.requested = reason
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(reason.name, encoding="utf-8")
 
@@ -134,6 +139,7 @@ class StopFile:
 
     def clear(self) -> None:
         """Withdraw the request."""
+        self.requested = StopReason.NONE
         with suppress(OSError):  # a bucket that does not answer: a later attempt then stops at once
             self.path.unlink(missing_ok=True)
 

@@ -1,10 +1,9 @@
 """Heartbeats of every worker, and a watchdog that names the one that hangs and its phase, then ends the process.
 
-A thread of each worker writes `<run>/.heartbeats/<rank>.json` every few seconds. A worker whose iteration lasts longer
-than `cluster.timeout` reads what the others wrote, names the one that is behind, and exits, so that the group restarts.
+A thread of each worker sends one every two seconds (`ganscale.run.heartbeats`). A worker whose iteration lasts longer
+than `cluster.timeout` reads what the others sent, names the one that is behind, and exits, so that the group restarts.
 """
 
-import json
 import os
 import signal
 import socket
@@ -13,52 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import FrameType, TracebackType
 
 from ganscale.parallel.phase import PHASE, WAITING
 from ganscale.parallel.replica import Replica
+from ganscale.run.heartbeats import EVERY, Heartbeat, HeartbeatChannel
 from ganscale.storage.lease import born
-from ganscale.storage.store import Place, modified
 from ganscale.training.state import TrainState
 
-EVERY = 2.0
-"""Seconds between two heartbeats."""
-HEARTBEAT_TIMEOUT = 5 * EVERY
-"""Seconds after which a worker without one is declared dead."""
+MISSED = 5
+"""Heartbeats that a worker may miss before it is declared dead."""
+HEARTBEAT_TIMEOUT = MISSED * EVERY
+"""Seconds after which that is, where no heartbeat is left out."""
 EXIT_HANG = 76
 """Exit code of a worker that the watchdog ends."""
 
 _ORDER = ("reading data", "forward", "backward", "optimizer", "reduction")
 """Within an update, what comes first."""
-
-
-@dataclass(frozen=True)
-class Heartbeat:
-    """What a worker writes of itself.
-
-    Attributes:
-        rank: of the worker.
-        host: name of its machine.
-        pid: of its process.
-        born: start of that process, in clock ticks since boot.
-        time: seconds since the epoch by the storage's clock.
-        images: reached.
-        iteration: reached.
-        phase: of its training thread.
-        lasts: seconds since its last iteration ended.
-    """
-
-    rank: int
-    host: str
-    pid: int
-    born: int
-    time: float
-    images: int
-    iteration: int
-    phase: str
-    lasts: float
 
 
 def current_phase(frame: FrameType | None) -> str:
@@ -92,61 +62,49 @@ def _progress(heartbeat: Heartbeat) -> tuple[int, int, int]:
     return heartbeat.iteration, {"D": 0, "G": 1}.get(heartbeat.phase[:1], 0), part
 
 
-def missing(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> tuple[list[Heartbeat], list[int]]:
+def missing(
+    heartbeats: Sequence[Heartbeat], now: float, world_size: int, *, silent: float = HEARTBEAT_TIMEOUT
+) -> tuple[list[Heartbeat], list[int]]:
     """The workers for which the others wait, and the ranks without any heartbeat.
 
     Args:
         heartbeats: of all workers that have one.
-        now: seconds since the epoch by the storage's clock.
+        now: seconds since the epoch by the heartbeats' clock.
         world_size: number of workers.
+        silent: seconds after which a worker without a heartbeat is declared dead.
     """
     absent = sorted(set(range(world_size)) - {heartbeat.rank for heartbeat in heartbeats})
-    silent = [heartbeat for heartbeat in heartbeats if now - heartbeat.time > HEARTBEAT_TIMEOUT]
-    if silent or absent or not heartbeats:
-        return silent, absent
+    dead = [heartbeat for heartbeat in heartbeats if now - heartbeat.time > silent]
+    if dead or absent or not heartbeats:
+        return dead, absent
     last = max(_progress(heartbeat) for heartbeat in heartbeats)
     return [heartbeat for heartbeat in heartbeats if _progress(heartbeat) < last], []
 
 
-def sentence(heartbeats: Sequence[Heartbeat], now: float, world_size: int) -> str:
+def sentence(heartbeats: Sequence[Heartbeat], now: float, world_size: int, *, silent: float = HEARTBEAT_TIMEOUT) -> str:
     """Which workers hang, and where.
 
     Args:
         heartbeats: of all workers that have one.
-        now: seconds since the epoch by the storage's clock.
+        now: seconds since the epoch by the heartbeats' clock.
         world_size: number of workers.
+        silent: seconds after which a worker without a heartbeat is declared dead.
     """
-    behind, absent = missing(heartbeats, now, world_size)
+    behind, absent = missing(heartbeats, now, world_size, silent=silent)
     parts = [
         f"worker {each.rank} on {each.host} hangs in iteration {each.iteration + 1:,} ({each.phase}), "
-        + (f"silent for {now - each.time:.0f} s" if now - each.time > HEARTBEAT_TIMEOUT else f"for {each.lasts:.0f} s")
+        + (f"silent for {now - each.time:.0f} s" if now - each.time > silent else f"for {each.lasts:.0f} s")
         for each in behind
     ]
     parts += [f"worker {rank} has no heartbeat" for rank in absent]
     return "; ".join(parts) or "all workers wait for each other: the network between them is broken"
 
 
-def read_heartbeats(folder: Place) -> list[Heartbeat]:
-    """The last heartbeats of all workers, with the storage's time of each; damaged ones are skipped.
-
-    Args:
-        folder: in which they are.
-    """
-    found = []
-    with suppress(OSError):
-        for path in sorted(folder.iterdir(), key=lambda path: path.name):
-            with suppress(OSError, ValueError, TypeError):
-                if path.name[:1].isdigit() and path.name.endswith(".json"):
-                    heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
-                    found.append(replace(heartbeat, time=modified(path)))
-    return found
-
-
 class Watchdog:
-    """Writes heartbeats while the block runs, and ends the process when the group hangs.
+    """Sends heartbeats while the block runs, and ends the process when the group hangs.
 
     Args:
-        folder: for the heartbeats, shared by all workers.
+        channel: for the heartbeats.
         state: the run's, for its progress.
         timeout: seconds that an iteration may last; a single worker has no limit.
         info: takes a line for the log.
@@ -155,14 +113,14 @@ class Watchdog:
 
     def __init__(
         self,
-        folder: Place,
+        channel: HeartbeatChannel,
         state: TrainState,
         *,
         timeout: float,
         info: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
     ) -> None:
-        self._folder = folder if isinstance(folder, Path) else folder.quick
+        self._channel = channel
         self._state, self._timeout, self._info, self._end = state, timeout, info, end
         self._replica = Replica.current()
         self._thread_id = threading.get_ident()
@@ -172,13 +130,8 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if self._replica.is_rank_zero:
-                for heartbeat in read_heartbeats(self._folder):
-                    if heartbeat.rank >= self._replica.world_size:
-                        (self._folder / f"{heartbeat.rank}.json").unlink(missing_ok=True)
-        self._write_heartbeat()
+        self._channel.open(self._replica.rank, self._replica.world_size)
+        self._send_heartbeat()
         self._thread.start()
         return self
 
@@ -188,13 +141,13 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stop.wait(EVERY):
-            heartbeat = self._write_heartbeat()
+            heartbeat = self._send_heartbeat()
             hangs = heartbeat.lasts > self._timeout and waits(heartbeat.phase)
             if hangs and self._replica.world_size > 1 and not self._stop.is_set():
                 self._give_up()
 
-    def _write_heartbeat(self) -> Heartbeat:
-        """Write a heartbeat; storage that refuses ends nothing."""
+    def _send_heartbeat(self) -> Heartbeat:
+        """Send a heartbeat."""
         now = time.monotonic()
         if self._state.iteration != self._seen:
             self._seen, self._since = self._state.iteration, now
@@ -202,25 +155,17 @@ class Watchdog:
         name = current_phase(sys._current_frames().get(self._thread_id))
         images, lasts = self._state.images, now - self._since
         heartbeat = Heartbeat(self._replica.rank, host, pid, start, time.time(), images, self._seen, name, lasts)
-        with suppress(OSError):
-            path, text = self._folder / f"{heartbeat.rank}.json", json.dumps(asdict(heartbeat))
-            if isinstance(path, Path):  # unlike by `write_atomically`, nothing waits for the disk
-                aside = path.with_name(f".{heartbeat.rank}")
-                aside.write_text(text, encoding="utf-8")
-                aside.replace(path)
-            else:
-                path.write_text(text)
+        self._channel.send(heartbeat)
         return heartbeat
 
     def _give_up(self) -> None:
         """Log who hangs, end that process if it is on this machine, then this one."""
-        heartbeats = read_heartbeats(self._folder)
+        heartbeats, silent = self._channel.read(), MISSED * self._channel.every
         now = next((heartbeat.time for heartbeat in heartbeats if heartbeat.rank == self._replica.rank), time.time())
-        behind, _ = missing(heartbeats, now, self._replica.world_size)
-        text = sentence(heartbeats, now, self._replica.world_size)
+        behind, _ = missing(heartbeats, now, self._replica.world_size, silent=silent)
+        text = sentence(heartbeats, now, self._replica.world_size, silent=silent)
         self._info(f"no iteration for {self._timeout:.0f} s: {text}")
-        with suppress(OSError):
-            (self._folder / "hang.txt").write_text(text, encoding="utf-8")
+        self._channel.record_hang(text)
         host, own, _ = self._own
         for each in behind:
             if each.host == host and each.pid != own and each.born and born(each.pid) == each.born:

@@ -1,4 +1,4 @@
-"""Kill runs in a bucket at chosen requests: `python tests/chaos/bucket_campaign.py --out campaign --seeds 0 12`.
+"""Kill runs in a bucket at chosen requests: `python tests/chaos/bucket_campaign.py --out campaign --seeds 0 1 2`.
 
 Each seed is a run of a tiny network in float64, of one worker or of two under torchrun, that is killed three times. It
 has survived when it completes; it is exact when all states that it keeps have the SHA-256 of the undisturbed run's, and
@@ -12,8 +12,10 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -275,13 +277,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description="Kill runs in a bucket at chosen requests.")
     parser.add_argument("--out", type=Path, required=True, help="folder of records and output")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 12), metavar=("FIRST", "END"), help="default: 0 12")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(12), help="of the runs (default: 0 to 11)")
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run is killed
     with moto() as server, pytest.MonkeyPatch.context() as patch:
         server.use(patch)  # what this process reads, it reads past the proxy
-        records = campaign(out, range(*options.seeds), server)
+        records = campaign(out, options.seeds, server)
     print(table(records))
     return 0 if records and all(record.good for record in records) else 1
 

@@ -5,13 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.active_run import LostError, send
-from tests.chaos.bucket_run import CHECKPOINT, INTERVAL, BucketRun, Passing, Trap, proceed, stop
+from tests.chaos.bucket_run import (
+    DELETION,
+    INTERVAL,
+    LISTING,
+    MANIFEST,
+    RENEWAL,
+    STATE,
+    BucketRun,
+    Passing,
+    Request,
+    Trap,
+    proceed,
+    stop,
+)
 from tests.processes import Command
-
-STATE, MANIFEST = rf"{CHECKPOINT}/state-", rf"{CHECKPOINT}/manifest\.json"
-LEASE_OBJECT = r"/lease\.json"
-LISTING = r"list-type=2.*checkpoints(%2F|/)\d{12}"
-"""A listing of one checkpoint's objects: before its upload, or when it is deleted."""
 
 
 def driver(run: BucketRun) -> None:
@@ -37,25 +45,25 @@ def everything(run: BucketRun) -> None:
 
 def uploading(run: BucketRun) -> None:
     """Killed while a state is being uploaded: the storage gets it, or does not."""
-    _at(run, "PUT", STATE, _passing(run, "dropped", "late"))
+    _at(run, STATE, _passing(run, "dropped", "late"))
 
 
 def between(run: BucketRun) -> None:
     """Killed between a state and its manifest."""
     if run.draw.random() < 0.5:
-        _at(run, "PUT", STATE, "answered")
+        _at(run, STATE, "answered")
     else:
-        _at(run, "PUT", MANIFEST, "dropped")
+        _at(run, MANIFEST, "dropped")
 
 
 def committing(run: BucketRun) -> None:
     """Killed while the manifest is being uploaded: the storage gets it."""
-    _at(run, "PUT", MANIFEST, _passing(run, "late", "answered"))
+    _at(run, MANIFEST, _passing(run, "late", "answered"))
 
 
 def pruning(run: BucketRun) -> None:
     """Killed while an old checkpoint is being deleted, after none, one or two of its objects."""
-    _at(run, "DELETE", rf"{CHECKPOINT}/", _passing(run, "dropped", "late"), skip=run.draw.randrange(2))
+    _at(run, DELETION, _passing(run, "dropped", "late"), skip=run.draw.randrange(2))
 
 
 def takeover(run: BucketRun) -> None:
@@ -63,7 +71,7 @@ def takeover(run: BucketRun) -> None:
     run.kill_all()
     run.listed()
     passing, skip = _passing(run, "dropped", "late", "answered"), run.draw.randrange(2)
-    trap = run.trap("PUT", LEASE_OBJECT, passing, run.kill_all, skip=skip)
+    trap = run.trap(RENEWAL, passing, run.kill_all, skip=skip)
     run.start()
     run.until(trap.sprung.is_set)
 
@@ -89,9 +97,7 @@ def two_drivers(run: BucketRun) -> None:
 def suspended(run: BucketRun) -> None:
     """The writer is suspended within a save, a second driver takes over, and the first one wakes up."""
     (first,) = run.commands
-    method, pattern = run.draw.choice(
-        (("PUT", STATE), ("PUT", MANIFEST), ("GET", LISTING), ("DELETE", rf"{CHECKPOINT}/"), ("PUT", LEASE_OBJECT))
-    )
+    place = run.draw.choice((STATE, MANIFEST, LISTING, DELETION, RENEWAL))
     passing = _passing(run, "held", "answered", "dropped")
     victims: list[int] = []
 
@@ -100,7 +106,7 @@ def suspended(run: BucketRun) -> None:
         victims.extend(run.everything())
         stop(victims)
 
-    trap = run.trap(method, pattern, passing, suspend)
+    trap = run.trap(place, passing, suspend)
     run.until(trap.sprung.is_set)
     try:
         run.start()
@@ -110,7 +116,8 @@ def suspended(run: BucketRun) -> None:
     finally:
         trap.released.set()
         proceed(victims)
-    _check_first_ends(run, first, victims)
+    with run.slow():
+        _check_first_ends(run, first, victims)
     _check_kept(before, run.listed())
 
 
@@ -133,11 +140,11 @@ def _check_kept(before: list[int], after: list[int]) -> None:
             raise LostError(f"the checkpoint at {images} images has vanished: {before}, {after}")
 
 
-def _at(run: BucketRun, method: str, pattern: str, passing: Passing, *, skip: int = 0) -> Trap:
+def _at(run: BucketRun, place: Request, passing: Passing, *, skip: int = 0) -> Trap:
     """Kill everything, or the worker that sends it, at a request."""
     whole = run.launcher == "local" or run.draw.random() < 0.5
     run.details.append("all" if whole else "rank 0")
-    trap = run.trap(method, pattern, passing, run.kill_all if whole else lambda: _kill_rank(run, 0), skip=skip)
+    trap = run.trap(place, passing, run.kill_all if whole else lambda: _kill_rank(run, 0), skip=skip)
     run.until(trap.sprung.is_set)
     return trap
 

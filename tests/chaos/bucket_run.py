@@ -28,7 +28,6 @@ PAUSE = 0.15
 """Seconds that a run waits after each row."""
 MAX_STARTS = 20
 """Most starts of a run's command."""
-CHECKPOINT = r"/checkpoints/\d{12}"
 SETTINGS = (
     *FIFTY,
     *QUIET,
@@ -44,6 +43,31 @@ _ROW = re.compile(rf"([\d,]+) / {IMAGES:,}")
 Passing = Literal["dropped", "late", "answered", "held"]
 """What happens to the request of a trap: the storage never gets it, gets it after the act, before the act, or when
 the trap is released."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to the storage.
+
+    Attributes:
+        name: for the record.
+        method: of HTTP.
+        pattern: found in its path.
+        after: found in the path of an earlier request; empty for none.
+    """
+
+    name: str
+    method: str
+    pattern: str
+    after: str = ""
+
+
+STATE = Request("state", "PUT", r"/checkpoints/\d{12}/state-")
+MANIFEST = Request("manifest", "PUT", r"/checkpoints/\d{12}/manifest\.json")
+LISTING = Request("listing of a checkpoint", "GET", r"list-type=2.*checkpoints(%2F|/)\d{12}")
+DELETION = Request("deletion", "POST", r"\?delete", after=MANIFEST.pattern)
+"""Of an object of an old checkpoint."""
+RENEWAL = Request("lease", "PUT", r"/lease\.json")
 
 
 def launch(launcher: str) -> list[str]:
@@ -80,32 +104,33 @@ class Trap:
     """Acts at one request to the storage: kills or stops who sent it.
 
     Args:
-        method: of the request.
-        pattern: found in its path.
+        place: the request's method, and what is found in its path.
         passing: what becomes of it.
         act: called once.
         skip: number of such requests that pass first.
     """
 
-    def __init__(self, method: str, pattern: str, passing: Passing, act: Callable[[], None], *, skip: int = 0) -> None:
-        self.method, self.pattern, self.passing = method, re.compile(pattern), passing
-        self._act, self._left = act, skip
+    def __init__(self, place: Request, passing: Passing, act: Callable[[], None], *, skip: int = 0) -> None:
+        self._place, self._passing, self._act, self._left = place, passing, act, skip
         self.sprung, self.released = Event(), Event()
-        self._armed = True
+        self._armed, self._waits = True, bool(place.after)
 
     def __call__(self, method: str, path: str) -> Any:
         """What the proxy does with a request (`Proxy.disturb`)."""
-        if not self._armed or method != self.method or not self.pattern.search(path):
+        if self._waits:
+            self._waits = not re.search(self._place.after, path)
+            return None
+        if not self._armed or method != self._place.method or not re.search(self._place.pattern, path):
             return None
         if self._left:
             self._left -= 1
             return None
         self._armed = False
-        if self.passing == "answered":
+        if self._passing == "answered":
             return self._after
         self._act()
         self.sprung.set()
-        return {"dropped": "reset", "late": None, "held": self._when_released}[self.passing]
+        return {"dropped": "reset", "late": None, "held": self._when_released}[self._passing]
 
     def _after(self, pass_on: Callable[[], None]) -> bool:
         pass_on()
@@ -217,7 +242,8 @@ class BucketRun:
             self.codes.append(code)
             if code == 0:
                 return True
-            self.commands.remove(command)
+            with suppress(ValueError):  # a trap has just killed it
+                self.commands.remove(command)
         if not self.commands:
             time.sleep(0.5)
             self.start()
@@ -257,7 +283,7 @@ class BucketRun:
         found = []
         for path in (self.folder / "pids").iterdir():
             number, pid, start = map(int, path.name.split("-"))
-            if born(pid) == start and rank in (None, number):
+            if born(pid) == start and rank in (None, number) and not _is_zombie(pid):
                 found.append(pid)
         return found
 
@@ -279,11 +305,10 @@ class BucketRun:
         if command in self.commands:
             self.commands.remove(command)
 
-    def trap(self, method: str, pattern: str, passing: Passing, act: Callable[[], None], *, skip: int = 0) -> Trap:
+    def trap(self, place: Request, passing: Passing, act: Callable[[], None], *, skip: int = 0) -> Trap:
         """Set a trap in the proxy."""
-        trap = Trap(method, pattern, passing, act, skip=skip)
-        self.details.append(f"{method} {pattern.replace(CHECKPOINT, '')} {passing}")
-        self.proxy.disturb = trap
+        self.details.append(f"{place.name}, {passing}")
+        self.proxy.disturb = trap = Trap(place, passing, act, skip=skip)
         return trap
 
     def listed(self) -> list[int]:
@@ -312,6 +337,13 @@ class BucketRun:
         if state["images"] != images:
             return f"it holds the state at {state['images']} images"
         return "" if manifest.sha256 == self.states[images] else "its weights are others"
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def new_uri() -> str:

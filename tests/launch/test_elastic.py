@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,8 +13,8 @@ from ganscale.config import load as load_config
 from ganscale.launch import elastic, ray_train
 from ganscale.launch.elastic import wait_for_placement
 from ganscale.launch.placement import NodeResources, Placement
+from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
-from ganscale.run.watchdog import Heartbeat
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from tests.integration.cluster import Cluster
@@ -186,8 +188,10 @@ class FakeDrain:
         monkeypatch.setattr(elastic, "draining_nodes", lambda: self.draining)
         monkeypatch.setattr(elastic, "host_names", lambda ids: {name.partition("-")[2] for name in ids})
         config = load_config(overrides=["cluster.num_workers=2"])
-        placement = Placement(2, False, "SPREAD")
-        self.monitor = elastic.ClusterMonitor(config, placement, StopFile(tmp_path / "stop"), lambda: self.heartbeats)
+        placement, actor = Placement(2, False, "SPREAD"), Mock()
+        actor.read = actor.stored = lambda: self.heartbeats
+        self.stop, self.actor = StopFile(tmp_path / "stop"), actor
+        self.monitor = elastic.ClusterMonitor(config, placement, self.stop, actor)
 
 
 def test_only_a_draining_node_with_workers_stops_the_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,6 +211,21 @@ def test_before_the_first_heartbeats_any_draining_node_counts(monkeypatch: pytes
     world = FakeDrain(monkeypatch, tmp_path)
     world.draining = {"node-w7"}
     assert world.monitor._poll() == StopReason.DRAIN
+
+
+def test_stop_requests_go_to_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of the monitor, and those that came otherwise, also before the workers."""
+    monkeypatch.setattr(elastic, "POLL_INTERVAL", 0.01)
+    world = FakeDrain(monkeypatch, tmp_path)
+    passed_on = Queue[StopReason]()
+    world.actor.request = passed_on.put
+    world.draining = {"node-w1"}
+    with world.monitor:
+        assert passed_on.get(timeout=20) == StopReason.DRAIN
+        world.stop.write(StopReason.STOP)
+        while passed_on.get(timeout=20) != StopReason.STOP:
+            pass
+    assert world.stop.read() == StopReason.STOP
 
 
 def test_a_stop_request_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from ganscale.launch import ray_train
 from ganscale.launch.cluster import unreachable_nodes
 from ganscale.launch.ray_train import _Supervisor as Supervisor
 from ganscale.launch.ray_train import _train_loop, _wait_until_free
+from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
-from ganscale.run.watchdog import Heartbeat
 from ganscale.storage.lease import BusyError
 from ganscale.storage.run_dir import RunDir
 from tests.processes import free_port
@@ -72,7 +72,7 @@ def test_a_folder_in_use_is_retried_after_a_failure(
 
     monkeypatch.setattr(ray_train, "run_worker", refuse)
     monkeypatch.setattr(ray_train, "prepare_worker", lambda _: (CONFIG, None))
-    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": ()}
+    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": (), "actor": None}
     if returned:
         assert _train_loop(settings) is error
         return

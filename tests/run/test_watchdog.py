@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from ganscale.parallel.phase import PHASE, phase
+from ganscale.run import heartbeats as heartbeat_module
 from ganscale.run import watchdog
+from ganscale.run.heartbeats import Heartbeat, PlaceChannel, read_heartbeats
 from ganscale.run.watchdog import (
     EXIT_HANG,
-    Heartbeat,
     Watchdog,
     born,
     current_phase,
     missing,
-    read_heartbeats,
     sentence,
     waits,
 )
@@ -128,10 +128,11 @@ def heartbeats(
     folder: Path, monkeypatch: pytest.MonkeyPatch, world_size: int = 2
 ) -> tuple[list[str], list[int], Watchdog]:
     """A heartbeat with fast beats and a timeout of half a second; what it said, and how it ended."""
-    monkeypatch.setattr(watchdog, "EVERY", 0.05)
+    for module in (heartbeat_module, watchdog):
+        monkeypatch.setattr(module, "EVERY", 0.05)
     said: list[str] = []
     ended: list[int] = []
-    made = Watchdog(folder, State(), timeout=0.5, info=said.append, end=ended.append)  # pyright: ignore
+    made = Watchdog(PlaceChannel(folder), State(), timeout=0.5, info=said.append, end=ended.append)  # pyright: ignore
     made._replica = replace(made._replica, world_size=world_size)
     return said, ended, made
 
@@ -196,7 +197,7 @@ def test_the_one_that_hangs_on_this_machine_is_ended_and_no_other(
     host = made._own[0]
     real = Heartbeat(1, host, sleepers[0].pid, born(sleepers[0].pid), 0, 0, 10, "D forward", 9.0)
     other = Heartbeat(2, host, sleepers[1].pid, born(sleepers[1].pid) + 1, 0, 0, 10, "D forward", 9.0)
-    monkeypatch.setattr(watchdog, "read_heartbeats", lambda _: [real, other, made._write_heartbeat()])
+    monkeypatch.setattr(made._channel, "read", lambda: [real, other, made._send_heartbeat()])
     try:
         with made:
             until(lambda: ended)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import Config, ConfigError, load
-from ganscale.run.watchdog import read_heartbeats
+from ganscale.run.heartbeats import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import read_failures

@@ -1,0 +1,164 @@
+"""Heartbeats and stop requests of a run on Ray: an actor on the driver's node has them, so that storage need not.
+
+One call of each worker every two seconds takes its heartbeat there and brings a stop request back. The actor ends with
+the driver. So heartbeats also go to the run's storage, more rarely in a bucket, for what outlives the driver: the
+record of a failure, and another driver's look at the run. Stops are requested there as well, once each. Where the actor
+does not answer, workers use the storage alone until it does.
+"""
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ganscale.run.heartbeats import EVERY, Heartbeat, PlaceChannel
+from ganscale.run.stop_signal import StopFile, StopReason
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place
+
+CALL_TIMEOUT = 2.0
+"""Seconds that a worker's thread, or the driver, waits for the actor."""
+MOST_PENDING = 8
+"""Calls of a worker that may wait for an actor which cannot be reached."""
+
+_logger = logging.getLogger(__name__)
+
+
+class HeartbeatExchange:
+    """What runs in the actor; plain types, so that its process loads no torch."""
+
+    def __init__(self) -> None:
+        self._heartbeats: dict[int, dict[str, Any]] = {}
+        self._reason = 0
+
+    def exchange(self, facts: dict[str, Any]) -> int:
+        """Keep a heartbeat, with the time by the actor's clock; return the requested `StopReason`.
+
+        Args:
+            facts: fields of a `Heartbeat`.
+        """
+        self._heartbeats[facts["rank"]] = facts | {"time": time.time()}
+        return self._reason
+
+    def read(self) -> list[dict[str, Any]]:
+        """The last heartbeats of all workers."""
+        return [self._heartbeats[rank] for rank in sorted(self._heartbeats)]
+
+    def request(self, reason: int) -> None:
+        """Request a stop.
+
+        Args:
+            reason: a `StopReason`.
+        """
+        self._reason = reason
+
+
+class HeartbeatActor:
+    """The driver's side, for one attempt: makes the actor, and kills it after the block.
+
+    Args:
+        folder: the run's.
+        run: its name.
+    """
+
+    def __init__(self, folder: RunDir, run: str) -> None:
+        self._place = PlaceChannel(folder.heartbeats)
+        actor: Any = ray.remote(HeartbeatExchange).options(
+            name=f"{run}-heartbeats-{time.time_ns()}",
+            num_cpus=0,
+            max_restarts=0,
+            max_pending_calls=MOST_PENDING,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
+        )
+        self.handle = actor.remote()
+
+    def __enter__(self) -> "HeartbeatActor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with suppress(RayError):
+            ray.kill(self.handle)
+
+    def request(self, reason: StopReason) -> None:
+        """Pass a stop request on to the workers.
+
+        Args:
+            reason: why.
+        """
+        with suppress(RayError):
+            self.handle.request.remote(int(reason))
+
+    def stored(self) -> list[Heartbeat]:
+        """The heartbeats in storage, which may be those of an earlier attempt."""
+        return self._place.read()
+
+    def read(self) -> list[Heartbeat]:
+        """The last heartbeats of all workers; those in storage if the actor does not answer."""
+        found = _ask(self.handle.read)
+        return self.stored() if isinstance(found, Exception) else [Heartbeat(**facts) for facts in found]
+
+
+class ActorChannel:
+    """A worker's side (a `HeartbeatChannel`). Only its own thread waits for the actor, and not for long.
+
+    Args:
+        actor: `HeartbeatActor.handle`.
+        path: the run's folder, or its place in a bucket.
+    """
+
+    every = EVERY
+
+    def __init__(self, actor: Any, path: Place) -> None:
+        self._actor = actor
+        self._place, self._stop_file = PlaceChannel(path / ".heartbeats"), StopFile(path / ".stop")
+        self._reason, self._warned = StopReason.NONE, False
+
+    def ask(self) -> StopReason:
+        """The stop request that came with the last heartbeat; waits for nothing."""
+        return self._reason
+
+    def open(self, rank: int, world_size: int) -> None:
+        """Prepare the storage (part of `HeartbeatChannel`)."""
+        self._place.open(rank, world_size)
+
+    def send(self, heartbeat: Heartbeat) -> None:
+        """Send a heartbeat to the actor, and to the storage if one is due there (part of `HeartbeatChannel`)."""
+        self._place.send(heartbeat)
+        found = _ask(self._actor.exchange, asdict(heartbeat))
+        if isinstance(found, Exception):
+            self._warn(found)
+            self._reason = self._stop_file.read()
+        else:
+            self._reason = StopReason(found)
+
+    def read(self) -> list[Heartbeat]:
+        """Those that the actor has, or the storage (part of `HeartbeatChannel`)."""
+        found = _ask(self._actor.read)
+        if isinstance(found, Exception):
+            self._warn(found)
+            return self._place.read()
+        return [Heartbeat(**facts) for facts in found]
+
+    def record_hang(self, text: str) -> None:
+        """Keep it in the storage (part of `HeartbeatChannel`)."""
+        self._place.record_hang(text)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            _logger.warning("heartbeats and stop requests go by the run's storage alone for now (%s)", reason)
+        self._warned = True
+
+
+def _ask(method: Any, *arguments: Any) -> Any:
+    """What a method of the actor returns, or why there is no answer; waits for `CALL_TIMEOUT` seconds at most."""
+    try:
+        return ray.get(method.remote(*arguments), timeout=CALL_TIMEOUT)
+    except Exception as error:  # whatever fails in Ray, training continues
+        return error

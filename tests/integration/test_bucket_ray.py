@@ -1,0 +1,81 @@
+"""A run in a bucket on a Ray cluster: a token that expires, and a stop request that costs no requests to the bucket."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.buckets import Proxy, moto
+from tests.integration.cluster import Cluster
+from tests.integration.test_bucket import final, rows
+from tests.integration.test_bucket_nodes import TORCHRUN
+from tests.processes import TRAIN, final_state
+from tests.runs import FIFTY, QUIET
+
+LIMIT = 300.0
+RUN = (*FIFTY, *QUIET, "cluster.timeout=60")
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    with moto() as server:
+        proxy = Proxy(server)
+        yield proxy
+        proxy.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(proxy: Proxy) -> Iterator[Cluster]:
+    """A cluster whose nodes have the bucket's variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        proxy.server.use(patch)
+        cluster = Cluster()
+        yield cluster
+        cluster.close()
+
+
+def test_a_token_that_expires_ends_the_run_with_what_to_do_and_the_next_command_resumes(
+    proxy: Proxy, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It expires after the second checkpoint. Restarted workers have the same token: all attempts fail alike."""
+    words = [*TRAIN, *RUN, f"run.dir={proxy.server.use(monkeypatch)}", "run.name=a", "cluster.num_workers=2"]
+    words += ["cluster.max_restarts=1", "cluster.restart_pause=1"]
+
+    def disturb(method: str, path: str) -> object:
+        return "expired" if any("000000000360/state" in each for _, each in proxy.requests) else None
+
+    proxy.requests.clear()
+    proxy.disturb = disturb
+    with cluster.command(words, "expired", tmp_path) as command:
+        assert command.wait(LIMIT) == 1, command.report("another code")
+        assert "ExpiredToken; renew the credentials in the environment" in command.output
+    proxy.disturb = lambda method, path: None
+    with cluster.command(words, "renewed", tmp_path) as command:
+        assert "resuming at 240 images" in command.succeed(LIMIT)
+    straight = [sys.executable, *TORCHRUN, *RUN, f"run.dir={tmp_path}", "run.name=a"]
+    subprocess.run(straight, check=True, timeout=LIMIT, cwd=tmp_path)
+    uri = words[-5].removeprefix("run.dir=") + "/a"
+    assert final(uri) == final_state(tmp_path / "a")
+    assert rows(uri) == rows(tmp_path / "a")
+
+
+def test_a_stop_request_reaches_the_workers_and_they_ask_no_storage_for_it(
+    proxy: Proxy, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = ["train.images=60000000", "log.every=600", "checkpoint.every=6000000", "cluster.num_workers=2"]
+    words = [*TRAIN, *RUN, *long, f"run.dir={proxy.server.use(monkeypatch)}", "run.name=a"]
+    with cluster.command(words, "stopped", tmp_path) as command:
+        command.until(lambda: command.output.count(" / 60,000,000 images ") >= 40, LIMIT)
+        proxy.requests.clear()
+        shown = command.output.count(" / 60,000,000 images ")
+        command.until(lambda: command.output.count(" / 60,000,000 images ") >= shown + 200, LIMIT)
+        during = [path.rpartition("/")[2] for _, path in list(proxy.requests)]
+        command.process.send_signal(signal.SIGTERM)
+        assert command.wait(LIMIT) == 75, command.report("another code")
+        assert "the same command resumes" in command.output
+    assert ".stop" not in during
