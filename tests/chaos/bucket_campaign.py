@@ -30,9 +30,9 @@ from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir, read_objects
 from ganscale.tracking.jsonl import read_metrics
 from tests.buckets import Proxy, Server, moto
-from tests.chaos.active_run import TIMEOUT, LostError, MissedError, send
+from tests.chaos.active_run import LostError, MissedError, send
 from tests.chaos.bucket_kinds import KINDS
-from tests.chaos.bucket_run import IMAGES, SETTINGS, BucketRun, environment, launch, new_uri
+from tests.chaos.bucket_run import IMAGES, LIMIT, SETTINGS, BucketRun, environment, launch, new_uri
 from tests.processes import Command
 
 PER_RUN = 3
@@ -133,7 +133,7 @@ class Undisturbed:
             shutil.rmtree(folder, ignore_errors=True)
             words = [*launch(launcher), *SETTINGS, "checkpoint.keep=99", f"run.dir={folder}", "run.name=a"]
             with Command(words, self._made(folder) / "out", environment=environment(folder), cwd=folder) as command:
-                command.succeed(TIMEOUT)
+                command.succeed(LIMIT)
             paths = (folder / "a" / "checkpoints").glob("*/state.pt")
             states = {int(path.parent.name): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
             self._found[launcher] = states, rows(RunDir(folder / "a"))

@@ -17,7 +17,7 @@ from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, load
 from ganscale.storage.lease import born
 from ganscale.storage.store import StorePath, open_place
 from tests.buckets import BUCKET, Proxy
-from tests.chaos.active_run import TIMEOUT, LostError, MissedError, send
+from tests.chaos.active_run import LostError, MissedError, send
 from tests.processes import Command, descendants, free_port
 from tests.runs import FIFTY, QUIET
 
@@ -26,6 +26,8 @@ LEASE = 4.0
 """Seconds of a lease in the campaign."""
 PAUSE = 0.15
 """Seconds that a run waits after each row."""
+LIMIT = 900.0
+"""Seconds without any event, on a busy machine, after which a run is lost."""
 MAX_STARTS = 20
 """Most starts of a run's command."""
 SETTINGS = (
@@ -36,7 +38,7 @@ SETTINGS = (
     f"log.every={TICK}",
     "checkpoint.keep=2",
     "log.samples_every=1200",
-    "cluster.timeout=20",
+    "cluster.timeout=30",
 )
 _ROW = re.compile(rf"([\d,]+) / {IMAGES:,}")
 
@@ -97,6 +99,7 @@ def environment(folder: Path, machine: str = "") -> dict[str, str | None]:
         "CHAOS_FOLDER": str(folder),
         "CHAOS_MACHINE": machine,
         "OMP_NUM_THREADS": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
 
 
@@ -139,7 +142,7 @@ class Trap:
         return False
 
     def _when_released(self, _: Callable[[], None]) -> bool:
-        self.released.wait(2 * TIMEOUT)
+        self.released.wait(2 * LIMIT)
         return True
 
 
@@ -227,12 +230,12 @@ class BucketRun:
         Raises:
             MissedError: the run ended before, or the event takes too long.
         """
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + LIMIT
         while not ready():
             if self.is_done():
                 raise MissedError("the run ended first")
             if time.monotonic() > deadline:
-                raise LostError(f"nothing happened in {TIMEOUT:.0f} s")
+                raise LostError(f"nothing happened in {LIMIT:.0f} s")
             time.sleep(pause)
 
     def is_done(self) -> bool:
