@@ -43,8 +43,9 @@ def test_a_token_that_expires_ends_the_run_with_what_to_do_and_the_next_command_
     proxy: Proxy, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It expires after the second checkpoint. Restarted workers have the same token: all attempts fail alike."""
-    words = [*TRAIN, *RUN, f"run.dir={proxy.server.use(monkeypatch)}", "run.name=a", "cluster.num_workers=2"]
-    words += ["cluster.max_restarts=1", "cluster.restart_pause=1"]
+    place = proxy.server.use(monkeypatch)
+    restarts = ["cluster.num_workers=2", "cluster.max_restarts=1", "cluster.restart_pause=1"]
+    words = [*TRAIN, *RUN, *restarts, f"run.dir={place}", "run.name=a"]
 
     def disturb(method: str, path: str) -> object:
         return "expired" if any("000000000360/state" in each for _, each in proxy.requests) else None
@@ -59,9 +60,8 @@ def test_a_token_that_expires_ends_the_run_with_what_to_do_and_the_next_command_
         assert "resuming at 240 images" in command.succeed(LIMIT)
     straight = [sys.executable, *TORCHRUN, *RUN, f"run.dir={tmp_path}", "run.name=a"]
     subprocess.run(straight, check=True, timeout=LIMIT, cwd=tmp_path)
-    uri = words[-5].removeprefix("run.dir=") + "/a"
-    assert final(uri) == final_state(tmp_path / "a")
-    assert rows(uri) == rows(tmp_path / "a")
+    assert final(f"{place}/a") == final_state(tmp_path / "a")
+    assert rows(f"{place}/a") == rows(tmp_path / "a")
 
 
 def test_a_stop_request_reaches_the_workers_and_they_ask_no_storage_for_it(
@@ -69,13 +69,17 @@ def test_a_stop_request_reaches_the_workers_and_they_ask_no_storage_for_it(
 ) -> None:
     long = ["train.images=60000000", "log.every=600", "checkpoint.every=6000000", "cluster.num_workers=2"]
     words = [*TRAIN, *RUN, *long, f"run.dir={proxy.server.use(monkeypatch)}", "run.name=a"]
+    row = " / 60,000,000 images "
     with cluster.command(words, "stopped", tmp_path) as command:
-        command.until(lambda: command.output.count(" / 60,000,000 images ") >= 40, LIMIT)
+        command.until(lambda: row in command.output, LIMIT)
         proxy.requests.clear()
-        shown = command.output.count(" / 60,000,000 images ")
-        command.until(lambda: command.output.count(" / 60,000,000 images ") >= shown + 200, LIMIT)
+        shown = command.output.count(row)
+        command.until(lambda: command.output.count(row) >= shown + 30, LIMIT)
         during = [path.rpartition("/")[2] for _, path in list(proxy.requests)]
         command.process.send_signal(signal.SIGTERM)
         assert command.wait(LIMIT) == 75, command.report("another code")
         assert "the same command resumes" in command.output
+    assert "metrics.jsonl" in {path.split("/")[-2] for _, path in proxy.requests if path.count("/") > 2}, (
+        "it goes there"
+    )
     assert ".stop" not in during

@@ -238,7 +238,7 @@ def test_a_stopped_worker_under_torchrun_is_named_and_the_run_ends_as_undisturbe
             [*words, f"run.dir={tmp_path}", f"run.name={name}"],
             tmp_path / f"{name}.out",
             cwd=tmp_path,
-            environment={"OMP_NUM_THREADS": "1"},
+            environment={"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         )
 
     run = RunDir(tmp_path / "stopped")
