@@ -112,10 +112,8 @@ class ActorChannel:
         path: the run's folder, or its place in a bucket.
     """
 
-    every = EVERY
-
     def __init__(self, actor: Any, path: Place) -> None:
-        self._actor = actor
+        self._actor, self.every = actor, EVERY
         self._place, self._stop_file = PlaceChannel(path / ".heartbeats"), StopFile(path / ".stop")
         self._reason, self._warned = StopReason.NONE, False
 
@@ -142,7 +140,9 @@ class ActorChannel:
         found = _ask(self._actor.read)
         if isinstance(found, Exception):
             self._warn(found)
+            self.every = self._place.every
             return self._place.read()
+        self.every = EVERY
         return [Heartbeat(**facts) for facts in found]
 
     def record_hang(self, text: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayError
 from ray.train import Result
 
 from ganscale.config import Config, ConfigError
@@ -122,10 +123,14 @@ class _Supervisor:
             self._stop_file.clear()
 
     def _attempt(self, placement: Placement, previous_failure: str | None) -> RayOutcome:
+        try:
+            actor = HeartbeatActor(self._folder, self._config.run.name)
+        except RayError as error:
+            raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
         group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
         self._patience = max(60.0, self._config.cluster.timeout)
         with (
-            HeartbeatActor(self._folder, self._config.run.name) as actor,
+            actor,
             ClusterMonitor(self._config, placement, self._stop_file, actor, autoscales=self._autoscales),
         ):
             settings = {

@@ -24,7 +24,7 @@ class Heartbeat:
         host: name of its machine.
         pid: of its process.
         born: start of that process, in clock ticks since boot.
-        time: seconds since the epoch by the storage's clock.
+        time: seconds since the epoch, by the clock of whoever keeps it.
         images: reached.
         iteration: reached.
         phase: of its training thread.
@@ -46,7 +46,7 @@ class HeartbeatChannel(Protocol):
     """Where a worker's heartbeats go, and those of all are read. No method raises, or takes longer than seconds."""
 
     every: float
-    """Seconds between two heartbeats, as readers may see them."""
+    """Seconds between two heartbeats where the last `read` found them."""
 
     def open(self, rank: int, world_size: int) -> None:
         """Prepare for the heartbeats of an attempt.

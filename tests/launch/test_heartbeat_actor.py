@@ -12,8 +12,9 @@ from ray.exceptions import ActorDiedError, GetTimeoutError
 
 from ganscale.launch import heartbeat_actor
 from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatExchange
-from ganscale.run.heartbeats import Heartbeat, read_heartbeats
+from ganscale.run.heartbeats import EVERY, OBJECT_EVERY, Heartbeat, read_heartbeats
 from ganscale.run.stop_signal import StopFile, StopReason
+from ganscale.storage.store import LocalStore, StorePath
 from tests.integration.cluster import Cluster
 
 ONE = Heartbeat(0, "host", 7, 5, 0.0, 640, 10, "D forward", 1.0)
@@ -61,20 +62,24 @@ def test_a_stop_request_comes_back_with_a_heartbeat(tmp_path: Path, monkeypatch:
 def test_without_the_actor_the_storage_has_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    actor = FakeActor(monkeypatch)
-    channel = ActorChannel(actor, tmp_path)
+    actor, place = FakeActor(monkeypatch), StorePath(LocalStore(tmp_path), "a")
+    channel = ActorChannel(actor, place)
     channel.open(0, 1)
+    assert channel.every == EVERY
     actor.error = error
-    StopFile(tmp_path / ".stop").write(StopReason.STOP)
+    StopFile(place / ".stop").write(StopReason.STOP)
     channel.send(ONE)
     assert channel.ask() == StopReason.STOP
     assert [each.images for each in channel.read()] == [640]
+    assert channel.every == OBJECT_EVERY
     channel.send(ONE)
     (record,) = caplog.records
     assert type(error).__name__ in record.getMessage()
     actor.error = None
     channel.send(ONE)
     assert channel.ask() == StopReason.NONE, "the actor is asked again"
+    assert [each.images for each in channel.read()] == [640]
+    assert channel.every == EVERY
 
 
 PROGRAM = """
