@@ -17,7 +17,7 @@ STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | c
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-validate clean
+.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ demo: setup ## train a small GAN on the bundled MNIST, write its report and name
 		'  $(BIN)/python -m ganscale.evaluate runs/mnist_demo  # scores beside those of real digits' \
 		'  $(BIN)/python -m ganscale.train  # the GAN of the textbooks, to compare' \
 		'  $(BIN)/python -m ganscale.tune configs/sweeps/gaussians.yaml --dry-run  # what a sweep searches'
+
+data-emoji: setup ## install Noto's emoji from npm (Apache-2.0) and prepare them in data/emoji_32 and data/emoji_64
+	@$(BIN)/python -m benchmarks.emoji data
 
 test: setup ## run the quick tests in two processes; WORKERS=8 for more
 	@$(QUICK)

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_there_are_configs() -> None:
-    assert {"mnist_mlp", "mnist_dcgan", "stacked_mnist_dcgan", "gaussians"} <= {path.stem for path in FILES}
+    assert {"mnist_mlp", "mnist_dcgan", "stacked_mnist_dcgan", "emoji_32", "gaussians"} <= {path.stem for path in FILES}
 
 
 def test_the_textbook_run_is_the_default_run() -> None:
@@ -47,12 +47,14 @@ def test_a_config_is_long_enough_for_its_moving_average(path: Path) -> None:
 
 @pytest.fixture
 def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand-ins for what a user brings: a few pictures in a folder, a few images for CIFAR-10."""
+    """Stand-ins for what a user brings: a few pictures in two classes, a few images for CIFAR-10."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
     monkeypatch.setattr("ganscale.data.cifar10.load_cifar10", lambda *_: (images, torch.arange(12) % 10))
     for index, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+        path = tmp_path / str(index % 2) / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return tmp_path
 
 

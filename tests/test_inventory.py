@@ -33,9 +33,9 @@ NAMES = {
 }
 SWEEPS = {"search": "random grid optuna", "scheduler": "none asha median pbt", "score": "lower_bound success_rate"}
 FILES = {
-    "configs": "cifar10_dcgan cifar10_r3gan cifar10_sngan cifar10_wgan_gp folder_128 folder_64 gaussians mnist_dcgan "
-    "mnist_demo mnist_mlp mnist_mlp_minimax mnist_r3gan mnist_sngan mnist_wgan mnist_wgan_gp stacked_mnist_dcgan "
-    "stacked_mnist_cpu stacked_mnist_rpgan",
+    "configs": "cifar10_dcgan cifar10_r3gan cifar10_sngan cifar10_wgan_gp emoji_32 folder_128 folder_64 gaussians "
+    "mnist_dcgan mnist_demo mnist_mlp mnist_mlp_minimax mnist_r3gan mnist_sngan mnist_wgan mnist_wgan_gp "
+    "stacked_mnist_dcgan stacked_mnist_cpu stacked_mnist_rpgan",
     "configs/sweeps": "gaussians mlp_quick pbt_dcgan rates_latent robustness_200 robustness_small "
     "stability_textbook stacked_mnist_ablation",
     "cluster": "aws gcp on-prem slurm Dockerfile local_cluster drain",

@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from ganscale.config.datasets import DATASETS
+from ganscale.config.datasets import DATASETS, MADE_BY
 from ganscale.config.errors import ConfigError, shown
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
@@ -51,7 +51,9 @@ def check_files(config: Config, *, scores: bool = False) -> None:
     what, path = entry.path, Path(data.path).expanduser()
     is_pattern = entry.has_pictures and re.search(r"[*?\[]", path.name)
     if what and "://" not in data.path and not is_pattern and not path.exists():
-        raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=f"name {what}")
+        made_by = MADE_BY.get(path.name)
+        remedy = f"run `{made_by}`, or name {what}" if made_by else f"name {what}"
+        raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=remedy)
     if entry.check is not None:
         resolve(entry.check)(config)
     evaluated = 0 < config.eval.every <= config.train.images and config.eval.extractor != "auto"

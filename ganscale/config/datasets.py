@@ -126,6 +126,9 @@ DATASETS: dict[str, Dataset] = {
 }
 """Every data set by name."""
 
+MADE_BY = {f"emoji_{side}": "make data-emoji" for side in (32, 64)}
+"""Commands that make the prepared sets of configs/, by the folder's name."""
+
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 _FOLDER = "of data.name = folder"
