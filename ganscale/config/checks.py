@@ -73,6 +73,9 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.name = {data.name} needs files", key="data.path", value="", remedy=f"name {entry.path}"
         )
+    if isinstance(data.resolution, tuple) and not entry.has_pictures:
+        problem = f"data.name = {data.name} has square images"
+        raise ConfigError(problem, key="data.resolution", value=list(data.resolution), remedy="name one side")
     if entry.resolution not in (None, data.resolution):
         raise ConfigError(
             f"{data.name} has {entry.resolution} pixels",
@@ -260,6 +263,13 @@ def _check_objective(config: Config) -> None:
             key="augment.transforms",
             value=list(config.augment.transforms),
             remedy="use [] (augment.noise works for points)",
+        )
+    if "rotate90" in config.augment.transforms and isinstance(config.data.resolution, tuple):
+        raise ConfigError(
+            f"images of {list(config.data.resolution)} pixels cannot be turned by 90 degrees",
+            key="augment.transforms",
+            value=list(config.augment.transforms),
+            remedy="leave rotate90 out, or use square images (data.resolution)",
         )
     if config.augment.adaptive and not config.augment.transforms:
         raise ConfigError(

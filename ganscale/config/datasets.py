@@ -1,12 +1,49 @@
 """The table of data sets, and the settings of the one that a run uses."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ganscale.config.section import Count, Section, as_tuple
+from ganscale.config.section import Count, Section, as_tuple, whole
 from ganscale.config.table import Choice, Function
+
+Resolution = int | tuple[int, int]
+"""Side of square images in pixels, or (height, width)."""
+
+
+def height_width(resolution: Resolution) -> tuple[int, int]:
+    """Both sides of an image in pixels.
+
+    Args:
+        resolution: `data.resolution`.
+    """
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
+
+
+def resolution_text(resolution: Resolution) -> str:
+    """`64`, or height and width as `48x64`.
+
+    Args:
+        resolution: `data.resolution`.
+    """
+    return str(resolution) if isinstance(resolution, int) else "x".join(map(str, resolution))
+
+
+def as_resolution(value: object) -> Any:
+    """A whole number, or [height, width]; of equal ones the number.
+
+    Args:
+        value: as it is given.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    sides = tuple(map(whole, value)) if isinstance(value, list | tuple) else (whole(value),)
+    known = all(isinstance(side, int) and not isinstance(side, bool) and 8 <= side <= 1024 for side in sides)
+    if not known or len(sides) not in (1, 2):
+        raise ValueError("a whole number of pixels from 8 to 1024, or [height, width]")
+    return sides[0] if len(set(sides)) == 1 else sides
 
 
 @dataclass(frozen=True)
@@ -51,14 +88,14 @@ class Dataset:
     reference_size: int = 0
     mixture: object = None
 
-    def shape(self, resolution: int, channels: int | None = None) -> tuple[int, ...]:
+    def shape(self, resolution: Resolution, channels: int | None = None) -> tuple[int, ...]:
         """Shape of one example: `(C, H, W)`, or `(2,)` for points.
 
         Args:
             resolution: `data.resolution` in pixels.
             channels: of pictures, where they are known.
         """
-        return (2,) if self.is_points else (channels or self.channels, resolution, resolution)
+        return (2,) if self.is_points else (channels or self.channels, *height_width(resolution))
 
 
 _PICTURES = ("inception", "dinov2", "clip", "openclip", "pixels", "patches")
@@ -196,8 +233,7 @@ class Data(Section):
     )
     fit: Literal["crop", "pad", "stretch"] = Field(
         default="crop",
-        description=f"Pictures {_FOLDER} that are not square: keep the central square, add bars, or change the aspect "
-        "ratio.",
+        description=f"Pictures {_FOLDER} of another aspect ratio: keep the center, add bars, or stretch.",
     )
     background: Annotated[tuple[Byte, Byte, Byte], BeforeValidator(as_tuple)] = Field(
         default=(255, 255, 255), description=f"Color behind transparent pixels and of bars {_FOLDER}: RGB, 0 to 255."
@@ -207,8 +243,9 @@ class Data(Section):
         description=f"Values that become black and white in pictures {_FOLDER} with more than 8 bits; null: 0 and "
         "65535, and real numbers are refused.",
     )
-    resolution: Count = Field(
-        default=28, ge=8, le=1024, description="Height and width of the images in pixels; 2-D points ignore it."
+    resolution: Annotated[int | tuple[int, int], BeforeValidator(as_resolution)] = Field(
+        default=28,
+        description=f"Side of the images in pixels, 8 to 1024; {_FOLDER[3:]} also [height, width]. Not for points.",
     )
     num_images: Count = Field(
         default=128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, create_model
 
 from ganscale.config import architectures as own
+from ganscale.config.datasets import Resolution, height_width
 from ganscale.config.errors import ConfigError
 from ganscale.config.section import Section
 from ganscale.config.table import Function, resolve
@@ -43,27 +44,41 @@ class Architecture:
         return resolve(self.build)(settings, geometry)
 
 
-def map_sides(resolution: int) -> tuple[int, ...]:
-    """Sides of the maps from the smallest (4 to 7 pixels) by doubling up to `resolution`.
+def map_sides(resolution: Resolution) -> tuple[int, ...]:
+    """Heights of the maps from the smallest (its shorter side has 4 to 7 pixels) by doubling up to `resolution`.
 
-    28 gives (7, 14, 28), 32 gives (4, 8, 16, 32) and 48 gives (6, 12, 24, 48).
+    28 gives (7, 14, 28), 32 gives (4, 8, 16, 32) and (48, 32) gives (6, 12, 24, 48), with widths of 4 to 32.
 
     Args:
         resolution: of the images in pixels.
 
     Raises:
-        ValueError: the resolution is not 4, 5, 6 or 7 times a power of two from 4.
+        ValueError: the shorter side is not 4, 5, 6 or 7 times a power of two from 4, or does not divide the longer
+            one as often.
     """
-    sides = [resolution]
-    while sides[-1] > 7 and sides[-1] % 2 == 0:
-        sides.append(sides[-1] // 2)
-    if not 4 <= sides[-1] <= 7 or len(sides) < 3:
+    height, width = height_width(resolution)
+    heights = [height]
+    while min(height, width) > 7 and height % 2 == width % 2 == 0:
+        height, width = height // 2, width // 2
+        heights.append(height)
+    if not 4 <= min(height, width) <= 7 or len(heights) < 3:
         raise ValueError(f"a resolution must be 4, 5, 6 or 7 times a power of two from 4, not {resolution}")
-    return tuple(reversed(sides))
+    return tuple(reversed(heights))
 
 
-def feature_maps(settings: Any, resolution: int) -> tuple[int, ...]:
-    """Sides of the hidden maps of a convolutional architecture, from small to large: where attention can go.
+def map_size(height: int, resolution: Resolution) -> tuple[int, int]:
+    """Height and width of the map of a height.
+
+    Args:
+        height: one of `map_sides`.
+        resolution: of the images in pixels.
+    """
+    whole, width = height_width(resolution)
+    return height, height * width // whole
+
+
+def feature_maps(settings: Any, resolution: Resolution) -> tuple[int, ...]:
+    """Heights of the hidden maps of a convolutional architecture, from small to large: where attention can go.
 
     Args:
         settings: of one of the package's architectures.
@@ -92,9 +107,9 @@ def _check_maps(config: Any, settings: Any, key: str) -> None:
         raise ConfigError(
             f"{key}.name = {settings.name} cannot make this resolution",
             key="data.resolution",
-            value=resolution,
-            remedy="use 28 or a power of two from 16 (any of 4, 5, 6, 7 times a power of two from 4), or the mlp "
-            "architecture",
+            value=list(resolution) if isinstance(resolution, tuple) else resolution,
+            remedy="use 28 or a power of two from 16 (any of 4, 5, 6, 7 times a power of two from 4; of two sides the "
+            "shorter, and the longer a multiple of that power), or the mlp architecture",
         ) from None
     try:
         maps = feature_maps(settings, resolution)

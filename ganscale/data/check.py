@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.datasets import Resolution
 from ganscale.config.section import is_conditional
 from ganscale.data.fetch import Fetcher
 from ganscale.data.files import ARCHIVES, Files, Listing, list_files, read, refuse, shown_name
@@ -140,7 +141,7 @@ def _check_groups(files: ParquetFiles, cache_mib: int, num_workers: int) -> None
         )
 
 
-def _header(files: Files, name: str, rules: Rules, resolution: int) -> Header:
+def _header(files: Files, name: str, rules: Rules, resolution: Resolution) -> Header:
     with files.open(name) as file:
         return read_header(file, rules, resolution)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ganscale.config import Config, ConfigError
-from ganscale.config.datasets import Data
+from ganscale.config.datasets import Data, Resolution, height_width
 from ganscale.data.copy_ahead import CopyAhead, upload
 from ganscale.data.fetch import PICTURES_AHEAD, Fetcher, RingCache
 from ganscale.data.files import Files, list_files, read, refuse, shown_name
@@ -87,7 +87,7 @@ class _Pictures(Dataset[tuple[Tensor, float]]):
     Each DataLoader worker opens the zip for itself.
     """
 
-    def __init__(self, contents: _Contents, resolution: int, rules: Rules) -> None:
+    def __init__(self, contents: _Contents, resolution: Resolution, rules: Rules) -> None:
         self.contents, self.resolution, self.rules = contents, resolution, rules
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class _Opened:
     state_hash: Callable[[], str]
 
 
-def _open_set(path: Place, resolution: int, rules: Rules, labels: Rule, cache_bytes: int) -> _Opened:
+def _open_set(path: Place, resolution: Resolution, rules: Rules, labels: Rule, cache_bytes: int) -> _Opened:
     """A prepared set, or listed files."""
     if is_prepared(path):
         found = PreparedSet(path)
@@ -188,11 +188,11 @@ def _are_numbers(classes: tuple[str, ...]) -> bool:
     return classes == tuple(map(str, range(len(classes))))
 
 
-def given_settings(resolution: int, rules: Rules, labels: Rule) -> dict[str, Any]:
+def given_settings(resolution: Resolution, rules: Rules, labels: Rule) -> dict[str, Any]:
     """Settings that a run has, None for those at their defaults, as `check_settings` takes them.
 
     Args:
-        resolution: side of the images in pixels.
+        resolution: of the images in pixels.
         rules: how a picture becomes an image.
         labels: where the classes are from.
     """
@@ -263,7 +263,7 @@ class FolderSource(Source, Finite, Prefetching, Decoding):
 
     Args:
         path: the folder, zip, shard or pattern of shards; of a prepared set the folder or the prefix in a bucket.
-        resolution: side of the images.
+        resolution: of the images in pixels.
         seed: the run's seed.
         device: where batches go.
         dtype: of the normalized images.
@@ -284,7 +284,7 @@ class FolderSource(Source, Finite, Prefetching, Decoding):
     def __init__(
         self,
         path: Place,
-        resolution: int,
+        resolution: Resolution,
         *,
         seed: int,
         device: torch.device,
@@ -296,7 +296,7 @@ class FolderSource(Source, Finite, Prefetching, Decoding):
         reading: Reading = READ_ALL,
     ) -> None:
         opened = _open_set(path, resolution, rules, labels, reading.cache_mib * 2**20 // max(1, num_workers))
-        self.shape: tuple[int, ...] = (opened.rules.channels or 3, resolution, resolution)
+        self.shape: tuple[int, ...] = (opened.rules.channels or 3, *height_width(resolution))
         self.num_classes = len(opened.classes)
         self.class_names = () if opened.numbered else opened.classes
         self.num_images = len(opened.contents)

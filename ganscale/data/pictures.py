@@ -10,6 +10,8 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image, ImageCms, features
 
+from ganscale.config.datasets import Resolution, height_width, resolution_text
+
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 MAX_PIXELS = (1 << 30) // 12
 """Of a picture, as Pillow's own limit, at which Pillow only warns: 89 million."""
@@ -102,13 +104,13 @@ def kind_of(beginning: bytes) -> str:
     return "picture" if is_webp or beginning.startswith(_BEGINNINGS) else ""
 
 
-def read_header(file: IO[bytes], rules: Rules, resolution: int) -> Header:
+def read_header(file: IO[bytes], rules: Rules, resolution: Resolution) -> Header:
     """Examine a picture without decoding it.
 
     Args:
         file: of the picture, at its beginning.
         rules: by which it will be read.
-        resolution: side of the image that it will become, in pixels.
+        resolution: of the image that it will become, in pixels.
 
     Raises:
         ValueError: it cannot be read by these rules; the message is the reason.
@@ -119,14 +121,14 @@ def read_header(file: IO[bytes], rules: Rules, resolution: int) -> Header:
         return Header(picture.width, picture.height, picture.mode in _GRAY, _is_deep(picture), remarks)
 
 
-def decode(content: bytes, resolution: int, rules: Rules = DEFAULT) -> np.ndarray:
-    """One picture as bytes `[C, resolution, resolution]`; the first frame of an animation.
+def decode(content: bytes, resolution: Resolution, rules: Rules = DEFAULT) -> np.ndarray:
+    """One picture as bytes `[C, H, W]`; the first frame of an animation.
 
     Resized by Lanczos' filter, which averages when it shrinks, after the crop, as in StyleGAN's dataset_tool.
 
     Args:
         content: of the picture's file.
-        resolution: side of the result in pixels.
+        resolution: of the result in pixels.
         rules: how it is read; 3 channels if they name none.
 
     Raises:
@@ -141,7 +143,7 @@ def decode(content: bytes, resolution: int, rules: Rules = DEFAULT) -> np.ndarra
         profile = opened.info.get("icc_profile")
         picture = _as_bytes(_upright(opened), rules)
     picture = _fit(_with_channels(_to_srgb(picture, profile), rules), resolution, rules)
-    pixels = np.array(picture, dtype=np.uint8).reshape(resolution, resolution, -1)
+    pixels = np.array(picture, dtype=np.uint8).reshape(*height_width(resolution), -1)
     if pixels.shape[2] == 4:  # no hidden colors
         pixels[pixels[..., 3] == 0, :3] = rules.background
     return pixels.transpose(2, 0, 1)
@@ -198,15 +200,16 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.format in ("PNG", "TIFF") and any(";16" in each for each in raw)
 
 
-def _remarks(picture: Image.Image, rules: Rules, resolution: int) -> tuple[str, ...]:
+def _remarks(picture: Image.Image, rules: Rules, resolution: Resolution) -> tuple[str, ...]:
     found = []
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
         found.append("with several frames or pages, of which the first is used")
     if rules.channels != 4 and picture.has_transparency_data:
         found.append(f"with an alpha channel, composed on data.background = {list(rules.background)}")
-    shorter, longer = sorted(picture.size)
-    if (longer if rules.fit == "pad" else shorter) < resolution:
-        found.append(f"smaller than data.resolution = {resolution}, and therefore enlarged")
+    height, width = height_width(resolution)
+    shares = picture.width / width, picture.height / height
+    if (max(shares) if rules.fit == "pad" else min(shares)) < 1.0:
+        found.append(f"smaller than data.resolution = {resolution_text(resolution)}, and therefore enlarged")
     if picture.mode in _COLOR | _ALPHA and _is_deep(picture):
         found.append("with 16-bit colors, of which Pillow reads the upper 8 bits")
     profile = picture.info.get("icc_profile")
@@ -291,24 +294,23 @@ def _with_channels(picture: Image.Image, rules: Rules) -> Image.Image:
     )
 
 
-def _fit(picture: Image.Image, resolution: int, rules: Rules) -> Image.Image:
-    """Resize to a square."""
-    width, height = picture.size
-    size = (resolution, resolution)
+def _fit(picture: Image.Image, resolution: Resolution, rules: Rules) -> Image.Image:
+    """Resize to the resolution."""
+    (width, height), (rows, columns) = picture.size, height_width(resolution)
+    size = (columns, rows)
     if rules.fit == "pad":
-        longer = max(width, height)
-        size = (
-            max(1, math.floor(width * resolution / longer + 0.5)),
-            max(1, math.floor(height * resolution / longer + 0.5)),
-        )
+        # Fractions of whole numbers, so that they are rounded alike on any machine.
+        top, bottom = (columns, width) if width * rows >= height * columns else (rows, height)
+        size = (max(1, math.floor(width * top / bottom + 0.5)), max(1, math.floor(height * top / bottom + 0.5)))
     elif rules.fit == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
+        inside = min(width, height * columns // rows), min(height, width * rows // columns)
+        inside = max(1, inside[0]), max(1, inside[1])
+        left, above = (width - inside[0]) // 2, (height - inside[1]) // 2
+        picture = picture.crop((left, above, left + inside[0], above + inside[1]))
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     if rules.fit != "pad":
         return picture
-    behind = Image.new("RGBA", (resolution, resolution), (*rules.background, 0))
+    behind = Image.new("RGBA", (columns, rows), (*rules.background, 0))
     behind = behind if picture.mode == "RGBA" else behind.convert("RGB").convert(picture.mode)
-    behind.paste(picture, ((resolution - size[0]) // 2, (resolution - size[1]) // 2))
+    behind.paste(picture, ((columns - size[0]) // 2, (rows - size[1]) // 2))
     return behind

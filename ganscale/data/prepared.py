@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ganscale.config import ConfigError
+from ganscale.config.datasets import Resolution, as_resolution
 from ganscale.storage.store import BucketStore, LocalStore, Place, Store, StorePath
 
 MANIFEST, INDEX, NAMES = "manifest.json", "index.bin", "names.jsonl"
@@ -61,7 +62,7 @@ class Manifest:
 
     Attributes:
         num_images: pictures in all shards.
-        resolution: side of each in pixels.
+        resolution: of each in pixels.
         channels: 1, 3 or 4.
         classes: their names, in the order of their numbers; empty without classes.
         rules: `fit`, `background`, `range` and `labels` by which the source was read.
@@ -71,7 +72,7 @@ class Manifest:
     """
 
     num_images: int
-    resolution: int
+    resolution: Resolution
     channels: int
     classes: tuple[str, ...]
     rules: dict[str, Any]
@@ -98,7 +99,8 @@ class Manifest:
             form = content.pop("format", None)
             if form == FORMAT:
                 shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-                return cls(**content | {"shards": shards, "classes": tuple(content["classes"])})
+                read = {"shards": shards, "classes": tuple(content["classes"])}
+                return cls(**content | read | {"resolution": as_resolution(content["resolution"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DamagedError(f"{MANIFEST} is damaged: {error}") from None
         raise DamagedError(f"{MANIFEST} has the format {form}; this version of ganscale reads {FORMAT}")
@@ -247,11 +249,13 @@ class PreparedSet:
         return index
 
 
-def data_hash(resolution: int, channels: int, classes: Sequence[str], digests: np.ndarray, labels: np.ndarray) -> str:
+def data_hash(
+    resolution: Resolution, channels: int, classes: Sequence[str], digests: np.ndarray, labels: np.ndarray
+) -> str:
     """What identifies pictures and their classes, whatever the shards.
 
     Args:
-        resolution: side of the images in pixels.
+        resolution: of the images in pixels.
         channels: of the images.
         classes: names of the classes.
         digests: SHA-256 of each image's pixels, uint8 `[n, 32]`.
@@ -279,7 +283,8 @@ def check_settings(found: Manifest, settings: dict[str, Any], path: str) -> None
     for name, value in settings.items():
         is_open = value is None or (name == "labels" and value == "none")
         if not is_open and name in have and value != have[name]:
-            option = f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-            remedy = f"use {have[name]}, or prepare the pictures once more with {option}"
-            problem = f"the pictures of {path} were prepared with {have[name]}"
-            raise ConfigError(problem, key=f"data.{name}", value=value, remedy=remedy)
+            wanted, found_one = (list(v) if isinstance(v, tuple) else v for v in (value, have[name]))
+            option = f"--{name} {' '.join(map(str, wanted)) if isinstance(wanted, list) else wanted}"
+            remedy = f"use {found_one}, or prepare the pictures once more with {option}"
+            problem = f"the pictures of {path} were prepared with {found_one}"
+            raise ConfigError(problem, key=f"data.{name}", value=wanted, remedy=remedy)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ganscale.config import EXTRACTORS, METRICS, Config, ConfigError
 from ganscale.config.checks import extractor_name, metric_names
+from ganscale.config.datasets import resolution_text
 from ganscale.config.section import is_conditional
 from ganscale.config.table import resolve
 from ganscale.data.order import draw
@@ -137,7 +138,7 @@ class Evaluator:
         data = self.config.data
         return Evaluation(
             images=images,
-            data=f"{data.name} {data.resolution}" if self._is_image else data.name,
+            data=f"{data.name} {resolution_text(data.resolution)}" if self._is_image else data.name,
             num_samples=self.num_samples,
             seed=self.seed,
             extractor=self.extractor.name,

@@ -1,12 +1,14 @@
 """Convolutional pair (Radford, Metz, Chintala 2016)."""
 
+import math
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
-from ganscale.config.networks import feature_maps
+from ganscale.config.datasets import Resolution
+from ganscale.config.networks import feature_maps, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -21,8 +23,8 @@ from ganscale.models.layers import (
 )
 
 
-def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: int) -> tuple[list[int], list[int]]:
-    """Sides and channels of the hidden maps from small to large.
+def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: Resolution) -> tuple[list[int], list[int]]:
+    """Heights and channels of the hidden maps from small to large.
 
     Raises:
         ValueError: as `feature_maps`.
@@ -66,10 +68,10 @@ class DCGANGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides, channels = _levels(settings, geometry.shape[1])
-        self.first = (channels[0], sides[0], sides[0])
+        sides, channels = _levels(settings, geometry.resolution)
+        self.first = (channels[0], *map_size(sides[0], geometry.resolution))
         bias = _has_bias(settings)
-        self.project = nn.Linear(self.input_dim, channels[0] * sides[0] ** 2, bias=bias)
+        self.project = nn.Linear(self.input_dim, math.prod(self.first), bias=bias)
         layers = _after(settings, sides[0], channels[0], self.norm_classes)
         for (below, above), side in zip(pairwise(channels), sides[1:], strict=True):
             layers.append(nn.ConvTranspose2d(below, above, 4, stride=2, padding=1, bias=bias))
@@ -97,7 +99,7 @@ class DCGANDiscriminator(Discriminator):
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides, channels = (values[::-1] for values in _levels(settings, geometry.shape[1]))
+        sides, channels = (values[::-1] for values in _levels(settings, geometry.resolution))
         bias = _has_bias(settings)
         layers: list[nn.Module] = [nn.Conv2d(geometry.shape[0], channels[0], 4, stride=2, padding=1)]
         layers.append(ACTIVATIONS[settings.activation]())
@@ -109,7 +111,9 @@ class DCGANDiscriminator(Discriminator):
             layers.append(nn.Conv2d(above + spread, below, 4, stride=2, padding=1, bias=bias))
             layers += _after(settings, side, below)
         self.layers = Chain(*layers)
-        self.head = Head(channels[-1] * sides[-1] ** 2, settings.conditioning, self.num_classes)
+        self.head = Head(
+            channels[-1] * math.prod(map_size(sides[-1], geometry.resolution)), settings.conditioning, self.num_classes
+        )
         _initialize(self)
         if settings.spectral_norm:
             add_spectral_norm(self)

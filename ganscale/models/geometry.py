@@ -24,6 +24,11 @@ class Geometry:
         return len(self.shape) == 3
 
     @property
+    def resolution(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.shape[1], self.shape[2]
+
+    @property
     def size(self) -> int:
         """Numbers in one example."""
         return math.prod(self.shape)

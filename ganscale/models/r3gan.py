@@ -9,7 +9,8 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
-from ganscale.config.networks import feature_maps
+from ganscale.config.datasets import Resolution
+from ganscale.config.networks import feature_maps, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import ACTIVATIONS, Chain, MinibatchStddev, SelfAttention, activation_gain
@@ -81,8 +82,8 @@ class Bottleneck(nn.Module):
         return x + self.layers(x)
 
 
-def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: int) -> list[tuple[int, int]]:
-    """Side and channels of each map from small to large."""
+def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: Resolution) -> list[tuple[int, int]]:
+    """Height and channels of each map from small to large."""
     sides = feature_maps(settings, resolution)
     widths = [min(settings.max_width, settings.width * 2**level) for level in reversed(range(len(sides)))]
     return list(zip(sides, widths, strict=True))
@@ -108,9 +109,9 @@ class R3GANGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        levels = _levels(settings, geometry.shape[1])
+        levels = _levels(settings, geometry.resolution)
         side, width = levels[0]
-        self.basis = nn.Parameter(torch.randn(width, side, side))
+        self.basis = nn.Parameter(torch.randn(width, *map_size(side, geometry.resolution)))
         self.project = _scale(nn.Linear(self.input_dim, width, bias=False))
         layers = _stage(settings, side, width, len(levels))
         for side, above in levels[1:]:
@@ -137,7 +138,7 @@ class R3GANDiscriminator(Discriminator):
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        levels = _levels(settings, geometry.shape[1])[::-1]
+        levels = _levels(settings, geometry.resolution)[::-1]
         width = levels[0][1]
         layers: list[nn.Module] = [_point(geometry.shape[0], width)]
         for index, (side, below) in enumerate(levels):
@@ -148,7 +149,8 @@ class R3GANDiscriminator(Discriminator):
                 layers += [MinibatchStddev(), _point(below + 1, below)]
             layers += _stage(settings, side, below, len(levels))
             width = below
-        layers.append(_scale(nn.Conv2d(width, width, levels[-1][0], groups=width, bias=False)))
+        last = map_size(levels[-1][0], geometry.resolution)
+        layers.append(_scale(nn.Conv2d(width, width, last, groups=width, bias=False)))
         self.layers = Chain(*layers)
         self.head = Head(width, settings.conditioning, self.num_classes, bias=False)
         _scale(self.head.logit)

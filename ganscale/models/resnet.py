@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
-from ganscale.config.networks import feature_maps
+from ganscale.config.networks import feature_maps, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -104,11 +104,11 @@ class ResNetGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides = feature_maps(settings, geometry.shape[1])
+        sides = feature_maps(settings, geometry.resolution)
         top = len(sides) - 1
         channels = [min(settings.max_width, settings.width * 2 ** (top - level)) for level in range(top + 1)]
-        self.first = (channels[0], sides[0], sides[0])
-        self.project = nn.Linear(self.input_dim, channels[0] * sides[0] ** 2)
+        self.first = (channels[0], *map_size(sides[0], geometry.resolution))
+        self.project = nn.Linear(self.input_dim, math.prod(self.first))
         options = {"bias": settings.norm not in CENTERING, "num_classes": self.norm_classes}
         layers: list[nn.Module] = [SelfAttention(channels[0])] if settings.attention == sides[0] else []
         for level in range(1, top + 1):
@@ -141,7 +141,7 @@ class ResNetDiscriminator(Discriminator):
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides = feature_maps(settings, geometry.shape[1])[::-1]
+        sides = feature_maps(settings, geometry.resolution)[::-1]
         plan = self._plan(settings, sides, geometry.shape[0])
         layers: list[nn.Module] = []
         for index, (before, after, side, down) in enumerate(plan):
@@ -153,13 +153,14 @@ class ResNetDiscriminator(Discriminator):
                 layers.append(SelfAttention(after))
         self.layers = Chain(*layers, make_activation(settings.activation))
         self.pooling = settings.pooling
-        width = plan[-1][1] * (sides[-1] ** 2 if settings.pooling == "flatten" else 1)
+        num_pixels = math.prod(map_size(sides[-1], geometry.resolution))
+        width = plan[-1][1] * (num_pixels if settings.pooling == "flatten" else 1)
         self.head = Head(width, settings.conditioning, self.num_classes)
         _initialize(self)
-        if settings.pooling == "sum":  # over side^2 pixels, neither equal nor independent: keep the logits of order one
+        if settings.pooling == "sum":  # over pixels neither equal nor independent: keep the logits of order one
             with torch.no_grad():
                 for layer in self.head.children():
-                    layer.get_parameter("weight").div_(sides[-1])
+                    layer.get_parameter("weight").div_(math.sqrt(num_pixels))
         if settings.spectral_norm:
             add_spectral_norm(self)
 

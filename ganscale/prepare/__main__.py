@@ -10,6 +10,7 @@ import sys
 
 from ganscale.cli import DONE, Parser, command
 from ganscale.config import ConfigError
+from ganscale.config.datasets import as_resolution
 from ganscale.tracking.console import show
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -25,7 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder, zip, tar or parquet shards of pictures, also in a bucket (URI)")
     add("out", metavar="OUT", help="new folder, or prefix in a bucket (s3://, gs://, az://)")
-    add("--resolution", type=int, help="side of the images in pixels; default: that of the pictures, if all agree")
+    add(
+        "--resolution",
+        nargs="+",
+        type=int,
+        metavar="SIDE",
+        help="side of the images in pixels, or height and width; default: that of the pictures, if all agree",
+    )
     add("--channels", choices=("auto", "1", "3", "4"), default="auto", help="gray, RGB or RGBA; as data.channels")
     add("--fit", choices=("crop", "pad", "stretch"), default="crop", help="as data.fit (crop)")
     add("--background", nargs=3, type=int, metavar=("R", "G", "B"), default=(255, 255, 255), help="as data.background")
@@ -62,8 +69,11 @@ def _run(options: argparse.Namespace) -> int:
     from ganscale.prepare.convert import Settings, as_text, prepare
     from ganscale.storage.store import open_place
 
-    if options.resolution is not None and not 8 <= options.resolution <= 1024:
-        raise ConfigError("is not from 8 to 1024", key="--resolution", value=options.resolution, remedy="write e.g. 64")
+    try:
+        resolution = None if options.resolution is None else as_resolution(options.resolution)
+    except ValueError:
+        remedy = "write a side from 8 to 1024, e.g. 64, or height and width, e.g. 64 96"
+        raise ConfigError("is no size", key="--resolution", value=options.resolution, remedy=remedy) from None
     if options.workers < 1:
         raise ConfigError("is less than 1", key="--workers", value=options.workers, remedy="write 1 or more")
     channels = None if options.channels == "auto" else int(options.channels)
@@ -72,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     red, green, blue = options.background
     limits = (options.range[0], options.range[1]) if options.range else None
     settings = Settings(
-        resolution=options.resolution,
+        resolution=resolution,
         rules=Rules(channels, options.fit, (red, green, blue), limits),
         labels=options.labels,
         shard_size=parse_size(options.shard_size, "--shard-size"),

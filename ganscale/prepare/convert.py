@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ganscale.config import ConfigError
+from ganscale.config.datasets import Resolution, as_resolution, height_width, resolution_text
 from ganscale.config.errors import ExecutionError
 from ganscale.data.files import Files, Listing, list_files, refuse
 from ganscale.data.folder import find_channels
@@ -43,7 +44,7 @@ class Settings:
     """How pictures are converted.
 
     Attributes:
-        resolution: side of the images in pixels; None if all pictures are squares of one size, which it then is.
+        resolution: of the images in pixels; None if all pictures are squares of one size, which it then is.
         rules: by which they are read.
         labels: where the classes are from, as `data.labels`.
         shard_size: bytes at which a shard ends.
@@ -51,7 +52,7 @@ class Settings:
         skip_bad: whether pictures that cannot be read are left out.
     """
 
-    resolution: int | None = None
+    resolution: Resolution | None = None
     rules: Rules = DEFAULT
     labels: Rule = "auto"
     shard_size: int = 100_000_000
@@ -144,12 +145,12 @@ def _common_size(files: Files, names: Sequence[str]) -> int:
         if width == height and 8 <= width <= 1024:
             return width
     found = f"{len(sizes):,} sizes" if len(sizes) > 1 else "no square of 8 to 1024 pixels"
-    remedy = "write --resolution N, e.g. 64 or 128"
+    remedy = "write --resolution N, e.g. 64 or 128, or --resolution HEIGHT WIDTH"
     raise ConfigError(f"the pictures have {found}", key="--resolution", value=None, remedy=remedy)
 
 
 def _identity(
-    files: Files, names: Sequence[str], labels: Labels, rules: Rules, resolution: int, settings: Settings
+    files: Files, names: Sequence[str], labels: Labels, rules: Rules, resolution: Resolution, settings: Settings
 ) -> str:
     """Of a conversion: an interrupted one is only continued as the same."""
     pictures = hash_pictures(files, names, labels, rules, max_read=0)
@@ -215,7 +216,7 @@ def _finish(
     labels: Labels,
     bad: Sequence[tuple[str, str]],
     rules: Rules,
-    resolution: int,
+    resolution: Resolution,
     settings: Settings,
     identity: str,
 ) -> Any:
@@ -242,14 +243,14 @@ def _finish(
         data_hash=data_hash(resolution, channels, labels.classes, digests, rows["label"]),
     )
     duplicates = find_duplicates(np.concatenate([part.thumbs for part in parts]), digests)
-    values = len(rows) * resolution * resolution
+    values = len(rows) * math.prod(height_width(resolution))
     mean = [int(total) / values for total in sum(part.sums for part in parts)]  # pyright: ignore[reportGeneralTypeIssues]
     squares = [int(total) / values for total in sum(part.squares for part in parts)]  # pyright: ignore[reportGeneralTypeIssues]
     counts = np.bincount(rows["label"], minlength=len(labels.classes)).tolist() if labels.classes else []
     report = {
         "pictures": len(rows),
         "bad": len(bad),
-        "resolution": resolution,
+        "resolution": list(resolution) if isinstance(resolution, tuple) else resolution,
         "channels": channels,
         "bytes": sum(shard.size for shard in manifest.shards),
         "shards": len(manifest.shards),
@@ -291,13 +292,15 @@ def _contact_sheet(pictures: PreparedSet) -> bytes:
     """Evenly spaced pictures, side by side."""
     count = min(TILES, len(pictures))
     columns = math.ceil(math.sqrt(count))
-    size = min(_TILE, pictures.manifest.resolution)
-    sheet = Image.new("RGB", (columns * (size + 2), math.ceil(count / columns) * (size + 2)), (255, 255, 255))
+    height, width = height_width(pictures.manifest.resolution)
+    share = min(1.0, _TILE / max(height, width))
+    height, width = max(1, round(height * share)), max(1, round(width * share))
+    sheet = Image.new("RGB", (columns * (width + 2), math.ceil(count / columns) * (height + 2)), (255, 255, 255))
     for tile in range(count):
         row = tile * len(pictures) // count
         with Image.open(io.BytesIO(pictures.checked(row, pictures.read(row)))) as picture:
-            small = picture.convert("RGBA").resize((size, size), Image.Resampling.LANCZOS)
-        place = (tile % columns * (size + 2) + 1, tile // columns * (size + 2) + 1)
+            small = picture.convert("RGBA").resize((width, height), Image.Resampling.LANCZOS)
+        place = (tile % columns * (width + 2) + 1, tile // columns * (height + 2) + 1)
         sheet.paste(small.convert("RGB"), place, small)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
@@ -312,12 +315,13 @@ def as_text(report: dict[str, Any], target: str) -> str:
         target: where the set lies.
     """
     near, classes = report["near_duplicates"], report["classes"]
+    sides, resolution = as_resolution(report["resolution"]), str(report["resolution"]).replace(" ", "")
 
     def numbers(values: Sequence[float]) -> str:
         return ", ".join(f"{value:.2f}" for value in values)
 
     lines = [
-        f"{report['pictures']:,} pictures of {report['resolution']} pixels, {report['channels']} channels; "
+        f"{report['pictures']:,} pictures of {resolution_text(sides)} pixels, {report['channels']} channels; "
         f"{report['bytes'] / 1e6:,.1f} MB in {report['shards']:,} shards; {report['bad']:,} bad ones left out",
         f"mean {numbers(report['mean'])}, standard deviation {numbers(report['std'])} (of 0 to 255, by channel)",
         f"{report['equal']:,} pictures have the pixels of another one; {near['pictures']:,} near duplicates in "
@@ -328,7 +332,5 @@ def as_text(report: dict[str, Any], target: str) -> str:
         shown = ", ".join(f"{name} {count:,}" for name, count in ordered[:10])
         lines.append(f"{len(classes):,} classes: {shown}" + (", ..." if len(ordered) > 10 else ""))
     lines += [f"data hash {report['data_hash']}", f"{target}/{REPORT}, {target}/{SHEET}"]
-    lines.append(
-        f"train: ganscale train CONFIG data.name=folder data.path={target} data.resolution={report['resolution']}"
-    )
+    lines.append(f"train: ganscale train CONFIG data.name=folder data.path={target} data.resolution={resolution}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import Image
 
+from ganscale.config.datasets import Resolution
 from ganscale.data.files import Files, read
 from ganscale.data.pictures import Rules, decode
 from ganscale.storage.store import StorePath
@@ -45,13 +46,13 @@ class Examined:
     squares: tuple[int, ...] = ()
 
 
-def examine(content: bytes, name: str, resolution: int, rules: Rules) -> Examined:
+def examine(content: bytes, name: str, resolution: Resolution, rules: Rules) -> Examined:
     """Decode a picture as training does, and encode it without loss.
 
     Args:
         content: of its file.
         name: of its file.
-        resolution: side of the image in pixels.
+        resolution: of the image in pixels.
         rules: by which it is read.
 
     Raises:
@@ -76,11 +77,11 @@ class _Worker:
     """What a process keeps between chunks."""
 
     files: Files
-    resolution: int
+    resolution: Resolution
     rules: Rules
 
 
-def _start(files: Files, resolution: int, rules: Rules) -> None:
+def _start(files: Files, resolution: Resolution, rules: Rules) -> None:
     _Worker.files, _Worker.resolution, _Worker.rules = files, resolution, rules
 
 
@@ -99,14 +100,14 @@ def _examine_all(names: Sequence[str]) -> list[Examined]:
 
 
 def examine_all(
-    files: Files, names: Sequence[str], resolution: int, rules: Rules, *, workers: int
+    files: Files, names: Sequence[str], resolution: Resolution, rules: Rules, *, workers: int
 ) -> Iterator[Examined]:
     """All pictures in the order of their names, examined by several processes; memory stays bounded.
 
     Args:
         files: that hold them.
         names: of the pictures.
-        resolution: side of the images in pixels.
+        resolution: of the images in pixels.
         rules: by which they are read.
         workers: processes; with 1 this process does the work.
     """

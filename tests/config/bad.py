@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.config.bad_objective import OBJECTIVE
 from tests.config.case import FINITE, NUMBER, WHOLE, Bad, file_bytes, file_text, override
 
+FOLDER = ("data.name=folder", "data.path=x")
 MODEL = "model.generator.name=dcgan"
 SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14")
 CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
@@ -145,6 +146,19 @@ BAD = [
     override("accumulation_above_batch", "train.accumulation=9", "at most 8", "train.batch_size=8"),
     override("dcgan_resolution", "data.resolution=30", "28 or a power of two from 16", MODEL),
     override("dcgan_resolution_small", "data.resolution=8", "28 or a power of two from 16", MODEL),
+    override("dcgan_wide", "data.resolution=[30, 16]", "the longer a multiple", MODEL, *FOLDER),
+    override("digits_not_square", "data.resolution=[28, 32]", "name one side"),
+    override("three_sides", "data.resolution=[8, 8, 8]", "or [height, width]"),
+    override("a_side_too_large", "data.resolution=[8, 1025]", "or [height, width]"),
+    override("no_size", "data.resolution=large", "or [height, width]"),
+    override(
+        "turned_not_square",
+        "augment.transforms=[rotate90]",
+        "leave rotate90 out",
+        "data.resolution=[8, 16]",
+        *FOLDER,
+        value="['rotate90']",
+    ),
     override("dcgan_on_points", MODEL, "use mlp", "data.name=ring"),
     override("resnet_on_points", "model.discriminator.name=resnet", "use mlp", "data.name=ring"),
     override("attention_without_map", "model.generator.attention=28", "use one of 0, 7, 14", MODEL),

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -26,6 +27,35 @@ def test_a_crop_is_that_of_stylegans_tool() -> None:
     cut = pixels[:, (70 - 45) // 2 :][:, :45]
     expected = np.asarray(Image.fromarray(cut).resize((16, 16), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(decode(encoded(pixels), 16), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("shape", [(45, 70), (70, 45), (9, 90)], ids=str)
+@pytest.mark.parametrize("resolution", [(16, 24), (24, 16)], ids=str)
+def test_a_crop_has_the_images_aspect_ratio(resolution: tuple[int, int], shape: tuple[int, int]) -> None:
+    (height, width), (rows, columns), pixels = shape, resolution, noise(*shape)
+    size = min(height, width * rows // columns), min(width, height * columns // rows)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    cut = Image.fromarray(pixels[top : top + size[0], left : left + size[1]])
+    expected = np.asarray(cut.resize((columns, rows), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(decode(encoded(pixels), resolution), expected.transpose(2, 0, 1))
+
+
+def test_bars_and_stretching_fill_the_image() -> None:
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    wide = decode(encoded(pixels), (16, 24), Rules(fit="pad"))[0]
+    np.testing.assert_array_equal(wide, np.where(abs(np.arange(24) - 11.5) < 8, 0, 255)[None].repeat(16, 0))
+    tall = decode(encoded(pixels), (24, 16), Rules(fit="pad"))[0]
+    np.testing.assert_array_equal(tall, wide.T)
+    assert decode(encoded(pixels), (16, 24), Rules(fit="stretch")).max() == 0
+
+
+def test_small_pictures_are_noted_by_the_side_that_decides() -> None:
+    def remarks(shape: tuple[int, int], fit: Literal["crop", "pad"]) -> tuple[str, ...]:
+        return read_header(io.BytesIO(encoded(noise(*shape))), Rules(fit=fit), (16, 32)).remarks
+
+    assert remarks((16, 32), "crop") == remarks((10, 32), "pad") == ()
+    for shape, fit in (((16, 31), "crop"), ((15, 64), "crop"), ((15, 31), "pad")):
+        assert remarks(shape, fit) == ("smaller than data.resolution = 16x32, and therefore enlarged",)
 
 
 @pytest.mark.parametrize(

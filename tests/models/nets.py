@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.config.datasets import Resolution, height_width
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator, Generator
 
@@ -20,15 +21,21 @@ CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.condi
 
 
 def pair(
-    name: str, *overrides: str, resolution: int = 16, channels: int = 3, num_classes: int = CLASSES, seed: int = 0
+    name: str,
+    *overrides: str,
+    resolution: Resolution = 16,
+    channels: int = 3,
+    num_classes: int = CLASSES,
+    seed: int = 0,
 ) -> tuple[Generator, Discriminator]:
     """A small generator and discriminator in float64; overrides as `model.side.key=value`, or `key=value` for both."""
-    settings = ["cluster.num_workers=1", f"data.resolution={resolution}"]
+    settings = ["cluster.num_workers=1", f"data.resolution={list(height_width(resolution))}"]
+    settings += [] if isinstance(resolution, int) else ["data.name=folder", "data.path=x"]
     for setting in (f"name={name}", *SMALL[name], *overrides):
         sides = ("",) if setting.startswith("model.") else ("model.generator.", "model.discriminator.")
         settings += [side + setting for side in sides]
     model = load(overrides=settings).model
-    geometry = Geometry((channels, resolution, resolution), LATENT, num_classes)
+    geometry = Geometry((channels, *height_width(resolution)), LATENT, num_classes)
     torch.manual_seed(seed)
     generator = GENERATORS[name].make(model.generator, geometry).double()
     discriminator = DISCRIMINATORS[name].make(model.discriminator, geometry).double()

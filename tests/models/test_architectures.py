@@ -51,6 +51,27 @@ def test_shapes_at_every_resolution(name: str, resolution: int, channels: int) -
     assert_all_trained(generator, discriminator)
 
 
+@pytest.mark.parametrize(("resolution", "height"), [((16, 24), 4), ((80, 32), 20), ((28, 56), 14)], ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_images_need_not_be_square(name: str, resolution: tuple[int, int], height: int) -> None:
+    settings = () if name == "mlp" else (f"attention={height}",)
+    pooled = ("model.discriminator.pooling=flatten",) if name == "resnet" else ()
+    generator, discriminator = pair(name, *settings, *pooled, resolution=resolution)
+    made = generator(latents(2))
+    assert made.shape == (2, 3, *resolution)
+    logits = discriminator(made)
+    assert logits.shape == (2,)
+    logits.sum().backward()
+    assert_all_trained(generator, discriminator)
+
+
+def test_a_pooled_sum_starts_alike_for_any_shape() -> None:
+    """Four times as many pixels in the last map: half the weight."""
+    wide, square = (pair("resnet", resolution=each)[1].head for each in ((16, 64), 16))
+    for one, other in zip(wide.parameters(), square.parameters(), strict=True):
+        torch.testing.assert_close(2 * one, other)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("name", "norm"), NORMED_PAIRS)
 def test_every_activation_and_norm(name: str, norm: str, activation: str) -> None:

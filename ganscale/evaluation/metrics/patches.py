@@ -33,15 +33,15 @@ _PLACES = 250
 """Images after which places repeat: the evaluator's chunk, so that they do not depend on the number of replicas."""
 
 
-def num_levels(side: int) -> int:
-    """Levels of the pyramid of square images: halved while that leaves at least `SMALLEST` whole pixels.
+def num_levels(*sides: int) -> int:
+    """Levels of an image's pyramid: halved while that leaves at least `SMALLEST` whole pixels on each side.
 
     Args:
-        side: of the images in pixels.
+        sides: of the images in pixels.
     """
     levels = 1
-    while side % 2 == 0 and side // 2 >= SMALLEST:
-        side, levels = side // 2, levels + 1
+    while all(side % 2 == 0 and side // 2 >= SMALLEST for side in sides):
+        sides, levels = tuple(side // 2 for side in sides), levels + 1
     return levels
 
 
@@ -76,7 +76,7 @@ class PatchExtractor:
     """Random patches of each level of an image's Laplacian pyramid.
 
     Args:
-        shape: of one example, `(C, H, W)`, square.
+        shape: of one example, `(C, H, W)`.
 
     Raises:
         ValueError: the images are smaller than a patch.
@@ -89,15 +89,16 @@ class PatchExtractor:
     def __init__(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 3 or min(shape[1:]) < SIDE:
             raise ValueError(f"examples of shape {list(shape)} have no patches of {SIDE} x {SIDE} pixels")
-        self._levels = num_levels(shape[1])
+        self._levels = num_levels(*shape[1:])
 
     def __call__(self, examples: Tensor) -> Observed:
         """Features `[N, levels, PER_IMAGE, C, SIDE^2]`; thumbnails as bytes, uint8 `[N, C THUMBNAIL^2]`."""
         found = []
         for level, band in enumerate(laplacian_pyramid(examples.float(), self._levels)):
-            stream, places = Stream(0, f"evaluation/patches/{level}"), band.shape[2] - SIDE + 1
+            stream = Stream(0, f"evaluation/patches/{level}")
             rows = torch.arange(len(band), device=band.device)
-            at = stream.integers(0, _PLACES, places, (PER_IMAGE, 2)).to(band.device)[rows % _PLACES]
+            drawn = [stream.integers(0, _PLACES, side - SIDE + 1, (PER_IMAGE, 2)) for side in band.shape[2:]]
+            at = torch.stack((drawn[0][..., 0], drawn[1][..., 1]), 2).to(band.device)[rows % _PLACES]
             windows = band.unfold(2, SIDE, 1).unfold(3, SIDE, 1)
             found.append(windows[rows.unsqueeze(1), :, at[..., 0], at[..., 1]].flatten(3))
         small = adaptive_avg_pool2d(examples.float(), min(THUMBNAIL, examples.shape[2]))

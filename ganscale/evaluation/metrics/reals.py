@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ganscale.config import DATASETS, EXTRACTORS, Config
 from ganscale.config.checks import extractor_name
+from ganscale.config.datasets import resolution_text
 from ganscale.config.table import find, resolve
 from ganscale.data import open_source
 from ganscale.data.source import Finite, Reader, Source
@@ -85,7 +86,7 @@ def make_reals(config: Config, source: Source, *, num_samples: int, seed: int) -
     ending = (f"/{seed}" if most else "") + (f"/{READING}" if entry.has_pictures else "")
 
     def identify() -> str:
-        return f"{config.data.name}/{config.data.resolution}/{count}/{source.state_hash()}{ending}"
+        return f"{config.data.name}/{resolution_text(config.data.resolution)}/{count}/{source.state_hash()}{ending}"
 
     def training(start: int, stop: int) -> Tensor:
         return source.gather(torch.arange(start, stop))[0]

@@ -73,6 +73,22 @@ def test_levels_end_at_16_pixels(side: int, levels: int) -> None:
     assert num_levels(side) == levels
 
 
+@pytest.mark.parametrize(
+    ("sides", "levels"), [((32, 64), 2), ((64, 32), 2), ((64, 48), 2), ((128, 64), 3), ((64, 50), 2)]
+)
+def test_levels_fit_both_sides(sides: tuple[int, int], levels: int) -> None:
+    assert num_levels(*sides) == levels
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_patches_are_from_all_places_of_a_wide_image(axis: int) -> None:
+    images = torch.arange(48.0).view(48, 1) if axis == 2 else torch.arange(48.0).view(1, 48)
+    images = images.expand(48, 16) if axis == 2 else images.expand(16, 48)
+    found = PatchExtractor((1, *images.shape))(images.expand(250, 1, *images.shape)).features
+    first = found[..., 0].flatten()
+    assert set(first.int().tolist()) == set(range(48 - SIDE + 1))
+
+
 def test_patches_are_cut_from_their_level() -> None:
     images = textures(5, 1)
     found = PatchExtractor((3, 32, 32))(images).features
