@@ -18,7 +18,7 @@ _STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karra
 _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
 _CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) or acgan (Odena et al. 2017)."
 _CLASS_DIM = "Length of the class embedding of conditioning: concat."
-_ATTENTION = "Side of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
+_ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
 
 
 class MLPGenerator(Section):
@@ -106,7 +106,7 @@ class ResNetDiscriminator(Section):
     max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
     depth: Count = Field(default=1, ge=1, le=64, description="Residual blocks per resolution.")
     smallest: Count = Field(
-        default=0, ge=0, description="Side of the map at which D stops halving; 0: at the least there is (4 to 7)."
+        default=0, ge=0, description="Height of the map at which D stops halving; 0: at the least there is (4 to 7)."
     )
     final_blocks: Count = Field(default=1, ge=0, le=64, description="Residual blocks added on the smallest map.")
     pooling: Literal["sum", "mean", "flatten"] = Field(

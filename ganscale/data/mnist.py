@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ganscale.config import Config
+from ganscale.config.datasets import height_width
 from ganscale.data.images import HELD_OUT, ImageSource, StackedSource, held_out_reader, normalize, triple_classes
 from ganscale.data.source import LabeledReader
 from ganscale.parallel.random import Stream
@@ -77,7 +78,7 @@ def open_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> Imag
         device: where the images are kept.
         dtype: of the normalized images.
     """
-    images, labels = training_digits(config.data.resolution)
+    images, labels = training_digits(height_width(config.data.resolution)[0])
     return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype)
 
 
@@ -89,7 +90,7 @@ def open_stacked_mnist(config: Config, device: torch.device, dtype: torch.dtype)
         device: where the digits are kept.
         dtype: of the normalized images.
     """
-    images, labels = training_digits(config.data.resolution)
+    images, labels = training_digits(height_width(config.data.resolution)[0])
     return StackedSource(images, labels, config.data.num_images, seed=config.run.seed, device=device, dtype=dtype)
 
 
@@ -101,7 +102,7 @@ def held_out_digits(config: Config, count: int, seed: int) -> LabeledReader:
         count: how many; with replacement if above 10,000.
         seed: of the draw.
     """
-    return held_out_reader(*load_mnist("test", config.data.resolution), count, seed)
+    return held_out_reader(*load_mnist("test", height_width(config.data.resolution)[0]), count, seed)
 
 
 def held_out_triples(config: Config, count: int, seed: int) -> LabeledReader:
@@ -112,7 +113,7 @@ def held_out_triples(config: Config, count: int, seed: int) -> LabeledReader:
         count: how many.
         seed: of the draw.
     """
-    images, labels = load_mnist("test", config.data.resolution)
+    images, labels = load_mnist("test", height_width(config.data.resolution)[0])
     rows = Stream(seed, HELD_OUT).integers(0, count, len(images), (3,))
 
     def read(start: int, stop: int) -> tuple[Tensor, Tensor]:

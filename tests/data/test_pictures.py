@@ -54,8 +54,8 @@ def test_small_pictures_are_noted_by_the_side_that_decides() -> None:
         return read_header(io.BytesIO(encoded(noise(*shape))), Rules(fit=fit), (16, 32)).remarks
 
     assert remarks((16, 32), "crop") == remarks((10, 32), "pad") == ()
-    for shape, fit in (((16, 31), "crop"), ((15, 64), "crop"), ((15, 31), "pad")):
-        assert remarks(shape, fit) == ("smaller than data.resolution = 16x32, and therefore enlarged",)
+    for found in (remarks((16, 31), "crop"), remarks((15, 64), "crop"), remarks((15, 31), "pad")):
+        assert found == ("smaller than data.resolution = 16x32, and therefore enlarged",)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from ganscale.config import DISCRIMINATORS, load
 from ganscale.config.architectures import Activation, Norm
+from ganscale.models import Geometry
 from ganscale.models.base import Discriminator, Generator
 from ganscale.models.layers import (
     ACTIVATIONS,
@@ -67,9 +69,13 @@ def test_images_need_not_be_square(name: str, resolution: tuple[int, int], heigh
 
 def test_a_pooled_sum_starts_alike_for_any_shape() -> None:
     """Four times as many pixels in the last map: half the weight."""
-    wide, square = (pair("resnet", resolution=each)[1].head for each in ((16, 64), 16))
-    for one, other in zip(wide.parameters(), square.parameters(), strict=True):
-        torch.testing.assert_close(2 * one, other)
+    settings = load(overrides=["model.discriminator.name=resnet", "model.discriminator.width=4"]).model.discriminator
+    heads = []
+    for shape in ((3, 16, 64), (3, 16, 16)):
+        torch.manual_seed(0)
+        heads.append(DISCRIMINATORS["resnet"].make(settings, Geometry(shape, LATENT)).head)
+    for wide, square in zip(*(head.parameters() for head in heads), strict=True):
+        torch.testing.assert_close(2 * wide, square)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

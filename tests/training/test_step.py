@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 
+from ganscale.config.datasets import height_width
 from ganscale.health.diversity import NUM_SUMS
 from ganscale.losses import LOSSES, Targets
 from ganscale.losses.adversarial import HARD
@@ -251,7 +252,7 @@ def objective_of(discriminator: torch.nn.Module, targets: Targets = HARD) -> Dis
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_one_pass_over_reals_and_fakes_equals_two(network: tuple[str, ...], smoothing: float) -> None:
     config = tiny(*network)
-    shape = (1, config.data.resolution, config.data.resolution)
+    shape = (1, *height_width(config.data.resolution))
     _, discriminator = build_networks(config, shape, torch.device("cpu"))
     objective = objective_of(discriminator, Targets(1.0 - smoothing))
     assert objective.fused
