@@ -107,6 +107,13 @@ def test_a_report(run: Path, tmp_path: Path) -> None:
 def test_another_size_than_the_sets_is_refused(
     resolution: str, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    changed = [*RUN, f"data.resolution={resolution}", f"data.path={prepared}", f"run.dir={tmp_path}", "--dry-run"]
+    changed = [
+        *RUN,
+        f"data.resolution={resolution}",
+        f"data.path={prepared}",
+        f"run.dir={tmp_path}",
+        "--launcher",
+        "local",
+    ]
     assert train(changed) == REFUSED
     assert "--resolution 16" in capfd.readouterr().err
