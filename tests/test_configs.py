@@ -52,7 +52,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images = torch.randint(256, (12, 3, 32, 32), generator=generator, dtype=torch.uint8)
     monkeypatch.setattr("ganscale.data.cifar10.load_cifar10", lambda *_: (images, torch.arange(12) % 10))
     for index, image in enumerate(images):
-        path = tmp_path / str(index % 2) / f"{index}.png"
+        path = tmp_path / ("flags", "people")[index % 2] / f"{index}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     return tmp_path

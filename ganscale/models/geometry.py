@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ganscale.config.datasets import Resolution
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -24,9 +26,10 @@ class Geometry:
         return len(self.shape) == 3
 
     @property
-    def resolution(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return self.shape[1], self.shape[2]
+    def resolution(self) -> Resolution:
+        """Side of square images, or height and width."""
+        _, height, width = self.shape
+        return height if height == width else (height, width)
 
     @property
     def size(self) -> int:

@@ -8,3 +8,5 @@ def test_images_and_points() -> None:
     assert image.is_image
     assert not point.is_image
     assert (image.size, point.size) == (192, 2)
+    assert image.resolution == 8
+    assert Geometry((3, 8, 9), 5).resolution == (8, 9)
