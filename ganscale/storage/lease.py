@@ -17,14 +17,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
 from ganscale.storage.checkpoint import LEASE, CheckpointStore
 from ganscale.storage.files import open_for_append
 from ganscale.storage.run_dir import RunDir
-from ganscale.storage.store import ChangedError, StorePath
+from ganscale.storage.store import ChangedError, Place, StorePath
 
 SECONDS = 30.0
 """Without a renewal for so long, a lease may be taken over."""
@@ -49,18 +49,19 @@ def born(pid: int) -> int:
     return 0
 
 
-def busy(folder: RunDir, holder: str) -> BusyError:
+def busy(folder: RunDir, holder: str, *, section: str = "run") -> BusyError:
     """The error that names a run's writer.
 
     Args:
         folder: the run's.
         holder: who it is and since when.
+        section: "run", or "sweep" where the folder is a sweep's.
     """
     return BusyError(
         f"another process is writing to {folder.root}{holder and f': {holder}'}",
-        key="run.name",
+        key=f"{section}.name",
         value=folder.root.name,
-        remedy="wait for it or stop it, or use another run.name",
+        remedy=f"wait for it or stop it, or use another {section}.name",
     )
 
 
@@ -96,20 +97,23 @@ class FileLease:
         folder: the run's folder.
         patience: seconds to wait for another writer to end (a killed driver's workers need a moment).
         info: takes a sentence for the user when there is something to wait for.
+        section: "run", or "sweep" where the folder is a sweep's; for messages.
 
     Raises:
         BusyError: another process writes there.
         ConfigError: `.lock` cannot be opened, or is a link.
     """
 
-    def __init__(self, folder: RunDir, *, patience: float, info: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, folder: RunDir, *, patience: float, info: Callable[[str], None] = lambda _: None, section: str = "run"
+    ) -> None:
         self._folder, self._path = folder, folder.path / ".lock"
         try:
             self._file = open_for_append(self._path)
         except OSError as error:
             problem = "is a symbolic link" if self._path.is_symlink() else f"cannot be written ({error.strerror})"
-            remedy = "remove it, or use another run.name"
-            raise ConfigError(problem, key="run.dir", value=str(self._path), remedy=remedy) from None
+            remedy = f"remove it, or use another {section}.name"
+            raise ConfigError(problem, key=f"{section}.dir", value=str(self._path), remedy=remedy) from None
         self._own, self._prepared = "", False
         until = time.monotonic() + patience
         report_at = time.monotonic() + 1.0
@@ -119,7 +123,7 @@ class FileLease:
                 report_at = math.inf
             if time.monotonic() >= until:
                 self._file.close()
-                raise busy(folder, self._holder())
+                raise busy(folder, self._holder(), section=section)
             time.sleep(0.2)
 
     def _try(self) -> bool:
@@ -190,6 +194,7 @@ class StoreLease:
         patience: seconds to wait for another writer that renews its lease.
         info: takes a sentence for the user when there is something to wait for.
         take: False only waits until it could be taken.
+        section: "run", or "sweep" where the folder is a sweep's; for messages.
 
     Raises:
         BusyError: another process writes there.
@@ -197,7 +202,14 @@ class StoreLease:
     """
 
     def __init__(
-        self, root: StorePath, folder: RunDir, *, patience: float, info: Callable[[str], None], take: bool = True
+        self,
+        root: StorePath,
+        folder: RunDir,
+        *,
+        patience: float,
+        info: Callable[[str], None],
+        take: bool = True,
+        section: str = "run",
     ) -> None:
         self._folder, self._path = folder, root / LEASE
         self._facts: dict[str, Any] = {}
@@ -208,7 +220,7 @@ class StoreLease:
         started, seen, since, is_alive = time.monotonic(), "", time.monotonic(), False
         reported = False
         while True:
-            facts, etag = self._read()
+            facts, etag = _read_lease(self._path)
             now = time.monotonic()
             if etag != seen:
                 is_alive, seen, since = bool(seen), etag, now
@@ -217,30 +229,18 @@ class StoreLease:
                     return
                 continue
             if is_alive and now - started >= patience:
-                raise busy(folder, f"{facts['holder']}, since {_shown(facts['since'])}")
+                raise busy(folder, f"{facts['holder']}, since {_shown(facts['since'])}", section=section)
             if not reported and now - started >= 1.0:
                 reported = True
                 info(f"{facts['holder']} is writing to {root}; waiting for its lease to end")
             time.sleep(1.0)
 
-    def _read(self) -> tuple[dict[str, Any], str]:
-        """The lease's content and etag; empty without one."""
-        try:
-            content, etag = self._path.store.get(self._path.key)
-        except FileNotFoundError:
-            return {}, ""
-        facts = json.loads(content)
-        return facts, etag
-
     def _take(self, old: dict[str, Any], etag: str) -> bool:
         """Become the holder; checkpoints of earlier ones count until `claim`."""
-        fence = old.get("fence", 0) + 1
-        host, pid = socket.gethostname(), os.getpid()
+        fence, pid = old.get("fence", 0) + 1, os.getpid()
         self._facts = {
+            **_own_facts(),
             "fence": fence,
-            "holder": f"process {pid} on {host}",
-            "since": time.time(),
-            "id": uuid.uuid4().hex,
             "process": [_machine(), pid, born(pid)],
             "seconds": SECONDS,
             "renewals": 0,
@@ -301,10 +301,9 @@ class StoreLease:
                     self._etag = self._path.store.replace(self._path.key, json.dumps(facts).encode(), self._etag)
                     break
                 except ChangedError:
-                    now, etag = self._read()
+                    now, etag = _read_lease(self._path)
                     if now.get("id") != facts["id"]:
-                        by = f": {now['holder']}, since {_shown(now['since'])}" if now else ""
-                        self._lost = LeaseLostError(f"another process has taken over {self._path.parent}{by}")
+                        self._lost = _lost(self._path.parent, now)
                         return
                     if is_second:
                         raise
@@ -312,13 +311,113 @@ class StoreLease:
             self._facts, self._renewed = facts, sent
 
 
-def acquire(folder: RunDir, *, patience: float, info: Callable[[str], None] = lambda _: None) -> Lease:
+class Fence(NamedTuple):
+    """The lease of a sweep as its other processes know it: a place and the number under which its driver holds it.
+
+    Attributes:
+        root: where the sweep lies; a folder's lock ends with its driver, so that nothing is to be checked.
+        number: the driver's fencing number.
+    """
+
+    root: Place
+    number: int
+
+    def problem(self) -> LeaseLostError | None:
+        """That the driver no longer holds the lease, if so.
+
+        Raises:
+            OSError: the storage fails.
+        """
+        if isinstance(self.root, StorePath):
+            facts, _ = _read_lease(self.root / LEASE)
+            if facts.get("fence") != self.number:
+                return _lost(self.root, facts)
+            if facts.get("released"):
+                return LeaseLostError(f"the driver of {self.root} has ended")
+        return None
+
+
+NO_DRIVER = Fence(Path(), 0)
+"""Of a trial that is trained by itself."""
+
+
+class TrialLease:
+    """Reserves a trial in a bucket for the newest of the processes that train it, one after another.
+
+    Ray Tune starts a trial again when it takes the process before for dead; that one may live, cut off. So the newest
+    takes the trial over at once, and the others notice before their next write that counts. A process of an earlier
+    driver takes nothing from one of a later driver. Each has a higher fencing number.
+
+    Args:
+        root: the trial in the bucket.
+        driver: of the sweep.
+
+    Raises:
+        LeaseLostError: the sweep or the trial belongs to a later driver.
+        OSError: the storage fails.
+    """
+
+    def __init__(self, root: StorePath, driver: Fence) -> None:
+        self._path = root / LEASE
+        while True:
+            if problem := driver.problem():
+                raise problem
+            old, etag = _read_lease(self._path)
+            if old.get("driver", 0) > driver.number:
+                raise _lost(root, old)
+            facts = {**_own_facts(), "fence": old.get("fence", 0) + 1, "driver": driver.number}
+            content, store = json.dumps(facts).encode(), self._path.store
+            with suppress(FileExistsError, ChangedError):  # another process was faster: look again
+                if old:
+                    store.replace(self._path.key, content, etag)
+                else:
+                    store.create(self._path.key, content)
+                break
+        self._facts = facts
+
+    def confirm(self) -> int:
+        """Make sure, before a write that counts, that no other process has taken the trial; return the fencing number.
+
+        Raises:
+            LeaseLostError: another process has.
+            OSError: the storage fails.
+        """
+        facts, _ = _read_lease(self._path)
+        if facts.get("id") != self._facts["id"]:
+            raise _lost(self._path.parent, facts)
+        return self._facts["fence"]
+
+
+def _read_lease(path: StorePath) -> tuple[dict[str, Any], str]:
+    """A lease's content and etag; empty without one."""
+    try:
+        content, etag = path.store.get(path.key)
+    except FileNotFoundError:
+        return {}, ""
+    return json.loads(content), etag
+
+
+def _own_facts() -> dict[str, Any]:
+    """What a lease says of this process."""
+    host, pid = socket.gethostname(), os.getpid()
+    return {"holder": f"process {pid} on {host}", "since": time.time(), "id": uuid.uuid4().hex}
+
+
+def _lost(root: Place, facts: dict[str, Any]) -> LeaseLostError:
+    by = f": {facts['holder']}, since {_shown(facts['since'])}" if facts else ""
+    return LeaseLostError(f"another process has taken over {root}{by}")
+
+
+def acquire(
+    folder: RunDir, *, patience: float, info: Callable[[str], None] = lambda _: None, section: str = "run"
+) -> Lease:
     """Become a run's writer.
 
     Args:
         folder: the run's.
         patience: seconds to wait for another writer to end (a killed driver's workers need a moment).
         info: takes a sentence for the user when there is something to wait for.
+        section: "run", or "sweep" where the folder is a sweep's; for messages.
 
     Raises:
         BusyError: another process writes there; the message says which, and since when.
@@ -326,8 +425,8 @@ def acquire(folder: RunDir, *, patience: float, info: Callable[[str], None] = la
         OSError: a bucket fails.
     """
     if isinstance(folder.root, StorePath):
-        return StoreLease(folder.root, folder, patience=patience, info=info)
-    return FileLease(folder, patience=patience, info=info)
+        return StoreLease(folder.root, folder, patience=patience, info=info, section=section)
+    return FileLease(folder, patience=patience, info=info, section=section)
 
 
 def check_free(folder: RunDir, *, patience: float, info: Callable[[str], None]) -> None:

@@ -61,16 +61,19 @@ class Mirror:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def pull(self) -> None:
+    def pull(self, below: str = "") -> None:
         """Download all files.
+
+        Args:
+            below: a folder of the run's, to which it is limited; empty for all.
 
         Raises:
             OSError: the storage fails.
         """
         groups: dict[str, list[Entry]] = {}
-        for entry in self._root.store.list(self._root.key):
+        for entry in self._root.store.list((self._root / below).key if below else self._root.key):
             name = entry.key[len(self._root.key) :].lstrip("/")
-            if name.partition("/")[0] not in APART and not name.startswith("."):
+            if not name.startswith(".") and not set(name.split("/")).intersection(APART):
                 segment = _SEGMENT.match(name)
                 groups.setdefault(segment.group(1) if segment else name, []).append(entry)
         with ThreadPoolExecutor(8) as pool:
@@ -117,13 +120,16 @@ class Mirror:
     def _note(self, name: str, stat: os.stat_result) -> None:
         self._sent[name] = _Sent(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
-    def start(self, fence: Callable[[], int]) -> None:
-        """Upload from now on, every few seconds in a thread and at each `push`.
+    def start(self, fence: Callable[[], int], *, periodic: bool = True) -> None:
+        """Upload from now on, at each `push` and every few seconds in a thread.
 
         Args:
             fence: confirms that this process is the run's writer, and returns its fencing number.
+            periodic: whether there is that thread.
         """
         self._fence = fence
+        if not periodic:
+            return
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self._thread.start()
 

@@ -93,25 +93,29 @@ class RunDir:
         if self._mirror:
             self._mirror.fetch(name)
 
-    def pull(self) -> "RunDir":
+    def pull(self, below: str = "") -> "RunDir":
         """Bring all local files up to date with the bucket, and return this object.
+
+        Args:
+            below: a folder of the run's, to which it is limited; empty for all.
 
         Raises:
             OSError: the storage fails.
         """
         if self._mirror:
-            self._mirror.pull()
+            self._mirror.pull(below)
         return self
 
-    def write_as(self, confirm: Callable[[], int]) -> None:
+    def write_as(self, confirm: Callable[[], int], *, periodic: bool = True) -> None:
         """Keep the bucket up to date with the local files from now on.
 
         Args:
             confirm: `Lease.confirm` of the run's writer.
+            periodic: False uploads at each `push` only.
         """
         self._confirm = confirm
         if self._mirror:
-            self._mirror.start(confirm)
+            self._mirror.start(confirm, periodic=periodic)
 
     def push(self) -> None:
         """Wait until the bucket has all local files; nothing to do for a run in a folder.
@@ -143,20 +147,30 @@ def locate(config: Config) -> RunDir:
         config: the run.
 
     Raises:
-        ConfigError: there is no such home or working directory.
+        ConfigError: there is no such home or working directory, or the URI is no place.
     """
-    if is_uri(config.run.dir):
-        place = open_place(config.run.dir, key="run.dir")
-        return RunDir(place / config.run.name)
+    return locate_in(config.run.dir, config.run.name, key="run.dir")
+
+
+def locate_in(parent: str, name: str, *, key: str) -> RunDir:
+    """The folder of a run or a sweep as an absolute path, or its place in a bucket. Raises: `locate`.
+
+    Args:
+        parent: path or URI of the folder in which it lies.
+        name: of the run or the sweep.
+        key: the setting that holds `parent`, for messages.
+    """
+    if is_uri(parent):
+        return RunDir(open_place(parent, key=key) / name)
     try:
-        base = Path(config.run.dir).expanduser()
+        base = Path(parent).expanduser()
         if not base.is_absolute():
             cwd = Path.cwd()
             base = (Path.home() if "runtime_resources" in cwd.parts else cwd) / base
     except (OSError, RuntimeError) as error:  # no such user, no home, or the working directory is gone
         reason = f"its place cannot be found ({str(error).rstrip('.')})"
-        raise ConfigError(reason, key="run.dir", value=config.run.dir, remedy="name an absolute folder") from None
-    return RunDir(base / config.run.name)
+        raise ConfigError(reason, key=key, value=parent, remedy="name an absolute folder") from None
+    return RunDir(base / name)
 
 
 def open_run(text: str) -> RunDir:

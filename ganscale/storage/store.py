@@ -14,13 +14,14 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -164,6 +165,14 @@ class Store(Protocol):
         """
         ...
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Names one level below a prefix, in order, that have objects below them.
+
+        Args:
+            prefix: whole parts of a key; empty for the store itself.
+        """
+        ...
+
 
 class LocalStore:
     """Files below a folder. A write is synced, then renamed into its place.
@@ -187,7 +196,10 @@ class LocalStore:
 
     def stat(self, key: str) -> Entry:
         """Look at a file (part of `Store`)."""
-        stat = (self.path / key).stat()
+        path = self.path / key
+        stat = path.stat()
+        if S_ISDIR(stat.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "is a folder", str(path))
         return Entry(key, stat.st_size, stat.st_mtime, _file_etag(stat))
 
     def put(self, key: str, content: bytes | memoryview) -> str:
@@ -229,6 +241,12 @@ class LocalStore:
                         found.append(self.stat(path.relative_to(self.path).as_posix()))
         return sorted(found, key=lambda entry: entry.key)
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Folders in a folder (part of `Store`)."""
+        with suppress(FileNotFoundError):
+            return sorted(entry.name for entry in os.scandir(self.path / prefix) if entry.is_dir())
+        return []
+
     def _write(self, key: str, content: bytes | memoryview, into_place: Callable[[Path, Path], None]) -> str:
         path = self.path / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +279,9 @@ class BucketStore:
         parts = _check_uri(uri)
         self.place, self.deadline = uri.rstrip("/"), deadline
         self._scheme, self._bucket, self._prefix = parts.scheme, parts.netloc, unquote(parts.path).strip("/")
+
+    def __reduce__(self) -> tuple[Callable[..., "BucketStore"], tuple[str, float]]:
+        return _open_bucket, (self.place, self.deadline)  # without the client, which knows the credentials
 
     @cached_property
     def quick(self) -> "BucketStore":
@@ -379,6 +400,14 @@ class BucketStore:
 
         return sorted(map(self._entry, self._call(prefix, read)), key=lambda entry: entry.key)
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Common prefixes of the objects below a prefix (part of `Store`)."""
+        import obstore
+
+        below = self._path(prefix).rstrip("/")
+        found = self._call(prefix, lambda: obstore.list_with_delimiter(self._client, below or None))
+        return sorted(each.rstrip("/").rpartition("/")[2] for each in found["common_prefixes"])
+
     def check(self, key: str) -> None:
         """Check, before any work starts, that the bucket can be read and written and knows conditional writes.
 
@@ -472,6 +501,10 @@ class BucketStore:
                     raise OSError(errno.EIO, f"the storage does not answer as it should: {reason}", place) from None
             time.sleep(pause * (0.5 + uuid.uuid4().int % 1000 / 2000))  # clients must not return all at once
             pause = min(_LONGEST, 2.0 * pause)
+
+
+def _open_bucket(uri: str, deadline: float) -> BucketStore:
+    return BucketStore(uri, deadline=deadline)
 
 
 def _keeps_conditions(store: Store, key: str) -> bool:
@@ -618,6 +651,32 @@ def open_place(text: str | Path | StorePath, *, key: str = "path") -> Place:
         return Path(unquote(parts.path))
     _check_uri(text, key=key)
     return StorePath(BucketStore(text))
+
+
+def folders(place: Place) -> Sequence[str]:
+    """Names of the folders in a folder, or of the prefixes one level below a prefix, in order; empty if there are none.
+
+    Args:
+        place: which.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    return LocalStore(place).folders() if isinstance(place, Path) else place.store.folders(place.key)
+
+
+def in_parallel(place: Place, read: Callable[[str], T], names: Sequence[str]) -> list[T]:
+    """What a function reads by each name; in a bucket several at a time, as each takes a round trip.
+
+    Args:
+        place: where it reads.
+        read: the function.
+        names: its arguments, in the order of the result.
+    """
+    if isinstance(place, Path):
+        return list(map(read, names))
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(read, names))
 
 
 def modified(place: Place) -> float:

@@ -16,7 +16,16 @@ import torch
 
 from ganscale.storage import lease as leases
 from ganscale.storage.checkpoint import CheckpointStore, load
-from ganscale.storage.lease import BusyError, LeaseLostError, StoreLease, born, check_free
+from ganscale.storage.lease import (
+    BusyError,
+    Fence,
+    LeaseLostError,
+    StoreLease,
+    TrialLease,
+    _read_lease,
+    born,
+    check_free,
+)
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import LocalStore, StorePath
 
@@ -121,7 +130,7 @@ def interrupt(_: float) -> None:
 def test_of_many_that_follow_a_dead_writer_one_wins(root: StorePath, take: Callable[..., StoreLease]) -> None:
     old = take()
     die(old)
-    facts, etag = old._read()
+    facts, etag = _read_lease(old._path)
     others = [StoreLease.__new__(StoreLease) for _ in range(3)]
     for each in others:
         each.__dict__.update(old.__dict__, _thread=old._thread.__class__(target=silent, args=("",)))
@@ -320,3 +329,30 @@ def test_the_lease_says_nothing_but_names_times_and_numbers(root: StorePath, tak
     facts = json.loads((root / "lease.json").read_bytes())
     expected = "checkpoints fence holder id open process released renewals seconds since"
     assert " ".join(sorted(facts)) == expected
+
+
+def test_the_newest_process_of_a_trial_takes_it(root: StorePath, take: Callable[..., StoreLease]) -> None:
+    """Unless a later driver has: each has a higher fencing number."""
+    lease = take()
+    first = Fence(root, lease.confirm())
+    trial = root / "trials" / "0000"
+    old = TrialLease(trial, first)
+    assert old.confirm() == 1
+    new = TrialLease(trial, first)
+    assert new.confirm() == 2
+    with pytest.raises(LeaseLostError, match=rf"{trial}: process {os.getpid()} on .*, since 20"):
+        old.confirm()
+    assert first.problem() is None
+    lease.release()
+    assert "has ended" in str(first.problem())
+    second = Fence(root, take().confirm())
+    assert "another process has taken over" in str(first.problem())
+    with pytest.raises(LeaseLostError):
+        TrialLease(trial, first)
+    assert new.confirm() == 2, "until the later driver trains it, it may go on"
+    assert TrialLease(trial, second).confirm() == 3
+    with pytest.raises(LeaseLostError):
+        new.confirm()
+    (trial / "lease.json").write_text((trial / "lease.json").read_text().replace('"driver": 2', '"driver": 3'))
+    with pytest.raises(LeaseLostError):
+        TrialLease(trial, second)

@@ -160,3 +160,26 @@ def test_a_failed_upload_is_made_up_for(
     append(path / "metrics.jsonl", "2\n")
     mirror.push()
     assert contents(copy()) == {"metrics.jsonl": "1\n2\n"}
+
+
+def test_a_part_can_be_fetched_and_other_runs_checkpoints_are_not(
+    root: StorePath, copy: Callable[[], tuple[Mirror, Path]]
+) -> None:
+    """As of a sweep, below which runs lie."""
+    mirror, path = copy()
+    mirror.start(lambda: 1, periodic=False)
+    assert mirror._thread is None
+    for name in ("plots/a.png", "trials/0000/seed-0/config.yaml", "trials/0001/seed-0/config.yaml"):
+        (path / name).parent.mkdir(parents=True)
+        (path / name).write_text("x")
+    mirror.push()
+    for name in ("trials/0000/lease.json", "trials/0000/seed-0/checkpoints/1/state.pt", ".ray/1/x"):
+        (root / name).write_text("x")
+    part, there = copy()
+    part.pull("trials/0000")
+    assert [str(each.relative_to(there)) for each in there.rglob("*") if each.is_file()] == [
+        "trials/0000/seed-0/config.yaml"
+    ]
+    assert list(contents(copy())) == [
+        "plots/a.png", "trials/0000/seed-0/config.yaml", "trials/0001/seed-0/config.yaml",
+    ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Stores: the same promises by a local folder and by two servers that speak S3, also when requests fail."""
 
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from ganscale.storage.store import (
     StorageAccessError,
     Store,
     StorePath,
+    folders,
     open_place,
     remove,
 )
@@ -307,3 +309,23 @@ def test_what_is_being_written_is_not_listed(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="full"):
         store.put("a", b"1")
     assert os.listdir(tmp_path) == []
+
+
+def test_folders_are_one_level_below(store: Store) -> None:
+    for key in ("a/b/c", "a/b/d", "a/e", "f/g", "h"):
+        store.put(key, b"1")
+    assert [list(store.folders(prefix)) for prefix in ("", "a", "none")] == [["a", "f"], ["b"], []]
+    assert list(folders(StorePath(store, "a"))) == ["b"]
+    if isinstance(store, LocalStore):
+        assert list(folders(store.path / "a")) == ["b"]
+
+
+def test_a_pickled_store_knows_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Tune keeps what it pickles, in the bucket."""
+    store = BucketStore(Server("http://127.0.0.1:9", "the-key", "the-secret").use(monkeypatch), deadline=1.0)
+    assert store._client is not None
+    text = pickle.dumps(StorePath(store, "a"))
+    assert b"the-key" not in text
+    assert b"the-secret" not in text
+    found = pickle.loads(text)
+    assert (found.key, found.store.place, found.store.deadline) == ("a", store.place, 1.0)
