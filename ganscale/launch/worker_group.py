@@ -97,7 +97,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        cause = _root_cause(error)
+        cause = _first_cause(error)
         raise TrainingError(f"{type(cause).__name__}: {cause}") from error
     except RayError as error:
         raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
@@ -130,7 +130,17 @@ def _worker_environment(config: Config) -> dict[str, str]:
     return environment
 
 
-def _root_cause(error: TrainingFailedError) -> BaseException:
+def worker_failure(error: TrainingError) -> BaseException:
+    """The exception of the worker, or of Ray, that ended a group.
+
+    Args:
+        error: Raised by `run_worker_group`.
+    """
+    cause = error.__cause__
+    return _first_cause(cause) if isinstance(cause, TrainingFailedError) else error
+
+
+def _first_cause(error: TrainingFailedError) -> BaseException:
     """The first worker's own exception, or the controller's."""
     cause: BaseException = error
     if isinstance(error, WorkerGroupError) and error.worker_failures:

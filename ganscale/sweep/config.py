@@ -29,7 +29,11 @@ class SweepSettings(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="Name of the sweep and of its folder. The same name again resumes the sweep.",
     )
-    dir: str = Field(default="runs/sweeps", min_length=1, description="Parent of the sweeps' folders; shared storage.")
+    dir: str = Field(
+        default="runs/sweeps",
+        min_length=1,
+        description="Parent of the sweeps' folders, or of their places in a bucket (s3://, gs://, az://).",
+    )
     seed: Count = Field(default=0, ge=0, lt=2**63, description="Seed from which configurations are drawn.")
     search: Literal["random", "grid", "optuna"] = Field(
         default="random",

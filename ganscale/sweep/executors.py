@@ -4,6 +4,7 @@ A group outlives a trial: the same trial actor sends the next configuration to t
 first pays for their start. A message is self-contained, as a restarted worker knows nothing, and is answered once.
 """
 
+import io
 import threading
 import time
 from pathlib import Path
@@ -15,9 +16,17 @@ from ray.util.queue import Empty, Queue
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.launch.placement import Placement
-from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.launch.worker_group import (
+    TrainingError,
+    WorkerGroupSpec,
+    prepare_worker,
+    run_worker_group,
+    worker_failure,
+)
 from ganscale.parallel.collectives import Replica
-from ganscale.sweep.trial import MultiSeedTrial
+from ganscale.storage.lease import Fence
+from ganscale.storage.store import Place
+from ganscale.sweep.trial import MultiSeedTrial, is_lost
 
 CLOSE_TIMEOUT = 20.0
 """Seconds that a group may take to end."""
@@ -32,14 +41,16 @@ class TrialSpec(NamedTuple):
     drawn: dict[str, Any]
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
-    folder: str
+    folder: Place
     stop_failing: bool
     audited: tuple[int, ...]
     keep: int
+    driver: Fence
 
 
 Operation = Literal["row", "save", "load"]
-"""row: train to row `argument` and return it; save: write the states of all seeds to a path; load: continue from it."""
+"""row: train to row `argument` and return it; save: write the states of all seeds to a file or an object; load:
+continue from it."""
 
 
 class InProcessExecutor:
@@ -60,24 +71,34 @@ class InProcessExecutor:
         Args:
             spec: The configuration.
             operation: See `Operation`.
-            argument: Number of the row, or the path as a text.
+            argument: Number of the row, or where the states lie.
         """
         if self._trial is None or spec != self._spec:
             self._trial = None  # frees memory first
-            fields = spec._asdict() | {"config": parse(spec.config), "folder": Path(spec.folder)}
+            fields: dict[str, Any] = {**spec._asdict(), "config": parse(spec.config)}
             self._spec, self._trial = spec, MultiSeedTrial(**fields, device=self._device)
         if operation == "row":
             return self._trial.row(argument)
         if operation == "load":
-            return self._trial.adopt(torch.load(argument, map_location="cpu", weights_only=True))
+            source = argument if isinstance(argument, Path) else io.BytesIO(argument.read_bytes())
+            return self._trial.adopt(torch.load(source, map_location="cpu", weights_only=True))
         states = self._trial.states()
         if Replica.current().is_rank_zero:
-            Path(argument).parent.mkdir(parents=True, exist_ok=True)
-            torch.save(states, argument)
+            _save(states, argument)
         return None
 
     def close(self) -> None:
         """Do nothing: it holds no workers."""
+
+
+def _save(states: Any, place: Place) -> None:
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(states, place)
+    else:
+        buffer = io.BytesIO()
+        torch.save(states, buffer)
+        place.store.put(place.key, buffer.getbuffer())
 
 
 class WorkerGroupExecutor:
@@ -102,7 +123,7 @@ class WorkerGroupExecutor:
         Args:
             spec: The configuration.
             operation: See `Operation`.
-            argument: Number of the row, or the path as a text.
+            argument: Number of the row, or where the states lie.
 
         Raises:
             TrainingError: The workers failed or ended.
@@ -141,6 +162,9 @@ class WorkerGroupExecutor:
         settings = {"messages": self._messages, "answers": self._answers, "started": time.time_ns()}
         try:
             run_worker_group(_serve, settings, self._group)
+        except TrainingError as error:
+            cause = worker_failure(error)
+            self._error = cause if is_lost(cause) else error
         except Exception as error:
             self._error = error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ganscale.config import dump
 from ganscale.evaluation.metrics.result import shown
 from ganscale.storage.files import write_atomically
+from ganscale.storage.store import Place, folders
 from ganscale.sweep import plots
 from ganscale.sweep.analysis import Difference, Rate, audit, differences, importances, success_rates
 from ganscale.sweep.plan import SweepPlan
@@ -42,7 +43,8 @@ def confirmed(folder: SweepFolder, best: Entry) -> tuple[SeedResult, ...]:
         best: The winner.
     """
     results: list[SeedResult] = []
-    for path in sorted((folder.confirm / f"{best.index:04d}").glob("[0-9]*")):
+    trials = folder.confirm / f"{best.index:04d}"
+    for path in (trials / name for name in folders(trials) if name.isdigit()):
         status, reason = read_end(path)
         rows = read_rows(path)
         if status == "failed":
@@ -102,13 +104,14 @@ def write_report(plan: SweepPlan, folder: SweepFolder) -> str:
         run = config.run.model_copy(update={"name": f"{settings.name}-best"[:100]})
         write_atomically(folder.best, head + dump(config.model_copy(update={"run": run})))
     plots.save_all(plan, entries, important, rates, folder.plots)
+    folder.files.push()
     return "\n".join(
         [
             leaderboard(entries, metrics, plan.names, seeds=len(plan.seeds), most=20),
             *(line for name, found in paired.items() for line in _compared(name, rates[name], found)),
             *([audited.describe(metrics[0])] if audited and (audited.ended or audited.continued) else []),
             *(_winner(plan, folder, best, fresh) if best else ["no configuration has a valid seed at its end"]),
-            f"results: {_near(folder.path)}/results.json, results.csv and plots/",
+            f"results: {_near(folder.root)}/results.json, results.csv and plots/",
         ]
     )
 
@@ -140,9 +143,11 @@ def _winner(plan: SweepPlan, folder: SweepFolder, best: Entry, fresh: Sequence[S
             parts.append(f"{summary.successes} of {len(fresh)} succeeded (interval {interval})")
         quality = ", ".join([*parts, f"{summary.failures} failed"])
         lines.append(f"  on {len(fresh)} fresh seeds (this is its quality): {quality}")
-    return [*lines, f"  as a run: {_near(folder.best)}"]
+    return [*lines, f"  as a run: {_near(folder.root / folder.best.name)}"]
 
 
-def _near(path: Path) -> str:
+def _near(place: Place) -> str:
     """A path relative to the working directory where possible."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    if isinstance(place, Path) and place.is_relative_to(Path.cwd()):
+        return str(place.relative_to(Path.cwd()))
+    return str(place)

@@ -1,4 +1,4 @@
-"""The folder of a sweep and the results that lie in it.
+"""The folder of a sweep, or its place in a bucket, and the results that lie in it.
 
 <sweep.dir>/<sweep.name>/
     sweep.yaml      the resolved sweep with its base run
@@ -7,6 +7,9 @@
     results.json    all results; results.csv: the table
     best.yaml       the winner as a run for `python -m ganscale.train`
     plots/          pictures
+
+In a bucket (`sweep.dir=s3://bucket/sweeps`) the same names are objects, and `lease.json` names the driver. Trials write
+theirs themselves, on whatever host they run; the driver's files are copies of those in a temporary folder.
 """
 
 import csv
@@ -26,6 +29,8 @@ from ganscale.config.errors import shown
 from ganscale.config.load import flat, read
 from ganscale.config.yaml12 import Dumper
 from ganscale.storage.files import write_atomically
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place, folders, in_parallel
 from ganscale.sweep.config import Sweep, SweepSettings
 from ganscale.sweep.score import SeedResult, Standing, finite_or_none, seed_from_json, standing
 
@@ -40,13 +45,19 @@ class SweepFolder:
     """Paths of one sweep.
 
     Args:
-        path: The sweep's folder.
+        files: The sweep's folder, or its place in a bucket; also as a `RunDir`.
+
+    Attributes:
+        files: The driver's files: fetched from a bucket and pushed there.
+        root: Where the sweep lies.
+        path: The local folder of the driver's files; `root`, except in a bucket.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.sweep, self.best = path / "sweep.yaml", path / "best.yaml"
-        self.trials, self.confirm, self.plots = path / "trials", path / "confirm", path / "plots"
+    def __init__(self, files: Place | RunDir) -> None:
+        self.files = files if isinstance(files, RunDir) else RunDir(files)
+        self.root, self.path = self.files.root, self.files.path
+        self.sweep, self.best, self.plots = (self.path / name for name in ("sweep.yaml", "best.yaml", "plots"))
+        self.trials, self.confirm = self.root / "trials", self.root / "confirm"
 
 
 def resolved(sweep: Sweep, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,18 +80,21 @@ def prepare(folder: SweepFolder, sweep: Sweep, base: Mapping[str, Any]) -> None:
 
     Raises:
         ConfigError: The folder holds another sweep.
+        OSError: The storage fails.
     """
     new = resolved(sweep, base)
+    folder.files.fetch(folder.sweep.name)
     changed = _changed(read(folder.sweep), new) if folder.sweep.exists() else []
     if changed:
         raise ConfigError(
-            f"a sweep of this name with other settings lies in {folder.path} ({', '.join(changed)} differ)",
+            f"a sweep of this name with other settings lies in {folder.root} ({', '.join(changed)} differ)",
             key="sweep.name",
             value=sweep.sweep.name,
             remedy="use another sweep.name, restore the old settings to resume, or move the folder away",
         )
     folder.trials.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.sweep, yaml.dump(new, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
+    folder.files.push()
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -114,40 +128,63 @@ class TrialRow:
         return {**self.__dict__, "seeds": [seed.as_json() for seed in self.seeds]}
 
 
-def read_rows(folder: Path) -> list[TrialRow]:
+def _read_text(path: Place) -> str:
+    """The content of a record; empty if there is none.
+
+    Raises:
+        OSError: A bucket fails: what it holds may be there all the same.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        if isinstance(path, Path) or isinstance(error, FileNotFoundError):
+            return ""
+        raise
+
+
+def read_rows(folder: Place) -> list[TrialRow]:
     """The rows of a trial up to the first damaged one.
 
     Args:
         folder: The trial's folder.
+
+    Raises:
+        OSError: A bucket fails.
     """
     rows: list[TrialRow] = []
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines():
+    with suppress(ValueError, KeyError, TypeError):
+        for line in _read_text(folder / "rows.jsonl").splitlines():
             raw = json.loads(line)
             rows.append(TrialRow(**{**raw, "seeds": tuple(map(seed_from_json, raw["seeds"]))}))
     return rows
 
 
-def read_end(folder: Path) -> tuple[str, str]:
+def read_end(folder: Place) -> tuple[str, str]:
     """Status and reason of a trial's end; both empty while it is open.
 
     Args:
         folder: The trial's folder.
+
+    Raises:
+        OSError: A bucket fails.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        raw = json.loads((folder / "end.json").read_text(encoding="utf-8"))
+    with suppress(ValueError, KeyError, TypeError):
+        raw = json.loads(_read_text(folder / "end.json"))
         return str(raw["status"]), str(raw["reason"])
     return "", ""
 
 
-def read_drawn(folder: Path) -> dict[str, Any] | None:
+def read_drawn(folder: Place) -> dict[str, Any] | None:
     """The drawn values that a trial was proposed with; None if there is no valid record.
 
     Args:
         folder: The trial's folder.
+
+    Raises:
+        OSError: A bucket fails.
     """
-    with suppress(OSError, ValueError):
-        raw = json.loads((folder / "drawn.json").read_text(encoding="utf-8"))
+    with suppress(ValueError):
+        raw = json.loads(_read_text(folder / "drawn.json"))
         return raw if isinstance(raw, dict) else None
     return None
 
@@ -185,25 +222,39 @@ class Entry:
         return {"trial": self.index, "drawn": dict(self.drawn), **facts, **self.standing.as_json(), "seeds": seeds}
 
 
-def read_entries(trials: Path, metrics: Sequence[str], settings: SweepSettings) -> list[Entry]:
+def read_entries(
+    trials: Place, metrics: Sequence[str], settings: SweepSettings, *, ended: dict[str, Entry] | None = None
+) -> list[Entry]:
     """All configurations of a sweep, by index.
 
     Args:
         trials: Folder of the trials.
         metrics: Metrics that are optimized, the first decides.
         settings: Section `sweep`.
+        ended: Those that had ended when they were read before, by name: they are not read again. It is added to.
+
+    Raises:
+        OSError: A bucket fails.
     """
-    found = [read_entry(folder, metrics, settings) for folder in sorted(trials.glob("[0-9]*")) if folder.name.isdigit()]
-    return [entry for entry in found if entry is not None]
+    ended = {} if ended is None else ended
+    names = [name for name in folders(trials) if name.isdigit()]
+    new = [name for name in names if name not in ended]
+    read = in_parallel(trials, lambda name: read_entry(trials / name, metrics, settings), new)
+    found = ended | {name: entry for name, entry in zip(new, read, strict=True) if entry}
+    ended.update({name: entry for name, entry in found.items() if entry.status})
+    return [found[name] for name in names if name in found]
 
 
-def read_entry(folder: Path, metrics: Sequence[str], settings: SweepSettings) -> Entry | None:
+def read_entry(folder: Place, metrics: Sequence[str], settings: SweepSettings) -> Entry | None:
     """The configuration in a trial's folder; None if there is none.
 
     Args:
         folder: The trial's folder, named by its index.
         metrics: Metrics that are optimized, the first decides.
         settings: Section `sweep`.
+
+    Raises:
+        OSError: A bucket fails.
     """
     drawn = read_drawn(folder)
     if drawn is None:

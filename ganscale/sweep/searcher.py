@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from ganscale.storage.files import write_atomically
+from ganscale.storage.store import Place
 from ganscale.sweep.results import read_drawn
 
 
@@ -27,7 +28,7 @@ class ReplayableSearcher(Searcher):
         self,
         numbers: Iterable[int],
         draw: Callable[[int], dict[str, Any]],
-        trials: Path,
+        trials: Place,
         *,
         until: float,
         on_complete: Callable[[int], None] = lambda number: None,
@@ -67,7 +68,8 @@ class ReplayableSearcher(Searcher):
         """Forward the end of a trial (Ray's protocol)."""
         number = self._by_trial.get(trial_id)
         if number is not None:
-            self._on_complete(number)
+            with suppress(OSError):  # of a bucket: Tune would take it for the trial's
+                self._on_complete(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the trials' folders hold the state (Ray's protocol)."""

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from ganscale.config import parse
 from ganscale.config.register import register
 from ganscale.launch.placement import Placement
 from ganscale.launch.prometheus import GaugeTracker
+from ganscale.storage.lease import Fence
+from ganscale.storage.store import Place
 from ganscale.sweep.config import Sweep
 from ganscale.sweep.executors import InProcessExecutor, TrialSpec, WorkerGroupExecutor
 from ganscale.sweep.results import read_rows
@@ -30,7 +33,7 @@ class Job(NamedTuple):
 
     sweep: dict[str, Any]  # `Sweep` as plain mappings
     base: dict[str, Any]  # the base run as plain mappings
-    folder: str  # folder of the trials
+    folder: Place  # folder of the trials
     metrics: tuple[str, ...]  # metrics that are optimized
     seeds: tuple[int, ...]  # `run.seed` of each run
     one_seed_each: bool  # whether trial i runs seeds[i] only, instead of all seeds
@@ -39,8 +42,9 @@ class Job(NamedTuple):
     # restore the scheduler's state
     from_end: bool
     keep: int  # number of checkpoints that a finished run keeps
-    storage: str  # folder for Ray's own files
+    storage: str  # folder for Ray's own files; empty where nodes share none
     extension: dict[str, Any]  # the user's own networks and losses
+    driver: Fence  # lease of the sweep
 
 
 def trial_number(name: str) -> int:
@@ -73,21 +77,24 @@ class TrialActor(Trainable):
         raw = self._space.raw(drawn)
         cluster = {"num_workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker}
         run = parse({**raw, "cluster": {**raw.get("cluster", {}), **cluster}})
-        self._folder = Path(job.folder) / f"{number:04d}"
+        self._folder = job.folder / f"{number:04d}"
         seeds = job.seeds[number : number + 1] if job.one_seed_each else job.seeds
         self._spec = TrialSpec(
             config=run.model_dump(mode="json"),
             drawn=drawn,
             seeds=seeds,
             metrics=job.metrics,
-            folder=str(self._folder),
+            folder=self._folder,
             stop_failing=settings.stop_failing,
             audited=() if job.one_seed_each else audited_seeds(settings, number, seeds),
             keep=job.keep,
+            driver=job.driver,
         )
         if self._executor is None and settings.workers > 1:
             placement = Placement(settings.workers, job.use_gpu, "PACK")
-            self._executor = WorkerGroupExecutor(run, placement, Path(job.storage), f"{settings.name}-workers")
+            self._temporary = tempfile.TemporaryDirectory(prefix="ganscale-", ignore_cleanup_errors=True)
+            storage = Path(job.storage or self._temporary.name)
+            self._executor = WorkerGroupExecutor(run, placement, storage, f"{settings.name}-workers")
         elif self._executor is None:
             self._executor = InProcessExecutor(torch.device("cuda", 0) if job.use_gpu else torch.device("cpu"))
         self._gauges = GaugeTracker(f"{settings.name}/{number:04d}")
@@ -123,9 +130,13 @@ class TrialActor(Trainable):
             runs = [str(self._folder / f"seed-{seed}") for seed in self._spec.seeds]
             Checkpoint.from_directory(checkpoint_dir).set_metadata({"path": str(self._folder), "runs": runs})
             return
-        path = self._folder / "states.pt"
-        self._execute("save", str(path))  # on the storage that workers share; Ray's folder is on this node only
-        shutil.move(path, Path(checkpoint_dir) / path.name)
+        shared, own = self._folder / "states.pt", Path(checkpoint_dir) / "states.pt"
+        self._execute("save", shared)  # on the storage that workers share; Ray's folder is on this node only
+        if isinstance(shared, Path):
+            shutil.move(shared, own)
+        else:
+            own.write_bytes(shared.read_bytes())
+            shared.unlink()
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Continue from the states of another trial, or from its own after a pause (Ray's protocol).
@@ -134,10 +145,13 @@ class TrialActor(Trainable):
         """
         if not self._job.from_end:
             return
-        path = self._folder / "states.pt"
-        shutil.copy(Path(checkpoint) / path.name, path)
-        self._execute("load", str(path))
-        path.unlink()
+        shared, own = self._folder / "states.pt", Path(checkpoint) / "states.pt"
+        if isinstance(shared, Path):
+            shutil.copy(own, shared)
+        else:
+            shared.store.put(shared.key, own.read_bytes())
+        self._execute("load", shared)
+        shared.unlink()
         self._next = len(read_rows(self._folder))
 
     def cleanup(self) -> None:

@@ -6,6 +6,9 @@
     seed-<seed>/       a run's folder (config.yaml, metrics.jsonl, evaluations/, samples/, checkpoints/)
 
 A row is written after the checkpoints of all seeds at its images, so an interrupted trial resumes from its last row.
+
+In a bucket `lease.json` names the process that trains it (`TrialLease`), and the rows are replaced by compare-and-swap:
+a process that another one has followed, but that still runs somewhere, can take no row back.
 """
 
 import json
@@ -33,8 +36,9 @@ from ganscale.run.trackers import TrackerCallback
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore
 from ganscale.storage.files import write_atomically
+from ganscale.storage.lease import NO_DRIVER, Fence, LeaseLostError, TrialLease
 from ganscale.storage.run_dir import RunDir, checkpoint_store, prepare
-from ganscale.storage.store import remove
+from ganscale.storage.store import Place, StorePath, is_uri, remove
 from ganscale.sweep.results import TrialRow, read_rows
 from ganscale.sweep.score import SeedResult
 from ganscale.tracking.images import write_png
@@ -52,11 +56,12 @@ class MultiSeedTrial:
         drawn: the drawn settings.
         seeds: run.seed of each run.
         metrics: names of the values that a result holds.
-        folder: the trial's folder, on storage that all replicas share.
+        folder: the trial's folder, on storage that all replicas share, or its place in a bucket.
         device: where this replica computes.
         stop_failing: whether to stop a seed with a health verdict.
         audited: the seeds that are trained on nevertheless; the verdict still makes them failures.
         keep: number of checkpoints to keep at the end.
+        driver: the lease of the sweep, under which it trains.
     """
 
     def __init__(
@@ -65,12 +70,13 @@ class MultiSeedTrial:
         drawn: Mapping[str, Any],
         seeds: Sequence[int],
         metrics: Sequence[str],
-        folder: Path,
+        folder: Place,
         *,
         device: torch.device,
         stop_failing: bool = True,
         audited: Sequence[int] = (),
         keep: int = 0,
+        driver: Fence = NO_DRIVER,
     ) -> None:
         torch.set_num_threads(config.cluster.cpus_per_worker)
         self.config, self.drawn, self.metrics, self.folder = config, dict(drawn), tuple(metrics), folder
@@ -88,7 +94,7 @@ class MultiSeedTrial:
             for seed in seeds
         ]
         self._evaluator: Evaluator | None = None
-        self._ready = False
+        self._ready, self._driver, self._etag = False, driver, ""
         self.rows = read_rows(folder)
         if self._replica.is_rank_zero:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,13 +111,14 @@ class MultiSeedTrial:
         Args:
             number: from 0.
         """
+        if number >= len(self.rows):
+            assert not (self.rows and self.rows[-1].last), "the trial has no more rows"
+            self._resume()
         if number < len(self.rows):
             row = self.rows[number]
             if row.last and self._replica.is_rank_zero:  # its writer may have died before it wrote the end
                 self.end("complete")
             return row
-        assert not (self.rows and self.rows[-1].last), "the trial has no more rows"
-        self._resume()
         while len(self.rows) <= number:
             self._next()
         return self.rows[number]
@@ -130,16 +137,24 @@ class MultiSeedTrial:
         images = until if reached >= until else reached // every * every
         row = TrialRow(images, self.drawn, results, time.perf_counter() - started, last)
         if self._replica.is_rank_zero:
-            for run in running:
-                run.save()
+            for run in self._runs:
+                if run in running:
+                    run.save()
+                else:
+                    run.folder.push()
             self._append(row)
             if last:
                 self.end("complete")
         self.rows.append(row)
 
     def _append(self, row: TrialRow) -> None:
-        lines = [json.dumps(r.as_json()) + "\n" for r in (*self.rows, row)]
-        write_atomically(self.folder / "rows.jsonl", "".join(lines))
+        path, text = self.folder / "rows.jsonl", "".join(json.dumps(r.as_json()) + "\n" for r in (*self.rows, row))
+        if isinstance(path, Path):
+            write_atomically(path, text)
+        elif self._etag:
+            self._etag = path.store.replace(path.key, text.encode(), self._etag)
+        else:
+            self._etag = path.store.create(path.key, text.encode())
 
     def end(self, status: str) -> None:
         """Record that the trial ends, with samples, and drop the checkpoints that are not kept.
@@ -156,8 +171,9 @@ class MultiSeedTrial:
         if self._ready:
             return
         self._ready = True
-        number = 0
+        number, confirm = 0, None
         if self._replica.is_rank_zero:
+            confirm = self._claim()
             number = next((n for n in range(len(self.rows), 0, -1) if self._restorable(self.rows[n - 1])), 0)
         if self._replica.world_size > 1:
             (number,) = broadcast_ints([number], self._device)
@@ -165,15 +181,27 @@ class MultiSeedTrial:
         del self.rows[number:]
         results = self.rows[-1].seeds if self.rows else [None] * len(self._runs)
         for run, result in zip(self._runs, results, strict=True):
-            run.start(result)
+            run.start(result, confirm)
+
+    def _claim(self) -> Callable[[], int]:
+        """Become the trial's writer on rank 0; return what confirms that it is."""
+        if isinstance(self.folder, Path):
+            return lambda: 0
+        lease, rows = TrialLease(self.folder, self._driver), self.folder / "rows.jsonl"
+        with suppress(FileNotFoundError):
+            self._etag = rows.entry().etag
+        self.rows = read_rows(self.folder)  # the process before may have added one
+        return lease.confirm
 
     def _restorable(self, row: TrialRow) -> bool:
-        with suppress(CheckpointError):
-            for run, result in zip(self._runs, row.seeds, strict=True):
-                if not result.has_ended:
+        for run, result in zip(self._runs, row.seeds, strict=True):
+            if not result.has_ended:
+                try:
                     checkpoint.verify(run.folder.checkpoints / f"{result.images:012d}")
-            return True
-        return False
+                except CheckpointError as error:
+                    _raise_failure(run.folder, error)
+                    return False
+        return True
 
     def _evaluate(self, experiment: Experiment) -> Evaluation | None:
         """Scores of a seed's moving average; the evaluator is made once, as seeds share data and protocol."""
@@ -207,7 +235,7 @@ class _SeedRun:
         config: Config,
         result: SeedResult,
         metrics: Sequence[str],
-        folder: Path,
+        folder: Place,
         *,
         device: torch.device,
         stop: bool,
@@ -220,18 +248,24 @@ class _SeedRun:
         self.result = result
         self._metrics, self._device, self._stop, self._evaluate = tuple(metrics), device, stop, evaluate
 
-    def start(self, result: SeedResult | None) -> None:
-        """Build the run, at its beginning or at an earlier result."""
+    def start(self, result: SeedResult | None, confirm: Callable[[], int] | None) -> None:
+        """Build the run, at its beginning or at an earlier result; rank 0 has `confirm`, as the trial's writer."""
         self.experiment = build(self.config, device=self._device)
         if result:
             self.result = result
             if not result.has_ended:
-                _, state = checkpoint.load(self.folder.checkpoints / f"{result.images:012d}")
-                self.experiment.state.load_state_dict(state)
-        first = Replica.current().is_rank_zero
-        if first:
+                self.experiment.state.load_state_dict(self._load(result.images))
+        if confirm:
+            self.folder.pull().write_as(confirm, periodic=False)  # `save` and `finish` push
             prepare(self.config, self.folder)
-        self._open(read_metrics(self.folder) if first else ())
+        self._open(read_metrics(self.folder) if confirm else ())
+
+    def _load(self, images: int) -> dict[str, Any]:
+        try:
+            return checkpoint.load(self.folder.checkpoints / f"{images:012d}")[1]
+        except CheckpointError as error:
+            _raise_failure(self.folder, error)
+            raise
 
     def adopt(self, state: dict[str, Any]) -> None:
         """Continue from another run's state."""
@@ -287,7 +321,7 @@ class _SeedRun:
 
     def save(self) -> None:
         """Write a checkpoint of this state; it and the one before stay."""
-        store = CheckpointStore(self.folder.checkpoints, keep=2)
+        store = CheckpointStore(self.folder.checkpoints, keep=2, confirm=self.folder.committing)
         config = self.config.model_dump(mode="json")
         store.save(self.experiment.state.state_dict(), config=config, metrics=dict(self.result.values))
 
@@ -298,22 +332,39 @@ class _SeedRun:
                 write_png(
                     self.folder.samples / f"{self.result.images:08d}.png", SampleRenderer(self.experiment).render()
                 )
+                self.folder.push()
             self._ticks.close()
-        drop_checkpoints(self.folder.path, keep)
+        drop_checkpoints(self.folder.root, keep)
 
 
-def drop_checkpoints(run: Path, keep: int) -> None:
+def is_lost(error: BaseException) -> bool:
+    """Whether a bucket has not answered as it should, or another process has taken a trial over: it is to be resumed.
+
+    Args:
+        error: what ended the trial's process.
+    """
+    return isinstance(error, LeaseLostError) or (isinstance(error, OSError) and is_uri(str(error.filename)))
+
+
+def _raise_failure(folder: RunDir, error: CheckpointError) -> None:
+    """Raise the failure of a bucket, if that and no damage is why a checkpoint cannot be read."""
+    cause = error.__context__
+    if isinstance(folder.root, StorePath) and isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        raise cause
+
+
+def drop_checkpoints(run: Place, keep: int) -> None:
     """Keep only the newest checkpoints of a run's folder.
 
     Args:
-        run: its path.
+        run: its folder.
         keep: how many.
     """
     for folder in CheckpointStore(run / "checkpoints").folders()[keep:]:
         remove(folder)
 
 
-def end_trial(folder: Path, status: str, reason: str = "") -> None:
+def end_trial(folder: Place, status: str, reason: str = "") -> None:
     """Record how a trial ended, unless that is recorded already.
 
     Args:
@@ -321,6 +372,10 @@ def end_trial(folder: Path, status: str, reason: str = "") -> None:
         status: how.
         reason: why, for people.
     """
-    if not (folder / "end.json").exists():
+    path, text = folder / "end.json", json.dumps({"status": status, "reason": reason}) + "\n"
+    if isinstance(path, StorePath):
+        with suppress(FileExistsError):
+            path.store.create(path.key, text.encode())
+    elif not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "end.json", json.dumps({"status": status, "reason": reason}) + "\n")
+        write_atomically(path, text)

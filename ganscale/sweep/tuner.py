@@ -25,12 +25,14 @@ from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED
 from ganscale.config.schedules import average_warning
 from ganscale.launch.cluster import connected, nodes
+from ganscale.launch.compat import root_cause
 from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waiting_message
 from ganscale.launch.placement import NodeResources, count_gpus, describe
-from ganscale.storage.lease import acquire
-from ganscale.storage.run_dir import RunDir, locate
-from ganscale.storage.store import is_uri
+from ganscale.storage.lease import Fence, Lease, acquire
+from ganscale.storage.run_dir import locate_in
+from ganscale.storage.store import BucketStore, Place, StorePath, in_parallel
 from ganscale.sweep.config import SweepSettings
+from ganscale.sweep.filesystem import file_system
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.progress import ProgressCallback, TrialStatusCallback
 from ganscale.sweep.report import winner, write_report
@@ -40,6 +42,7 @@ from ganscale.sweep.schedulers import make_scheduler
 from ganscale.sweep.score import objectives
 from ganscale.sweep.searcher import ReplayableSearcher
 from ganscale.sweep.trainable import SCORE, Job, TrialActor
+from ganscale.sweep.trial import is_lost
 from ganscale.sweep.wandb import publish
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+PATIENCE = 30.0
+"""Seconds to wait for another driver to end: the processes of a killed one need a moment."""
 RETRIES = 2
 """How often a trial whose process died resumes from its last row before it counts as failed."""
 
@@ -61,7 +66,7 @@ class SearchError(ExecutionError):
 
 
 def sweep_folder(plan: SweepPlan) -> SweepFolder:
-    """The folder of a sweep.
+    """The folder of a sweep, or its place in a bucket.
 
     Args:
         plan: The sweep.
@@ -69,12 +74,7 @@ def sweep_folder(plan: SweepPlan) -> SweepFolder:
     Raises:
         ConfigError: The location is invalid.
     """
-    settings = plan.sweep.sweep
-    run = plan.config.run.model_copy(update={"dir": settings.dir, "name": settings.name})
-    if is_uri(plan.sweep.sweep.dir):
-        remedy = "name a folder that every node sees; single runs may lie in a bucket (run.dir)"
-        raise ConfigError("a sweep cannot lie in a bucket", key="sweep.dir", value=plan.sweep.sweep.dir, remedy=remedy)
-    return SweepFolder(locate(plan.config.model_copy(update={"run": run})).path)
+    return SweepFolder(locate_in(plan.sweep.sweep.dir, plan.sweep.sweep.name, key="sweep.dir"))
 
 
 def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
@@ -88,20 +88,27 @@ def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
         call ran; None if there were none to run.
 
     Raises:
-        ConfigError: The cluster can never hold a trial, or the folder holds another sweep.
-        SearchError: Ray failed.
+        ConfigError: The cluster can never hold a trial, the folder holds another sweep or cannot be used, or another
+            process writes there.
+        SearchError: Ray failed, or trials could not write to the bucket.
+        LeaseLostError: Another process has taken the sweep over.
+        OSError: The storage fails.
     """
     folder, settings = sweep_folder(plan), plan.sweep.sweep
+    if isinstance(folder.root, StorePath) and isinstance(folder.root.store, BucketStore):
+        folder.root.store.check("sweep.dir")
     folder.path.mkdir(parents=True, exist_ok=True)
-    lock = acquire(RunDir(folder.path), patience=30.0, info=_logger.info)
+    lease = acquire(folder.files, patience=PATIENCE, info=_logger.info, section="sweep")
     try:
+        lease.claim()
+        folder.files.write_as(lease.confirm, periodic=False)
         prepare(folder, plan.sweep, plan.base)
         if warning := average_warning(plan.config):
             _logger.info(warning)
         with connected(_local_cluster(plan), dashboard=settings.workers > 1) as joined:
             wait = plan.config.cluster.node_wait if joined else 0.0
             search = wait_for_placement(
-                lambda: _Search(plan, folder, nodes(), autoscales=wait > 0),
+                lambda: _Search(plan, folder, lease, nodes(), autoscales=wait > 0),
                 seconds=wait,
                 request=(lambda error: _request(plan, error)) if wait else None,
             )
@@ -109,13 +116,15 @@ def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
             best = winner(read_entries(folder.trials, plan.metrics, settings))
             if best and settings.confirm_seeds and not search.open_trials():
                 search.confirm(best)
+        lease.confirm()
         summary = write_report(plan, folder)
-        publish(plan, folder)
+        publish(plan, folder, lease.confirm)
         return summary, results
     except (RayError, ConnectionError, TuneError) as error:
         raise SearchError(f"Ray failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
-        lock.release()
+        folder.files.close()
+        lease.release()
 
 
 def _local_cluster(plan: SweepPlan) -> Config:
@@ -180,9 +189,10 @@ class _Search:
     """One command's part of a sweep, on a connected cluster."""
 
     def __init__(
-        self, plan: SweepPlan, folder: SweepFolder, machines: list[NodeResources], *, autoscales: bool
+        self, plan: SweepPlan, folder: SweepFolder, lease: Lease, machines: list[NodeResources], *, autoscales: bool
     ) -> None:
         self._plan, self._folder, self._settings = plan, folder, plan.sweep.sweep
+        self._lease, self._driver = lease, Fence(folder.root, lease.confirm())
         self._use_gpu = count_gpus(plan.config, machines) > 0 and plan.config.train.device != "cpu"
         self._concurrency = concurrent_trials(self._settings, machines, use_gpu=self._use_gpu, autoscales=autoscales)
         hours = self._settings.budget_hours
@@ -204,7 +214,9 @@ class _Search:
             numbers = list(range(total))
         searcher = self._searcher(numbers)
         scheduler = make_scheduler(settings, plan.space, images=plan.config.train.images, every=plan.config.eval.every)
-        results = self._tune(self._job(trials, plan.seeds), searcher, ProgressCallback(plan, trials), scheduler)
+        results = self._tune(
+            self._job(trials, plan.seeds), searcher, ProgressCallback(plan, trials, self._driver), scheduler
+        )
         left = len(self.open_trials())
         if left:
             _logger.warning("%d configurations have not ended; the same command resumes them", left)
@@ -235,28 +247,29 @@ class _Search:
             _logger.info("trial %04d is the best: running it on %d fresh seeds", best.index, len(seeds))
             searcher = ReplayableSearcher(numbers, lambda _: dict(best.drawn), trials, until=self._until)
             job = self._job(trials, seeds)._replace(one_seed_each=True, from_end=False)
-            self._tune(job, searcher, TrialStatusCallback(trials), FIFOScheduler())
+            self._tune(job, searcher, TrialStatusCallback(trials, self._driver), FIFOScheduler())
 
-    def _job(self, trials: Path, seeds: Sequence[int]) -> Job:
+    def _job(self, trials: Place, seeds: Sequence[int]) -> Job:
         sweep = self._plan.sweep
         return Job(
             sweep={**resolved(sweep, {}), "base": sweep.base},
             base=self._plan.base,
-            folder=str(trials),
+            folder=trials,
             metrics=self._plan.metrics,
             seeds=tuple(seeds),
             use_gpu=self._use_gpu,
             from_end=self._settings.scheduler == "pbt",
             one_seed_each=False,
             keep=0,
-            storage=str(self._folder.path / ".ray"),
+            storage=str(self._folder.root / ".ray") if isinstance(trials, Path) else "",
             extension=ADDED,
+            driver=self._driver,
         )
 
     def _tune(
         self, job: Job, searcher: ReplayableSearcher, callback: TrialStatusCallback, scheduler: Any
     ) -> ResultGrid:
-        """Run the trials with Ray Tune."""
+        """Run the trials with Ray Tune. Raises: `search_on_ray`."""
         os.environ.update(_ENVIRONMENT)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # warns of its missing result files
         # The workers of a group reserve their own resources; a trial without any is refused.
@@ -272,14 +285,17 @@ class _Search:
         if isinstance(scheduler, PopulationBasedTraining):  # refuses searchers, and its members take turns
             search, space = {}, {"index": tune.grid_search(searcher.numbers), "drawn": tune.sample_from(searcher.drawn)}
 
+        names = self._plan.names  # Tune pickles what the functions below refer to
+
         def folder(trial: Any) -> str:
             return f"{trial.config['index']:04d}"
 
         def name(trial: Any) -> str:
             drawn = {} if job.from_end else json.loads(trial.config["drawn"])  # which pbt changes
-            return title(trial.config["index"], drawn, self._plan.names)
+            return title(trial.config["index"], drawn, names)
 
-        return tune.Tuner(
+        files = self._folder.root / ".ray" / f"{time.time_ns()}"  # Tune never resumes an earlier attempt
+        results = tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialActor, job=job), resources),
             param_space=space,
             tune_config=tune.TuneConfig(
@@ -293,7 +309,9 @@ class _Search:
             ),
             run_config=tune.RunConfig(
                 name=self._settings.name,
-                storage_path=str(Path(job.storage) / f"{time.time_ns()}"),  # Tune never resumes an earlier attempt
+                storage_path=str(files) if isinstance(files, Path) else files.key,
+                storage_filesystem=file_system(files) if isinstance(files, StorePath) else None,
+                stop=_LeaseStopper(self._lease),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=None if job.from_end else 1, checkpoint_at_end=False
@@ -302,8 +320,39 @@ class _Search:
                 verbose=0,
             ),
         ).fit()
+        if problem := self._lease.problem():
+            raise problem
+        if isinstance(files, StorePath):
+            lost = [cause for cause in map(root_cause, results.errors) if is_lost(cause)]
+            if lost:
+                message = f"{len(lost)} trials could not be stored; the same command resumes them: {lost[0]}"
+                raise SearchError(message) from lost[0]
+        return results
 
 
-def _open(trials: Path, total: int) -> list[int]:
+class _LeaseStopper(tune.Stopper):
+    """Ends the search when another process has taken the sweep over (Ray's protocol).
+
+    Args:
+        lease: This process's; a copy of this object, such as Tune pickles, has none.
+    """
+
+    def __init__(self, lease: Lease | None = None) -> None:
+        self._lease = lease
+
+    def __reduce__(self) -> tuple[type["_LeaseStopper"], tuple[()]]:
+        return _LeaseStopper, ()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No: trials end by themselves."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the lease is lost."""
+        return self._lease is not None and self._lease.problem() is not None
+
+
+def _open(trials: Place, total: int) -> list[int]:
     """Numbers of the trials that have not ended."""
-    return [number for number in range(total) if not read_end(trials / f"{number:04d}")[0]]
+    ends = in_parallel(trials, lambda name: read_end(trials / name)[0], [f"{number:04d}" for number in range(total)])
+    return [number for number, status in enumerate(ends) if not status]

@@ -1,6 +1,7 @@
 """A sweep in Weights & Biases: a run per trial and a summary run, all in a group of the sweep's name."""
 
 import logging
+from collections.abc import Callable
 
 from ganscale.config import Config
 from ganscale.storage.run_dir import RunDir
@@ -13,12 +14,16 @@ from ganscale.tracking.wandb import WandbTracker
 _logger = logging.getLogger(__name__)
 
 
-def publish(plan: SweepPlan, folder: SweepFolder) -> None:
+def publish(plan: SweepPlan, folder: SweepFolder, confirm: Callable[[], int] = lambda: 0) -> None:
     """Send every trial that has ended and was not sent yet, and a summary of the sweep.
 
     Args:
         plan: The sweep.
         folder: Its folder; W&B's files lie below it.
+        confirm: `Lease.confirm` of the sweep's driver.
+
+    Raises:
+        OSError: A bucket fails.
     """
     if plan.config.wandb.mode == "disabled":
         return
@@ -33,15 +38,19 @@ def publish(plan: SweepPlan, folder: SweepFolder) -> None:
 
     for entry in entries:
         run = RunDir(folder.trials / f"{entry.index:04d}")
+        run.fetch("wandb_id")
         if entry.status and not (run.path / "wandb_id").exists():
+            run.write_as(confirm, periodic=False)
             tracker = WandbTracker(
                 _named(plan, plan.space.config(entry.drawn), title(entry.index, entry.drawn, plan.names)), run, log_once
             )
+            run.push()  # the id: an interrupted command sends no trial twice
             for row in entry.rows:
                 summary = standing(row.seeds, plan.metrics, plan.sweep.sweep)
                 scores = {"score": summary.score, "failures": float(summary.failures)}
                 tracker.log(row.images, {**_numbers(summary), **scores})
             tracker.close(completed=entry.status == "complete")
+            run.push()
     facts: dict[str, float] = {"images": float(sum(entry.spent for entry in entries))}
     best = winner(entries)
     if best:
@@ -51,9 +60,12 @@ def publish(plan: SweepPlan, folder: SweepFolder) -> None:
         facts |= {f"confirmed/{name}": value for name, value in numbers.items()}
     titles, *rows = table(entries, plan.metrics, plan.names, seeds=len(plan.seeds))
     pictures = {path.stem: path for path in sorted(folder.plots.glob("*.png"))}
-    tracker = WandbTracker(_named(plan, plan.config, plan.sweep.sweep.name), RunDir(folder.path), _logger.info)
+    folder.files.fetch("wandb_id")
+    folder.files.pull("wandb")
+    tracker = WandbTracker(_named(plan, plan.config, plan.sweep.sweep.name), folder.files, _logger.info)
     tracker.summary(facts, titles, rows, pictures)
     tracker.close(completed=all(entry.status for entry in entries))
+    folder.files.push()
 
 
 def _numbers(summary: Standing) -> dict[str, float]:

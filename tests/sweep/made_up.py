@@ -27,7 +27,7 @@ def made_up(folder: Path, *, num_configs: int = 12, **settings: object) -> tuple
     place.trials.mkdir(parents=True)
     prepare(place, plan.sweep, plan.base)
     for number in range(len(plan.sampler)):
-        write_trial(plan, place.trials / f"{number:04d}", number, plan.seeds)
+        write_trial(plan, place.path / "trials" / f"{number:04d}", number, plan.seeds)
     return plan, place
 
 

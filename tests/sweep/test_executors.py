@@ -10,10 +10,11 @@ import pytest
 from ganscale.config import load
 from ganscale.launch.placement import Placement
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
+from ganscale.storage.lease import NO_DRIVER
 from ganscale.sweep import executors
 from ganscale.sweep.executors import READY, TrialSpec, WorkerGroupExecutor
 
-WORK = TrialSpec({}, {}, (0,), ("modes",), "folder", True, (), 0)
+WORK = TrialSpec({}, {}, (0,), ("modes",), Path("folder"), True, (), 0, NO_DRIVER)
 
 
 class FakeQueue(queue.Queue):

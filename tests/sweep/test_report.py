@@ -3,14 +3,17 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ganscale.config import load
+from ganscale.storage.store import LocalStore, StorePath
+from ganscale.sweep import plots
 from ganscale.sweep.report import winner, write_report
-from ganscale.sweep.results import ranked, read_entries
+from ganscale.sweep.results import SweepFolder, ranked, read_entries
 from tests.sweep.made_up import made_up, write_trial
 
 
@@ -56,8 +59,9 @@ def test_only_fresh_seeds_give_the_winners_quality(tmp_path: Path) -> None:
     best = winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep))
     assert best is not None
     for number, seed in enumerate(plan.fresh_seeds):
-        write_trial(plan, folder.confirm / f"{best.index:04d}" / "tmp", best.index, (seed,))
-        (folder.confirm / f"{best.index:04d}" / "tmp").rename(folder.confirm / f"{best.index:04d}" / f"{number:04d}")
+        trials = folder.path / "confirm" / f"{best.index:04d}"
+        write_trial(plan, trials / "tmp", best.index, (seed,))
+        (trials / "tmp").rename(trials / f"{number:04d}")
     text = write_report(plan, folder)
     confirmed = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))["confirmed"]
     assert [seed["seed"] for seed in confirmed["seeds"]] == [1000, 1001]
@@ -79,7 +83,7 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_configs", [0, 1])
 def test_a_sweep_that_has_hardly_begun(tmp_path: Path, num_configs: int) -> None:
     plan, folder = made_up(tmp_path, num_configs=1)
-    for trial in sorted(folder.trials.iterdir())[num_configs:]:
+    for trial in sorted((folder.path / "trials").iterdir())[num_configs:]:
         for path in trial.iterdir():
             path.unlink()
     assert ("no configuration has a valid seed" in write_report(plan, folder)) == (num_configs == 0)
@@ -109,7 +113,7 @@ def test_a_configuration_whose_seeds_all_failed_is_no_winner(tmp_path: Path) -> 
     plan, folder = made_up(tmp_path)
     for entry in read_entries(folder.trials, plan.metrics, plan.sweep.sweep):
         if entry.status == "complete":
-            fail(folder.trials / f"{entry.index:04d}")
+            fail(folder.path / "trials" / f"{entry.index:04d}")
     entries = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
     stopped = [entry for entry in entries if entry.status == "stopped"]
     assert [entry.status for entry in ranked(entries)] == sorted((e.status for e in entries), reverse=True)
@@ -119,6 +123,24 @@ def test_a_configuration_whose_seeds_all_failed_is_no_winner(tmp_path: Path) -> 
     assert "the best was stopped early" in write_report(plan, folder)
     assert json.loads((folder.path / "results.json").read_text(encoding="utf-8"))["winner"] == best.index
     for entry in stopped:
-        fail(folder.trials / f"{entry.index:04d}")
+        fail(folder.path / "trials" / f"{entry.index:04d}")
     assert winner(read_entries(folder.trials, plan.metrics, plan.sweep.sweep)) is None
     assert "no configuration has a valid seed" in write_report(plan, folder)
+
+
+def test_the_report_lies_in_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*arguments: Any) -> None:
+        arguments[-1].mkdir(exist_ok=True)
+        (arguments[-1] / "success.png").write_bytes(b"drawn")
+
+    monkeypatch.setattr(plots, "save_all", draw)
+    plan, here = made_up(tmp_path, num_configs=2)
+    there = SweepFolder(StorePath(LocalStore(tmp_path), "made"))
+    text = write_report(plan, here)
+    names = ("results.json", "results.csv", "best.yaml", "plots/success.png")
+    expected = [(here.path / name).read_bytes() for name in names]
+    for name in names:
+        (here.path / name).unlink()
+    there.files.write_as(lambda: 1, periodic=False)
+    assert write_report(plan, there) == text
+    assert [(there.root / name).read_bytes() for name in names] == expected

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from ganscale.config import ConfigError
+from ganscale.storage.store import LocalStore, StorePath
 from ganscale.sweep.plan import make_plan
-from ganscale.sweep.results import SweepFolder, leaderboard, prepare, ranked, read_entries, short_names, title
+from ganscale.sweep.results import Entry, SweepFolder, leaderboard, prepare, ranked, read_entries, short_names, title
 from tests.sweep.made_up import made_up
 from tests.sweep.sweeps import RATES, RING, sweep
 
@@ -29,7 +30,7 @@ def test_complete_trials_come_first(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_trial_is_left_out(tmp_path: Path) -> None:
     plan, folder = made_up(tmp_path)
     before = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
-    shutil.copytree(folder.trials / "0001", folder.trials / "0001.bak")
+    shutil.copytree(folder.path / "trials" / "0001", folder.path / "trials" / "0001.bak")
     assert read_entries(folder.trials, plan.metrics, plan.sweep.sweep) == before
 
 
@@ -78,3 +79,18 @@ def test_a_sweep_of_an_earlier_version_resumes(tmp_path: Path) -> None:
     halved = sweep(RATES, run=RING, name="old", metrics=["modes"], scheduler="asha", brackets=2)
     with pytest.raises(ConfigError, match=r"sweep\.brackets"):
         prepare(folder, halved, {})
+
+
+def test_a_bucket_holds_the_same_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, folder = made_up(tmp_path)
+    (folder.trials / "0005" / "end.json").unlink()
+    (folder.trials / "0006" / "rows.jsonl").write_text("{", encoding="utf-8")
+    expected = read_entries(folder.trials, plan.metrics, plan.sweep.sweep)
+    trials, ended = StorePath(LocalStore(tmp_path), "made/trials"), dict[str, Entry]()
+    assert read_entries(trials, plan.metrics, plan.sweep.sweep, ended=ended) == expected
+    assert "0005" not in ended
+    read: list[str] = []
+    get = LocalStore.get
+    monkeypatch.setattr(LocalStore, "get", lambda store, key: (read.append(key), get(store, key))[1])
+    assert read_entries(trials, plan.metrics, plan.sweep.sweep, ended=ended) == expected
+    assert {key.split("/")[2] for key in read} == {"0005"}, "what has ended is not read again"

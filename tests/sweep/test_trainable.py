@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ray.tune import Checkpoint
 
+from ganscale.storage.store import LocalStore, StorePath
 from ganscale.sweep.results import TrialRow, title
 from ganscale.sweep.score import SeedResult
 from ganscale.sweep.trainable import TrialActor, trial_number
@@ -102,3 +103,30 @@ def test_tunes_checkpoint_names_the_runs_and_restores_nothing(tmp_path: Path) ->
     assert checkpoint.get_metadata() == {"path": folder, "runs": [f"{folder}/seed-3", f"{folder}/seed-5"]}
     actor.load_checkpoint(str(tmp_path))
     assert actor._next == 0, "the recorded rows are reported again"
+
+
+def test_states_pass_through_a_bucket(tmp_path: Path) -> None:
+    """The workers of a trial may run on other hosts than its actor."""
+    store = LocalStore(tmp_path / "bucket")
+    here, other = tmp_path / "here", tmp_path / "other"
+    here.mkdir()
+    other.mkdir()
+
+    class Executor:
+        loaded = b""
+
+        def run(self, spec: object, operation: str, argument: StorePath) -> None:
+            if operation == "save":
+                argument.store.put(argument.key, b"states")
+            else:
+                self.loaded = argument.read_bytes()
+
+    actor: Any = TrialActor.__new__(TrialActor)
+    actor._executor, actor._folder, actor._spec = Executor(), StorePath(store, "trials/0000"), None
+    actor._job = SimpleNamespace(from_end=True)
+    actor.save_checkpoint(str(here))
+    assert store.list() == []
+    assert (here / "states.pt").read_bytes() == b"states"
+    actor.load_checkpoint(str(here))
+    assert actor._executor.loaded == b"states"
+    assert store.list() == []

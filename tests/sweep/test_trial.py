@@ -1,5 +1,6 @@
 """A configuration with its seeds: advanced together, and going on as if nothing had happened."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,13 @@ import torch
 from ganscale.config import parse
 from ganscale.health import detectors
 from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.storage.lease import LeaseLostError, TrialLease
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import ChangedError, LocalStore, StorePath
 from ganscale.sweep import trial
-from ganscale.sweep.results import read_end, read_rows
+from ganscale.sweep.results import read_drawn, read_end, read_rows
 from ganscale.sweep.trial import MultiSeedTrial
+from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.sweep.sweeps import ring_plan
@@ -190,3 +195,64 @@ def test_a_folder_of_an_unfinished_trial_can_be_removed(tmp_path: Path) -> None:
     candidate(tmp_path / "b").row(1)
     shutil.rmtree(tmp_path / "b" / "0000" / "seed-0")
     assert rows_of(tmp_path / "b") == undisturbed
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> StorePath:
+    return StorePath(LocalStore(tmp_path / "bucket"), "try/trials")
+
+
+def in_bucket(bucket: StorePath) -> MultiSeedTrial:
+    """A new process's trial, as on a host that shares no folder with the others."""
+    config = ring_plan(Path()).space.config(DRAWN)
+    return MultiSeedTrial(config, DRAWN, (0, 1, 2), METRICS, bucket / "0000", device=torch.device("cpu"))
+
+
+def test_a_trial_in_a_bucket_resumes_as_in_a_folder(tmp_path: Path, bucket: StorePath) -> None:
+    expected = rows_of(tmp_path)
+    first = in_bucket(bucket)
+    first.row(0)
+    first.row(1)
+    second = in_bucket(bucket)
+    assert [(row.images, row.seeds, row.last) for row in map(second.row, range(4))] == expected
+    assert read_end(bucket / "0000")[0] == "complete"
+    for seed in range(3):
+        here, there = RunDir(tmp_path / "0000" / f"seed-{seed}"), RunDir(bucket / "0000" / f"seed-{seed}").pull()
+        names = [{str(p.relative_to(r.path)) for p in r.path.rglob("*") if p.is_file()} for r in (here, there)]
+        assert names[1] == {name for name in names[0] if not name.startswith("checkpoints/")}
+        found = [[(row["images"], row["loss_d"]) for row in read_metrics(run)] for run in (here, there)]
+        assert found[0] == found[1]
+        assert not CheckpointStore(there.checkpoints).folders()
+
+
+def test_of_two_processes_of_a_trial_the_later_one_writes(bucket: StorePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = in_bucket(bucket)
+    first.row(0)
+    second = in_bucket(bucket)
+    second.row(1)
+    with pytest.raises(LeaseLostError):
+        first.row(1)
+    monkeypatch.setattr(TrialLease, "confirm", lambda lease: 1)  # as if it had confirmed just before
+    with pytest.raises(ChangedError):
+        first._append(second.rows[1])
+    assert [row.images for row in read_rows(bucket / "0000")] == [320, 640]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "end.json", "drawn.json", "state"])
+def test_a_bucket_that_does_not_answer_is_not_an_empty_one(
+    bucket: StorePath, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Else the trial would begin anew, and its rows be lost."""
+    if name == "state":
+        in_bucket(bucket).row(0)
+    get = LocalStore.get
+
+    def fail(store: LocalStore, key: str) -> tuple[bytes, str]:
+        if name in key.rpartition("/")[2]:
+            raise OSError(errno.EIO, "503", key)
+        return get(store, key)
+
+    monkeypatch.setattr(LocalStore, "get", fail)
+    read = {"rows.jsonl": read_rows, "end.json": read_end, "drawn.json": read_drawn}
+    with pytest.raises(OSError, match="503"):
+        read[name](bucket / "0000") if name in read else in_bucket(bucket).row(1)

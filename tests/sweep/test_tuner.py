@@ -1,13 +1,16 @@
 """Concurrency and requested room: a trial starts only with all of its workers, so that none waits for another."""
 
 import logging
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ganscale.config import ConfigError
 from ganscale.launch.placement import NodeResources
+from ganscale.storage.lease import LeaseLostError
 from ganscale.sweep import tuner
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.tuner import concurrent_trials
@@ -63,7 +66,30 @@ def test_a_sweep_requests_room_for_all_concurrent_trials(
     assert "no room" in caplog.text
 
 
-def test_a_sweep_cannot_lie_in_a_bucket() -> None:
+def test_a_sweep_lies_in_a_folder_or_in_a_bucket(tmp_path: Path) -> None:
     plan = ring_plan(Path(), dir="s3://bucket/sweeps")
-    with pytest.raises(ConfigError, match=r"sweep\.dir = s3://bucket/sweeps: a sweep cannot lie in a bucket"):
-        tuner.sweep_folder(plan)
+    folder = tuner.sweep_folder(plan)
+    assert str(folder.root) == "s3://bucket/sweeps/try"
+    assert str(folder.trials) == "s3://bucket/sweeps/try/trials"
+    assert folder.path != folder.root
+    assert folder.path.is_dir(), "a temporary folder for the driver's files"
+    there = tuner.sweep_folder(ring_plan(Path(), dir=f"file://{tmp_path}"))
+    assert (there.root, there.path) == (tmp_path / "try", tmp_path / "try")
+
+
+@pytest.mark.parametrize("place", ["ftp://bucket/sweeps", "s3://key:secret@bucket/sweeps", "s3://"])
+def test_an_impossible_place_is_refused_by_its_key(place: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tuner.sweep_folder(ring_plan(Path(), dir=place))
+    assert caught.value.key == "sweep.dir"
+    assert "secret" not in str(caught.value)
+
+
+def test_a_lost_lease_ends_the_search() -> None:
+    problem: list[Any] = []
+    stopper = tuner._LeaseStopper(SimpleNamespace(problem=lambda: problem[0] if problem else None))  # pyright: ignore
+    assert not stopper.stop_all()
+    problem.append(LeaseLostError("taken over"))
+    assert stopper.stop_all()
+    assert not stopper("0000", {})
+    assert not pickle.loads(pickle.dumps(stopper)).stop_all(), "a copy, as Tune keeps one, has no lease"
