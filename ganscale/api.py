@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ganscale.config import Config, ConfigError, load
@@ -101,7 +102,7 @@ class Trainer:
     """A run. `fit` again, or in another process, resumes it.
 
     Args:
-        config: A `Config`, plain mappings, a YAML file, or None for the default run.
+        config: A `Config`, plain mappings, a YAML file or its URI in a bucket, or None for the default run.
         overrides: `section.key=value`, values in YAML syntax.
         launcher: "ray", "torchrun", "local" (this process), or "auto": torchrun under torchrun, otherwise Ray.
         callbacks: Called on rank 0 with each `Tick` after it was logged; Ray pickles them (cloudpickle).
@@ -122,8 +123,8 @@ class Trainer:
             raise ConfigError("unknown", key="launcher", value=launcher, remedy=did_you_mean(launcher, LAUNCHERS))
         if launcher == "auto":
             launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in os.environ else "ray"
-        raw = config.model_dump(mode="json") if isinstance(config, Config) else config
-        self.config = load(raw, overrides)
+        with _at_hand(config) as source:
+            self.config = load(source, overrides)
         self.launcher, self.callbacks = launcher, tuple(callbacks)
 
     @property
@@ -173,12 +174,32 @@ class Trainer:
         return Result(config, folder.root, outcome.images, outcome.resumed_at, reason, outcome.diagnosis, result)
 
 
+@contextmanager
+def _at_hand(source: Source) -> Iterator[Mapping[str, Any] | str | Path | None]:
+    """A config as `load` takes it; one in a bucket, such as the `best.yaml` of a sweep, is downloaded for the block."""
+    from ganscale.storage.store import is_uri, open_place
+
+    if not isinstance(source, str) or not is_uri(source):
+        yield source.model_dump(mode="json") if isinstance(source, Config) else source
+        return
+    with TemporaryDirectory(prefix="ganscale-") as folder:
+        path = Path(folder, "config.yaml")
+        try:
+            path.write_bytes(open_place(source, key="config").read_bytes())
+        except FileNotFoundError as error:
+            remedy = "name a YAML file, e.g. s3://bucket/sweeps/NAME/best.yaml"
+            raise ConfigError(
+                f"no such config file ({error.strerror})", key="config", value=source, remedy=remedy
+            ) from None
+        yield path
+
+
 @dataclass(frozen=True)
 class SweepResult:
     """The results of a sweep; its folder holds all of them.
 
     Attributes:
-        folder: The sweep's folder.
+        folder: The sweep's folder, or its place in a bucket.
         summary: Leaderboard and winner as a text.
         results: A row per configuration, best first.
         best_config: The winner as a run; None if no configuration has a valid seed.
@@ -187,7 +208,7 @@ class SweepResult:
             and a `checkpoint` whose metadata name its folder; None if there were none to run.
     """
 
-    folder: Path
+    folder: "Place"
     summary: str
     results: Table
     best_config: Config | None
@@ -225,11 +246,12 @@ class Tuner:
             check_files(self.plan.config, scores=True)
             summary, grid = search_on_ray(self.plan)
         folder = sweep_folder(self.plan)
-        found = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
+        found = json.loads((folder.root / "results.json").read_text(encoding="utf-8"))
         rows, metric = Table(found["trials"]), self.plan.metrics[0]
         winner = next((row for row in rows if row["trial"] == found["winner"]), None)
         value = (found["confirmed"] or winner)["means"][metric] if winner else None
-        return SweepResult(folder.path, summary, rows, load(folder.best) if winner else None, value, grid)
+        folder.files.fetch(folder.best.name)
+        return SweepResult(folder.root, summary, rows, load(folder.best) if winner else None, value, grid)
 
 
 def _logging() -> Any:

@@ -6,7 +6,6 @@ refused, 2 invalid argument.
 
 import argparse
 import sys
-from pathlib import Path
 
 from ganscale.cli import DONE, Parser, command
 from ganscale.config import Config, ConfigError
@@ -18,7 +17,9 @@ def make_parser() -> argparse.ArgumentParser:
     defaults = Config().wandb
     description = "Create or update W&B workspaces and reports: one for a project's runs, one for each sweep named."
     parser = Parser("dashboard", description)
-    parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="folder of a sweep that is logged in the project")
+    parser.add_argument(
+        "sweeps", nargs="*", metavar="SWEEP", help="folder or URI of a sweep that is logged in the project"
+    )
     parser.add_argument("--project", default=defaults.project, help=f"W&B project (default: {defaults.project})")
     parser.add_argument("--entity", default=defaults.entity, help="W&B team or user (default: the account's)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be made, then stop")
@@ -31,13 +32,15 @@ def _run(options: argparse.Namespace) -> int:
 
     dashboards = [for_runs()]
     for name in options.sweeps:
-        from ganscale.report.sweep import is_sweep, read_sweep
+        from ganscale.report.sweep import RESULTS, is_sweep, read_sweep
+        from ganscale.storage.run_dir import RunDir
 
-        path = Path(name).expanduser()
-        if not is_sweep(path):
+        folder = RunDir(name)
+        folder.fetch(RESULTS)
+        if not is_sweep(folder.path):
             remedy = "name the folder of a started sweep, e.g. runs/sweeps/NAME"
             raise ConfigError("the folder has no results of a sweep", key="path", value=name, remedy=remedy)
-        sweep = read_sweep(path)
+        sweep = read_sweep(folder.path)
         dashboards.append(for_sweep(sweep.name, sweep.metrics, sweep.settings))
     if options.dry_run:
         show(outline(dashboards, entity=options.entity, project=options.project))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from ganscale.config import ConfigError
 from ganscale.report.record import RunRecord, sample_grids
-from ganscale.storage.run_dir import read_objects
+from ganscale.storage.run_dir import RunDir, open_run, read_objects
 
 RESULTS = "results.json"
 MAX_CURVES = 40
@@ -129,6 +129,31 @@ def is_sweep(path: Path) -> bool:
         path: the folder.
     """
     return (path / RESULTS).is_file()
+
+
+def open_results(text: str) -> RunDir:
+    """A run or a sweep to report on: where it lies in a bucket, what the page shows of it is downloaded.
+
+    Args:
+        text: its folder or URI.
+
+    Raises:
+        ConfigError: there is nothing of the kind in the bucket, or a sweep's results cannot be read.
+        OSError: the storage fails.
+    """
+    folder = RunDir(text)
+    folder.fetch(RESULTS)
+    if isinstance(folder.root, Path):
+        return folder
+    if not is_sweep(folder.path):
+        if (folder.root / "sweep.yaml").exists():
+            remedy = "wait for the sweep's command, which writes them at its end"
+            raise ConfigError("the sweep has no results yet", key="path", value=text, remedy=remedy)
+        return open_run(text)
+    folder.pull("plots")
+    for trial in read_sweep(folder.path).trials[:MAX_CURVES]:
+        folder.pull(f"trials/{trial.trial:04d}")
+    return folder
 
 
 def read_sweep(path: Path) -> SweepRecord:

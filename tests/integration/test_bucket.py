@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ganscale
+from ganscale.config import ConfigError
 from ganscale.copy import main as copy
+from ganscale.dashboard import main as dashboard
 from ganscale.evaluate import main as evaluate
 from ganscale.report.__main__ import main as report
+from ganscale.report.sweep import open_results
 from ganscale.sample import main as sample
 from ganscale.storage.checkpoint import CheckpointStore, verify
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import StorePath, open_place
+from ganscale.tracking.images import write_png
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.train import main
 from tests.buckets import Proxy, Server, moto
 from tests.processes import Command, final_state
+from tests.report.folders import seed, sweep, trial
 from tests.run.test_stop_signal import RUN
 
 pytestmark = pytest.mark.usefixtures("all_held_out")
@@ -213,3 +219,36 @@ def test_the_environment_names_no_secret_in_the_bucket(server: Server, monkeypat
         assert server.secret.encode() not in content
         assert server.key.encode() not in content
     assert os.environ["AWS_ACCESS_KEY_ID"] == server.key
+
+
+def test_a_sweep_is_read_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the report, which fetches what its page shows, and by the dashboard; its winner is a run to train."""
+    place = open_place(server.use(monkeypatch))
+    assert isinstance(place, StorePath)
+    folder = sweep(tmp_path / "s", [trial(number, {"lr": 0.1}, [seed(0, modes=5.0)] * 3) for number in range(3)])
+    write_png(folder / "trials" / "0001" / "seed-0" / "samples" / "00000020.png", np.zeros((8, 8, 3), np.uint8))
+    (folder / "best.yaml").write_text("run: {name: s-best}\n", encoding="utf-8")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            place.store.put(f"s/{path.relative_to(folder)}", path.read_bytes())
+    for name in ("s/trials/0001/seed-0/checkpoints/1/state.pt", "begun/sweep.yaml"):
+        place.store.put(name, b"x")
+    monkeypatch.chdir(tmp_path)
+    assert report([f"{place}/s"]) == 0
+    assert "trial 0002" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert report([f"{place}/s", "--out", f"{place}/s/report.html"]) == 0
+    assert (place / "s" / "report.html").read_text() != ""
+    assert dashboard([f"{place}/s", "--dry-run"]) == 0
+    assert "stability" in capsys.readouterr().out
+    assert ganscale.Trainer(f"{place}/s/best.yaml").config.run.name == "s-best"
+    for command in (report, lambda words: dashboard([*words, "--dry-run"])):
+        assert command([f"{place}/begun"]) == 2
+        assert "results" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no such config file"):
+        ganscale.Trainer(f"{place}/none/best.yaml")
+    run = open_results(f"{place}/s")
+    fetched = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    rows = {f"trials/{number:04d}/rows.jsonl" for number in range(3)}
+    assert fetched == {"results.json", "trials/0001/seed-0/samples/00000020.png", *rows}
