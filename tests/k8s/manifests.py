@@ -14,13 +14,11 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = {
-    **dict.fromkeys(("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale"), ("setup", "train", "sweep", "cluster")),
-    "bucket": ("setup", "train", "cluster"),  # a sweep takes a folder
-}
+OVERLAYS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("cpu", "gpu", "gpu-rdma", "spot", "kueue", "autoscale", "bucket"), ("setup", "train", "sweep", "cluster")
+)
 """Their parts, by overlay."""
 JOBS = [(overlay, part) for overlay, parts in OVERLAYS.items() for part in parts if part in ("train", "sweep")]
-SWEEPS = [overlay for overlay, parts in OVERLAYS.items() if "sweep" in parts]
 UNITS = {"m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 RENDERINGS = [*(f"overlays/{overlay}/{part}" for overlay in OVERLAYS for part in OVERLAYS[overlay]), "monitoring"]
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from ganscale.train import main
-from tests.k8s.manifests import JOBS, OVERLAYS, ROOT, SWEEPS, Manifest, ray_spec, render, the
+from tests.k8s.manifests import JOBS, OVERLAYS, ROOT, Manifest, ray_spec, render, the
 
 IMAGE = "/opt/ganscale/"
 """Where the image keeps what the repository has below `configs/`."""
@@ -29,13 +29,14 @@ def test_training_dry_runs(overlay: str, capsys: pytest.CaptureFixture[str]) -> 
     assert f"dir: {place}\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("overlay", SWEEPS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_sweep_dry_runs(overlay: str) -> None:
     module, *arguments = words(the(render(f"overlays/{overlay}/sweep"), "RayJob"))
     assert module == "ganscale.tune"
     if importlib.util.find_spec(module) is None:
         pytest.skip("ganscale.tune is not there yet")
     assert importlib.import_module(module).main([*arguments, "--dry-run"]) == 0
+    assert f"sweep.dir={'s3://ganscale/sweeps' if overlay == 'bucket' else '/mnt/ganscale/sweeps'}" in arguments
 
 
 @pytest.mark.parametrize(("overlay", "part"), JOBS)
