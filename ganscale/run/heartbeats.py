@@ -24,7 +24,7 @@ class Heartbeat:
         host: name of its machine.
         pid: of its process.
         born: start of that process, in clock ticks since boot.
-        time: seconds since the epoch, by the clock of whoever keeps it.
+        time: seconds since the epoch, by the clock of the storage or actor that keeps it.
         images: reached.
         iteration: reached.
         phase: of its training thread.
