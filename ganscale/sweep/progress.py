@@ -52,7 +52,7 @@ class TrialStatusCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that raised an error; one that was killed, or lost its node or its bucket, stays open."""
-        error = trial.get_error()
+        error = trial.get_pickled_error() or trial.get_error()  # the second is a text
         if error is None or (isinstance(error, RayError) and not isinstance(error, RayTaskError)):
             return
         number, cause = trial_number(str(trial)), root_cause(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from ganscale.storage.lease import Fence, LeaseLostError, StoreLease
 from ganscale.storage.run_dir import RunDir
@@ -21,11 +21,14 @@ class FakeTrial:
     def __init__(self, error: Exception | None = None) -> None:
         self._error, self.last_result = error, {"images": 320}
 
+    def get_pickled_error(self) -> Exception | None:
+        return self._error
+
+    def get_error(self) -> str:
+        return "a text"
+
     def __str__(self) -> str:
         return "0003 lr=1"
-
-    def get_error(self) -> Exception | None:
-        return self._error
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -66,9 +69,11 @@ def test_a_trial_that_the_scheduler_stops_has_ended_without_checkpoints(place: P
         (StorageAccessError(errno.EACCES, "ExpiredToken", "s3://bucket/try"), "failed", ""),
         (ChangedError(errno.ESTALE, "changed", "s3://bucket/try/trials/0003/rows.jsonl"), "failed", ""),
         (LeaseLostError("another process has taken over"), "failed", ""),
+        (RayTaskError("f", "text", OSError(errno.EIO, "503", "s3://bucket/try")).as_instanceof_cause(), "failed", ""),
+        (RayTaskError("f", "text", ValueError("diverged")).as_instanceof_cause(), "failed", "failed"),
         (ActorDiedError(), "", ""),
     ],
-    ids=["error", "disk", "bucket", "token", "changed", "lease", "killed"],
+    ids=["error", "disk", "bucket", "token", "changed", "lease", "bucket, from Ray", "error, from Ray", "killed"],
 )
 def test_what_was_lost_with_a_bucket_is_resumed(place: Place, error: Exception, in_folder: str, in_bucket: str) -> None:
     callback(place).on_trial_error(0, [], FakeTrial(error))
