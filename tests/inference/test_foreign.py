@@ -128,4 +128,4 @@ def test_files_that_are_no_pickles(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             read_foreign(path, key="train.init_from")
         assert caught.value.key == "train.init_from"
-        assert str(path) in str(caught.value)
+        assert path.name in str(caught.value)
