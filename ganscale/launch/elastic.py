@@ -231,10 +231,11 @@ class ClusterMonitor:
         while not self._ended.wait(POLL_INTERVAL):
             with suppress(Exception):  # a cluster that does not answer fails the workers, too
                 reason = self._poll()
-                if reason and not self._ended.is_set() and self._stop_file.read() < reason:
+                if reason > self._stop_file.requested and not self._ended.is_set() and self._stop_file.read() < reason:
+                    self._actor.request(reason)  # first: the storage may not answer for minutes
                     self._stop_file.write(reason)
-                if self._stop_file.requested:
-                    self._actor.request(self._stop_file.requested)
+            if self._stop_file.requested:
+                self._actor.request(self._stop_file.requested)
         with suppress(Exception):
             self._scale_up.cancel()
 

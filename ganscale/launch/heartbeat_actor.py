@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ganscale.launch.heartbeat_exchange import HeartbeatExchange
 from ganscale.run.heartbeats import EVERY, Heartbeat, PlaceChannel
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.storage.run_dir import RunDir
@@ -28,35 +29,6 @@ MOST_PENDING = 8
 """Calls of a worker that may wait for an actor which cannot be reached."""
 
 _logger = logging.getLogger(__name__)
-
-
-class HeartbeatExchange:
-    """What runs in the actor; plain types, so that its process loads no torch."""
-
-    def __init__(self) -> None:
-        self._heartbeats: dict[int, dict[str, Any]] = {}
-        self._reason = 0
-
-    def exchange(self, facts: dict[str, Any]) -> int:
-        """Keep a heartbeat, with the time by the actor's clock; return the requested `StopReason`.
-
-        Args:
-            facts: fields of a `Heartbeat`.
-        """
-        self._heartbeats[facts["rank"]] = facts | {"time": time.time()}
-        return self._reason
-
-    def read(self) -> list[dict[str, Any]]:
-        """The last heartbeats of all workers."""
-        return [self._heartbeats[rank] for rank in sorted(self._heartbeats)]
-
-    def request(self, reason: int) -> None:
-        """Request a stop.
-
-        Args:
-            reason: a `StopReason`.
-        """
-        self._reason = reason
 
 
 class HeartbeatActor:
@@ -127,13 +99,13 @@ class ActorChannel:
 
     def send(self, heartbeat: Heartbeat) -> None:
         """Send a heartbeat to the actor, and to the storage if one is due there (part of `HeartbeatChannel`)."""
-        self._place.send(heartbeat)
         found = _ask(self._actor.exchange, asdict(heartbeat))
         if isinstance(found, Exception):
             self._warn(found)
             self._reason = self._stop_file.read()
         else:
             self._reason = StopReason(found)
+        self._place.send(heartbeat)  # last: the storage may hang
 
     def read(self) -> list[Heartbeat]:
         """Those that the actor has, or the storage (part of `HeartbeatChannel`)."""

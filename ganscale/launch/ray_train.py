@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,8 @@ class _Supervisor:
                 continue
             if outcome.stop_reason not in (StopReason.DRAIN, StopReason.RESIZE):
                 return outcome
+            if self._stop_requested():
+                return replace(outcome, stop_reason=StopReason.STOP)
             previous_failure = None
             self._stop_file.clear()
 
@@ -145,7 +147,7 @@ class _Supervisor:
         return RayOutcome(**vars(outcome), result=result)
 
     def _stop_requested(self) -> bool:
-        return self._stop_file.read() == StopReason.STOP
+        return StopReason.STOP in (self._stop_file.requested, self._stop_file.read())
 
     def _pause(self, error: TrainingError, cause: str) -> None:
         """Wait before the next attempt, if the budget allows one."""

@@ -120,14 +120,14 @@ class StopFile:
         self.requested = StopReason.NONE
 
     def write(self, reason: StopReason) -> None:
-        """Request a stop.
+        """Request a stop; of several that this process requests the largest counts.
 
         Args:
             reason: why.
         """
-        self.requested = reason
+        self.requested = max(self.requested, reason)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(reason.name, encoding="utf-8")
+        self.path.write_text(self.requested.name, encoding="utf-8")
 
     def read(self) -> StopReason:
         """The requested reason; NONE without a readable file."""

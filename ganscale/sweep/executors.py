@@ -81,7 +81,10 @@ class InProcessExecutor:
             return self._trial.row(argument)
         if operation == "load":
             source = argument if isinstance(argument, Path) else io.BytesIO(argument.read_bytes())
-            return self._trial.adopt(torch.load(source, map_location="cpu", weights_only=True))
+            states = torch.load(source, map_location="cpu", weights_only=True)
+            if Replica.current().world_size > 1:
+                dist.barrier()  # what they were read from is deleted when rank 0 answers
+            return self._trial.adopt(states)
         states = self._trial.states()
         if Replica.current().is_rank_zero:
             _save(states, argument)

@@ -113,8 +113,9 @@ class _Upload(io.BytesIO):
 
     def close(self) -> None:
         if not self.closed:
-            self._store.put(self._key, self.getvalue())
-        super().close()
+            content = self.getvalue()
+            super().close()  # first: what failed is not repeated when the object is deleted
+            self._store.put(self._key, content)
 
 
 def _file(entry: Entry) -> FileInfo:

@@ -259,9 +259,10 @@ def read_entry(folder: Place, metrics: Sequence[str], settings: SweepSettings) -
     drawn = read_drawn(folder)
     if drawn is None:
         return None
+    status, reason = read_end(folder)  # before the rows, of which an ended trial writes no more
     rows = read_rows(folder)
     summary = standing(rows[-1].seeds if rows else (), metrics, settings)
-    return Entry(int(folder.name), rows[-1].drawn if rows else drawn, *read_end(folder), tuple(rows), summary)
+    return Entry(int(folder.name), rows[-1].drawn if rows else drawn, status, reason, tuple(rows), summary)
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:

@@ -314,13 +314,15 @@ class _Search:
                 stop=_LeaseStopper(self._lease),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=None if job.from_end else 1, checkpoint_at_end=False
+                    # 1 lets Tune copy its files of all trials at each checkpoint, in a bucket at a request each.
+                    num_to_keep=None if job.from_end or isinstance(files, StorePath) else 1,
+                    checkpoint_at_end=False,
                 ),
                 callbacks=[callback, JsonLoggerCallback()],  # `ResultGrid.get_dataframe` reads its files
                 verbose=0,
             ),
         ).fit()
-        if problem := self._lease.problem():
+        if problem := self._lease.problem() or self._driver.problem():
             raise problem
         if isinstance(files, StorePath):
             lost = [cause for cause in map(root_cause, results.errors) if is_lost(cause)]

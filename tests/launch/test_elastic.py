@@ -228,6 +228,33 @@ def test_stop_requests_go_to_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert world.stop.read() == StopReason.STOP
 
 
+def test_storage_that_does_not_answer_holds_up_no_stop_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(elastic, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(StopFile, "write", Mock(side_effect=OSError("503")))
+    world = FakeDrain(monkeypatch, tmp_path)
+    passed_on = Queue[StopReason]()
+    world.actor.request = passed_on.put
+    world.draining = {"node-w1"}
+    with world.monitor:
+        assert passed_on.get(timeout=20) == StopReason.DRAIN
+        world.stop.requested = StopReason.STOP  # a signal, whose write failed
+        while passed_on.get(timeout=20) != StopReason.STOP:
+            pass
+
+
+def test_a_stop_that_came_while_the_group_resized_ends_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stop = StopFile(tmp_path / "stop")
+
+    def attempt(*_: Any) -> ray_train.RayOutcome:
+        stop.write(StopReason.STOP)
+        return ray_train.RayOutcome(640, 0, stop_reason=StopReason.RESIZE)
+
+    monkeypatch.setattr(ray_train._Supervisor, "_place", lambda _: Placement(1, False, "PACK"))
+    monkeypatch.setattr(ray_train._Supervisor, "_attempt", attempt)
+    outcome = ray_train._Supervisor(load_config(), RunDir(tmp_path), stop).run()
+    assert (outcome.stop_reason, outcome.images) == (StopReason.STOP, 640)
+
+
 def test_a_stop_request_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pending = FakeRequest()
     stop = StopFile(tmp_path / "stop")

@@ -11,7 +11,8 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError
 
 from ganscale.launch import heartbeat_actor
-from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatExchange
+from ganscale.launch.heartbeat_actor import ActorChannel
+from ganscale.launch.heartbeat_exchange import HeartbeatExchange
 from ganscale.run.heartbeats import EVERY, OBJECT_EVERY, Heartbeat, read_heartbeats
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.storage.store import LocalStore, StorePath
@@ -51,6 +52,7 @@ def test_a_stop_request_comes_back_with_a_heartbeat(tmp_path: Path, monkeypatch:
     assert [each.rank for each in heartbeats] == [0, 1]
     assert min(each.time for each in heartbeats) > 1e9, "by the actor's clock"
     actor.exchanges.request(StopReason.DRAIN)
+    actor.exchanges.request(StopReason.RESIZE)
     assert channels[1].ask() == StopReason.NONE, "it waits for nothing"
     channels[1].send(replace(ONE, rank=1))
     assert channels[1].ask() == StopReason.DRAIN
@@ -97,6 +99,8 @@ with HeartbeatActor(RunDir(folder), "a") as actor:
     channel = ActorChannel(actor.handle, folder)
     channel.open(0, 1)
     assert ray.get(actor.handle.read.remote(), timeout=60) == []
+    has_torch = actor.handle.__ray_call__.remote(lambda self: "torch" in __import__("sys").modules)
+    assert not ray.get(has_torch), "it would cost each attempt seconds"
     actor.request(StopReason.RESIZE)
     channel.send(one)
     assert channel.ask() == StopReason.RESIZE

@@ -89,6 +89,13 @@ def test_a_stop_file_asks_until_it_is_gone(tmp_path: Path) -> None:
     assert not file.path.exists()
 
 
+def test_a_lesser_request_replaces_no_greater_one(tmp_path: Path) -> None:
+    file = StopFile(tmp_path / "stop")
+    file.write(StopReason.STOP)
+    file.write(StopReason.DRAIN)
+    assert file.requested == file.read() == StopReason.STOP
+
+
 def test_sigterm_is_heard_once_and_the_old_handler_comes_back() -> None:
     heard: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("old"))

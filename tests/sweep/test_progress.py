@@ -1,10 +1,12 @@
 """How trials end, by what Ray Tune says of them: recorded, or left open where the bucket or the lease was lost."""
 
 import errno
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from ganscale.storage.lease import Fence, LeaseLostError, StoreLease
@@ -18,14 +20,12 @@ from tests.storage.test_lease import save
 class FakeTrial:
     """A trial as Tune gives it to callbacks."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self._error, self.last_result = error, {"images": 320}
-
-    def get_pickled_error(self) -> Exception | None:
-        return self._error
-
-    def get_error(self) -> str:
-        return "a text"
+    def __init__(self, error: Exception | None = None, *, picklable: bool = True) -> None:
+        self.last_result = {"images": 320}
+        self._folder = tempfile.TemporaryDirectory()
+        path = Path(self._folder.name) / "error"
+        self.pickled_error_file, self.error_file = (str(path), "") if picklable else ("", str(path))
+        path.write_bytes(cloudpickle.dumps(error) if picklable else b"a text")  # pyright: ignore[reportPrivateImportUsage]
 
     def __str__(self) -> str:
         return "0003 lr=1"
@@ -78,6 +78,11 @@ def test_a_trial_that_the_scheduler_stops_has_ended_without_checkpoints(place: P
 def test_what_was_lost_with_a_bucket_is_resumed(place: Place, error: Exception, in_folder: str, in_bucket: str) -> None:
     callback(place).on_trial_error(0, [], FakeTrial(error))
     assert end_of(place / "trials") == (in_folder if isinstance(place, Path) else in_bucket)
+
+
+def test_an_error_that_cannot_be_pickled_is_recorded_by_its_text(place: Place) -> None:
+    callback(place).on_trial_error(0, [], FakeTrial(picklable=False))
+    assert read_end(place / "trials" / "0003")[1].endswith("a text")
 
 
 def test_a_driver_that_lost_the_sweep_records_nothing(tmp_path: Path) -> None:
