@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ganscale.config import Config, ConfigError, load
-from ganscale.config.errors import did_you_mean
+from ganscale.config.errors import did_you_mean, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -191,7 +191,14 @@ def _at_hand(source: Source) -> Iterator[Mapping[str, Any] | str | Path | None]:
             raise ConfigError(
                 f"no such config file ({error.strerror})", key="config", value=source, remedy=remedy
             ) from None
-        yield path
+        try:
+            yield path
+        except ConfigError as error:
+            if str(error.value) != str(path):
+                raise
+            message = str(error).partition("\n  remedy: ")[0].removeprefix(f"{error.key} = {shown(error.value)}: ")
+            remedy = error.remedy.replace(str(path), "a local copy of it")
+            raise ConfigError(message, key=error.key, value=source, remedy=remedy) from None
 
 
 @dataclass(frozen=True)

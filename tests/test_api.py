@@ -9,6 +9,8 @@ import torch
 import ganscale
 from ganscale import Trainer, Tuner
 from ganscale.api import Table
+from ganscale.config import ConfigError
+from ganscale.storage.store import LocalStore, StorePath
 from ganscale.training.loop import Tick
 from tests.runs import RING
 
@@ -95,3 +97,16 @@ def test_a_sweep_is_checked_before_it_starts() -> None:
     assert (len(plan.sampler), len(plan.seeds), plan.config.train.images) == (5, 4, 320)
     with pytest.raises(ganscale.ConfigError):
         Tuner({"train": {"images": 5}})
+
+
+@pytest.mark.parametrize("text", ["sweep: {name: try}\n", "train: [\n"], ids=["a sweep", "no YAML"])
+def test_a_problem_of_a_config_in_a_bucket_names_its_place(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = StorePath(LocalStore(tmp_path), "a.yaml")
+    place.write_text(text)
+    monkeypatch.setattr("ganscale.storage.store.open_place", lambda *_, **__: place)
+    with pytest.raises(ConfigError) as caught:
+        Trainer("s3://bucket/a.yaml", launcher="local")
+    assert caught.value.value == "s3://bucket/a.yaml"
+    assert "ganscale-" not in str(caught.value), "the copy is gone"
