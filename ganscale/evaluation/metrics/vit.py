@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, scaled_dot_product_attention
 
 HEAD = 64
-"""Numbers of an attention head, in all published sizes."""
+"""Numbers of an attention head, in the published sizes S, B and L."""
+WIDEST = 1024
+"""Width of size L; wider networks (H, g, G) have larger heads, which their tensors do not show."""
 
 
 @dataclass(frozen=True)

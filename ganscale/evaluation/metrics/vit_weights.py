@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ganscale.config import ConfigError
-from ganscale.evaluation.metrics.vit import HEAD, Family, Size, VisionTransformer
+from ganscale.evaluation.metrics.vit import HEAD, WIDEST, Family, Size, VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip, TorchScript and safetensors have errors of their own
         remedy = "name a .safetensors file or a state dict of torch.save; docs/metrics.md says how to make one"
-        problem = f"no weights can be read from it ({type(error).__name__}: {str(error).splitlines()[0]})"
+        text = (str(error) or "the file ends too early").splitlines()[0]
+        problem = f"no weights can be read from it ({type(error).__name__}: {text})"
         raise ConfigError(problem, key="eval.weights", value=str(file), remedy=remedy) from None
     if isinstance(found, Mapping) and found and all(isinstance(part, Tensor) for part in found.values()):
         return dict(found)
@@ -213,7 +214,8 @@ def _size(file: Path, tensors: Mapping[str, Tensor], layout: Layout) -> Size:
     projection = tensors.get("projection")
     features = projection.shape[1] if projection is not None and projection.dim() == 2 else 1
     size = Size(width, depth, len(tensors["blocks.0.fc1.weight"]), tensors["patch.weight"].shape[3], grid, features)
-    if width % HEAD or grid**2 + 1 != len(tensors["position"]):
+    if width % HEAD or width > WIDEST or grid**2 + 1 != len(tensors["position"]):
         problem = f"a width of {width} and {len(tensors['position'])} positions are those of another network"
-        raise _refused(file, problem, f"use a network with heads of {HEAD} numbers and a square grid of patches")
+        remedy = f"use one of at most {WIDEST} (size S, B or L), with heads of {HEAD} and a square grid of patches"
+        raise _refused(file, problem, remedy)
     return size

@@ -200,6 +200,7 @@ def changed(state: State, **changes: Tensor | None) -> State:
         (clip(), "logit_scale"),
         ({"model": dino()}, "model"),
         (b"no weights", "Error"),
+        (b"", "EOFError"),
         (torch.nn.Linear(2, 2), "Error"),
     ],
 )
@@ -214,6 +215,19 @@ def test_other_files_are_refused_with_key_and_remedy(tmp_path: Path, content: ob
     assert (caught.value.key, caught.value.value) == ("eval.weights", str(file))
     assert named in str(caught.value)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("width", [1280, 1408, 1664])
+def test_networks_with_wider_heads_are_refused(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """H/14, g/14 and bigG/14 have heads of 80, 88 and 104 numbers, which the tensors do not show."""
+    monkeypatch.setattr("tests.evaluation.metrics.test_vit.WIDTH", width)
+    monkeypatch.setattr("tests.evaluation.metrics.test_vit.DEPTH", 1)
+    torch.save(clip(), tmp_path / "w.pth")
+    with pytest.raises(ConfigError) as caught:
+        make_extractor("openclip", "cifar10", (3, 32, 32), weights=str(tmp_path / "w.pth"))
+    assert (caught.value.key, caught.value.value) == ("eval.weights", str(tmp_path / "w.pth"))
+    assert f"width of {width}" in str(caught.value)
+    assert "1024" in caught.value.remedy
 
 
 @pytest.mark.filterwarnings("ignore")
