@@ -157,6 +157,8 @@ class EvaluationCallback:
             problem = attempt() or ""
         except ConfigError as error:
             problem = str(error).replace("\n  remedy: ", "; ")
+        except Exception as error:  # the others wait for this worker's answer
+            problem = f"{type(error).__name__}: {error}"
         (count,) = sum_over_replicas([torch.tensor(float(bool(problem)), device=self._experiment.device)])
         if count:
             self._evaluator = None

@@ -89,6 +89,24 @@ def test_weights_that_go_bad_during_a_run_end_its_evaluations_only(
     assert "not evaluated" in lines[-1]
 
 
+def test_other_weights_than_inceptions_leave_a_run_its_patches(tmp_path: Path) -> None:
+    torch.save(dino(), tmp_path / "w.pth")
+    found, lines = evaluated(load(overrides=[*SHORT, f"eval.weights={tmp_path}/w.pth"]))
+    assert found
+    assert found.extractor == "patches"
+    assert "eval.extractor=dinov2" in lines[0]
+
+
+def test_no_error_of_a_worker_keeps_it_from_agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: EvaluationCallback) -> None:
+        raise RuntimeError("a bad file")
+
+    monkeypatch.setattr(EvaluationCallback, "_make", broken)
+    found, lines = evaluated(load(overrides=[*SHORT, "eval.extractor=patches"]))
+    assert found is None
+    assert "not evaluated: RuntimeError: a bad file" in lines[-1]
+
+
 def on_a_rank(folder: str) -> tuple[bool, list[str]]:
     weights = f"{folder}/{Replica.current().rank}.pth"
     config = load(overrides=[*SHORT, "eval.extractor=dinov2", f"eval.weights={weights}", "eval.metrics=frechet"])
@@ -150,7 +168,7 @@ def test_missing_weights_are_named_with_a_remedy(tmp_path: Path, monkeypatch: py
     assert "ganscale[inception]" in (missing_extractor(config) or "")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert f"{tmp_path}/none.pth" in (missing_extractor(config) or "")
-    (tmp_path / "none.pth").write_bytes(b"")
+    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(1)}, tmp_path / "none.pth")
     assert missing_extractor(config) is None
 
 

@@ -5,17 +5,19 @@
 
 import hashlib
 import importlib.util
+import io
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ganscale.config import DATASETS, EXTRACTORS, Dataset
+from ganscale.config import DATASETS, EXTRACTORS, ConfigError, Dataset
 from ganscale.config.table import find, resolve
 from ganscale.data.gaussians import Mixture
 from ganscale.evaluation.metrics.mnist_classifier import digits, load_classifier
 from ganscale.evaluation.metrics.modes import gaussian_modes, nearest_modes
+from ganscale.evaluation.metrics.vit_weights import read_tensors
 
 MAX_PIXELS = 4096
 """Most numbers of an image that are taken as features as they are: their covariance has the square of it."""
@@ -171,6 +173,7 @@ class InceptionExtractor:
     Raises:
         ImportError: torch-fidelity is not installed.
         FileNotFoundError: no weights there.
+        ValueError: they are damaged, or another network's.
     """
 
     name = "inception"
@@ -180,8 +183,14 @@ class InceptionExtractor:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         self.sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-        wanted = ["2048", "logits_unbiased"]
-        network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, str(weights))
+        wanted, content = ["2048", "logits_unbiased"], io.BytesIO()
+        torch.save(_inception_tensors(weights), content)  # torch-fidelity would run code in the file
+        content.seek(0)
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, content)
+        except Exception as error:  # load_state_dict and torch-fidelity have errors of their own
+            text = " ".join(str(error).split())[:300]
+            raise ValueError(f"no weights of Inception-V3 in {weights} ({text})") from None
         self.network = network.to(device).eval()
 
     @torch.no_grad()
@@ -205,11 +214,24 @@ def inception_weights(path: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
 
+def _inception_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of Inception's file; raises ConfigError if they are another network's."""
+    tensors, first = read_tensors(file), "Conv2d_1a_3x3.conv.weight"
+    if first not in tensors:
+        remedy = f"name {INCEPTION_FILE}, or use eval.extractor=dinov2, clip or openclip if these are its weights"
+        problem = f"no weights of Inception-V3: {first} is missing"
+        raise ConfigError(problem, key="eval.weights", value=str(file), remedy=remedy)
+    return tensors
+
+
 def missing_inception(weights: str) -> str | None:
     """Why Inception-V3 cannot be used on this machine, with the remedy; None if it can.
 
     Args:
         weights: `eval.weights`.
+
+    Raises:
+        ConfigError: the weights are there, but damaged, or another network's.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         return "Inception-V3 needs torch-fidelity; install ganscale[inception], or use eval.extractor=patches"
@@ -217,6 +239,7 @@ def missing_inception(weights: str) -> str | None:
     if not file.is_file():
         remedy = f"put {INCEPTION_FILE} there, name it in eval.weights, or use eval.extractor=patches"
         return f"no weights of Inception-V3 at {file}; {remedy}"
+    _inception_tensors(file)
     return None
 
 

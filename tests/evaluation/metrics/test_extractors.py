@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from ganscale.config import ConfigError
 from ganscale.data.gaussians import GRID
 from ganscale.data.images import normalize
 from ganscale.data.mnist import load_mnist
@@ -20,6 +22,7 @@ from ganscale.evaluation.metrics.extractors import (
     PointExtractor,
     inception_weights,
     make_extractor,
+    missing_inception,
 )
 from ganscale.evaluation.metrics.mnist_classifier import WEIGHTS
 
@@ -76,13 +79,16 @@ def test_extractors_by_name(name: str, data: str, shape: tuple[int, ...]) -> Non
     assert bool(extractor.sha256) == (name == "mnist")
 
 
+WEIGHT = {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}
+
+
 class _Network(nn.Module):
     """Stands in for Inception: what it is given, as bytes."""
 
-    def __init__(self, name: str, wanted: list[str], weights: str) -> None:
+    def __init__(self, name: str, wanted: list[str], weights: BytesIO) -> None:
         super().__init__()
         assert wanted == ["2048", "logits_unbiased"]
-        assert Path(weights).read_bytes() == b"weights"
+        assert torch.load(weights, weights_only=True).keys() == WEIGHT.keys()
         self.seen: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +102,7 @@ def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch_fidelity", ModuleType("torch_fidelity"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     weights = tmp_path / "weights.pth"
-    weights.write_bytes(b"weights")
+    torch.save(WEIGHT, weights)
     extractor = make_extractor("inception", "cifar10", (3, 32, 32), weights=str(weights))
     images = torch.tensor([-1.0, 1.0, 0.0]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
     seen = extractor(images)
@@ -106,6 +112,37 @@ def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pyt
     assert given[:, 0, 0, 0].tolist() == [0, 255, 128]
     assert seen.probabilities is not None
     assert_close(seen.probabilities, torch.full((3, 5), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "remedy"),
+    [
+        (b"", "EOFError", "state dict"),
+        (nn.Linear(2, 2), "UnpicklingError", "state dict"),
+        ({"cls_token": torch.zeros(1)}, "Conv2d_1a_3x3.conv.weight is missing", "eval.extractor=dinov2"),
+    ],
+)
+def test_other_files_than_inceptions_are_refused_and_run_no_code(
+    tmp_path: Path, content: object, named: str, remedy: str
+) -> None:
+    file = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    for use in (missing_inception, lambda weights: make_extractor("inception", "cifar10", (3, 8, 8), weights=weights)):
+        with pytest.raises(ConfigError, match=named) as caught:
+            use(str(file))
+        assert (caught.value.key, caught.value.value) == ("eval.weights", str(file))
+        assert remedy in caught.value.remedy
+
+
+def test_an_incomplete_inception_is_an_error_of_its_file(tmp_path: Path) -> None:
+    torch.save(WEIGHT, tmp_path / "w.pth")
+    assert missing_inception(str(tmp_path / "w.pth")) is None
+    with pytest.raises(ValueError, match=r"w\.pth.*Missing key") as caught:
+        make_extractor("inception", "cifar10", (3, 32, 32), weights=str(tmp_path / "w.pth"))
+    assert len(str(caught.value)) < 500
 
 
 def test_inception_weights_lie_where_they_are_said_to() -> None:
