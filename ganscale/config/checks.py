@@ -1,5 +1,6 @@
 """Settings that contradict each other, found before anything starts."""
 
+import math
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,9 @@ from ganscale.config.objective import Scheduled
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
+
+MAX_PIXELS = 4096
+"""Most numbers of an image that are taken as features as they are: their covariance has the square of it."""
 
 
 def check(config: Config) -> None:
@@ -58,6 +62,9 @@ def check_files(config: Config, *, scores: bool = False) -> None:
         resolve(entry.check)(config)
     evaluated = 0 < config.eval.every <= config.train.images and config.eval.extractor != "auto"
     extractor = extractor_name(config)
+    if extractor == "pixels" and (scores or evaluated):
+        fewest = 1 if data.channels == "auto" else data.channels
+        check_pixels(entry.shape(data.resolution, fewest if entry.has_pictures else None))
     missing = EXTRACTORS[extractor].missing if scores or evaluated else None
     if missing and (problem := resolve(missing)(config.eval.weights)):
         reason, _, remedy = problem.partition("; ")
@@ -65,6 +72,22 @@ def check_files(config: Config, *, scores: bool = False) -> None:
     if config.log.tensorboard and find_spec("tensorboard") is None:
         remedy = "pip install 'ganscale[tensorboard]', or set it to false"
         raise ConfigError("TensorBoard is not installed", key="log.tensorboard", value=True, remedy=remedy)
+
+
+def check_pixels(shape: tuple[int, ...]) -> None:
+    """Refuse examples that are too large to be their own features.
+
+    Args:
+        shape: of one example.
+
+    Raises:
+        ConfigError: it has more than `MAX_PIXELS` numbers.
+    """
+    size = math.prod(shape)
+    if size > MAX_PIXELS:
+        problem = f"images of {size} numbers are too large to be their own features (at most {MAX_PIXELS})"
+        remedy = "use patches, or a smaller data.resolution"
+        raise ConfigError(problem, key="eval.extractor", value="pixels", remedy=remedy)
 
 
 def _check_data(config: Config) -> None:

@@ -102,6 +102,7 @@ class FeatureExtractor:
         metrics: what an evaluation with it computes by default; empty: the data set's.
         max_reference: most reference examples per sample; 0: all.
         frechet: what the literature calls the Frechet distance of its features.
+        reads_weights: whether it reads `eval.weights`.
     """
 
     build: Function
@@ -111,6 +112,7 @@ class FeatureExtractor:
     metrics: tuple[str, ...] = ()
     max_reference: int = 0
     frechet: str = ""
+    reads_weights: bool = True
 
     def seen(self, data: Dataset) -> frozenset[str]:
         """What it sees in an example: what it gives, modes and quality where the data's modes are known, neighbors.
@@ -150,7 +152,10 @@ EXTRACTORS: dict[str, FeatureExtractor] = {
     "clip": _transformer("clip", "OpenAI's CLIP, ViT-B/32, B/16 or L/14 (weights from eval.weights)", "FD_CLIP"),
     "openclip": _transformer("openclip", "such a CLIP of LAION or DataComp (weights from eval.weights)", "FD_OpenCLIP"),
     "pixels": FeatureExtractor(
-        f"{_EXTRACTORS}:open_pixels", frozenset({"features"}), "the pixels or points themselves"
+        f"{_EXTRACTORS}:open_pixels",
+        frozenset({"features"}),
+        "the pixels or points themselves",
+        reads_weights=False,
     ),
     "patches": FeatureExtractor(
         "ganscale.evaluation.metrics.patches:open_patches",
@@ -158,6 +163,7 @@ EXTRACTORS: dict[str, FeatureExtractor] = {
         "patches of Laplacian pyramids, without weights",
         metrics=("swd",),
         max_reference=2,
+        reads_weights=False,
     ),
 }
 """Every feature extractor by name."""

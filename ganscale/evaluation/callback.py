@@ -69,8 +69,11 @@ def make_evaluator(config: Config, source: Source, *, device: torch.device) -> E
     except ConfigError:
         raise
     except (ImportError, FileNotFoundError, ValueError) as error:
-        remedy = "repair or replace the file"
-        raise ConfigError(str(error), key="eval.weights", value=config.eval.weights, remedy=remedy) from None
+        name = extractor_name(config)
+        key, value, remedy = "eval.weights", config.eval.weights, "repair or replace the file"
+        if not EXTRACTORS[name].reads_weights:
+            key, value, remedy = "eval.extractor", name, "use another one, see docs/metrics.md"
+        raise ConfigError(str(error), key=key, value=value, remedy=remedy) from None
 
 
 def without_extractor(config: Config, missing: str) -> tuple[str, Config | None]:

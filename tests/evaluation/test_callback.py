@@ -172,6 +172,42 @@ def test_missing_weights_are_named_with_a_remedy(tmp_path: Path, monkeypatch: py
     assert missing_extractor(config) is None
 
 
+LARGE = ("data.resolution=80", "eval.extractor=pixels")
+
+
+@pytest.mark.parametrize("overrides", [("data.channels=3", "data.resolution=64", "eval.extractor=pixels"), LARGE])
+def test_pictures_too_large_for_pixels_are_refused_before_the_start(pictures: Path, overrides: tuple[str, ...]) -> None:
+    config = load(overrides=[*RUN, f"data.path={pictures}", *overrides])
+    with pytest.raises(ConfigError) as caught:
+        check_files(config)
+    assert (caught.value.key, caught.value.value) == ("eval.extractor", "pixels")
+    assert "use patches" in caught.value.remedy
+    never = load(overrides=[*RUN, f"data.path={pictures}", *overrides, "eval.every=0"])
+    check_files(never)
+    with pytest.raises(ConfigError, match="numbers are too large"):
+        check_files(never, scores=True)
+
+
+@pytest.mark.parametrize("resolution", [16, 64])
+def test_pictures_that_may_be_gray_are_small_enough_for_pixels(pictures: Path, resolution: int) -> None:
+    config = load(overrides=[*RUN, f"data.path={pictures}", "eval.extractor=pixels", f"data.resolution={resolution}"])
+    check_files(config)
+    check_files(load(overrides=["data.name=grid", "data.resolution=1024"]), scores=True)
+
+
+def test_an_error_names_the_weights_only_where_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ValueError("is damaged")
+
+    monkeypatch.setattr("ganscale.evaluation.callback.Evaluator", broken)
+    torch.save(dino(), tmp_path / "w.pth")
+    words = [*SHORT, "eval.metrics=memorization", f"eval.weights={tmp_path}/w.pth"]
+    for name, named in (("patches", "eval.extractor = patches: is"), ("dinov2", "w.pth: is damaged; repair")):
+        found, lines = evaluated(load(overrides=[*words, f"eval.extractor={name}"]))
+        assert found is None
+        assert named in lines[-1]
+
+
 @pytest.mark.parametrize("every", [0, 64, 1_000_000_000])
 def test_a_run_that_is_never_evaluated_needs_no_weights(every: int) -> None:
     config = load(overrides=["eval.extractor=clip", "eval.metrics=frechet", f"eval.every={every}"])

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ganscale.config import DATASETS, EXTRACTORS, ConfigError, Dataset
+from ganscale.config.checks import check_pixels
 from ganscale.config.table import find, resolve
 from ganscale.data.gaussians import Mixture
 from ganscale.evaluation.metrics.mnist_classifier import digits, load_classifier
 from ganscale.evaluation.metrics.modes import gaussian_modes, nearest_modes
 from ganscale.evaluation.metrics.vit_weights import read_tensors
-
-MAX_PIXELS = 4096
-"""Most numbers of an image that are taken as features as they are: their covariance has the square of it."""
 
 
 class Observed(NamedTuple):
@@ -111,7 +109,7 @@ class PixelExtractor:
         shape: of one example.
 
     Raises:
-        ValueError: an image has more than `MAX_PIXELS` numbers.
+        ConfigError: an image has too many numbers.
     """
 
     name = "pixels"
@@ -119,9 +117,7 @@ class PixelExtractor:
     num_modes = 0
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        size = torch.Size(shape).numel()
-        if size > MAX_PIXELS:
-            raise ValueError(f"images of {size} numbers are too large to be their own features (at most {MAX_PIXELS})")
+        check_pixels(shape)
 
     def __call__(self, examples: Tensor) -> Observed:
         """Features `[N, C H W]`."""
@@ -292,10 +288,10 @@ def make_extractor(
         device: where it computes.
 
     Raises:
-        ConfigError: the extractor or the data set is unknown.
+        ConfigError: the extractor or the data set is unknown, or the images are too large.
         ImportError: a package that it needs is not installed.
         FileNotFoundError: the weights are not there.
-        ValueError: the weights are damaged, or the images too large.
+        ValueError: the weights are damaged.
     """
     entry = find(EXTRACTORS, name, key="eval.extractor")
     return resolve(entry.build)(find(DATASETS, data, key="data.name"), shape, weights, torch.device(device))

@@ -60,8 +60,9 @@ def test_points_have_the_nearest_mode_and_quality_within_three_sigma() -> None:
 def test_pixels_are_features_unless_there_are_too_many() -> None:
     images = torch.randn(5, 3, 8, 8)
     assert_close(PixelExtractor((3, 8, 8))(images).features, images.view(5, 192))
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(ConfigError, match="too large") as caught:
         PixelExtractor((3, 64, 64))
+    assert caught.value.key == "eval.extractor"
 
 
 def test_rows_are_taken_from_every_part() -> None:
