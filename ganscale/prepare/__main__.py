@@ -7,6 +7,8 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from ganscale.cli import DONE, Parser, command
 from ganscale.config import ConfigError
@@ -16,21 +18,40 @@ from ganscale.tracking.console import show
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+class _Parser(Parser):
+    """A parser whose `--resolution` takes a second number, unless that leaves too few words for SOURCE and OUT."""
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        words = list(sys.argv[1:] if args is None else args)
+        if self.parse_known_intermixed_args(words)[1]:  # a word too many: the second number
+            for place, (option, *sides) in enumerate(zip(words, words[1:], words[2:], strict=False)):
+                if option == "--resolution" and all(side.isdecimal() for side in sides):
+                    words[place + 1 : place + 3] = [" ".join(sides)]
+                    break
+        return super().parse_intermixed_args(words, namespace)
+
+
+def _sides(text: str) -> list[int]:
+    try:
+        return [int(side) for side in text.split()]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels: write e.g. 64, or 48 64") from None
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = (
         "Check every picture of SOURCE once, convert all to shards with an index and checksums in OUT, and report "
         "classes, statistics and duplicates. The same command continues after an interruption."
     )
-    parser = Parser("prepare", description, epilog="docs/data.md describes the format and the rules")
+    parser = _Parser("prepare", description, epilog="docs/data.md describes the format and the rules")
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder, zip, tar or parquet shards of pictures, also in a bucket (URI)")
     add("out", metavar="OUT", help="new folder, or prefix in a bucket (s3://, gs://, az://)")
     add(
         "--resolution",
-        nargs="+",
-        type=int,
-        metavar="SIDE",
+        type=_sides,
+        metavar="SIDE [SIDE]",
         help="side of the images in pixels, or height and width; default: that of the pictures, if all agree",
     )
     add("--channels", choices=("auto", "1", "3", "4"), default="auto", help="gray, RGB or RGBA; as data.channels")
