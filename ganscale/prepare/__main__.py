@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ganscale.cli import DONE, Parser, command
@@ -21,7 +21,9 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 class _Parser(Parser):
     """A parser whose `--resolution` takes a second number, unless that leaves too few words for SOURCE and OUT."""
 
-    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+    def parse_intermixed_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
         words = list(sys.argv[1:] if args is None else args)
         if self.parse_known_intermixed_args(words)[1]:  # a word too many: the second number
             for place, (option, *sides) in enumerate(zip(words, words[1:], words[2:], strict=False)):

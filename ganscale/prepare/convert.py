@@ -77,8 +77,7 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
         ExecutionError: pictures cannot be read and are not to be skipped; `bad.jsonl` lists them.
     """
     store = store_of(target)
-    files = open_files(source)
-    listing = list_files(files)
+    files, listing = _open(source)
     if settings.skip_bad:
         _skip_unlabeled(files, listing, settings.labels)
     refuse(files.path, [] if settings.skip_bad else listing.problems, key="SOURCE")
@@ -119,6 +118,18 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     if count < 1:
         raise ConfigError("no picture can be read", key="SOURCE", value=str(source), remedy="name another one")
     return _finish(store, target, parts, labels, bad, rules, resolution, settings, identity)
+
+
+def _open(source: Place) -> tuple[Files, Listing]:
+    """The files of a source, and what lies in it."""
+    try:
+        files = open_files(source)
+        return files, list_files(files)
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        remedy = "name a folder, zip, tars or parquet files of pictures"
+        raise ConfigError(str(error), key="SOURCE", value=str(source), remedy=remedy) from None
 
 
 def _skip_unlabeled(files: Files, listing: Listing, rule: Rule) -> None:

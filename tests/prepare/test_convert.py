@@ -169,6 +169,34 @@ def test_a_folder_with_other_files_is_refused(source: Path, tmp_path: Path) -> N
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
+def _circle(folder: Path) -> None:
+    (folder / "a").mkdir()
+    (folder / "a" / "b").symlink_to(folder)
+
+
+SOURCES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "no picture": ("", lambda folder: (folder / "notes.txt").write_text("text")),
+    "nothing": ("none", lambda folder: None),
+    "compressed tar": ("x.tar.gz", lambda folder: (folder / "x.tar.gz").write_bytes(b"x")),
+    "damaged zip": ("x.zip", lambda folder: (folder / "x.zip").write_bytes(b"PK")),
+    "circle": ("", _circle),
+    "pattern of pictures": ("*.png", lambda folder: (folder / "a.png").write_bytes(b"")),
+    "pattern without a match": ("train-*", lambda folder: None),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_that_is_none_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path, make = SOURCES[name]
+    (tmp_path / "source").mkdir()
+    make(tmp_path / "source")
+    with pytest.raises(ConfigError) as caught:
+        run(tmp_path / "source" / path, tmp_path / "out")
+    assert caught.value.key == "SOURCE"
+    assert caught.value.value == str(tmp_path / "source" / path)
+    assert caught.value.remedy
+
+
 def test_the_size_is_found_or_asked_for(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         run(source, tmp_path / "out", resolution=None)
