@@ -255,6 +255,8 @@ class ParquetFiles(Files):
 
     def labels(self) -> Given | None:
         """From the column of classes, if there is one (part of `Files`)."""
+        import pyarrow as pa
+
         columns = next(iter(self._columns.values()), None)
         if columns is None or not columns.labels:
             return None
@@ -264,7 +266,13 @@ class ParquetFiles(Files):
         column = next(iter(columns.labels))
         found: list[Any] = []
         for shard in self._columns:
-            found += self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
+            try:
+                found += self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and not isinstance(self._base, Path):
+                    raise
+                problem = f"has a damaged column {column}: {error}"
+                refuse(self.path, [(shard, problem)], remedy="copy it once more, or set data.labels=none")
         values = dict(zip(self._listing.pictures, found, strict=True))
         missing = [name for name, value in values.items() if value is None]
         if len(missing) == len(values):

@@ -572,6 +572,19 @@ PARQUETS = [
         "refused",
         names="0.parquet",
     ),
+    Case(
+        "damaged column of classes",
+        shards({"0.parquet": broken(parquet({"label": [0, 1], "image": images()}, compression="snappy"))}),
+        "refused",
+        names="0.parquet has a damaged column label",
+    ),
+    Case(
+        "damaged column of classes, `data.labels=none`",
+        shards({"0.parquet": broken(parquet({"label": [0, 1], "image": images()}, compression="snappy"))}),
+        "no classes",
+        RED,
+        settings=("data.labels=none",),
+    ),
     Case("parquet of no bytes", shards({"0.parquet": b""}), "refused", names="0.parquet"),
     Case(
         "parquet that is a pointer of Git LFS", shards({"0.parquet": LFS}), "refused: run git lfs pull", names="git lfs"

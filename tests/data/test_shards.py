@@ -143,6 +143,21 @@ def test_many_parquet_files_are_not_open_at_a_time(folder: Path, tmp_path: Path,
     assert len(source._pictures.contents.files._files) == 2  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_a_bucket_that_fails_is_no_damaged_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.parquet").write_bytes(table({"image": images(), "label": [0, 1]}))
+    files = ParquetFiles(tmp_path, tmp_path, ["0.parquet"])
+
+    def fail(shard: str) -> object:
+        raise OSError("timed out")
+
+    monkeypatch.setattr(files, "_opened", fail)
+    with pytest.raises(ConfigError, match=r"0\.parquet has a damaged column label"):
+        files.labels()
+    monkeypatch.setattr(files, "_base", object())  # of a bucket
+    with pytest.raises(OSError, match="timed out"):
+        files.labels()
+
+
 def test_row_groups_larger_than_the_cache_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = [np.random.default_rng(n).integers(0, 256, (400, 500, 3), np.uint8) for n in range(4)]
     for number, pixels in enumerate(noise):
