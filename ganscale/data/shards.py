@@ -11,7 +11,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ganscale.config import ConfigError
-from ganscale.data.files import ENDINGS, NOT_READ, Files, FolderFiles, StoreFiles, ZipFiles, list_files, refuse
+from ganscale.data.files import (
+    ENDINGS,
+    NOT_READ,
+    Files,
+    FolderFiles,
+    StoreFiles,
+    ZipFiles,
+    is_hidden,
+    list_files,
+    refuse,
+)
 from ganscale.data.parquet import ParquetFiles
 from ganscale.data.prepared import INDEX, MANIFEST, NAMES
 from ganscale.data.webdataset import TarFiles
@@ -26,7 +36,8 @@ SPLITS = {
 }
 """Words of file and folder names that tell the splits of a data set apart."""
 _PATTERN = re.compile(r"[*?\[]")
-_NUMBERED = re.compile(r"(.*)-(\d{2,})-of-(\d{2,})(\.\w+)")
+_NUMBERED = re.compile(r"(.*)-(\d{2,})-of-(\d{2,})(?:-[0-9a-f]{6,})?(\.\w+)")
+"""Series as webdataset and Hugging Face's datasets number them; the latter's older versions add a hash."""
 _KINDS = {".tar": TarFiles, ".parquet": ParquetFiles}
 
 
@@ -92,14 +103,16 @@ def _matching(path: Place) -> Files:
     folder = path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
-    names = sorted(entry.name for entry in folder.iterdir() if fnmatchcase(entry.name, path.name))
+    found = (entry.name for entry in folder.iterdir() if not is_hidden(entry.name))
+    names = sorted(name for name in found if fnmatchcase(name, path.name))
     if not names:
         raise FileNotFoundError(f"no file matches {path}")
-    endings = {PurePosixPath(name.lower()).suffix for name in names}
-    if len(endings) > 1 or not endings <= _KINDS.keys():
-        wrong = next(name for name in names if PurePosixPath(name.lower()).suffix not in {".tar"})
+    endings = {name: PurePosixPath(name.lower()).suffix for name in names}
+    kinds = set(endings.values())
+    if len(kinds) > 1 or not kinds <= _KINDS.keys():
+        wrong = min(names, key=lambda name: (endings[name] in _KINDS, endings[name] == ".tar"))
         raise ValueError(f"{path} also matches {wrong}: a pattern names tar shards, or parquet files")
-    return _KINDS[endings.pop()](path, folder, names)
+    return _KINDS[kinds.pop()](path, folder, names)
 
 
 def _of_folder(files: FolderFiles | StoreFiles) -> Files:
@@ -149,12 +162,16 @@ def _strangers(tars: Sequence[str], tables: Sequence[str]) -> list[tuple[str, st
 def _check_splits(path: Place, names: Sequence[str]) -> None:
     """Refuse several splits together, and a numbered series that is not whole."""
     splits: dict[str, list[str]] = {}
-    series: dict[tuple[str, str], dict[int, set[int]]] = {}
+    series: dict[tuple[str, str], dict[int, dict[int, str]]] = {}
+    one_export = "remove one of the two exports, or name one by a pattern"
     for name in names:
         words = re.split("[^a-z]+", name.lower())
         splits.setdefault(next((SPLITS[word] for word in reversed(words) if word in SPLITS), "none"), []).append(name)
         if found := _NUMBERED.fullmatch(name):
-            series.setdefault((found[1], found[4]), {}).setdefault(int(found[3]), set()).add(int(found[2]))
+            known = series.setdefault((found[1], found[4]), {}).setdefault(int(found[3]), {})
+            if (first := known.setdefault(int(found[2]), name)) != name:
+                problem = f"holds one file of a series twice: {first} and {name}"
+                raise ConfigError(problem, key="data.path", value=str(path), remedy=one_export)
     if len(splits) > 1:
         shown = ", ".join(f"{split} ({found[0]}, ...)" for split, found in sorted(splits.items()))
         remedy = f"name one by a pattern, e.g. data.path={path}/train-*, or put each into a folder of its own"
@@ -162,10 +179,9 @@ def _check_splits(path: Place, names: Sequence[str]) -> None:
     for (prefix, ending), totals in series.items():
         if len(totals) > 1:
             problem = f"holds {prefix} in {' and in '.join(f'{total} files' for total in sorted(totals))}"
-            remedy = "remove one of the two exports, or name one by a pattern"
-            raise ConfigError(problem, key="data.path", value=str(path), remedy=remedy)
+            raise ConfigError(problem, key="data.path", value=str(path), remedy=one_export)
         ((total, numbers),) = totals.items()
-        if missing := sorted(set(range(total)) - numbers):
+        if missing := sorted(set(range(total)) - numbers.keys()):
             name = f"{prefix}-{missing[0]:05d}-of-{total:05d}{ending}"
             problem = f"{name} is missing" + (f", and {len(missing) - 1:,} more" if missing[1:] else "")
             remedy = "complete the set, or name the files that are to be used by a pattern"

@@ -341,6 +341,24 @@ TARS = [
         "those that match",
         RED,
     ),
+    Case(
+        "hidden file that matches the pattern",
+        shards({"a.tar": tar(PAIR), "._a.tar": b"of a system"}, "*.tar"),
+        "left out",
+        RED,
+    ),
+    Case(
+        "pattern that also matches other files",
+        shards({"a.parquet": TWO, "b.tar": tar(PAIR), "c.txt": b"text"}, "*"),
+        "refused",
+        names="also matches c.txt",
+    ),
+    Case(
+        "pattern that matches tars and parquet files",
+        shards({"a.parquet": TWO, "b.tar": tar(PAIR)}, "*"),
+        "refused",
+        names="also matches a.parquet",
+    ),
     Case("pattern without a match", shards({"train-0.tar": tar(PAIR)}, "test-*.tar"), "refused", names="test-*.tar"),
     Case("pattern of pictures", shards(PAIR, "*.png"), "refused", names="*.png"),
 ]
@@ -420,6 +438,24 @@ PARQUETS = [
         shards({"train-00000-of-00002.parquet": TWO}),
         "refused",
         names="train-00001-of-00002.parquet is missing",
+    ),
+    Case(
+        "series with a missing file, with hashes (`train-00000-of-00002-6f3344faa23e9b0a`)",
+        shards({"train-00000-of-00002-6f3344faa23e9b0a.parquet": TWO}),
+        "refused",
+        names="train-00001-of-00002.parquet is missing",
+    ),
+    Case(
+        "series with hashes",
+        shards({f"train-0000{n}-of-00002-6f3344faa23e9b0{n}.parquet": TWO for n in range(2)}),
+        "all pictures",
+        RED,
+    ),
+    Case(
+        "two exports of one series",
+        shards({f"train-00000-of-00001{end}.parquet": TWO for end in ("", "-6f3344faa23e9b0a")}),
+        "refused",
+        names="train-00000-of-00001-6f3344faa23e9b0a.parquet and train-00000-of-00001.parquet",
     ),
     Case(
         "two series of one name",
