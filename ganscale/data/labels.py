@@ -51,7 +51,8 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
         return _numbered([str(PurePosixPath(name).parent) for name in inner])
     shared = _shared_folder(names)
     if rule == "auto" and listing.labels:
-        wanted = {LABELS_FILE, f"{shared}{LABELS_FILE}"}
+        top = names[0].removesuffix(inner[0]) if names else ""  # of a single tar, the tar
+        wanted = {LABELS_FILE, f"{shared}{LABELS_FILE}", *([f"{top}{LABELS_FILE}"] if shared.startswith(top) else [])}
         refuse(
             files.path,
             [(name, "is not at the top") for name in listing.labels if name not in wanted],

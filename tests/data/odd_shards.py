@@ -247,6 +247,25 @@ TARS = [
         labels=(1, 0),
     ),
     Case(
+        "tar with dataset.json, pictures in `00000/`",
+        tars(
+            {
+                "00000/a.png": A,
+                "00000/b.png": B,
+                "dataset.json": b'{"labels": [["00000/a.png", 1], ["00000/b.png", 0]]}',
+            }
+        ),
+        "its classes",
+        RED,
+        labels=(1, 0),
+    ),
+    Case(
+        "tar with dataset.json beside the folder of pictures",
+        tars({"x/a.png": A, "x/b.png": B, "y/dataset.json": b'{"labels": []}'}),
+        "refused: name that folder",
+        names="0.tar/y/dataset.json is not at the top",
+    ),
+    Case(
         "tar with dataset.json in one of two",
         shards({"0.tar": tar({**PAIR, "dataset.json": b'{"labels": [["a.png", 1]]}'}), "1.tar": tar(PAIR)}),
         "refused",
