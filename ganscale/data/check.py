@@ -81,6 +81,12 @@ def check_pictures(config: Config) -> None:
     rules, resolution = rules_of(data), data.resolution
     if isinstance(files, ParquetFiles):
         _check_groups(files, data.cache_mib, data.num_workers)
+        if (
+            data.labels == "auto"
+            and not labels.classes
+            and len({PurePosixPath(name).parent for name in files.shards}) > 1
+        ):
+            _logger.warning("folders of parquet files are no classes: add a column label to have some")
     names = examined_names(files, listing.pictures)
     headers = _examine(files, names, lambda name: _header(files, name, rules, resolution))
     sample = _sample(names, headers)

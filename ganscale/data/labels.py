@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ganscale.config import ConfigError
 from ganscale.data.files import LABELS_FILE, Files, Given, Listing, read, refuse, shown_name
+from ganscale.data.parquet import ParquetFiles
 from ganscale.storage.store import Place
 
 Rule = Literal["auto", "top", "path", "none"]
@@ -46,6 +47,9 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
         return Labels([0] * len(names))
     if rule == "auto" and (given := files.labels()):
         return _from_given(files, names, given)
+    if rule != "auto" and isinstance(files, ParquetFiles):
+        remedy = "use auto (the column of classes) or none"
+        raise ConfigError("parquet files have no folders of classes", key="data.labels", value=rule, remedy=remedy)
     inner = [files.inner_name(name) for name in names]
     if rule == "path":
         return _numbered([str(PurePosixPath(name).parent) for name in inner])

@@ -533,6 +533,22 @@ PARQUETS = [
         RED,
         settings=("data.labels=none",),
     ),
+    *(
+        Case(
+            f"parquet, `data.labels={rule}`",
+            labeled([1, 0]),
+            "refused",
+            settings=(f"data.labels={rule}",),
+            names=f"data.labels = {rule}: parquet files have no folders of classes",
+        )
+        for rule in ("top", "path")
+    ),
+    Case(
+        "files in several folders, without a column of classes",
+        shards({"cats/0.parquet": TWO, "dogs/0.parquet": TWO}),
+        "no classes, with a warning",
+        RED,
+    ),
     Case("several columns of pictures", table({"image": images(), "mask": images()}), "refused", names="image, mask"),
     Case(
         "several columns of bytes, one of them `Image`",
