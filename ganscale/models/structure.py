@@ -1,6 +1,7 @@
 """Which layer of a network is which: names that do not change with the resolution, rows of classes, frozen blocks."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +25,7 @@ def chains(network: nn.Module) -> dict[str, Chain]:
 
 
 def output_sides(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Side of the map that each layer of the chains gives, by the layer's name; nothing is computed.
+    """Longer side of the map that each layer of the chains gives, by the layer's name; nothing is computed.
 
     Args:
         network: stays as it is.
@@ -34,21 +35,63 @@ def output_sides(network: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
         Only layers whose output is `[N, C, H, W]`; empty if the network cannot be run without numbers.
     """
     found: dict[str, int] = {}
+
+    def watch(shadow: nn.Module) -> None:
+        for chain_name, chain in chains(shadow).items():
+            for name, layer in chain.named_children():
+                layer.register_forward_hook(_record(f"{chain_name}.{name}", found))
+
+    _run_on_meta(network, shape, watch)
+    return found
+
+
+def flat_maps(network: nn.Module, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes `[C, H, W]` of the maps that matrices and vectors make or read flat, by the name in `state_dict`.
+
+    Such entries may have one shape for maps of different shapes, and their numbers another order.
+
+    Args:
+        network: a generator or a discriminator.
+        shape: of one input.
+    """
+    is_generator, inner = len(shape) == 1, []
+
+    def watch(shadow: nn.Module) -> None:
+        for chain in chains(shadow).values():
+            chain.register_forward_hook(
+                lambda _, inputs, output: inner.append(tuple((inputs[0] if is_generator else output).shape[1:]))
+            )
+
+    output = _run_on_meta(network, shape, watch)
+    if output is None or not inner:
+        return {}
+    image = tuple(output.shape[1:]) if is_generator else shape
+    between = inner[0 if is_generator else -1]
+    # Chains of maps meet vectors outside, those of vectors meet the image inside.
+    in_chains, wanted = (False, between) if len(between) == 3 else (True, image)
+    return {
+        name: wanted
+        for name, tensor in network.state_dict().items()
+        if (name.partition(".")[0] in chains(network)) == in_chains
+        if len(wanted) == 3 and math.prod(wanted) in tensor.shape
+    }
+
+
+def _run_on_meta(network: nn.Module, shape: tuple[int, ...], watch: Callable[[nn.Module], None]) -> Tensor | None:
+    """Run a copy without numbers, to which `watch` may add hooks; None if that fails."""
     shadow = copy.deepcopy(network).to("meta").eval()
-    for chain_name, chain in chains(shadow).items():
-        for name, layer in chain.named_children():
-            layer.register_forward_hook(_record(f"{chain_name}.{name}", found))
+    watch(shadow)
     dtype = next(shadow.parameters()).dtype
     labels = torch.zeros(2, dtype=torch.int64, device="meta")
     with torch.no_grad(), suppress(Exception):  # a network of the user's own may do anything
-        shadow(torch.empty(2, *shape, device="meta", dtype=dtype), labels)
-    return found
+        return shadow(torch.empty(2, *shape, device="meta", dtype=dtype), labels)
+    return None
 
 
 def _record(name: str, found: dict[str, int]) -> Callable[[nn.Module, object, Tensor], None]:
     def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
         if output.dim() == 4:
-            found[name] = output.shape[-1]
+            found[name] = max(output.shape[-2:])
 
     return hook
 

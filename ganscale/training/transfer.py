@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscale.models.layers.spectral import WARM_UP
-from ganscale.models.structure import class_rows, layer_keys, power_iterations
+from ganscale.models.structure import class_rows, flat_maps, layer_keys, power_iterations
 
 Shape = tuple[int, ...]
 
@@ -60,7 +60,7 @@ def match(
     """Find what a network can take from another one of the same architecture.
 
     Layers are the same by `ganscale.models.structure.layer_keys`; of entries with a row per class, those of the same
-    classes are taken, of all others only those of equal shape.
+    classes are taken, of all others only those of equal shape, whose maps have equal shapes, too.
 
     Args:
         network: that is to start.
@@ -73,6 +73,7 @@ def match(
     transfer, state, others = Transfer(), network.state_dict(), other.state_dict()
     known = {key: name for name, key in layer_keys(other, other_shape).items()}
     with_rows = class_rows(network)
+    maps, other_maps = flat_maps(network, shape), flat_maps(other, other_shape)
     steps = tuple(f"{name}." for name in power_iterations(network))
     for name, key in layer_keys(network, shape).items():
         if name.startswith(steps):
@@ -82,6 +83,9 @@ def match(
         row = Row(name, tuple(here.shape), None if there is None else tuple(there.shape), 0)
         if there is None or source is None:
             transfer.rows.append(replace(row, reason="no such layer there"))
+        elif name in maps and maps[name] != other_maps.get(source, maps[name]):
+            reason = f"its maps are {_shown(maps[name])}, there {_shown(other_maps[source])}"
+            transfer.rows.append(replace(row, reason=reason))
         elif name in with_rows and here.shape[1:] == there.shape[1:]:
             pairs = [(a, b) for a, b in sorted(classes.items()) if a < len(here) and b < len(there)]
             if pairs:

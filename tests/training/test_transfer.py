@@ -6,25 +6,36 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from ganscale.config import DISCRIMINATORS, GENERATORS
-from ganscale.config.architectures import DCGANDiscriminator, DCGANGenerator, MLPDiscriminator, R3GANDiscriminator
+from ganscale.config.architectures import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    MLPDiscriminator,
+    MLPGenerator,
+    R3GANDiscriminator,
+    ResNetDiscriminator,
+    ResNetGenerator,
+)
+from ganscale.config.datasets import Resolution, height_width
 from ganscale.config.section import Section
 from ganscale.models import Geometry
 from ganscale.training.transfer import apply, match, table, take_moments
 
 
-def make(settings: Section, resolution: int = 16, classes: int = 0, channels: int = 1, seed: int = 0) -> nn.Module:
+def make(
+    settings: Section, resolution: Resolution = 16, classes: int = 0, channels: int = 1, seed: int = 0
+) -> nn.Module:
     torch.manual_seed(seed)
     tables = GENERATORS if type(settings).__name__.endswith("Generator") else DISCRIMINATORS
     name: str = settings.name  # pyright: ignore[reportAttributeAccessIssue]
-    network: nn.Module = tables[name].make(settings, Geometry((channels, resolution, resolution), 6, classes))
+    network: nn.Module = tables[name].make(settings, Geometry((channels, *height_width(resolution)), 6, classes))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn_like(parameter))
     return network
 
 
-def input_shape(network: nn.Module, resolution: int, channels: int = 1) -> tuple[int, ...]:
-    return (6,) if "Generator" in type(network).__name__ else (channels, resolution, resolution)
+def input_shape(network: nn.Module, resolution: Resolution, channels: int = 1) -> tuple[int, ...]:
+    return (6,) if "Generator" in type(network).__name__ else (channels, *height_width(resolution))
 
 
 def states(network: nn.Module) -> dict[str, Tensor]:
@@ -76,6 +87,47 @@ def test_other_channels_leave_the_layers_at_the_image() -> None:
     transfer = match(colored, (3, 16, 16), gray, (1, 16, 16), {})
     assert [row.name for row in transfer.rows if row.reason] == ["layers.0.weight"]
     assert "another shape" in "".join(table(transfer, whole=False))
+
+
+@pytest.mark.parametrize("sides", [(32, 16), (16, 32)])
+@pytest.mark.parametrize("network", [NORMED, DCGANDiscriminator(width=4, max_width=8)])
+def test_whichever_side_is_shorter_maps_are_matched_by_the_longer(network: Section, sides: tuple[int, int]) -> None:
+    square, here = make(network, 32), make(network, sides)
+    transfer = match(here, input_shape(here, sides), square, input_shape(square, 32), {})
+    convolutions = {name for name, tensor in here.state_dict().items() if tensor.dim() == 4}
+    assert convolutions <= {row.name for row in transfer.rows if row.taken} == transfer.sources.keys()
+    layers = [name.partition("weight")[0] for name in convolutions]
+    shift = 0 if isinstance(network, DCGANDiscriminator) else 3  # the square generator has a smaller map before
+    assert [int(transfer.sources[f"{each}weight"].split(".")[1]) for each in layers] == [
+        int(each.split(".")[1]) + shift for each in layers
+    ]
+
+
+FLAT = {
+    "dcgan G": (DCGANGenerator(width=4), {"project.weight"}),
+    "resnet G": (ResNetGenerator(width=4), {"project.weight", "project.bias"}),
+    "dcgan D": (DCGANDiscriminator(width=4), {"head.logit.weight"}),
+    "resnet D": (ResNetDiscriminator(width=4, pooling="flatten"), {"head.logit.weight"}),
+    "resnet D, sum": (ResNetDiscriminator(width=4), set()),
+    "projection": (
+        DCGANDiscriminator(width=4, conditioning="projection"),
+        {"head.logit.weight", "head.embedding.weight"},
+    ),
+    "mlp G": (MLPGenerator(width=8, depth=2), {"layers.4.weight", "layers.4.bias"}),
+    "mlp D": (MLPDiscriminator(width=8, depth=2), {"layers.0.weight"}),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_flat_maps_of_another_height_and_width_are_not_taken(name: str) -> None:
+    settings, expected = FLAT[name]
+    here, there = make(settings, (16, 32), 2), make(settings, (32, 16), 2)
+    known = {0: 0, 1: 1}
+    transfer = match(here, input_shape(here, (16, 32)), there, input_shape(there, (32, 16)), known)
+    assert {row.name for row in transfer.rows if row.reason} == expected
+    assert not expected & transfer.sources.keys()
+    assert all("maps are" in row.reason for row in transfer.rows if row.reason)
+    assert match(here, input_shape(here, (16, 32)), here, input_shape(here, (16, 32)), known).share == 1.0
 
 
 CONDITIONAL = {
