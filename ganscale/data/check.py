@@ -27,7 +27,7 @@ from ganscale.data.folder import (
     rules_of,
     unprepared,
 )
-from ganscale.data.labels import Labels, find_labels
+from ganscale.data.labels import Labels, find_labels, warn_of_folders
 from ganscale.data.parquet import ParquetFiles
 from ganscale.data.pictures import Header, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
@@ -75,18 +75,13 @@ def check_pictures(config: Config) -> None:
         raise ConfigError(str(error), key="data.path", value=data.path, remedy=remedy) from None
     refuse(path, listing.problems)
     labels = find_labels(files, listing, data.labels)
+    warn_of_folders(files, labels, data.labels)
     _check_labels(config, labels)
     _check_number(config, len(listing.pictures))
     arrange(0, torch.tensor(labels.rows), labels.classes, reading_of(data))
     rules, resolution = rules_of(data), data.resolution
     if isinstance(files, ParquetFiles):
         _check_groups(files, data.cache_mib, data.num_workers)
-        if (
-            data.labels == "auto"
-            and not labels.classes
-            and len({PurePosixPath(name).parent for name in files.shards}) > 1
-        ):
-            _logger.warning("folders of parquet files are no classes: add a column label to have some")
     names = examined_names(files, listing.pictures)
     headers = _examine(files, names, lambda name: _header(files, name, rules, resolution))
     sample = _sample(names, headers)

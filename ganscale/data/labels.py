@@ -1,6 +1,7 @@
 """Classes of pictures: from `dataset.json` as StyleGAN's dataset_tool writes it, or from the names of folders."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ganscale.storage.store import Place
 
 Rule = Literal["auto", "top", "path", "none"]
 MAX_CLASSES = 100_000
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def find_labels(files: Files, listing: Listing, rule: Rule) -> Labels:
         ]
         refuse(files.path, bare, remedy=f"move it into one of them, or {remedy}")
     return _numbered([parts[0] if parts else "" for parts in folders])
+
+
+def warn_of_folders(files: Files, labels: Labels, rule: Rule) -> None:
+    """Warn where parquet files without classes lie in several folders, which look like classes and are none.
+
+    Args:
+        files: of a folder, a zip or shards.
+        labels: of `find_labels`.
+        rule: `data.labels`.
+    """
+    if rule != "auto" or labels.classes or not isinstance(files, ParquetFiles):
+        return
+    if len({PurePosixPath(name).parent for name in files.shards}) > 1:
+        _logger.warning("folders of parquet files are no classes: add a column `label` to have some")
 
 
 def _from_given(files: Files, names: Sequence[str], given: Given) -> Labels:

@@ -22,7 +22,7 @@ from ganscale.config.errors import ExecutionError
 from ganscale.data.files import Files, Listing, list_files, refuse
 from ganscale.data.folder import find_channels
 from ganscale.data.identity import hash_pictures
-from ganscale.data.labels import Labels, Rule, find_labels
+from ganscale.data.labels import Labels, Rule, find_labels, warn_of_folders
 from ganscale.data.pictures import DEFAULT, Rules, read_header
 from ganscale.data.prepared import INDEX, MANIFEST, NAMES, Manifest, PreparedSet, data_hash, store_of
 from ganscale.data.shards import open_files
@@ -83,6 +83,7 @@ def prepare(source: Place, target: Place, settings: Settings, progress: Callable
     refuse(files.path, [] if settings.skip_bad else listing.problems, key="SOURCE")
     names = listing.pictures
     labels = find_labels(files, listing, settings.labels)
+    warn_of_folders(files, labels, settings.labels)
     rules = replace(settings.rules, channels=settings.rules.channels or find_channels(files, names, settings.rules))
     resolution = settings.resolution or _common_size(files, names)
     identity = _identity(files, names, labels, rules, resolution, settings)

@@ -244,6 +244,14 @@ def test_prepare_leaves_out_what_has_no_class_or_lies_in_a_damaged_tar(folder: P
     assert "truncated.tar" in bad
 
 
+def test_prepare_warns_of_folders_of_parquet_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "0.parquet").write_bytes(table({"image": images()}))
+    prepare(tmp_path / "set", tmp_path / "out", Settings(SIZE), lambda *_: None)
+    assert any("folders of parquet files are no classes" in record.getMessage() for record in caplog.records)
+
+
 def put(folder: Path, server: Server, patch: pytest.MonkeyPatch) -> object:
     place = open_place(server.use(patch))
     for path in folder.iterdir():
