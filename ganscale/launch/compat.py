@@ -1,8 +1,11 @@
 """Versions of Ray, and its private APIs: used here only; tests/launch/test_compat.py holds them to a version."""
 
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import ray
+from ray import cloudpickle
 
 from ganscale.config import ConfigError
 
@@ -73,6 +76,20 @@ def available_memory() -> int:
     from ray._private.utils import get_used_memory
 
     return get_system_memory() - get_used_memory()
+
+
+def trial_error(trial: Any) -> Any:
+    """The newest error of a trial, or its text if it cannot be pickled; None if there is none.
+
+    It is read where Tune has just written it, in this driver's own folder of the Ray session; `get_pickled_error` reads
+    Tune's storage, which has it only after the next snapshot.
+
+    Args:
+        trial: Of Ray Tune, as its callbacks get it.
+    """
+    if trial.pickled_error_file:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    return Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else None
 
 
 def root_cause(error: BaseException) -> BaseException:

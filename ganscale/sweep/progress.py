@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from ray.tune import Callback
 
-from ganscale.launch.compat import root_cause
+from ganscale.launch.compat import root_cause, trial_error
 from ganscale.storage.lease import Fence
 from ganscale.storage.store import Place, StorePath, folders
 from ganscale.sweep.plan import SweepPlan
@@ -53,7 +52,7 @@ class TrialStatusCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record a trial that raised an error; one that was killed, or lost its node or its bucket, stays open."""
-        error = _error(trial)
+        error = trial_error(trial)
         if error is None or (isinstance(error, RayError) and not isinstance(error, RayTaskError)):
             return
         number, cause = trial_number(str(trial)), root_cause(error)
@@ -78,13 +77,6 @@ class TrialStatusCallback(Callback):
 
     def on_end(self, number: int) -> None:
         """Called when a trial has ended."""
-
-
-def _error(trial: Any) -> Any:
-    """A trial's newest error, or its text; from the driver's own files, of which Tune's storage may have older ones."""
-    if trial.pickled_error_file:
-        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else None
 
 
 class ProgressCallback(TrialStatusCallback):
