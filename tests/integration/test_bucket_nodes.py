@@ -26,7 +26,10 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(obstacle() is not None, reason="namespaces cannot be made here"),
 ]
-RUN = ("train.images=240000", "checkpoint.every=24000", "log.every=24000", "train.device=cpu", "wandb.mode=disabled")
+RUN = (
+    *("train.images=240000", "checkpoint.every=24000", "log.every=24000", "log.samples_every=240000"),
+    *("train.device=cpu", "wandb.mode=disabled"),
+)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ganscale.train")
 
 
