@@ -253,3 +253,12 @@ class Proxy:
         """Stop."""
         self._server.shutdown()
         self._server.server_close()
+
+
+@contextmanager
+def proxied_moto() -> Iterator[Proxy]:
+    """moto's server behind a proxy."""
+    with moto() as server:
+        proxy = Proxy(server)
+        yield proxy
+        proxy.close()

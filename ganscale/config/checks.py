@@ -1,11 +1,10 @@
 """Settings that contradict each other, found before anything starts."""
 
 import math
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from ganscale.config.datasets import DATASETS, MADE_BY
+from ganscale.config.datasets import DATASETS, MADE_BY, is_pattern
 from ganscale.config.errors import ConfigError, shown
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
@@ -53,8 +52,8 @@ def check_files(config: Config, *, scores: bool = False) -> None:
     data = config.data
     entry = find(DATASETS, data.name, key="data.name")
     what, path = entry.path, Path(data.path).expanduser()
-    is_pattern = entry.has_pictures and re.search(r"[*?\[]", path.name)
-    if what and "://" not in data.path and not is_pattern and not path.exists():
+    may_match = entry.has_pictures and is_pattern(path.name)
+    if what and "://" not in data.path and not may_match and not path.exists():
         made_by = MADE_BY.get(path.name)
         remedy = f"run `{made_by}`, or name {what}" if made_by else f"name {what}"
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=remedy)

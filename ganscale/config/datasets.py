@@ -163,6 +163,16 @@ DATASETS: dict[str, Dataset] = {
 }
 """Every data set by name."""
 
+
+def is_pattern(name: str) -> bool:
+    """Whether a file name in `data.path` is a pattern of shards, such as `train-*.parquet`.
+
+    Args:
+        name: the last part of the path.
+    """
+    return any(letter in name for letter in "*?[")
+
+
 MADE_BY = {f"emoji_{side}": "make data-emoji" for side in (32, 64)}
 """Commands that make the prepared sets of configs/, by the folder's name."""
 

@@ -7,12 +7,14 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from ganscale.data.files import Files, Given, Listing, check_size, open_at, refuse
+from ganscale.data.pictures import IS_LFS_POINTER, LFS_POINTER
 from ganscale.storage.store import Place
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
@@ -161,27 +163,34 @@ class ParquetFiles(Files):
 
     def _opened(self, shard: str) -> Any:
         """The file, opened by this process; a file that is opened may close another one."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._enter()
         if shard in self._files:
             return self._files[shard]
         place = self._base / shard
-        try:
+        with self._damage("is no parquet file, damaged or incomplete"):
             with open_at(place) as file:
-                if file.read(8).startswith(b"version"):
-                    raise ValueError("is a pointer of Git LFS, not the file: run git lfs pull")
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise ValueError(IS_LFS_POINTER)
             source: Any = str(place) if isinstance(place, Path) else open_at(place)
             found = pq.ParquetFile(source, pre_buffer=False)
-        except (OSError, pa.ArrowException) as error:
-            if isinstance(error, OSError) and not isinstance(place, Path):
-                raise
-            raise ValueError(f"is no parquet file, damaged or incomplete: {error}") from None
         self._files[shard] = found
         while len(self._files) > OPEN:
             self._files.popitem(last=False)[1].close()
         return found
+
+    @contextmanager
+    def _damage(self, problem: str) -> Iterator[None]:
+        """Raise ValueError for what the file itself is to blame for, not for a bucket that fails."""
+        import pyarrow as pa
+
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and not isinstance(self._base, Path):
+                raise
+            raise ValueError(f"{problem}: {error}") from None
 
     def _enter(self) -> None:
         """Forget in a forked process what belongs to the other one."""
@@ -199,20 +208,14 @@ class ParquetFiles(Files):
 
     def _read_group(self, shard: str, group: int) -> Any:
         """The pictures of a row group, from memory if they are there."""
-        import pyarrow as pa
-
         self._enter()
         with self._lock:
             if (shard, group) in self._groups:
                 self._groups.move_to_end((shard, group))
                 return self._groups[shard, group]
-            try:
+            with self._damage(f"lies in a damaged row group ({group})"):
                 image = self._columns[shard].image
                 found = self._opened(shard).read_row_group(group, columns=[image], use_threads=False).column(image)
-            except (OSError, pa.ArrowException) as error:
-                if isinstance(error, OSError) and not isinstance(self._base, Path):
-                    raise
-                raise ValueError(f"lies in a damaged row group ({group}): {error}") from None
             self._groups[shard, group] = found
             while len(self._groups) > 1 and sum(each.nbytes for each in self._groups.values()) > self.cache_bytes:
                 self._groups.popitem(last=False)
@@ -255,8 +258,6 @@ class ParquetFiles(Files):
 
     def labels(self) -> Given | None:
         """From the column of classes, if there is one (part of `Files`)."""
-        import pyarrow as pa
-
         columns = next(iter(self._columns.values()), None)
         if columns is None or not columns.labels:
             return None
@@ -267,12 +268,10 @@ class ParquetFiles(Files):
         found: list[Any] = []
         for shard in self._columns:
             try:
-                found += self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
-            except (OSError, pa.ArrowException) as error:
-                if isinstance(error, OSError) and not isinstance(self._base, Path):
-                    raise
-                problem = f"has a damaged column {column}: {error}"
-                refuse(self.path, [(shard, problem)], remedy="copy it once more, or set data.labels=none")
+                with self._damage(f"has a damaged column {column}"):
+                    found += self._opened(shard).read(columns=[column], use_threads=False).column(column).to_pylist()
+            except ValueError as error:
+                refuse(self.path, [(shard, str(error))], remedy="copy it once more, or set data.labels=none")
         values = dict(zip(self._listing.pictures, found, strict=True))
         missing = [name for name, value in values.items() if value is None]
         if len(missing) == len(values):

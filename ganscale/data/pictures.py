@@ -34,6 +34,8 @@ _AVIF = frozenset({b"avif", b"avis"})
 _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM")
 
 NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'ganscale[heif]', or convert it to PNG or JPEG"
+LFS_POINTER = b"version https://git-lfs"
+IS_LFS_POINTER = "is a pointer of Git LFS, not the file: run git lfs pull"
 NEEDS_AVIF = "this Pillow reads no AVIF: pip install 'pillow>=11.3', or convert it to PNG or JPEG"
 
 
@@ -171,8 +173,8 @@ def _why(beginning: bytes, error: Exception) -> str:
         return NEEDS_AVIF
     if kind:
         return f"is damaged or incomplete ({type(error).__name__})"
-    if beginning.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the file: run git lfs pull"
+    if beginning.startswith(LFS_POINTER):
+        return IS_LFS_POINTER
     what = "text, such as HTML or SVG" if beginning.lstrip().startswith(b"<") else "of another kind"
     return f"is no picture but {what} (it begins with {beginning[:8]!r})"
 

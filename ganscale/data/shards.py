@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ganscale.config import ConfigError
+from ganscale.config.datasets import is_pattern
 from ganscale.data.files import (
     ENDINGS,
     NOT_READ,
@@ -35,7 +36,6 @@ SPLITS = {
     **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
 }
 """Words of file and folder names that tell the splits of a data set apart."""
-_PATTERN = re.compile(r"[*?\[]")
 _NUMBERED = re.compile(r"(.*)-(\d{2,})-of-(\d{2,})(?:-[0-9a-f]{6,})?(\.\w+)")
 """Series as webdataset and Hugging Face's datasets number them; the latter's older versions add a hash."""
 _KINDS = {".tar": TarFiles, ".parquet": ParquetFiles}
@@ -53,7 +53,7 @@ def open_files(path: Place) -> Files:
         FileNotFoundError: no such path.
         ValueError: it is none of these, or damaged.
     """
-    if _PATTERN.search(path.name) and not _is_there(path):
+    if is_pattern(path.name) and not path.exists():
         return _matching(path)
     ending = PurePosixPath(path.name.lower()).suffix
     if isinstance(path, StorePath):
@@ -90,10 +90,6 @@ def list_pictures(path: Path) -> list[str]:
     listing = list_files(open_files(path))
     refuse(path, listing.problems)
     return listing.pictures
-
-
-def _is_there(path: Place) -> bool:
-    return path.exists()
 
 
 def _matching(path: Place) -> Files:

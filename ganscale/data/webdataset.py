@@ -39,7 +39,7 @@ from ganscale.data.files import (
     shown_name,
     too_large,
 )
-from ganscale.data.pictures import kind_of
+from ganscale.data.pictures import IS_LFS_POINTER, LFS_POINTER, kind_of
 from ganscale.data.prepared import ROW, store_of
 from ganscale.storage.files import user_cache, write_bytes_atomically
 from ganscale.storage.store import Place
@@ -105,8 +105,8 @@ def walk_tar(file: IO[bytes]) -> list[Member]:
     for magic, name in _COMPRESSED.items():
         if beginning.startswith(magic):
             raise ValueError(f"is compressed ({name}): unpack it, as single pictures cannot be read from it")
-    if beginning.startswith(b"version https://git-lfs"):
-        raise ValueError("is a pointer of Git LFS, not the file: run git lfs pull")
+    if beginning.startswith(LFS_POINTER):
+        raise ValueError(IS_LFS_POINTER)
     if not beginning:
         raise ValueError("is empty")
     file.seek(0)

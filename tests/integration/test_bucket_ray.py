@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.buckets import Proxy, moto
+from tests.buckets import Proxy, proxied_moto
 from tests.integration.cluster import Cluster
 from tests.integration.test_bucket import final, rows
 from tests.integration.test_bucket_nodes import TORCHRUN
@@ -23,10 +23,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    with moto() as server:
-        proxy = Proxy(server)
+    with proxied_moto() as proxy:
         yield proxy
-        proxy.close()
 
 
 @pytest.fixture(scope="module")

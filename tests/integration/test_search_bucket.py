@@ -22,7 +22,7 @@ from ganscale.sweep import tuner
 from ganscale.sweep.plan import SweepPlan, load_plan
 from ganscale.sweep.results import read_end, read_entries
 from ganscale.sweep.tuner import SearchError, search_on_ray, sweep_folder
-from tests.buckets import Proxy, Server, moto
+from tests.buckets import Proxy, Server, proxied_moto
 from tests.processes import ROOT, Command
 from tests.sweep.sweeps import RATES, RING, ring_plan
 
@@ -31,10 +31,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    with moto() as started:
-        proxy = Proxy(started)
+    with proxied_moto() as proxy:
         yield proxy
-        proxy.close()
 
 
 @pytest.fixture

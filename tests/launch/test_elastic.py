@@ -1,6 +1,7 @@
 """Room that is requested, waited for and released; drained nodes; scaling up."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -213,15 +214,21 @@ def test_before_the_first_heartbeats_any_draining_node_counts(monkeypatch: pytes
     assert world.monitor._poll() == StopReason.DRAIN
 
 
-def test_stop_requests_go_to_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Those of the monitor, and those that came otherwise, also before the workers."""
+@contextmanager
+def draining(world: FakeDrain, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeDrain, Queue[StopReason]]]:
+    """A monitor that has passed on that a node drains, with what it passes on from then on."""
     monkeypatch.setattr(elastic, "POLL_INTERVAL", 0.01)
-    world = FakeDrain(monkeypatch, tmp_path)
     passed_on = Queue[StopReason]()
     world.actor.request = passed_on.put
     world.draining = {"node-w1"}
     with world.monitor:
         assert passed_on.get(timeout=20) == StopReason.DRAIN
+        yield world, passed_on
+
+
+def test_stop_requests_go_to_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of the monitor, and those that came otherwise, also before the workers."""
+    with draining(FakeDrain(monkeypatch, tmp_path), monkeypatch) as (world, passed_on):
         world.stop.write(StopReason.STOP)
         while passed_on.get(timeout=20) != StopReason.STOP:
             pass
@@ -229,14 +236,8 @@ def test_stop_requests_go_to_the_workers(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_storage_that_does_not_answer_holds_up_no_stop_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(elastic, "POLL_INTERVAL", 0.01)
     monkeypatch.setattr(StopFile, "write", Mock(side_effect=OSError("503")))
-    world = FakeDrain(monkeypatch, tmp_path)
-    passed_on = Queue[StopReason]()
-    world.actor.request = passed_on.put
-    world.draining = {"node-w1"}
-    with world.monitor:
-        assert passed_on.get(timeout=20) == StopReason.DRAIN
+    with draining(FakeDrain(monkeypatch, tmp_path), monkeypatch) as (world, passed_on):
         world.stop.requested = StopReason.STOP  # a signal, whose write failed
         while passed_on.get(timeout=20) != StopReason.STOP:
             pass
