@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.health.rescue import last_scores
+from ganscale.config import Config
 from ganscale.run.session import run_worker
 from ganscale.sweep.analysis import differences, success_rates
 from ganscale.sweep.plan import SweepPlan, load_plan
@@ -33,22 +34,20 @@ SETTINGS = ("health.response=warn", "log.samples_every=1e9", "log.details=false"
 """Of all runs: verdicts end none, as the table must not depend on them."""
 
 
-def train(plan: SweepPlan, index: int, seed: int) -> SeedResult:
+def train(config: Config, metrics: Sequence[str]) -> SeedResult:
     """Train one run in a temporary folder and evaluate it at its end.
 
     Args:
-        plan: of the sweep.
-        index: of the configuration, at least 0.
-        seed: `run.seed`.
+        config: of the run.
+        metrics: to read from its last evaluation; NaN where there is none.
     """
-    config = plan.space.config(plan.sampler[index])
-    with tempfile.TemporaryDirectory(prefix="robustness") as folder:
+    with tempfile.TemporaryDirectory(prefix="run") as folder:
         path = Path(folder) / "run"
-        run = config.run.model_copy(update={"dir": folder, "name": path.name, "seed": seed})
+        run = config.run.model_copy(update={"dir": folder, "name": path.name})
         outcome = run_worker(config.model_copy(update={"run": run}), path, device=torch.device("cpu"), echo=False)
         scores = last_scores(path, config.train.images)
-    values = {name: scores.get(name, math.nan) for name in plan.metrics}
-    return SeedResult(seed, config.train.images, values, outcome.diagnosis)
+    values = {name: scores.get(name, math.nan) for name in metrics}
+    return SeedResult(config.run.seed, config.train.images, values, outcome.diagnosis)
 
 
 def train_missing(plan: SweepPlan, records: Path, trials: Iterable[int]) -> None:
@@ -65,7 +64,9 @@ def train_missing(plan: SweepPlan, records: Path, trials: Iterable[int]) -> None
             if (index, seed) in known:
                 continue
             started = time.process_time()
-            result = train(plan, index, seed).as_json()
+            config = plan.space.config(plan.sampler[index])
+            run = config.run.model_copy(update={"seed": seed})
+            result = train(config.model_copy(update={"run": run}), plan.metrics).as_json()
             row = {"trial": index, **result, "cpu_seconds": round(time.process_time() - started, 1)}
             with records.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row) + "\n")

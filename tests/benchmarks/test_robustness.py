@@ -3,11 +3,13 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks import robustness
+from ganscale.config import Config
 from ganscale.sweep.plan import SweepPlan, load_plan
 from ganscale.sweep.score import SeedResult
 
@@ -47,15 +49,15 @@ def test_the_table_counts_scores_that_are_missing_as_failures(plan: SweepPlan) -
 def test_recorded_runs_are_not_trained_again(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
-    def train(plan: SweepPlan, index: int, seed: int) -> SeedResult:
-        trained.append((index, seed))
-        return SeedResult(seed, 38_400, {"inception_score": float("nan"), "modes": 1.0, "frechet": 9.0})
+    def train(config: Config, metrics: Sequence[str]) -> SeedResult:
+        trained.append((config.loss.name, config.run.seed))
+        return SeedResult(config.run.seed, 38_400, {"inception_score": float("nan"), "modes": 1.0, "frechet": 9.0})
 
     monkeypatch.setattr(robustness, "train", train)
     records = tmp_path / "records.jsonl"
     records.write_text(json.dumps(row(1, 0, 3.0)) + "\n")
     robustness.train_missing(plan, records, [0, 1])
-    assert trained == [(0, 0), (0, 1), (1, 1)]
+    assert trained == [("non_saturating", 0), ("non_saturating", 1), ("wasserstein", 1)]
     robustness.train_missing(plan, records, [0, 1])
     assert len(trained) == 3
     assert [each["values"]["inception_score"] for each in robustness.read(records)] == [3.0, None, None, None]
