@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/health.json.gz"), help="file of the recorded runs")
     parser.add_argument("--score", type=Path, help="score the runs in this file; train none")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of every setup and fault (default: %(default)s)")
+    parser.add_argument("--since", type=int, default=0, metavar="ROUND", help="judge by limits from the rounds before")
     parser.add_argument("--fit", action="store_true", help="with --score: choose the limits again")
     parser.add_argument("--only", default="", help="train only runs whose `setup/fault` contains this")
     parser.add_argument("--rescue", type=int, default=0, metavar="SEEDS", help="measure rollbacks instead")

@@ -31,7 +31,7 @@ def benchmark(options: argparse.Namespace) -> int:
     else:
         jobs = [job for job in plan(options.rounds) if options.only in job.name]
         records = _train(jobs, options.out)
-    text, passed = report(records)
+    text, passed = report(records, since=options.since)
     print(text)
     return 0 if passed else 1
 

@@ -5,7 +5,8 @@ those of the healthy runs of the same setup: not finite, fewer modes than their 
 their largest Frechet distance. Otherwise the fault had no effect and the run is not counted. A run without a fault is
 healthy if its last Frechet distance is less than half that of the untrained generator; otherwise it is not counted.
 
-Each setup is judged by limits that were chosen without its runs (leave one setup out).
+Each setup is judged by limits that were chosen without its runs (leave one setup out), or also without the rounds that
+are judged.
 """
 
 import math
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from benchmarks.health.fit import Fitter, seen
+from benchmarks.health.plan import FIRST_FAULTY
 from benchmarks.health.record import Record
 from ganscale.config import DETECTORS
 from ganscale.health import detectors as health
@@ -69,19 +71,30 @@ class Rates(NamedTuple):
         return self.found / given if given else math.nan
 
 
-def score_all(records: Sequence[Record]) -> list[ScoredRun]:
-    """Ground truth and verdicts of all runs, by limits from the other setups.
+def score_all(records: Sequence[Record], *, since: int = 0) -> list[ScoredRun]:
+    """Ground truth and verdicts of runs, by limits from the other setups.
 
     Args:
         records: of the runs; those of one setup are compared with each other.
+        since: first round that is judged; from 1 on the limits are those of the rounds before.
     """
     healthy = healthy_runs(records)
-    fitter = Fitter(healthy)
+    fitter = Fitter(healthy_runs([record for record in records if round_of(record) < since]) if since else healthy)
     limits = {setup: fitter.limits(setup) for setup in {record.setup for record in records}}
     return [
         ScoredRun(record, truth(record, healthy.get(record.setup, ())), verdicts(record, limits[record.setup]))
         for record in records
+        if not since or round_of(record) >= since
     ]
+
+
+def round_of(record: Record) -> int:
+    """Round of the plan that a run is from.
+
+    Args:
+        record: of the run.
+    """
+    return record.seed - (FIRST_FAULTY if record.fault else 0)
 
 
 def truth(record: Record, healthy: Sequence[Record]) -> Truth:
@@ -125,6 +138,18 @@ def _has_learned(record: Record) -> bool:
     return record.evaluations[-1]["frechet"] < 0.5 * record.evaluations[0]["frechet"]
 
 
+def is_learning(record: Record) -> bool:
+    """Whether a run has learned by the measure of healthy ones, and its last evaluation is its best.
+
+    Such a run with a fault may be slow rather than ruined: nothing but runs without the fault tell.
+
+    Args:
+        record: of the run.
+    """
+    distances = [row["frechet"] for row in record.evaluations]
+    return _has_learned(record) and distances[-1] <= min(distances)
+
+
 def verdicts(record: Record, limits: Mapping[str, Limit] = LIMITS) -> tuple[str, ...]:
     """Kinds of the verdicts of a run, in the order of their first occurrence.
 
@@ -152,31 +177,35 @@ def rates(scored: Sequence[ScoredRun]) -> Rates:
     return Rates(len(unhealthy), len(healthy), found, false)
 
 
-def report(records: Sequence[Record]) -> tuple[str, bool]:
+def report(records: Sequence[Record], *, since: int = 0) -> tuple[str, bool]:
     """Describe precision and recall, each setup judged by limits from the others.
 
     Args:
         records: of the runs.
+        since: first round that is judged, as in `score_all`.
 
     Returns:
         Tables, and whether precision and recall are those required.
     """
-    scored = score_all(records)
+    scored = score_all(records, since=since)
     total = rates(scored)
-    seconds = sum(record.seconds for record in records)
-    parts = [*_totals(total), "", *_by_fault(scored), "", *_by_kind(scored), "", *_by_setup(scored), ""]
-    parts.append(f"{len(records)} runs, {seconds / 60:.0f} core-minutes")
+    seconds = sum(run.record.seconds for run in scored)
+    parts = [*_totals(scored), "", *_by_fault(scored), "", *_by_kind(scored), "", *_by_setup(scored), ""]
+    parts.append(f"{len(scored)} runs, {seconds / 60:.0f} core-minutes")
     return "\n".join(parts), total.recall >= LEAST_RECALL and total.precision >= LEAST_PRECISION
 
 
-def _totals(total: Rates) -> list[str]:
+def _totals(scored: Sequence[ScoredRun]) -> list[str]:
     def interval(part: int, whole: int) -> str:
         return "{:.2f} to {:.2f}".format(*wilson(part, whole, CONFIDENCE))
 
+    total, ended = rates(scored), rates([run for run in scored if not is_learning(run.record)])
     found, false = total.found, total.false
     return [
         f"recall    {total.recall:.3f}  ({found} of {total.unhealthy} unhealthy runs have a verdict; "
         f"{interval(found, total.unhealthy)})",
+        f"          {ended.recall:.3f}  ({ended.found} of {ended.unhealthy} of them that had stopped learning; "
+        f"{interval(ended.found, ended.unhealthy)})",
         f"precision {total.precision:.3f}  ({false} of {total.healthy} healthy runs have one; "
         f"{interval(found, found + false)})",
     ]

@@ -1,6 +1,7 @@
 """Precision and recall of the detectors on the recorded runs; ground truth, limits and rates of constructed ones."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from benchmarks.health.score import (
     WORSE,
     ScoredRun,
     healthy_runs,
+    is_learning,
     rates,
     report,
     score_all,
@@ -70,6 +72,14 @@ def test_there_are_enough_runs(scored_runs: list[ScoredRun]) -> None:
     assert RUNS.stat().st_size < 2_000_000
 
 
+def test_later_rounds_are_judged_by_limits_of_earlier_ones(records: list[Record]) -> None:
+    odd = [replace(run, seed=2, rows=tuple(row | {"diversity_fake": 1e-6} for row in run.rows)) for run in records[:1]]
+    later = [run for run in records if run.seed not in (2, 1002)] + odd
+    scored = score_all(later, since=2)
+    assert [run.record for run in scored] == odd, "only the later round is judged"
+    assert "mode-collapse" in scored[0].kinds, "its own runs do not widen the limits"
+
+
 def test_the_report_has_every_fault_setup_and_verdict(records: list[Record]) -> None:
     text, _ = report(records)
     kinds = [kind for kind, detector in DETECTORS.items() if detector.rule is not None]
@@ -101,6 +111,14 @@ HEALTHY = (record(frechet=2.0, modes=7.0), record(frechet=1.0))
 )
 def test_truth_depends_on_the_last_evaluation(run: Record, expected: str) -> None:
     assert truth(run, HEALTHY) == expected
+
+
+def test_a_run_is_learning_while_its_last_evaluation_is_its_best() -> None:
+    assert is_learning(record(fault="x", frechet=4.0))
+    assert not is_learning(record(fault="x", frechet=5.0)), "has not halved the first"
+    run = record(fault="x", frechet=4.0)
+    middle = {"images": 5.0, "frechet": 3.9, "modes": 8.0}
+    assert not is_learning(replace(run, evaluations=(run.evaluations[0], middle, run.evaluations[1])))
 
 
 def test_truth_does_not_depend_on_verdicts() -> None:
