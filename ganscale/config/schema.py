@@ -282,7 +282,8 @@ class Cluster(Section):
     num_workers: Annotated[int | tuple[int, int] | Literal["auto"], BeforeValidator(_workers)] = Field(
         default="auto",
         description="Data-parallel workers; auto: one per GPU, or without GPUs two, or one per node if there are more. "
-        "[least, most]: as many as there is room for, more or fewer when nodes come and go; auto never changes.",
+        "[least, most]: as many as there is room for, more or fewer when nodes come and go. A resume with auto returns "
+        "to the number that the run had, or starts with fewer and grows back to it.",
     )
     cpus_per_worker: Count = Field(
         default=1, ge=1, description="CPUs reserved for each worker; also its number of threads."
@@ -297,7 +298,8 @@ class Cluster(Section):
         default=0.0,
         ge=0.0,
         description="Seconds that a start waits for nodes where the workers do not fit, asking the cluster's "
-        "autoscaler for them; with [least, most] it also asks for what the run can grow by. 0: neither.",
+        "autoscaler for them; with [least, most], and after nodes were lost, it also asks for what the run can grow "
+        "by. 0: neither.",
     )
     max_restarts: Count = Field(
         default=3,

@@ -1,10 +1,13 @@
 """Number, devices and spread of the workers: pure functions of a config and a cluster's nodes."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ganscale.config import Config, ConfigError
+from ganscale.storage.workers import WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,53 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
     if num_workers > room:
         raise _too_small(config, nodes, room, use_gpu)
     return Placement(num_workers, use_gpu, "SPREAD" if len(nodes) > 1 else "PACK")
+
+
+def recorded(config: Config, record: WorkerRecord, least: int = 1) -> Config:
+    """The config with a range of workers, up to those of a run's record, in place of `cluster.num_workers: auto`.
+
+    Args:
+        config: The run's config.
+        record: The run's record.
+        least: Lower end of the range, at most the record's number.
+    """
+    cluster = config.cluster.model_copy(update={"num_workers": (least, record.num_workers)})
+    train = config.train.model_copy(update={"device": "cuda" if record.use_gpu else "cpu"})
+    return config.model_copy(update={"cluster": cluster, "train": train})
+
+
+def place_recorded(config: Config, record: WorkerRecord, nodes: Sequence[NodeResources]) -> Placement:
+    """Choose the workers of a run that resumes with `cluster.num_workers: auto`: at least those of its record.
+
+    Args:
+        config: The run's config.
+        record: The run's record.
+        nodes: All nodes of the cluster.
+
+    Raises:
+        ConfigError: The nodes hold fewer.
+    """
+    now = place(config, nodes)
+    if now.use_gpu > record.use_gpu or (now.use_gpu == record.use_gpu and now.num_workers >= record.num_workers):
+        return now
+    return place(recorded(config, record, record.num_workers), nodes)
+
+
+def place_recorded_or_fewer(config: Config, record: WorkerRecord, nodes: Sequence[NodeResources]) -> Placement:
+    """Choose the workers where the nodes may hold fewer than the record says; on the CPU if there is no GPU left.
+
+    Args:
+        config: The run's config, whose `cluster.num_workers` is auto.
+        record: The run's record.
+        nodes: All nodes of the cluster.
+
+    Raises:
+        ConfigError: There is no room for a worker.
+    """
+    for choose in (partial(place_recorded, config, record), partial(place, recorded(config, record))):
+        with suppress(ConfigError):
+            return choose(nodes)
+    return place(config, nodes)
 
 
 def evaluation_resources(config: Config) -> dict[str, float]:

@@ -14,14 +14,15 @@ from ray.train import Result
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
-from ganscale.launch.cluster import connected, nodes, unreachable_nodes
-from ganscale.launch.elastic import ClusterMonitor, PlacementRequest, wait_for_placement, waiting_message
+from ganscale.launch.cluster import connected, unreachable_nodes
+from ganscale.launch.elastic import ClusterMonitor
 from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatActor
-from ganscale.launch.placement import Placement, evaluation_resources, max_workers, place, worker_resources
+from ganscale.launch.placement import Placement
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.launch.workers import WorkerPlanner
 from ganscale.parallel.replica import Replica
 from ganscale.run.heartbeats import read_heartbeats
 from ganscale.run.recovery import clear_heartbeats
@@ -95,6 +96,7 @@ class _Supervisor:
         autoscales: bool = True,
     ) -> None:
         self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
+        self._planner = WorkerPlanner(config, folder, joins=autoscales, is_canceled=self._stop_requested)
         self._callbacks = callbacks
         self._budget = RestartBudget(config.cluster.max_restarts, config.cluster.restart_pause)
         self._patience = 0.0  # seconds to wait for room or unreachable nodes, after the first start
@@ -133,7 +135,9 @@ class _Supervisor:
         self._patience = max(60.0, self._config.cluster.timeout)
         with (
             actor,
-            ClusterMonitor(self._config, placement, self._stop_file, actor, autoscales=self._autoscales),
+            ClusterMonitor(
+                self._planner.growth(placement), placement, self._stop_file, actor, autoscales=self._autoscales
+            ),
         ):
             settings = {
                 "path": str(self._folder.root),
@@ -174,34 +178,14 @@ class _Supervisor:
 
     def _place(self) -> Placement:
         """Choose the workers; after a failure there may be no room until a node is declared dead or returns."""
-        wait = self._config.cluster.node_wait if self._autoscales else 0.0
-        seconds = max(self._patience, wait)
         try:
-            placement = wait_for_placement(
-                self._fitting,
-                seconds=seconds,
-                request=(lambda error: self._request(error, seconds)) if wait else None,
-                is_canceled=self._stop_requested,
-            )
+            placement = self._planner.next(self._patience)
             check_workers(self._config, placement.num_workers)
             return placement
         except ConfigError as error:
             if not self._patience:
                 raise
             raise TrainingError(str(error)) from error
-
-    def _fitting(self) -> Placement:
-        placement = place(self._config, nodes())
-        if self._patience:  # after a failure, wait for a number of nodes that divides the batch
-            check_workers(self._config, placement.num_workers)
-        return placement
-
-    def _request(self, error: ConfigError, seconds: float) -> PlacementRequest:
-        use_gpu = self._config.train.device == "cuda"
-        workers = max_workers(self._config.cluster.num_workers, use_gpu=use_gpu)
-        _logger.info(waiting_message(error, seconds))
-        each, beside = worker_resources(self._config, use_gpu=use_gpu), evaluation_resources(self._config)
-        return PlacementRequest(each, workers, beside)
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""

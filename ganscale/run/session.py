@@ -35,6 +35,7 @@ from ganscale.run.watchdog import Watchdog
 from ganscale.storage.lease import Lease, LeaseLostError
 from ganscale.storage.run_dir import RunDir, checkpoint_store
 from ganscale.storage.store import Place
+from ganscale.storage.workers import WorkerRecord, record_workers
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
 from ganscale.tracking.jsonl import JsonlTracker, read_metrics
@@ -246,6 +247,8 @@ def run_worker(
     lease = take(config, folder, replica, patience=patience, echo=echo)
     try:
         check_shared(folder, replica)
+        if lease:
+            record_workers(folder, config, WorkerRecord(replica.world_size, device.type == "cuda"))
         console = Console(folder.log, echo=echo) if lease else None
         info = console.info if console else lambda _: None
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"

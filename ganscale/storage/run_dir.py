@@ -12,6 +12,7 @@
     real.png          a grid of real examples
     data.json         hash of the data that the run trains on
     environment.json  what the last attempt ran on: versions, git revision, devices
+    workers.json      the number of workers that a resume with cluster.num_workers=auto asks for
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     pending_evaluations/    <images>.pt, averages that are still to be evaluated (eval.mode = async)
     checkpoints/      <images>/ each
@@ -75,7 +76,7 @@ class RunDir:
         )
         self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
         self.samples, self.real = path / "samples", path / "real.png"
-        self.data = path / "data.json"
+        self.data, self.workers = path / "data.json", path / "workers.json"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
         self.pending_evaluations = path / "pending_evaluations"
         self.interval = path / "checkpoint_every.json"

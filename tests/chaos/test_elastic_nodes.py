@@ -13,7 +13,7 @@ from cluster.machines import obstacle
 from cluster.nodes import HEAD, LocalCluster
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
-from tests.chaos.runs import make_cluster
+from tests.chaos.runs import final_state, make_cluster
 from tests.integration.test_elastic import TOLERANCE, states, worst
 from tests.runs import EXACT
 
@@ -74,6 +74,9 @@ class Run:
     def said(self) -> str:
         return self.folder.log.read_text(encoding="utf-8") if self.folder.log.exists() else ""
 
+    def printed(self) -> str:
+        return self._out.read_text()
+
     def until(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT
         while not ready():
@@ -126,6 +129,53 @@ def test_a_run_follows_its_nodes(cluster: LocalCluster, tmp_path: Path) -> None:
     assert "the number of workers changes" in elastic.said()
     assert output.count("the workers failed") >= 1, "the node that went"
     check_same(tmp_path, "elastic")
+
+
+def test_a_lost_node_does_not_halve_a_run_for_good(cluster: LocalCluster, tmp_path: Path) -> None:
+    """`auto`, and the same command again after its driver and a node were lost: on what is left, and back to three."""
+    slow = tmp_path / "slow"
+    with run(cluster, tmp_path, "straight") as straight:
+        output = straight.ends()
+    assert "cluster.num_workers=N" in output
+    assert straight.said().count("on mnist for 3 workers") == 1
+    with run(cluster, tmp_path, "auto") as first:
+        first.until(lambda: first.reached() >= 1.2 * EVERY)
+        cluster.kill("w2")
+        first.process.kill()
+        first.process.wait()
+    with run(cluster, tmp_path, "auto") as again:
+        again.until(lambda: again.said().count("on mnist for 2 workers") == 1)
+        again.until(lambda: again.said().count("resuming at") == 1)
+        slow.write_text("2")
+        cluster.add()
+        again.until(lambda: again.said().count("on mnist for 3 workers") == 2)
+        slow.unlink()
+        output = again.ends()
+    assert output.count("fewer workers than before") == 1
+    assert "the number of workers changes" in again.said()
+    check_same(tmp_path, "auto")
+
+
+def test_a_resume_waits_for_its_nodes(cluster: LocalCluster, tmp_path: Path) -> None:
+    """With `cluster.node_wait` a resume asks for three nodes and gets them: the result is the same to the last bit."""
+    with run(cluster, tmp_path, "straight") as straight:
+        straight.ends()
+    with run(cluster, tmp_path, "waiting") as first:
+        first.until(lambda: first.reached() >= 1.2 * EVERY)
+        cluster.kill("w2")
+        first.process.kill()
+        first.process.wait()
+    deadline = time.monotonic() + LIMIT
+    while len(cluster.alive()) != 3:
+        assert time.monotonic() < deadline, "the head declares it dead"
+        time.sleep(0.5)
+    with run(cluster, tmp_path, "waiting", f"cluster.node_wait={LIMIT}") as again:
+        again.until(lambda: "waiting up to" in again.printed())
+        cluster.add()
+        output = again.ends()
+    assert "fewer workers than before" not in output
+    assert again.said().count("on mnist for 3 workers") == 2
+    assert final_state(tmp_path / "waiting") == final_state(tmp_path / "straight")
 
 
 def test_a_drained_node_is_left_and_costs_no_work(cluster: LocalCluster, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from ganscale.config import ConfigError
+from ganscale.config import Config, ConfigError
 from ganscale.config import load as load_config
-from ganscale.launch import elastic, ray_train
+from ganscale.launch import elastic, ray_train, workers
 from ganscale.launch.elastic import wait_for_placement
 from ganscale.launch.placement import NodeResources, Placement
 from ganscale.run.heartbeats import Heartbeat
@@ -260,13 +260,13 @@ def test_a_stop_request_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, 
     pending = FakeRequest()
     stop = StopFile(tmp_path / "stop")
 
-    def request(_: Any, error: ConfigError, seconds: float) -> Any:
-        assert seconds == 60.0
+    def request(_: Any, config: Config, seconds: float, error: ConfigError) -> Any:
+        assert (config.cluster.num_workers, seconds) == (2, 60.0)
         stop.write(StopReason.STOP)
         return pending(error)
 
-    monkeypatch.setattr(ray_train, "nodes", lambda: [NodeResources(1)])
-    monkeypatch.setattr(ray_train._Supervisor, "_request", request)
+    monkeypatch.setattr(workers, "nodes", lambda: [NodeResources(1)])
+    monkeypatch.setattr(workers.WorkerPlanner, "_request", request)
     config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
     outcome = ray_train._Supervisor(config, RunDir(tmp_path), stop).run()
     assert (outcome.stop_reason, outcome.images) == (StopReason.STOP, 0)
@@ -274,7 +274,7 @@ def test_a_stop_request_ends_the_wait_for_room(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_local_cluster_does_not_grow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ray_train, "nodes", lambda: [NodeResources(1)])
+    monkeypatch.setattr(workers, "nodes", lambda: [NodeResources(1)])
     config = load_config(overrides=["cluster.num_workers=2", "cluster.node_wait=60"])
     with pytest.raises(ConfigError, match="can hold 1 workers"):
         ray_train._Supervisor(config, RunDir(tmp_path), StopFile(tmp_path / "stop"), autoscales=False).run()
