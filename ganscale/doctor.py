@@ -30,6 +30,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, default=60.0, help="seconds that each step may take (default: 60)")
     add("--min-bandwidth", type=float, default=bandwidth, metavar="MB", help=f"least MB/s (default: {bandwidth:g})")
     add("--min-free", type=float, default=free, metavar="GB", help=f"least free storage (default: {free:g} GB)")
+    links = (
+        "also measure all-reduces by message size and by pair of workers (NCCL on GPUs, else gloo); a slow pair is red"
+    )
+    add("--links", "--nccl", action="store_true", help=links)
     add("--json", action="store_true", help="print results and facts as JSON")
     return parser
 
@@ -43,11 +47,16 @@ def _run(options: argparse.Namespace) -> int:
     if options.timeout <= 0:
         raise ConfigError("too small", key="--timeout", value=options.timeout, remedy="use a number above 0")
     with redirect_stdout(sys.stderr if options.json else sys.stdout):
-        if not options.storage and is_uri(config.run.dir):
-            remedy = "name a folder with --storage; a bucket is checked when a run starts"
+        if options.storage:
+            storage = Path(options.storage).expanduser().absolute()
+        elif not is_uri(config.run.dir):
+            storage = locate(config).path.parent
+        elif options.links:
+            storage = None
+        else:
+            remedy = "name a folder with --storage, or use --links; a bucket is checked when a run starts"
             raise ConfigError("is no folder that could be checked", key="run.dir", value=config.run.dir, remedy=remedy)
-        storage = Path(options.storage).expanduser().absolute() if options.storage else locate(config).path.parent
-        facts = collect(config, storage, timeout=options.timeout)
+        facts = collect(config, storage, timeout=options.timeout, links=options.links)
     requirements = Requirements(
         options.nodes, config.train.device, config.wandb.mode, options.min_bandwidth, free_gb=options.min_free
     )
@@ -58,6 +67,8 @@ def _run(options: argparse.Namespace) -> int:
         show(json.dumps({"ok": ok, "checks": checks, "facts": asdict(facts)}, indent=2))
     else:
         _show(results)
+        for line in facts.links.lines() if facts.links else ():
+            show(line)
     return DONE if ok else FAILED
 
 

@@ -1,6 +1,7 @@
 """The command line of the cluster check: table, JSON, exit codes, what it passes on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.launch.doctor import collect
 from ganscale.launch.doctor.checks import CHECKS, Facts
 from tests.launch.doctor.test_checks import cluster
+from tests.launch.doctor.test_links import report
 
 Calls = list[tuple[Any, ...]]
 
@@ -20,10 +22,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Calls of `collect`, which finds a healthy cluster."""
     made: Calls = []
 
-    def find(config: Config, storage: Path, *, timeout: float) -> Facts:
+    def find(config: Config, storage: Path | None, *, timeout: float, links: bool) -> Facts:
         print("a line of Ray")
         made.append((storage, timeout))
-        return cluster()
+        return cluster() if not links else replace(cluster(), links=report(3, slow=("w2",)))
 
     monkeypatch.setattr(collect, "collect", find)
     return made
@@ -72,6 +74,19 @@ def test_invalid_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert doctor.main(["train.nothing=1"]) == 2
     for wrong in (["--timeout", "0"], ["a.yaml", "b.yaml"]):
         assert doctor.main(wrong) == 2
+
+
+def test_links_are_measured_on_request(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["run.dir=s3://bucket/runs", "--nccl"]) == 1
+    assert calls[0][0] is None, "a bucket needs no folder then"
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [index for index, line in enumerate(lines) if line.startswith("red ")]
+    assert lines[row].split()[:2] == ["red", "pairs"]
+    assert "all links of w2" in lines[row]
+    assert lines[-1].startswith("w0 - w1"), "the fastest pair"
+    assert doctor.main(["run.dir=s3://bucket/runs", "--links", "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["facts"]["links"]["pairs"]) == 3
 
 
 def test_a_bucket_is_no_folder_to_check(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:

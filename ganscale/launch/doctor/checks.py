@@ -7,6 +7,8 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Literal
 
+from ganscale.launch.doctor.links import LinkReport, slow_links
+
 Status = Literal["green", "yellow", "red"]
 STATUSES: tuple[Status, ...] = ("green", "yellow", "red")
 
@@ -55,11 +57,12 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a cluster: its nodes, names of nodes that Ray declared dead, the storage folder."""
+    """What is known of a cluster: its nodes, names of nodes that Ray declared dead, the storage folder, the links."""
 
     nodes: Sequence[NodeReport]
     dead: Sequence[str] = ()
-    storage: str = ""
+    storage: str = ""  # empty: a bucket, which is not examined
+    links: LinkReport | None = None  # all-reduces by pair and message size, where they were measured
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,30 @@ def _same_versions(packages: Sequence[str], facts: Facts, requirements: Requirem
     yield "green", ", ".join(f"{package} {version}" for package, version in usual.items())
 
 
+def _gpu_software(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
+    with_gpus = [node for node in facts.nodes if node.gpus]
+    if not with_gpus:
+        yield "green", "no GPU"
+        return
+    known = [package for package in GPU_SOFTWARE if any(package in node.versions for node in with_gpus)]
+    yield from _same_versions(known, replace(facts, nodes=with_gpus), requirements)
+
+
+def _pairs(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
+    links = facts.links
+    if links is None:
+        yield "green", "not measured; --links measures them"
+        return
+    for pair in links.pairs:
+        if pair.problem:
+            yield "red", f"{pair.first} - {pair.second}: {pair.problem}"
+    for text in slow_links(links.pairs):
+        yield "red", text
+    measured = [pair for pair in links.pairs if pair.milliseconds]
+    slowest = min((pair.bandwidth for pair in measured), default=0.0)
+    yield "green", f"{len(measured)} pairs of workers, at least {slowest:.3g} MB/s" if measured else "one worker"
+
+
 def _limits(limits: Sequence[Limit], facts: Facts, requirements: Requirements) -> Iterator[Finding]:
     summary = []
     for name, requirement, unit, factor in limits:
@@ -188,6 +215,9 @@ def _storage(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
         if node.unseen:
             remedy = f"mount the same storage at {facts.storage} on every node, or set another run.dir"
             yield "red", f"{node.name} does not see the files of {', '.join(node.unseen)}", remedy
+    if not facts.storage:
+        yield "green", "a bucket, which is checked when a run starts"
+        return
     slowest = max(node.write_seconds for node in facts.nodes)
     if slowest > 5:
         remedy = "checkpoints will take long: use faster storage, or a larger checkpoint.every"
@@ -219,6 +249,7 @@ def _wandb(facts: Facts, requirements: Requirements) -> Iterator[Finding]:
 
 
 PACKAGES = ("ray", "torch", "ganscale")
+GPU_SOFTWARE = ("driver", "cuda", "nccl")
 LINKS: list[Limit] = [("bandwidth_mb", "bandwidth_mb", "MB/s", 4), ("latency_ms", "latency_ms", "ms", 0)]
 GROUP: list[Limit] = [("all_reduce_mb", "bandwidth_mb", "MB/s", 2), ("all_reduce_ms", "latency_ms", "ms", 0)]
 FREE, SHM, MEMORY = (
@@ -232,10 +263,18 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "Python": (partial(_same_versions, ["python"]), "install the same Python everywhere: one image, one `make setup`"),
     "packages": (partial(_same_versions, PACKAGES), "use one image: one requirements.lock, one checkout of ganscale"),
     "GPUs": (_gpus, "check nvidia-smi, container runtime, torch.version.cuda, CUDA_VISIBLE_DEVICES, ray's --num-gpus"),
+    "GPU software": (
+        _gpu_software,
+        "use one image, and one driver on all nodes (nvidia-smi; the GPU operator's version)",
+    ),
     "host name": (_host_name, "fix /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface"),
     "ports": (_ports, "open all TCP ports between nodes or ip_local_port_range (firewall, NetworkPolicy, cloud rules)"),
     "links": (partial(_limits, LINKS), "check cable, switch and ethtool; use one zone; or raise train.accumulation"),
     "all-reduce": (partial(_limits, GROUP), "fix the above; then NCCL_DEBUG=INFO, NCCL_IB_HCA, nvidia-smi topo -m"),
+    "pairs": (
+        _pairs,
+        "drain the slow worker's node, or compare its cable, switch port, NIC (ethtool -S), zone and PCIe width",
+    ),
     "storage": (
         _storage,
         "mount {storage} on every node, writable for Ray's user, with fsync and rename (not a bucket); if it is full, "

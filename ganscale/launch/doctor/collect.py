@@ -16,8 +16,14 @@ from ganscale.config import Config
 from ganscale.launch.cluster import connected
 from ganscale.launch.doctor import probe
 from ganscale.launch.doctor.checks import Facts, NodeReport
+from ganscale.launch.doctor.links import LinkReport, assemble, rounds
 
 logging.getLogger("ray._private.worker").setLevel(logging.ERROR)  # the table reports nodes that die meanwhile
+
+MOST_WORKERS = 64
+"""GPUs of which each pair is measured; with more, one of each node."""
+PAIR_TIME = 5.0
+"""Seconds that a round of pairs may take beside the timeout."""
 
 
 class _Caller:
@@ -38,6 +44,7 @@ class NodeProbe:
     """
 
     def __init__(self, entry: Mapping[str, Any], name: str, run: str) -> None:
+        self.entry = entry
         cpus, gpus = (entry["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
         self.report = NodeReport(name, address=entry["NodeManagerAddress"], trains=cpus >= 1, ray_gpus=int(gpus))
         actor: Any = ray.remote(_Caller)
@@ -53,13 +60,15 @@ Answers = dict[str, Any]
 Ask = Callable[..., Answers]  # `_ask` with the timeout filled in
 
 
-def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
+def collect(config: Config, storage: Path | None, *, timeout: float, links: bool = False) -> Facts:
     """Examine every node of the cluster that `config` names, or this machine if there is no cluster.
 
     Args:
         config: for `cluster.address`, and `wandb.mode`, which decides whether W&B is tried.
-        storage: an absolute folder that all nodes should share; made if it is missing, and left empty.
+        storage: an absolute folder that all nodes should share; made if it is missing, and left empty. None: none is
+            examined.
         timeout: seconds that each step may take.
+        links: whether to measure all-reduces of each pair of training workers.
 
     Raises:
         ConfigError: the cluster cannot be reached.
@@ -77,15 +86,17 @@ def collect(config: Config, storage: Path, *, timeout: float) -> Facts:
         training = [each for each in reachable if each.report.trains]
         for each in reachable:
             _compare_clock(ask, each)
-        _try_storage(ask, reachable, storage / f".doctor-{run}")
+        if storage:
+            _try_storage(ask, reachable, storage / f".doctor-{run}")
         if config.wandb.mode in ("auto", "online"):
             ask([each for each in training if each.report.wandb_key], "W&B", "reach_wandb")
         if len(reachable) > 1:
             _try_links(ask, reachable)
         if len(training) > 1:
             _try_all_reduce(ask, training, timeout)
+        measured = _try_pairs(training, run, timeout) if links else None
         dead = sorted({entry["NodeName"] for entry in entries if not entry["Alive"]})
-        return Facts([each.report for each in probes], tuple(dead), str(storage))
+        return Facts([each.report for each in probes], tuple(dead), str(storage or ""), measured)
 
 
 def _ask(timeout: float, probes: Probes, check: str, function: str, arguments: Arguments = lambda _: ()) -> Answers:
@@ -163,3 +174,36 @@ def _try_all_reduce(ask: Ask, probes: Probes, timeout: float) -> None:
     if port := ask(probes[:1], "all-reduce", "open_store", lambda _: (len(names),)).get(first.name):
         group = (len(names), first.address, port, backend, timeout)
         ask(probes, "all-reduce", "all_reduce", lambda report: (names.index(report.name), *group))
+
+
+def _try_pairs(probes: Probes, run: str, timeout: float) -> LinkReport:
+    """A worker per GPU, or per node without GPUs or with more than `MOST_WORKERS` GPUs."""
+    usable = [each for each in probes if not {"ports", "nodes"} & each.report.problems.keys()]
+    gpus = [len(each.report.gpus) for each in usable]
+    backend = "nccl" if usable and all(gpus) else "gloo"
+    per_gpu = backend == "nccl" and sum(gpus) <= MOST_WORKERS
+    workers: list[NodeProbe] = []
+    devices: dict[str, int] = {}
+    for each, count in zip(usable, gpus, strict=True):
+        for index in range(count if per_gpu else 1):
+            name = f"{each.report.name}:{index}" if per_gpu and count > 1 else each.report.name
+            workers.append(NodeProbe(each.entry, name, f"{run}-{index}"))  # a process has one rank
+            devices[name] = index
+    names = list(devices)
+    if len(names) < 2:
+        return LinkReport(tuple(names), backend)
+    seconds = timeout + PAIR_TIME * len(rounds(len(names)))
+    ask = partial(_ask, seconds)
+    port = ask(workers[:1], "pairs", "open_store", lambda _: (len(names),)).get(names[0])
+    answers: Answers = {}
+    if port:
+        group = (names, workers[0].report.address, port, backend)
+        answers = ask(
+            workers,
+            "pairs",
+            "measure_links",
+            lambda report: (names.index(report.name), *group, devices[report.name], timeout),
+        )
+    problems = {each.report.name: each.report.problems.get("pairs", ["no answer"])[0] for each in workers}
+    nodes = [(name, each.entry["NodeID"]) for name, each in zip(names, workers, strict=True)]
+    return assemble(nodes, backend, answers, problems)

@@ -9,6 +9,7 @@ import platform
 import shutil
 import socket
 import socketserver
+import subprocess
 import threading
 import time
 import timeit
@@ -23,13 +24,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.cuda import nccl
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 import ganscale
 from ganscale.launch.compat import available_memory
+from ganscale.launch.doctor.pairs import measure_links
 from ganscale.run.environment import packages
 from ganscale.storage.files import sync_folder, write_synced
 from ganscale.tracking.wandb_server import has_key, unreachable
+
+__all__ = ["measure_links"]  # called by name, as all functions here
 
 GB = 1e9
 _stores: list[TCPStore] = []  # open until this process ends
@@ -42,7 +47,7 @@ def describe() -> dict[str, Any]:
         resolves = socket.gethostbyname(socket.gethostname())
     code = f"{ganscale.__version__} ({code_hash(Path(ganscale.__path__[0]))})"
     return {
-        "versions": {**packages(), "python": platform.python_version(), "ganscale": code},
+        "versions": {**packages(), **gpu_versions(), "python": platform.python_version(), "ganscale": code},
         "gpus": tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())),
         "memory_gb": available_memory() / GB,  # of the container, where it has a limit
         "shm_gb": shutil.disk_usage("/dev/shm").total / GB if os.path.isdir("/dev/shm") else 0.0,
@@ -50,6 +55,18 @@ def describe() -> dict[str, Any]:
         "interface": os.environ.get("GLOO_SOCKET_IFNAME") or os.environ.get("NCCL_SOCKET_IFNAME") or "",
         "wandb_key": has_key(),
     }
+
+
+def gpu_versions() -> dict[str, str]:
+    """Versions of the driver, CUDA and NCCL; empty without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    found = {"cuda": torch.version.cuda or "", "nccl": ".".join(map(str, nccl.version()))}
+    with suppress(OSError, subprocess.SubprocessError):
+        words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
+        found["driver"] = done.stdout.split()[0] if done.stdout.strip() else ""
+    return found
 
 
 def code_hash(package: Path) -> str:

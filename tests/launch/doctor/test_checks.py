@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from ganscale.launch.doctor.checks import CHECKS, Facts, NodeReport, Requirements, run_checks
+from ganscale.launch.doctor.links import PairReport
+from tests.launch.doctor.test_links import report
 
 VERSIONS = {"python": "3.12.1", "ray": "2.60.0", "torch": "2.13.0", "ganscale": "0.1.0 (abcdef0)"}
 
@@ -82,6 +84,25 @@ def test_a_healthy_cluster_is_green() -> None:
 )
 def test_each_fault_changes_its_own_check(changes: dict[str, Any], check: str, status: str) -> None:
     assert not_green(cluster(**changes)) == ({check: status} if check else {})
+
+
+def test_software_of_gpus_is_compared_on_nodes_that_have_some() -> None:
+    software = VERSIONS | {"driver": "580.95", "cuda": "13.0", "nccl": "2.28.3"}
+    gpus: dict[str, Any] = {"gpus": ("H200",), "ray_gpus": 1, "versions": software}
+    facts = Facts([node("head", trains=False), node("w1", **gpus), node("w2", **gpus)])
+    assert not_green(facts) == {}
+    for package in ("driver", "nccl"):
+        facts.nodes[2].versions = software | {package: "1.0"}
+        assert not_green(facts) == {"GPU software": "red"}
+
+
+def test_slow_and_broken_pairs_are_red() -> None:
+    assert not_green(replace(cluster(), links=report(4))) == {}
+    assert not_green(replace(cluster(), links=report(4, slow=("w1",)))) == {"pairs": "red"}
+    broken = report(3)
+    broken.pairs[1] = PairReport("w0", "w2", problem="no answer")
+    (result,) = [each for each in run_checks(replace(cluster(), links=broken), Requirements()) if each.remedy]
+    assert (result.check, result.found) == ("pairs", "w0 - w2: no answer")
 
 
 def test_missing_nodes() -> None:

@@ -190,6 +190,22 @@ def test_a_fault_turns_its_check_red(
     assert node in results[red.partition(", ")[0]]["found"]
 
 
+def test_a_slow_worker_is_named_by_its_links(hosts: Hosts) -> None:
+    """Limits that the slow link meets: only the comparison with other pairs finds it."""
+    name = hosts.cluster.add()
+    try:
+        code, results = examine(hosts, "wandb.mode=offline", "--links", "--min-bandwidth", "0.1")
+        assert (code, results["pairs"]["status"]) == (0, "green"), results
+        hosts.cluster.slow("w2", rate_mbit=50)
+        code, results = examine(hosts, "wandb.mode=offline", "--links", "--min-bandwidth", "0.1")
+    finally:
+        hosts.cluster.restore("w2")
+        hosts.cluster.kill(name)
+    assert code == 1
+    assert [each for each, result in results.items() if result["status"] == "red"] == ["pairs"], results
+    assert results["pairs"]["found"].startswith("all links of w2 are slow")
+
+
 def test_a_node_without_a_network_does_not_delay_the_others(hosts: Hosts) -> None:
     hosts.cluster.cut("w1")
     code, results = examine(hosts, "wandb.mode=offline", "--timeout", "25")
