@@ -5,8 +5,12 @@ independent, hence the gradient of the sum is each sample's own gradient (throug
 gradient of the sum over all replicas, as on one).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from ganscale.parallel.collectives import sum_over_replicas
 
 
 def input_gradients(logits: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -71,19 +75,29 @@ def interpolate(reals: Tensor, fakes: Tensor, share: Tensor) -> Tensor:
     return torch.lerp(reals, fakes, share)
 
 
-def perturb(reals: Tensor, noise: Tensor, share: Tensor) -> Tensor:
-    """Points around real samples: x + share * std(x) * noise / 2 (Kodali et al. 2017, section 2.3, their code).
+def batch_deviation(parts: Sequence[Tensor]) -> Tensor:
+    """Standard deviation of all numbers of a global batch, the same on all replicas: `[]`; a collective call.
 
-    std is taken over each sample's own numbers, so that no sample depends on the others.
+    Args:
+        parts: this replica's samples, one tensor per micro-batch.
+    """
+    wide = [part.detach().double() for part in parts]
+    sums = torch.stack([torch.stack((x.sum(), x.square().sum(), x.new_full((), float(x.numel())))) for x in wide])
+    total, squares, count = sum_over_replicas([sums.sum(0)])[0]
+    return (squares / count - (total / count).square()).clamp_min(0.0).sqrt().to(parts[0].dtype)
+
+
+def perturb(reals: Tensor, noise: Tensor, share: Tensor, deviation: Tensor) -> Tensor:
+    """Points around real samples: x + share * std * noise / 2 (Kodali et al. 2017, section 2.3, their code).
 
     Args:
         reals: `[N, ...]`.
         noise: uniform in [0, 1), `[N, ...]`.
         share: uniform in [0, 1), `[N]`.
+        deviation: of all numbers of the global batch, `[]`.
     """
-    shape = (-1, *[1] * (reals.dim() - 1))
-    deviation = reals.flatten(1).std(1, correction=0).view(shape)
-    return reals + share.view(shape) * 0.5 * deviation * noise
+    share = share.view(-1, *[1] * (reals.dim() - 1))
+    return reals + share * 0.5 * deviation * noise
 
 
 def drift(real_logits: Tensor) -> Tensor:

@@ -80,15 +80,18 @@ def _double(x: Tensor) -> Tensor:
 def _initialize(network: nn.Module) -> None:
     """Glorot's uniform weights, times sqrt(2) in the blocks' 3x3 convolutions (Miyato et al. 2018's code); no biases.
 
+    G's output convolution is not in a block: gain 1.
+
     Each block's last convolution is also scaled by L^(-1/2), L the number of blocks, so that the signal's power does
     not double from block to block and depth needs no norm.
     """
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    hidden = {conv for block in blocks for conv in (block.conv1, block.conv2)}
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight, math.sqrt(2.0) if module.weight.shape[2:] == (3, 3) else 1.0)
+            nn.init.xavier_uniform_(module.weight, math.sqrt(2.0) if module in hidden else 1.0)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     with torch.no_grad():
         for block in blocks:
             block.conv2.weight.mul_(len(blocks) ** -0.5)

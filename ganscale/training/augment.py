@@ -35,15 +35,15 @@ def rotate90(x: Tensor, u: Tensor) -> Tensor:
 
 
 def translation(x: Tensor, u: Tensor) -> Tensor:
-    """Shift by up to an eighth of the side each way; the border is filled with 0 (mid gray).
+    """Shift by up to an eighth of the side, rounded, each way; the border is filled with 0 (mid gray).
 
     Args:
         x: images `[N, C, H, W]`.
         u: uniform in [0, 1), `[N, 2]`: the shifts down and right.
     """
     height, width = x.shape[2:]
-    down = _offset(u[:, 0], height // 8)
-    right = _offset(u[:, 1], width // 8)
+    down = _offset(u[:, 0], (height + 4) // 8)
+    right = _offset(u[:, 1], (width + 4) // 8)
     x = _shift(x, down, 2)
     return _shift(x, right, 3)
 
@@ -174,9 +174,9 @@ def next_p(p: float, sign_mean: float, images: int, rule: AdaptiveRule) -> float
 
     Args:
         p: before.
-        sign_mean: mean of sign(D(real)) over all replicas, in [-1, 1].
+        sign_mean: mean of sign(D(real)) since the last change, over all replicas, in [-1, 1].
         images: since the last change.
         rule: target and speed.
     """
-    step = images / rule.speed
-    return min(1.0, max(0.0, p + step if sign_mean > rule.target else p - step))
+    direction = (sign_mean > rule.target) - (sign_mean < rule.target)
+    return min(1.0, max(0.0, p + direction * images / rule.speed))

@@ -121,7 +121,7 @@ class GraphedStep:
         graph.replay()
         # The next replay overwrites them.
         loss_d, loss_g, penalties, sums, norms = graph.result
-        penalties = {name: value.clone() for name, value in penalties.items()}
+        penalties, sums = ({name: value.clone() for name, value in each.items()} for each in (penalties, sums))
         return Statistics(loss_d.clone(), loss_g.clone(), penalties, sums, norms)
 
     def _capture(self, batches: Batches, controls: Controls) -> _Graph:

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from ganscale.parallel.phase import PHASE
 from ganscale.training.augment import next_p
 from ganscale.training.auto import balance, next_gamma
 from ganscale.training.build import Experiment
 from ganscale.training.range_test import find_rate
-from ganscale.training.statistics import Window, sign_mean
+from ganscale.training.statistics import Window, add_signs
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def train(
     state, sampler, schedule = experiment.state, experiment.sampler, experiment.schedule
     rule, gamma_rule = schedule.adaptive, schedule.gamma_rule
     window = Window()
+    signs: list[Tensor] = []
     while state.images < until:
         if experiment.config.optim.auto and state.rate is None:
             state.rate = find_rate(experiment)
@@ -107,13 +110,17 @@ def train(
             augment_p=state.augment_p,
             gamma=state.gamma,
             rate=state.rate,
-            details=bool(names) or adapts or balances,
+            details=bool(names) or balances,
         )
         statistics = experiment.iterate(batches, controls)
-        if rule is not None and adapts:
-            state.augment_p = next_p(
-                state.augment_p, sign_mean(statistics), rule.every * sampler.images_per_iteration, rule
-            )
+        if rule is not None:
+            signs.append(statistics.sums["signs"])
+            if adapts or names:
+                state.signs = add_signs(state.signs, signs)
+                signs = []
+            if adapts:
+                mean, passed = state.signs[0] / state.signs[1], rule.every * sampler.images_per_iteration
+                state.augment_p, state.signs = next_p(state.augment_p, mean, passed, rule), (0.0, 0.0)
         if gamma_rule is not None and balances:
             found = balance(statistics, gamma_rule.guessing_loss, state.gamma)
             passed = gamma_rule.every * sampler.images_per_iteration

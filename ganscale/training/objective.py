@@ -26,12 +26,14 @@ class Batch(NamedTuple):
         z: latents `[N, latent_dim]`.
         labels: classes `[N]`, or None.
         position: global index of the first row, from which all its random numbers follow; int64 `[]` in a CUDA graph.
+        deviation: of all numbers of the global batch's reals, `[]`, where DRAGAN is due.
     """
 
     reals: Tensor
     z: Tensor
     labels: Tensor | None = None
     position: int | Tensor = 0
+    deviation: Tensor | None = None
 
 
 class Draws:
@@ -301,7 +303,8 @@ class DiscriminatorObjective(nn.Module):
         if is_on(weights.dragan):
             share = self._share("penalty/dragan", batch)
             noise = self.view.draws.uniform("penalty/dragan/noise", batch.position, reals.shape, reals.dtype)
-            points = penalties.perturb(pack(batch.reals, packing), pack(noise, packing), share)
+            assert batch.deviation is not None, "the step measures it"
+            points = penalties.perturb(pack(batch.reals, packing), pack(noise, packing), share, batch.deviation)
             values["dragan"] = self.one_centered(self._gradients_at(points, batch.labels))
         if is_on(weights.drift):
             values["drift"] = penalties.drift(real_logits)

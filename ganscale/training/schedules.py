@@ -48,6 +48,7 @@ class Controls:
         penalties: weights for each D update of the iteration.
         augment_p: probability of each transform of D's inputs, in [0, 1].
         details: whether to return `Statistics.sums` and gradient norms.
+        signs: whether to return the sum of signs that ADA averages.
     """
 
     lr_g: Number
@@ -58,6 +59,7 @@ class Controls:
     penalties: tuple[PenaltyWeights, ...]
     augment_p: Number = 0.0
     details: bool = False
+    signs: bool = False
 
 
 class Schedule:
@@ -111,6 +113,7 @@ class Schedule:
             ),
             augment_p=augment_p,
             details=details,
+            signs=self.adaptive is not None,
         )
 
     def penalties(self, images: int, rollbacks: int = 0, *, gamma: float = FIRST_GAMMA) -> PenaltyWeights:

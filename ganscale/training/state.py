@@ -23,6 +23,7 @@ class TrainState:
         images: real examples shown to the discriminator so far, over all replicas.
         iteration: generator updates so far.
         augment_p: probability of each transform of D's inputs, which ADA moves.
+        signs: sum of sign(D(real)) since ADA last moved `augment_p`, and its number, over all replicas.
         gamma: of R1 and R2, which `penalty.auto` moves.
         rate: of both networks, which `optim.auto` finds; None as long as it has not.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
@@ -36,6 +37,7 @@ class TrainState:
     images: int = 0
     iteration: int = 0
     augment_p: float = 0.0
+    signs: tuple[float, float] = (0.0, 0.0)
     gamma: float = FIRST_GAMMA
     rate: float | None = None
     rollbacks: int = 0
@@ -51,6 +53,7 @@ class TrainState:
             "images": self.images,
             "iteration": self.iteration,
             "augment_p": self.augment_p,
+            "signs": list(self.signs),
             "gamma": self.gamma,
             "rate": self.rate,
             "rollbacks": self.rollbacks,
@@ -74,6 +77,8 @@ class TrainState:
         self.iteration = int(state["iteration"])
         self.augment_p = float(state["augment_p"])
         # States of earlier versions have none of these.
+        total, rows = state.get("signs", (0.0, 0.0))
+        self.signs = (float(total), float(rows))
         self.gamma = float(state.get("gamma", FIRST_GAMMA))
         self.rate = state.get("rate")
         self.rollbacks = int(state.get("rollbacks", 0))

@@ -29,7 +29,8 @@ class Statistics(NamedTuple):
         loss_d: loss of the last D update, `[]`.
         loss_g: loss of the G update, `[]`.
         penalties: unweighted value `[]` of each penalty that was due, from the last D update in which it was.
-        sums: with `details` only, sums over the rows of the last D update: `rows`, `adversarial` (D's loss without
+        sums: with ADA `signs`, the sum of sign(D(real)) of all D updates and their number, float64 `[2]`; the others
+            with `details` only, over the rows of the last D update: `rows`, `adversarial` (D's loss without
             penalties and classes, `[]`), and for `real` and `fake` each
             `<side>_sum`, `<side>_square`, `<side>_right` (`[]`), `<side>_bins` (`[NUM_BINS]`, logits per bin of
             `LOGIT_EDGES`) and `<side>_spread` (`diversity.spread_sums`).
@@ -123,14 +124,26 @@ def has_finite_weights(network: nn.Module) -> bool:
     return math.isfinite(float(weight_norm(list(network.parameters()))))
 
 
-def sign_mean(statistics: Statistics) -> float:
-    """ADA's r_t (Karras et al. 2020, Eq. 1): mean sign of D(real) around the loss's boundary, over all replicas.
+def logit_signs(real_logits: Tensor, loss: AdversarialLoss) -> Tensor:
+    """Sum of sign(D(real)) around the loss's boundary, and the number of rows: float64 `[2]`.
 
     Args:
-        statistics: of the newest iteration, with details.
+        real_logits: of D, `[N]`.
+        loss: the objective, which has a boundary.
     """
-    right, rows = sum_over_replicas([statistics.sums["real_right"], statistics.sums["rows"]])
-    return float(2.0 * right / rows - 1.0)
+    signs = (real_logits - (loss.boundary or 0.0)).sign().double()
+    return torch.stack((signs.sum(), signs.new_full((), float(signs.numel()))))
+
+
+def add_signs(signs: tuple[float, float], more: Sequence[Tensor]) -> tuple[float, float]:
+    """The numerator and denominator of ADA's r_t (Karras et al. 2020, Eq. 1), over all replicas; a collective call.
+
+    Args:
+        signs: of earlier iterations, over all replicas.
+        more: this replica's `signs` of further iterations, at least one.
+    """
+    total, rows = sum_over_replicas([torch.stack([*more]).sum(0)])[0].tolist()
+    return signs[0] + total, signs[1] + rows
 
 
 def probe_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ganscale.losses.penalties import batch_deviation
 from ganscale.models.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms, upcast
 from ganscale.parallel.collectives import data_parallel
 from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
 from ganscale.training.batches import Batches
 from ganscale.training.objective import Batch, DiscriminatorObjective, GeneratorObjective
-from ganscale.training.schedules import Controls, Number, PenaltyWeights
-from ganscale.training.statistics import Statistics, add_to, batch_sums, gradient_norm
+from ganscale.training.schedules import Controls, Number, PenaltyWeights, is_on
+from ganscale.training.statistics import Statistics, add_to, batch_sums, gradient_norm, logit_signs
 
 
 class Side:
@@ -137,12 +138,15 @@ class Step:
             self._build_ddp_buckets(last[0])
         share = generator_batches is None and len(last) == 1
         fakes = self._fakes_with_graph(last[0]) if share else None
-        penalties = {}
+        penalties, signs = {}, {}
         for micros, weights in zip(updates[:-1], controls.penalties[:-1], strict=True):
-            penalties |= self._update_discriminator(micros, None, controls, weights, details=False)[1]
+            _, values, sums, _ = self._update_discriminator(micros, None, controls, weights, details=False)
+            penalties |= values
+            add_to(signs, sums)
         loss_d, values, sums, norm_d = self._update_discriminator(
             last, fakes, controls, controls.penalties[-1], details=controls.details
         )
+        add_to(sums, signs)
         loss_g, norm_g = self._update_generator(generator_batches or last, fakes, controls)
         norms = {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
         norms = {name: norm for name, norm in norms.items() if norm is not None}
@@ -175,6 +179,9 @@ class Step:
         """One D update; returns its shares of loss and penalties, `Statistics.sums`, and the gradient norm."""
         self.d.optimizer.zero_grad(set_to_none=True)
         total, penalties, sums = None, {}, {}
+        if is_on(weights.dragan):
+            deviation = batch_deviation([batch.reals for batch in micros])
+            micros = [batch._replace(deviation=deviation) for batch in micros]
         for index, batch in enumerate(micros):
             with _synchronized(self.d.parallel, index == len(micros) - 1):
                 PHASE.name = "D forward"
@@ -185,6 +192,8 @@ class Step:
                 output.loss.backward(inputs=self.d.parameters)  # not the images of R1 and R2
             total = output.loss.detach() if total is None else total + output.loss.detach()
             add_to(penalties, output.penalties)
+            if controls.signs:
+                add_to(sums, {"signs": logit_signs(output.real_logits, self._loss)})
             if details:
                 logits = (output.real_logits, output.fake_logits)
                 add_to(sums, batch_sums(*logits, batch.reals, fake_rows, self._loss, self._targets))

@@ -127,13 +127,20 @@ def test_interpolates_lie_between_each_pair() -> None:
         torch.testing.assert_close(points[row], (1.0 - weight) * X[row] + weight * fakes[row])
 
 
-def test_perturbed_samples_lie_within_half_a_deviation_of_each_sample() -> None:
+def test_perturbed_samples_lie_within_half_the_batchs_deviation_of_each_sample() -> None:
     noise = torch.rand(ROWS, *SHAPE, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     share = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
-    moved = penalties.perturb(X, noise, share) - X
+    deviation = penalties.batch_deviation([X[:1], X[1:]])
+    assert deviation.item() == pytest.approx(X.numpy().std(), rel=1e-14)
+    moved = penalties.perturb(X, noise, share, deviation) - X
     for row, weight in enumerate(share.tolist()):
-        deviation = (X[row] - X[row].mean()).square().mean().sqrt()
-        torch.testing.assert_close(moved[row], weight * 0.5 * deviation * noise[row])
+        torch.testing.assert_close(moved[row], weight * 0.5 * X.numpy().std() * noise[row])
+
+
+def test_the_deviation_does_not_vanish_on_a_diagonal() -> None:
+    """2-D points with x = y deviate from one another, though not within themselves."""
+    points = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    torch.testing.assert_close(penalties.batch_deviation([points]), torch.tensor(1.0))
 
 
 def test_drift_is_the_square_of_the_logit() -> None:

@@ -104,3 +104,16 @@ def test_initial_outputs_are_of_order_one_at_any_depth(depth: int) -> None:
     logits = discriminator(made)
     assert logits.abs().max() < 10.0
     assert logits.std() > 0.01
+
+
+def test_gains_of_glorots_weights() -> None:
+    """sqrt(2) in the blocks' 3x3 convolutions, 1 elsewhere, G's output convolution included (Miyato et al.'s code)."""
+    generator, _ = pair("resnet", "norm=none", "width=64", "max_width=64", resolution=32)
+    blocks = [module for module in generator.modules() if isinstance(module, ResidualBlock)]
+    gains = {blocks[0].conv1: 2.0**0.5, blocks[0].shortcut: 1.0}
+    gains |= {module: 1.0 for module in generator.layers if isinstance(module, nn.Conv2d)}  # pyright: ignore
+    assert len(gains) == 3
+    for layer, gain in gains.items():
+        weight = layer.get_parameter("weight")
+        fans = (weight.shape[0] + weight.shape[1]) * weight[0, 0].numel()
+        assert weight.abs().max().item() == pytest.approx(gain * (6.0 / fans) ** 0.5, rel=0.01)

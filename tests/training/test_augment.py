@@ -37,6 +37,8 @@ def test_translation() -> None:
     down = apply("translation", image, 0.999, 0.5)  # by 2 of 16 pixels
     torch.testing.assert_close(down[:, :, 2:], image[:, :, :-2])
     assert not down[:, :, :2].any()
+    odd = torch.ones(1, 1, 28, 28)
+    assert (TRANSFORMS["translation"](odd, torch.tensor([[0.999, 0.5]])) == 0.0).sum() == 4 * 28, "28 / 8, rounded"
     left = apply("translation", image, 0.5, 0.0)
     torch.testing.assert_close(left[:, :, :, :-2], image[:, :, :, 2:])
     assert not left[:, :, :, -2:].any()
@@ -114,6 +116,7 @@ def test_next_p() -> None:
     rule = AdaptiveRule(target=0.6, speed=1000, every=4)
     assert next_p(0.5, 0.7, 100, rule) == pytest.approx(0.6)
     assert next_p(0.5, 0.5, 100, rule) == pytest.approx(0.4)
+    assert next_p(0.5, 0.6, 100, rule) == 0.5
     assert next_p(0.95, 1.0, 100, rule) == 1.0
     assert next_p(0.05, -1.0, 100, rule) == 0.0
 
@@ -133,8 +136,31 @@ def test_ada_raises_p_where_d_is_sure_and_lowers_it_where_it_is_not() -> None:
     assert sure[1] == pytest.approx(0.1), "24 images of 240"
     assert sure[-1] == 1.0
     unsure = adapted("augment.p=0.5", "augment.target=1")
-    assert unsure[:4] == pytest.approx([0.5, 0.4, 0.4, 0.3])
-    assert unsure[-1] == 0.0
+    assert unsure[:3] == pytest.approx([0.5, 0.4, 0.4])
+    assert unsure == sorted(unsure, reverse=True), "where all signs are 1 it stays as it is"
+    assert unsure[-1] < 0.4
+
+
+def test_ada_averages_the_signs_of_the_whole_interval() -> None:
+    """Of all D updates between two changes, as each of them saw D."""
+    settings = ("augment.p=0.5", "augment.every=3", "augment.target=0.2", "optim.d_steps=2", "optim.lr_d=1e-2")
+    experiment = build(tiny(*DCGAN, "augment.transforms=[brightness]", "augment.adaptive=true", *settings))
+    state, seen = experiment.state, []
+    handle = experiment.step.d.parallel.register_forward_hook(lambda *args: seen.append(args[2].real_logits))
+    p, sums = state.augment_p, []
+    for iteration, _ in enumerate(train(experiment, intervals={"each": 24}, until=24 * 9)):
+        sums.append(state.signs)
+        if iteration % 3 == 2:
+            signs = torch.cat(seen[-6:]).sign()
+            assert signs.numel() == 6 * 12
+            p += (1.0 if signs.mean() > 0.2 else -1.0) * 72 / 500_000
+            assert state.augment_p == pytest.approx(p)
+            assert state.signs == (0.0, 0.0)
+        else:
+            part = torch.cat(seen[-2 * (iteration % 3 + 1) :])
+            assert state.signs == (part.sign().sum().item(), part.numel())
+    assert len(set(sums)) > 3, "nothing happened"
+    handle.remove()
 
 
 def test_ada_counts_the_share_of_reals_above_the_boundary() -> None:
@@ -151,3 +177,4 @@ def test_ada_counts_the_share_of_reals_above_the_boundary() -> None:
             head.fill_(level)
         statistics = experiment.step(experiment.sampler.batches(0), experiment.schedule.controls(0, details=True))
         assert statistics.sums["real_right"] == expected
+        assert statistics.sums["signs"].tolist() == [2 * expected - 12, 12]

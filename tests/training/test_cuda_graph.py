@@ -63,16 +63,18 @@ class Records:
         self.made += 1
         loss_d_then, loss_g_then = fixed = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
         penalties: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
 
         def replay() -> None:
             self.replays += 1
-            loss_d, loss_g, found, _, _ = run()
+            loss_d, loss_g, found, found_sums, _ = run()
             for target, source in zip(fixed, (loss_d, loss_g), strict=True):
                 target.copy_(source)
-            for name, value in found.items():
-                penalties.setdefault(name, torch.zeros_like(value)).copy_(value)
+            for fixed_values, values in ((penalties, found), (sums, found_sums)):
+                for name, value in values.items():
+                    fixed_values.setdefault(name, torch.zeros_like(value)).copy_(value)
 
-        return replay, Statistics(loss_d_then, loss_g_then, penalties, {}, {})
+        return replay, Statistics(loss_d_then, loss_g_then, penalties, sums, {})
 
 
 def graphed(experiment: Experiment) -> tuple[Experiment, Records]:

@@ -45,7 +45,8 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-BATCH = Batch(numbers(0, ROWS, *SHAPE), numbers(1, ROWS, 3), None, 12)
+DEVIATION = torch.tensor(0.7, dtype=torch.float64)
+BATCH = Batch(numbers(0, ROWS, *SHAPE), numbers(1, ROWS, 3), None, 12, DEVIATION)
 FAKES = numbers(3, ROWS, *SHAPE)
 
 
@@ -83,7 +84,7 @@ def expected_loss(net: nn.Module, weights: PenaltyWeights, packing: int) -> Tens
     total = total + weights.r2 / 2 * gradient_norms(net, fakes).square().sum()
     share = draws.uniform("penalty/dragan", 12, (ROWS, 1), torch.float64)[::packing].view(-1, 1, 1, 1)
     noise = pack(draws.uniform("penalty/dragan/noise", 12, (ROWS, *SHAPE), torch.float64), packing)
-    around = reals + share * 0.5 * reals.std((1, 2, 3), correction=0, keepdim=True) * noise
+    around = reals + share * 0.5 * DEVIATION * noise
     total = total + weights.dragan * (gradient_norms(net, around) - 1.0).square().sum()
     return total + weights.drift * real.square().sum()
 

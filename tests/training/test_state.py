@@ -43,6 +43,18 @@ def test_roll_backs_are_saved_and_states_from_before_there_were_any_load() -> No
     assert fresh.rollbacks == 0
 
 
+def test_adas_signs_are_saved_and_states_from_before_there_were_any_load() -> None:
+    state = trained(1).state
+    state.signs = (-3.0, 24.0)
+    saved = state.state_dict()
+    fresh = build(tiny(*MLP, *BATCH_NORM)).state
+    fresh.load_state_dict(saved)
+    assert fresh.signs == (-3.0, 24.0)
+    del saved["signs"]
+    fresh.load_state_dict(saved)
+    assert fresh.signs == (0.0, 0.0)
+
+
 def test_loading_keeps_the_objects_that_optimizers_and_step_hold() -> None:
     experiment = build(tiny(*MLP, *BATCH_NORM))
     state = experiment.state
