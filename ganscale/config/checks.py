@@ -264,9 +264,23 @@ def _check_batch(config: Config) -> None:
             value=train.accumulation,
             remedy=f"use at most {train.batch_size // packing}",
         )
+    if not train.reuse_reals:
+        _check_new_reals(config)
     workers = config.cluster.num_workers
     if workers != "auto":
         check_workers(config, max(workers) if isinstance(workers, tuple) else workers)
+
+
+def _check_new_reals(config: Config) -> None:
+    """Refuse new reals for the generator update where they do not fit its z or nothing looks at them."""
+    problem, remedy = "", "use true"
+    if config.train.reuse_fakes:
+        problem, remedy = "the fakes of the discriminator update belong to its reals", "set train.reuse_fakes=false too"
+    sides = (config.model.generator, config.model.discriminator)
+    if not (LOSSES[config.loss.name].compares or config.loss.feature_matching or any(map(is_conditional, sides))):
+        problem = f"the generator of loss.name = {config.loss.name} sees neither real images nor classes"
+    if problem:
+        raise ConfigError(problem, key="train.reuse_reals", value=False, remedy=remedy)
 
 
 def _check_objective(config: Config) -> None:
@@ -299,6 +313,13 @@ def _check_objective(config: Config) -> None:
             key="augment.adaptive",
             value=True,
             remedy="name some in augment.transforms",
+        )
+    if config.augment.adaptive and isinstance(config.augment.p, Scheduled):
+        raise ConfigError(
+            "ADA moves p by itself",
+            key="augment.p",
+            value=config.augment.model_dump()["p"],
+            remedy="use a number, with which it begins, or augment.adaptive=false",
         )
     if config.augment.adaptive and LOSSES[loss.name].boundary is None:
         raise ConfigError(

@@ -47,6 +47,7 @@ _Number = Annotated[
 Rate = Annotated[_Number, _between(0.0, 10.0, open_low=True)]
 Weight = Annotated[_Number, _between(0.0, 1e6)]
 Share = Annotated[_Number, _between(0.0, 0.999999)]
+Probability = Annotated[_Number, _between(0.0, 1.0)]
 Images = Annotated[_Number, _between(0.0, 1e12)]
 
 
@@ -112,7 +113,7 @@ class Augment(Section):
         default=(),
         description="Differentiable transforms; DiffAugment is brightness, saturation, contrast, translation, cutout.",
     )
-    p: float = Field(default=1.0, ge=0.0, le=1.0, description="Probability of each transform (at first, if adaptive).")
+    p: Probability = Field(default=1.0, description="Probability of each transform (at first, if adaptive).")
     adaptive: bool = Field(
         default=False, description="Adapt p to D's overfitting (ADA, Karras et al. 2020), over all workers."
     )

@@ -11,6 +11,7 @@ import torch
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.config.objective import Scheduled
 from ganscale.config.schedules import average_warning
 from ganscale.data.source import Decoding
 from ganscale.evaluation.callback import EvaluationCallback
@@ -396,7 +397,8 @@ def run_facts(experiment: Experiment) -> dict[str, float]:
     source = experiment.sampler.source
     if isinstance(source, Decoding) and (limit := source.decode_limit()):
         facts["decode_limit"] = limit * Replica.current().world_size
-    if experiment.schedule.adaptive is not None:
+    augment = experiment.config.augment
+    if augment.adaptive or isinstance(augment.p, Scheduled):
         facts["augment_p"] = state.augment_p
     if experiment.schedule.gamma_rule is not None:
         facts["gamma"] = state.gamma

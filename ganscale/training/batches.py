@@ -21,8 +21,8 @@ class Batches(NamedTuple):
 
     Attributes:
         discriminator: the micro-batches of each D update: `d_steps` lists of `accumulation` batches.
-        generator: the micro-batches of the G update; None to take those of the last D update, whose forward pass of G
-            is then shared as well if there is no accumulation.
+        generator: the micro-batches of the G update, with new z and perhaps new reals; None to take those of the last
+            D update, whose forward pass of G is then shared as well if there is no accumulation.
     """
 
     discriminator: list[list[Batch]]
@@ -95,6 +95,7 @@ class BatchSampler:
         accumulation: micro-batches per update.
         packing: examples per row of D's input (PacGAN); they stay on one replica.
         reuse_fakes: whether the G update takes the z of the last D update.
+        reuse_reals: whether it takes its reals and classes; else an iteration reads one more global batch.
         conditional: whether the networks get labels.
         replica: this process among the replicas.
         device: of z.
@@ -113,6 +114,7 @@ class BatchSampler:
         accumulation: int,
         packing: int = 1,
         reuse_fakes: bool,
+        reuse_reals: bool = True,
         conditional: bool,
         replica: Replica,
         device: torch.device,
@@ -124,6 +126,7 @@ class BatchSampler:
         self.batch_size = batch_size
         self.d_steps = d_steps
         self.reuse_fakes = reuse_fakes
+        self.reuse_reals = reuse_reals
         self.conditional = conditional
         self.dtype = dtype
         units = replica.rows(batch_size // packing, accumulation)
@@ -134,8 +137,16 @@ class BatchSampler:
 
     @property
     def images_per_iteration(self) -> int:
-        """Images that one iteration shows to the discriminator."""
+        """Images that one iteration shows to the discriminator in its own updates."""
         return self.batch_size * self.d_steps
+
+    def place(self, images: int) -> int:
+        """Position in the data's order of the first example that the iteration at `images` images reads.
+
+        Args:
+            images: number of its first image.
+        """
+        return images if self.reuse_reals else images + images // self.images_per_iteration * self.batch_size
 
     def batches(self, images: int) -> Batches:
         """The batches of an iteration.
@@ -146,19 +157,22 @@ class BatchSampler:
         if images != self._next and isinstance(self.source, Prefetching):
             self.source.expect(lambda: self._requests(images))
         self._next = images + self.images_per_iteration
+        place = self.place(images)
         updates = [
-            [self._batch(images + d * self.batch_size, start, stop) for start, stop in self.rows]
-            for d in range(self.d_steps)
+            [self._batch(images + shift, place + shift, *rows) for rows in self.rows]
+            for shift in range(0, self.images_per_iteration, self.batch_size)
         ]
         if self.reuse_fakes:
             return Batches(updates)
-        first = images + (self.d_steps - 1) * self.batch_size
+        first, micros = images + (self.d_steps - 1) * self.batch_size, updates[-1]
+        if not self.reuse_reals:
+            micros = [self._batch(first, place + self.images_per_iteration, *rows) for rows in self.rows]
         fresh = [self._z_generator(first, start, stop) for start, stop in self.rows]
-        return Batches(updates, [batch._replace(z=z) for batch, z in zip(updates[-1], fresh, strict=True)])
+        return Batches(updates, [batch._replace(z=z) for batch, z in zip(micros, fresh, strict=True)])
 
     def _requests(self, images: int) -> Iterator[tuple[int, int]]:
         """The ranges to be read from image `images` on, in order, without end."""
-        for update in itertools.count(images, self.batch_size):
+        for update in itertools.count(self.place(images), self.batch_size):
             for start, stop in self.rows:
                 yield update + start, update + stop
 
@@ -172,6 +186,7 @@ class BatchSampler:
         """
         return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
 
-    def _batch(self, first: int, start: int, stop: int) -> Batch:
-        reals, labels = self.source.read(first + start, first + stop)
+    def _batch(self, first: int, place: int, start: int, stop: int) -> Batch:
+        """Rows of the update that begins at image `first` and at the data's position `place`."""
+        reals, labels = self.source.read(place + start, place + stop)
         return Batch(reals, self._z(first, start, stop), labels if self.conditional else None, first + start)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Adam
 
 from ganscale.config import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
+from ganscale.config.schedules import value
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
 from ganscale.data import Source, open_source
@@ -189,6 +190,7 @@ def build(
         accumulation=config.train.accumulation,
         packing=settings.packing,
         reuse_fakes=config.train.reuse_fakes,
+        reuse_reals=config.train.reuse_reals,
         conditional=is_conditional(settings.generator) or is_conditional(settings.discriminator),
         replica=replica,
         device=device,
@@ -235,7 +237,7 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
     optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
-    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=config.augment.p)
+    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=value(config.augment.p, 0))
 
 
 def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:

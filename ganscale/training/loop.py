@@ -104,6 +104,8 @@ def train(
         balances = gamma_rule is not None and state.iteration % gamma_rule.every == 0
         PHASE.name = "reading data"
         batches = sampler.batches(state.images)
+        if rule is None:
+            state.augment_p = schedule.augment_p(state.images)
         controls = schedule.controls(
             state.images,
             state.rollbacks,

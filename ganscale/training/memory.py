@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ganscale.config import Config, ConfigError
+from ganscale.config.objective import Scheduled
 from ganscale.config.section import is_conditional
 from ganscale.data import Source
 from ganscale.parallel.collectives import alone
@@ -180,9 +181,14 @@ def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device
                 counter.count(parameter.grad)
         micros, updates = (min(2, number) for number in (config.train.accumulation, config.optim.d_steps))
         batches = [[batch() for _ in range(micros)] for _ in range(updates)]
-        controls = Schedule(config).controls(0, augment_p=config.augment.p, details=True)
+        p = config.augment.p
+        moves = config.augment.adaptive or isinstance(p, Scheduled)
+        controls = Schedule(config).controls(0, augment_p=0.5 if moves else p, details=True)
         controls = replace(controls, penalties=controls.penalties[:1] * updates)
-        step(Batches(batches, None if config.train.reuse_fakes else [batch() for _ in range(micros)]), controls)
+        fresh = None if config.train.reuse_fakes else [batch() for _ in range(micros)]
+        if fresh and config.train.reuse_reals:
+            fresh = [each._replace(z=other.z) for each, other in zip(batches[-1], fresh, strict=True)]
+        step(Batches(batches, fresh), controls)
     return counter.trace
 
 

@@ -134,6 +134,14 @@ class Schedule:
             weights[name] = scale * weight * every if update % every == 0 else 0.0
         return PenaltyWeights(**weights, drift=scale * value(penalty.drift, images))
 
+    def augment_p(self, images: int) -> float:
+        """Probability of each transform of D's inputs, unless ADA moves it.
+
+        Args:
+            images: so far.
+        """
+        return value(self._config.augment.p, images)
+
     def half_life(self, images: int) -> float:
         """The moving average's half-life in images, ramped up with the run (Karras et al. 2020, their code).
 

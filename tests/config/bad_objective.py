@@ -31,7 +31,16 @@ OBJECTIVE = [
     override(
         "transforms_are_one_text", "augment.transforms='[flip, cutout]'", "[flip, cutout]", value="[flip, cutout]"
     ),
-    override("p_above_one", "augment.p=1.5", "less than or equal to 1"),
+    override("p_above_one", "augment.p=1.5", "at least 0 and at most 1"),
+    override(
+        "p_scheduled_and_adaptive",
+        "augment.p={'start': 0.0, 'end': 0.5, 'begin': 0, 'over': 9, 'curve': 'linear'}",
+        "use a number",
+        FLIPPED,
+        "augment.adaptive=true",
+    ),
+    override("new_reals_for_old_fakes", "train.reuse_reals=false", "train.reuse_fakes=false too", RPGAN),
+    override("new_reals_for_nothing", "train.reuse_reals=false", "use true", "train.reuse_fakes=false"),
     override("transforms_of_points", FLIPPED, "use []", "data.name=ring", value="['flip']"),
     Bad(
         "unknown_transform",

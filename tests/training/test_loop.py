@@ -1,5 +1,6 @@
 """When the loop pauses, what a tick says, and what the feed hands to the step."""
 
+import copy
 import math
 
 import pytest
@@ -227,6 +228,46 @@ def test_the_feed_cuts_one_global_stream(accumulation: int, reuse: str) -> None:
             assert len(fresh) == accumulation
     assert torch.equal(torch.cat(reals), whole.source.read(0, 48)[0])
     assert torch.equal(torch.cat(zs), Stream(0, "latent").normal(0, 48, (8,), torch.float64))
+
+
+@pytest.mark.parametrize("d_steps", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_new_reals_of_the_generator_follow_those_of_the_discriminator(accumulation: int, d_steps: int) -> None:
+    """Each example is read once, an iteration reads one more batch than it counts; D's z and numbers stay."""
+    settings = (*CONDITIONAL, f"optim.d_steps={d_steps}", f"train.accumulation={accumulation}")
+    wholes = sampler(*settings), sampler(*settings, "train.reuse_fakes=false", "train.reuse_reals=false")
+    for world_size in (1, 3):
+        old, fresh = ([copy.copy(each) for _ in range(world_size)] for each in wholes)
+        for rank in range(world_size):
+            old[rank].rows = fresh[rank].rows = Replica(rank, world_size).rows(12, accumulation)
+        whole, count = old[0].source, 12 * d_steps
+        assert fresh[0].images_per_iteration == count
+        seen = []
+        for images in (0, count, 2 * count):
+            batches = [(one.batches(images), other.batches(images)) for one, other in zip(old, fresh, strict=True)]
+            for (before, _), (updates, generator) in batches:
+                assert generator is not None
+                for micros, expected in zip(updates, before, strict=True):
+                    for batch, wanted in zip(micros, expected, strict=True):
+                        assert batch.position == wanted.position
+                        assert torch.equal(batch.z, wanted.z)
+                assert [batch.position for batch in generator] == [batch.position for batch in updates[-1]]
+            for update in range(d_steps + 1):
+                parts = [[*new_batches.discriminator, new_batches.generator][update] for _, new_batches in batches]
+                seen += [parts[rank][micro] for micro in range(accumulation) for rank in range(world_size)]
+        reals, labels = whole.read(0, 3 * (count + 12))
+        assert torch.equal(torch.cat([batch.reals for batch in seen]), reals)
+        assert labels is not None
+        assert torch.equal(torch.cat([batch.labels for batch in seen]), labels)
+
+
+def test_p_follows_its_schedule() -> None:
+    """At the images before each iteration."""
+    settings = ("augment.transforms=[flip]", "augment.p={start: 0, end: 0.5, over: 48, curve: cosine}")
+    experiment = build(tiny(*MLP, *settings))
+    assert experiment.state.augment_p == 0.0
+    found = [experiment.state.augment_p for _ in train(experiment, intervals={"each": 12}, until=72)]
+    assert found == pytest.approx([0.25 * (1.0 - math.cos(math.pi * min(1.0, k / 4))) for k in range(6)])
 
 
 def test_uniform_latents_fill_minus_one_to_one() -> None:
