@@ -18,6 +18,7 @@ _STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karra
 _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
 _CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) or acgan (Odena et al. 2017)."
 _CLASS_DIM = "Length of the class embedding of conditioning: concat."
+_CLASS_DIM_D = "Length of the class embedding of conditioning: {}; 0: as long as D's features."
 _ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
 
 
@@ -152,4 +153,8 @@ class R3GANDiscriminator(Section):
     activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
-    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+    conditioning: ConditioningD | Literal["bilinear"] = Field(
+        default="none",
+        description=f"{_CONDITIONING_D[:-1]}, or the paper's own head (bilinear), <W h, e(y)> without another logit.",
+    )
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_D.format("bilinear"))

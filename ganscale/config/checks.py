@@ -144,6 +144,8 @@ def _check_model(config: Config) -> None:
         return
     lacks, other = ("generator", "discriminator") if conditional["discriminator"] else ("discriminator", "generator")
     choice = {"generator": "concat", "discriminator": "projection"}[lacks]
+    if lacks == "discriminator" and model.discriminator.name == "r3gan":
+        choice = "bilinear"
     raise ConfigError(
         f"the {lacks} ignores the classes that the {other} is given",
         key=f"model.{lacks}.conditioning",

@@ -50,9 +50,6 @@ class ForeignNetworks:
 def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
     """Read the networks of a pickle of R3GAN.
 
-    A conditional discriminator there is <W h, e(y)>; here it is the projection <h, W^T e(y)> with a logit of weight 0:
-    the same function, which trains otherwise.
-
     Args:
         path: of the file.
         key: the setting that names it, for messages.
@@ -214,11 +211,9 @@ def _discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[int,
     own["head.logit.weight"] = weights[f"{place}.LinearLayer.weight"]
     _check_all_used(weights, own)
     if EMBEDDING in weights:
-        embedding, logit = weights[EMBEDDING].double(), own["head.logit.weight"]
-        own["head.embedding.weight"] = embedding.t() @ logit.double()
-        own["head.logit.weight"] = torch.zeros(1, logit.shape[1])
-        num_classes = embedding.shape[1]
-        settings["conditioning"] = "projection"
+        own["head.embedding.weight"] = weights[EMBEDDING].t()
+        num_classes, class_dim = own["head.embedding.weight"].shape
+        settings |= {"conditioning": "bilinear", "class_dim": class_dim}
     side = 4 * 2 ** (stages - 1)
     shape = (own["layers.0.weight"].shape[1], side, side)
     return _build("discriminator", settings, Geometry(shape, 1, num_classes), own), shape, num_classes

@@ -77,15 +77,24 @@ class Head(nn.Module):
 
     Args:
         num_features: F.
-        conditioning: none; projection, logit + <e(y), h> (Miyato and Koyama 2018, Eq. 3); or acgan, a linear classifier
-            next to the logit (Odena et al. 2017, section 3).
+        conditioning: none; projection, logit + <e(y), h> (Miyato and Koyama 2018, Eq. 3); bilinear, <W h, e(y)> alone,
+            in which `logit` is W (Huang et al. 2024, their code); or acgan, a linear classifier next to the logit
+            (Odena et al. 2017, section 3).
         num_classes: of the labels.
-        bias: of the logit.
+        class_dim: length of e(y) with bilinear; 0 for F.
+        bias: of the logit; bilinear has none.
     """
 
-    def __init__(self, num_features: int, conditioning: str, num_classes: int, *, bias: bool = True) -> None:
+    def __init__(
+        self, num_features: int, conditioning: str, num_classes: int, *, class_dim: int = 0, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.logit = nn.Linear(num_features, 1, bias=bias)
+        class_dim = class_dim or num_features
+        bilinear = conditioning == "bilinear"
+        self.logit = nn.Linear(num_features, class_dim if bilinear else 1, bias=bias and not bilinear)
+        if bilinear:
+            self.embedding = nn.Embedding(num_classes, class_dim)
+            nn.init.normal_(self.embedding.weight, 0.0, (class_dim * num_classes) ** -0.5)
         if conditioning == "projection":
             self.embedding = nn.Embedding(num_classes, num_features)
             bound = num_features**-0.5
@@ -99,11 +108,13 @@ class Head(nn.Module):
 
         Args:
             features: `[N, F]`.
-            labels: int64 `[N]`, or None without projection.
+            labels: int64 `[N]`, or None without projection and bilinear.
 
         Raises:
-            ValueError: a projection got no labels.
+            ValueError: one of these got no labels.
         """
+        if self.conditioning == "bilinear":
+            return (self.embedding(_check_labels(labels)) * upcast(self.logit(features))).sum(1)
         logits = upcast(self.logit(features).squeeze(1))
         if self.conditioning != "projection":
             return logits

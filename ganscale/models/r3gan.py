@@ -1,6 +1,7 @@
 """R3GAN's pair: residual networks without norms (Huang et al. 2024, section 4).
 
-width = max_width = 768 with two blocks per resolution is the paper's network for CIFAR-10: 20.7 M parameters each.
+width = max_width = 768 with two blocks per resolution is the paper's network for CIFAR-10: 20.7 M parameters each. With
+classes the paper's discriminator has `conditioning: bilinear`.
 """
 
 import torch
@@ -109,6 +110,8 @@ class R3GANGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
+        if self.num_classes:  # a linear layer of one-hot classes in the original, with He's scale
+            self.class_embedding.data.mul_(self.num_classes**-0.5)
         levels = _levels(settings, geometry.resolution)
         side, width = levels[0]
         self.basis = nn.Parameter(torch.randn(width, *map_size(side, geometry.resolution)))
@@ -152,7 +155,7 @@ class R3GANDiscriminator(Discriminator):
         last = map_size(levels[-1][0], geometry.resolution)
         layers.append(_scale(nn.Conv2d(width, width, last, groups=width, bias=False)))
         self.layers = Chain(*layers)
-        self.head = Head(width, settings.conditioning, self.num_classes, bias=False)
+        self.head = Head(width, settings.conditioning, self.num_classes, class_dim=settings.class_dim, bias=False)
         _scale(self.head.logit)
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:

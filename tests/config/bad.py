@@ -178,6 +178,14 @@ BAD = [
     override("freeze_without_weights", "model.freeze_d=1", "set train.init_from"),
     override("freeze_too_much", "model.freeze_d=3", "use at most 2", "train.init_from=x"),
     override("only_g_conditional", "model.discriminator.conditioning=none", "set it to projection", CONDITIONAL_G),
+    override(
+        "only_g_of_r3gan",
+        "model.discriminator.conditioning=none",
+        "set it to bilinear",
+        "model.generator.name=r3gan",
+        "model.discriminator.name=r3gan",
+        CONDITIONAL_G,
+    ),
     override("local_batch_norm", "model.generator.norm=local_batch", "norm: batch", "cluster.num_workers=2"),
     override("wandb_without_project", "wandb.project=' '", "name one", "wandb.mode=online", value="' '"),
     # Metrics

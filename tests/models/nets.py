@@ -1,7 +1,9 @@
 """Small networks of any architecture for the models' tests."""
 
+from collections.abc import Callable, Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, load
 from ganscale.config.datasets import Resolution, height_width
@@ -47,6 +49,20 @@ def pair(
 def latents(count: int = 4, seed: int = 1) -> torch.Tensor:
     """`[count, LATENT]` in float64."""
     return torch.randn(count, LATENT, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def derivatives(network: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Outputs, their slope at x, gradients of both of the parameters: forward, backward and double backward."""
+    parameters = list(parameters)
+    x = x.detach().requires_grad_()
+    y = network(x)
+    weights = torch.linspace(-1.0, 2.0, y.numel(), dtype=y.dtype).view_as(y)
+    (slope,) = torch.autograd.grad((weights * y).sum(), x, create_graph=True)
+    found = [y, slope]
+    for value in ((weights * y).sum(), slope.square().sum()):
+        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        found += [torch.zeros((), dtype=y.dtype) if each is None else each for each in gradients]
+    return found
 
 
 def assert_all_trained(*networks: nn.Module) -> None:

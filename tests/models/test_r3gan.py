@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, one_hot
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, load
+from ganscale.inference.foreign import _discriminator
 from ganscale.models import Geometry
+from ganscale.models.base import Head
 from ganscale.models.r3gan import Bottleneck, Resample
-from tests.models.nets import latents, num_parameters, pair
+from tests.inference import r3gan_layout
+from tests.models.nets import derivatives, latents, num_parameters, pair
 
 
 def test_number_of_parameters_is_the_papers() -> None:
@@ -27,6 +30,45 @@ def test_number_of_parameters_is_the_papers() -> None:
     discriminator = DISCRIMINATORS["r3gan"].make(model.discriminator, geometry)
     assert num_parameters(discriminator) == 8 * block + 768 * 3 + 768 * 16 + 768
     assert abs(num_parameters(discriminator) / 20.7e6 - 1.0) < 0.01
+
+
+def test_number_of_conditional_parameters_is_the_originals() -> None:
+    """brownvc/R3GAN's preset CIFAR10 for ten classes, counted on its own modules: 21,280,512 in D."""
+    settings = ("width=768", "max_width=768", "name=r3gan")
+    overrides = [f"model.{side}.{each}" for side in ("generator", "discriminator") for each in settings]
+    overrides += ["model.generator.conditioning=concat", "model.discriminator.conditioning=bilinear"]
+    model = load(overrides=[*overrides, "data.resolution=32"]).model
+    geometry = Geometry((3, 32, 32), 64, 10)
+    generator = GENERATORS["r3gan"].make(model.generator, geometry)
+    assert num_parameters(DISCRIMINATORS["r3gan"].make(model.discriminator, geometry)) == 21_280_512
+    torch.testing.assert_close(generator.class_embedding.std().item(), 10**-0.5, rtol=0.1, atol=0.0)
+
+
+def test_the_conditional_discriminator_is_the_originals_to_second_order() -> None:
+    torch.manual_seed(0)
+    theirs = r3gan_layout.networks((8, 8, 8), (1, 1, 1), group_size=4, num_classes=5)["D"].requires_grad_(True)
+    own, shape, num_classes = _discriminator(theirs.state_dict())
+    assert (shape, num_classes) == ((3, 16, 16), 5)
+    own, theirs = own.double(), theirs.double()
+    labels = torch.tensor([0, 3, 3, 4])
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    names = {"EmbeddingLayer.weight": "head.embedding.weight", "ExtractionLayer.Layer.weight": "layers.0.weight"}
+    names["MainLayers.2.Layers.1.LinearLayer.weight"] = "head.logit.weight"
+    found = derivatives(lambda x: own(x, labels), x, [own.get_parameter(name) for name in names.values()])
+    hot = one_hot(labels, 5).double()
+    expected = derivatives(lambda x: theirs(x, hot), x, [theirs.get_parameter(f"Model.{name}") for name in names])
+    for index in (2, 5):  # theirs has a row per number, ours one per class
+        expected[index] = expected[index].t()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert expected[-1].abs().max() > 0.0
+
+
+def test_the_heads_embedding_starts_as_the_originals() -> None:
+    """He's scale of one-hot classes, over the square root of its length."""
+    head = Head(64, "bilinear", 10, class_dim=200)
+    torch.testing.assert_close(head.embedding.weight.std().item(), 2000**-0.5, rtol=0.1, atol=0.0)
+    assert head.logit.weight.shape == (200, 64)
+    assert head.logit.bias is None
 
 
 def blocks(network: nn.Module) -> list[Bottleneck]:
