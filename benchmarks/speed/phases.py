@@ -110,7 +110,7 @@ def _instrumented(experiment: Experiment, iterations: int) -> dict[str, float]:
 
 
 def _is_penalized(config: Config) -> bool:
-    return any(getattr(config.penalty, name) for name in ("gp", "r1", "r2", "dragan", "drift"))
+    return any(getattr(config.penalty, name) for name in ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering"))
 
 
 def _summary(experiment: Experiment, times: Sequence[float], parts: dict[str, float]) -> Phases:

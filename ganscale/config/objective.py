@@ -94,6 +94,25 @@ class Penalty(Section):
     dragan_every: Count = Field(default=1, ge=1, description="D updates between two times that dragan is due.")
     drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
 
+    lecam: Weight = Field(
+        default=0.0,
+        description="LeCam: weight of (D(x) - a)^2 + (D(G(z)) - b)^2, a and b moving averages of D(G(z)) and D(x) over "
+        "all workers, for few images (Tseng et al. 2021: 0.01 to 0.3).",
+    )
+    lecam_decay: float = Field(
+        default=0.99, ge=0.0, lt=1.0, description="What a D update leaves of the weight of those averages' past."
+    )
+    centering: Weight = Field(
+        default=0.0,
+        description="Logit centering: weight of (D(x) + D(G(z)))^2, which holds the logits of relativistic objectives "
+        "around 0 (Lin et al. 2025, Adversarial Flow Models: 0.01).",
+    )
+
+    @property
+    def levels(self) -> bool:
+        """Whether a penalty depends on the level of D's logits, which a relativistic objective leaves open."""
+        return any(getattr(self, name) != 0.0 for name in ("drift", "lecam", "centering"))
+
     @property
     def estimated(self) -> frozenset[str]:
         """The penalties that are finite differences: some of "r1" and "r2"."""

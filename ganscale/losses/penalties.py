@@ -100,6 +100,28 @@ def perturb(reals: Tensor, noise: Tensor, share: Tensor, deviation: Tensor) -> T
     return reals + share * 0.5 * deviation * noise
 
 
+def lecam(real_logits: Tensor, fake_logits: Tensor, real_average: Tensor, fake_average: Tensor) -> Tensor:
+    """(D(x) - a_fake)^2 + (D(G(z)) - a_real)^2 of each row: `[N]` (Tseng et al. 2021, Eq. 4).
+
+    Args:
+        real_logits: D(x), `[N]`.
+        fake_logits: D(G(z)), `[N]`.
+        real_average: moving average of D(x), without gradient, `[]`.
+        fake_average: moving average of D(G(z)), without gradient, `[]`.
+    """
+    return (real_logits - fake_average).square() + (fake_logits - real_average).square()
+
+
+def centering(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """(D(x) + D(G(z)))^2 of each pair of rows: `[N]` (Lin et al. 2025, "Adversarial Flow Models", logit centering).
+
+    Args:
+        real_logits: D(x), `[N]`.
+        fake_logits: D(G(z)), `[N]`.
+    """
+    return (real_logits + fake_logits).square()
+
+
 def drift(real_logits: Tensor) -> Tensor:
     """D(x)^2, which keeps logits from drifting away (Karras et al. 2018, appendix A.1): `[N]`.
 

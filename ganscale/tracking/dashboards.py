@@ -7,7 +7,7 @@ from typing import Literal
 from ganscale.config.evaluation import METRICS
 from ganscale.tracking.families import FAMILIES, GROUPS
 
-PENALTIES = ("gp", "r1", "r2", "dragan", "drift")
+PENALTIES = ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering")
 LOGARITHMIC = frozenset({"Gradient norm", "Learning rate"})
 PLOTS = ("success", "success_curves", "importance", "learning_curves", "parallel_coordinates", "pareto")
 """Keys of the plots that a sweep's summary run may have."""

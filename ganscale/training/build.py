@@ -24,7 +24,7 @@ from ganscale.parallel.replica import Replica
 from ganscale.training.augment import Augmentation
 from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
-from ganscale.training.ema import MovingAverage
+from ganscale.training.ema import LogitAverages, MovingAverage
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.training.probe import Probe
 from ganscale.training.schedules import Schedule
@@ -112,7 +112,7 @@ def build_networks(
             _recompute(network, settings.name)
         networks.append(network.to(device=device, dtype=dtype).to(memory_format=layout))  # pyright: ignore[reportCallIssue]
     generator, discriminator = networks
-    only_differences = find(LOSSES, config.loss.name, key="loss.name").boundary is None and config.penalty.drift == 0.0
+    only_differences = find(LOSSES, config.loss.name, key="loss.name").boundary is None and not config.penalty.levels
     if only_differences and isinstance(discriminator, Discriminator):
         discriminator.drop_logit_bias()
     if config.model.freeze_d:
@@ -237,7 +237,9 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
     optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
-    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=value(config.augment.p, 0))
+    averages = LogitAverages(config.penalty.lecam_decay, device)
+    p = value(config.augment.p, 0)
+    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=p, logit_averages=averages)
 
 
 def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
@@ -275,6 +277,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         class_weight=loss.class_weight,
         gp_target=config.penalty.gp_target,
         estimated=config.penalty.estimated,
+        averages=state.logit_averages if config.penalty.lecam != 0.0 else None,
         sigma=config.penalty.sigma or (0.01 if DATASETS[config.data.name].is_points else 0.1),
     )
     objective_g = GeneratorObjective(

@@ -15,6 +15,7 @@ from ganscale.models.layers import WithoutZeros, batch_norms, frozen_statistics,
 from ganscale.parallel.collectives import all_reduce_sum
 from ganscale.parallel.random import Stream
 from ganscale.training.augment import Augmentation
+from ganscale.training.ema import LogitAverages
 from ganscale.training.schedules import Number, PenaltyWeights, is_on
 
 
@@ -181,6 +182,7 @@ class DiscriminatorObjective(nn.Module):
         gp_target: norm that one-centered penalties pull towards.
         estimated: which of "r1" and "r2" are finite differences.
         sigma: standard deviation of their steps.
+        averages: of D's logits, for LeCam.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class DiscriminatorObjective(nn.Module):
         gp_target: float,
         estimated: Set[str] = frozenset(),
         sigma: float = 0.01,
+        averages: LogitAverages | None = None,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
@@ -204,6 +207,7 @@ class DiscriminatorObjective(nn.Module):
         self.one_centered = partial(penalties.one_centered, target=gp_target)
         self.estimated = estimated
         self.sigma = sigma
+        self.averages = averages
         self.fused = not uses_batch_statistics(discriminator)
         self._norms = batch_norms(discriminator)
         self._recomputes = any(getattr(module, "recomputes", False) for module in discriminator.modules())
@@ -308,6 +312,12 @@ class DiscriminatorObjective(nn.Module):
             values["dragan"] = self.one_centered(self._gradients_at(points, batch.labels))
         if is_on(weights.drift):
             values["drift"] = penalties.drift(real_logits)
+        if is_on(weights.lecam):
+            assert self.averages is not None, "built where there is a weight"
+            *means, some = (each.to(real_logits.dtype) for each in self.averages.means())
+            values["lecam"] = some * penalties.lecam(real_logits, fake_logits, *means)
+        if is_on(weights.centering):
+            values["centering"] = penalties.centering(real_logits, fake_logits)
         return values
 
     def _share(self, purpose: str, batch: Batch) -> Tensor:

@@ -33,6 +33,8 @@ class PenaltyWeights:
     r2: Number = 0.0
     dragan: Number = 0.0
     drift: Number = 0.0
+    lecam: Number = 0.0
+    centering: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ class Schedule:
             every = getattr(penalty, f"{name}_every")
             weight = gamma if penalty.auto and name in ("r1", "r2") else value(getattr(penalty, name), images)
             weights[name] = scale * weight * every if update % every == 0 else 0.0
-        return PenaltyWeights(**weights, drift=scale * value(penalty.drift, images))
+        for name in ("drift", "lecam", "centering"):
+            weights[name] = scale * value(getattr(penalty, name), images)
+        return PenaltyWeights(**weights)
 
     def augment_p(self, images: int) -> float:
         """Probability of each transform of D's inputs, unless ADA moves it.

@@ -1,13 +1,14 @@
 """Everything that is saved, listed once. There are no generator states: random numbers are functions of positions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ganscale.training.auto import FIRST_GAMMA
-from ganscale.training.ema import MovingAverage
+from ganscale.training.ema import LogitAverages, MovingAverage
 
 
 @dataclass
@@ -26,6 +27,7 @@ class TrainState:
         signs: sum of sign(D(real)) since ADA last moved `augment_p`, and its number, over all replicas.
         gamma: of R1 and R2, which `penalty.auto` moves.
         rate: of both networks, which `optim.auto` finds; None as long as it has not.
+        logit_averages: of LeCam.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
     """
 
@@ -41,6 +43,7 @@ class TrainState:
     gamma: float = FIRST_GAMMA
     rate: float | None = None
     rollbacks: int = 0
+    logit_averages: LogitAverages = field(default_factory=LogitAverages)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -57,6 +60,7 @@ class TrainState:
             "gamma": self.gamma,
             "rate": self.rate,
             "rollbacks": self.rollbacks,
+            "logit_averages": self.logit_averages.totals,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -82,3 +86,4 @@ class TrainState:
         self.gamma = float(state.get("gamma", FIRST_GAMMA))
         self.rate = state.get("rate")
         self.rollbacks = int(state.get("rollbacks", 0))
+        self.logit_averages.totals.copy_(state.get("logit_averages", torch.zeros(3)))

@@ -112,6 +112,7 @@ class Step:
         replica = replica or Replica.current()
         self.objective_g = objective_g
         self._loss, self._targets = objective_d.loss, objective_d.targets
+        self._averages = objective_d.averages
         self.g = Side(generator, data_parallel(generator, replica), optimizer_g, clip_grad_norm=clip_grad_norm_g)
         self.d = Side(
             objective_d.discriminator,
@@ -179,6 +180,7 @@ class Step:
         """One D update; returns its shares of loss and penalties, `Statistics.sums`, and the gradient norm."""
         self.d.optimizer.zero_grad(set_to_none=True)
         total, penalties, sums = None, {}, {}
+        logits = []
         if is_on(weights.dragan):
             deviation = batch_deviation([batch.reals for batch in micros])
             micros = [batch._replace(deviation=deviation) for batch in micros]
@@ -194,10 +196,18 @@ class Step:
             add_to(penalties, output.penalties)
             if controls.signs:
                 add_to(sums, {"signs": logit_signs(output.real_logits, self._loss)})
+            logits.append((output.real_logits, output.fake_logits))
             if details:
-                logits = (output.real_logits, output.fake_logits)
-                add_to(sums, batch_sums(*logits, batch.reals, fake_rows, self._loss, self._targets))
+                add_to(
+                    sums,
+                    batch_sums(
+                        output.real_logits, output.fake_logits, batch.reals, fake_rows, self._loss, self._targets
+                    ),
+                )
         PHASE.name = "D optimizer"
+        if self._averages is not None:
+            real, fake = (torch.cat(side).double() for side in zip(*logits, strict=True))
+            self._averages.update(torch.stack((real.sum(), fake.sum(), real.new_full((), float(real.numel())))))
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         assert total is not None, "an update has at least one micro-batch"
         shares = {name: value * (self.scale / self.world_size) for name, value in penalties.items()}

@@ -29,6 +29,8 @@ SCHEDULES = (
     "ema.rampup=0.05",
 )
 SPECTRAL = ("model.discriminator.spectral_norm=true", "model.generator.spectral_norm=true", "loss.name=hinge")
+LECAM = "penalty.lecam=0.3"
+NEW_REALS = ("train.reuse_reals=false", "train.reuse_fakes=false")
 RECOMPUTED = "train.checkpoint_activations=true"
 STDDEV = "model.discriminator.minibatch_stddev=true"
 LAZY = ("optim.d_steps=2", "penalty.r1=1", "penalty.r1_every=3", "penalty.gp=1", "penalty.gp_every=4")
@@ -56,6 +58,8 @@ CORNERS = {
         "train.batch_size=20",
     ),
     "dragan-drift": (*DCGAN, "penalty.dragan=10", "penalty.drift=0.01"),
+    "lecam": (*DCGAN, "loss.name=hinge", LECAM, "penalty.centering=0.01", "optim.d_steps=2"),
+    "new_reals": (*R3GAN, *RPGAN, *NEW_REALS, ACCUMULATED),
     "noise": (*RING, "augment.noise=0.1", "optim.d_steps=2"),
     "diffaugment": (*DCGAN, DIFFAUGMENT, "loss.name=hinge", "penalty.r1=1"),
     "ada": (*DCGAN, *ADA),
@@ -91,6 +95,7 @@ def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, override
 
 RESUMES = {
     "ada": (*MLP, "data.resolution=16", *ADA),
+    "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),
     "schedules": (*MLP, *SCHEDULES),
     "spectral_norm": (*RESNET, *SPECTRAL),
     "lazy-mlp": (*MLP, "penalty.gp=1", "penalty.gp_every=4", "penalty.r1=1", "penalty.r1_every=4"),
@@ -118,6 +123,7 @@ PENALISED = {
     "finite_difference-d2": (*DCGAN, *RPGAN, *ESTIMATED, "optim.d_steps=2"),
     "r1-noise-transforms": (*RESNET, DIFFAUGMENT, "augment.noise=0.1", "penalty.r1=1"),
     "dragan-drift-packing": (*RING, "model.packing=2", "penalty.dragan=1", "penalty.drift=1"),
+    "lecam-centering": (*MLP, LECAM, "penalty.centering=0.1"),
 }
 
 

@@ -18,6 +18,8 @@ PENALTIES: dict[str, tuple[str, ...]] = {
     "r1_r2": ("penalty.r1=1", "penalty.r2=1"),
     "dragan": ("penalty.dragan=10",),
     "drift": ("penalty.drift=0.1",),
+    "lecam": ("penalty.lecam=0.1",),
+    "centering": ("penalty.centering=0.1",),
 }
 TINY = {
     "mlp": ("width=6", "depth=1"),

@@ -105,6 +105,8 @@ VALUES: dict[str, Callable[[Callable[[Tensor], Tensor]], Tensor]] = {
         gradients_of(net, penalties.interpolate(X, X.flip(0), X.flatten(1)[:, 0].abs() % 1.0))
     ),
     "drift": lambda net: penalties.drift(net(X)),
+    "lecam": lambda net: penalties.lecam(net(X), net(X.flip(0)), *torch.tensor([0.3, -0.7])),
+    "centering": lambda net: penalties.centering(net(X), net(X.square())),
 }
 
 

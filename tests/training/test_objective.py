@@ -9,6 +9,7 @@ from ganscale.losses import LOSSES, Targets
 from ganscale.models.layers import BatchNorm
 from ganscale.training.augment import Augmentation
 from ganscale.training.build import build, build_networks
+from ganscale.training.ema import LogitAverages
 from ganscale.training.objective import Batch, DiscriminatorObjective, Draws, GeneratorObjective, View, pack
 from ganscale.training.schedules import PenaltyWeights
 from tests.runs import MLP, tiny
@@ -21,7 +22,9 @@ PENALTIES = {
     "r1_r2": PenaltyWeights(r1=2.0, r2=3.0),
     "dragan": PenaltyWeights(dragan=5.0),
     "drift": PenaltyWeights(drift=0.5),
-    "all": PenaltyWeights(gp=1.0, r1=2.0, r2=3.0, dragan=4.0, drift=5.0),
+    "lecam": PenaltyWeights(lecam=0.3),
+    "centering": PenaltyWeights(centering=0.2),
+    "all": PenaltyWeights(gp=1.0, r1=2.0, r2=3.0, dragan=4.0, drift=5.0, lecam=6.0, centering=7.0),
 }
 
 
@@ -59,9 +62,10 @@ def objective(
     estimated: tuple[str, ...] = (),
 ):
     seen = View(Draws(7, "cpu"), packing=packing, augmentation=augmentation)
-    return DiscriminatorObjective(
-        net, LOSSES[loss], seen, targets=Targets(), class_weight=1.0, gp_target=1.0, estimated={*estimated}, sigma=0.1
-    )
+    options = {"targets": Targets(), "class_weight": 1.0, "gp_target": 1.0, "estimated": {*estimated}, "sigma": 0.1}
+    averages = LogitAverages(0.75)
+    averages.update(torch.tensor([2.0, -6.0, 4.0]).double())  # means of 0.5 and -1.5
+    return DiscriminatorObjective(net, LOSSES[loss], seen, averages=averages, **options)
 
 
 def gradient_norms(net: nn.Module, x: Tensor) -> Tensor:
@@ -86,6 +90,8 @@ def expected_loss(net: nn.Module, weights: PenaltyWeights, packing: int) -> Tens
     noise = pack(draws.uniform("penalty/dragan/noise", 12, (ROWS, *SHAPE), torch.float64), packing)
     around = reals + share * 0.5 * DEVIATION * noise
     total = total + weights.dragan * (gradient_norms(net, around) - 1.0).square().sum()
+    total = total + weights.lecam * ((real + 1.5).square() + (fake - 0.5).square()).sum()
+    total = total + weights.centering * (real + fake).square().sum()
     return total + weights.drift * real.square().sum()
 
 
@@ -163,6 +169,8 @@ def test_passes_of_the_discriminator() -> None:
         "r1_r2": both,
         "dragan": [*both, ROWS],
         "drift": both,
+        "lecam": both,
+        "centering": both,
         "all": [*both, ROWS, ROWS],
     }
     for estimated, expected in (((), apart), (("r1", "r2"), 2 * apart)):

@@ -151,6 +151,8 @@ FAMILY = {
         "model.packing=2",
     ),
     "diffaugment": ("augment.transforms=[flip, cutout]", "loss.name=hinge"),
+    "lecam-centering": ("penalty.lecam=1", "penalty.centering=1", "train.accumulation=2", "optim.d_steps=2"),
+    "new-reals": ("loss.name=relativistic_pairing", "train.reuse_fakes=false", "train.reuse_reals=false"),
     "spectral_norm": ("model.discriminator.spectral_norm=true", "model.generator.spectral_norm=true"),
     "conditional": ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan", "penalty.gp=1"),
     "accumulated": ("penalty.gp=1", "penalty.r1=1", "train.accumulation=3", "train.reuse_fakes=false"),
@@ -167,9 +169,9 @@ def test_no_member_of_the_family_says_more(fleet: Fleet, overrides: tuple[str, .
     assert traffic["reduced"] == {"discriminator": 4 * d_steps * discriminator * 8, "generator": 4 * generator * 8}
     calls = {size: count for (_, size), count in traffic["collectives"].items() if size > SMALL}
     assert calls == {discriminator: 4 * d_steps, generator: 4}
-    deviations = 4 * d_steps * any("dragan" in override for override in overrides)
-    assert traffic["collectives"].get(("gloo:all_reduce", 3), 0) == deviations, "three numbers of the batch's spread"
-    assert sum(traffic["collectives"].values()) == deviations + 4 * d_steps + 4 + 2, "and the numbers of each tick"
+    three = 4 * d_steps * any("dragan" in override or "lecam" in override for override in overrides)
+    assert traffic["collectives"].get(("gloo:all_reduce", 3), 0) == three, "spread of the batch, or means of logits"
+    assert sum(traffic["collectives"].values()) == three + 4 * d_steps + 4 + 2, "and the numbers of each tick"
 
 
 @pytest.mark.multiprocess
