@@ -14,15 +14,17 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
+HELM := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/.helm-$(shell cksum < tests/k8s/helm.txt | cut -d ' ' -f 1))
+
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-validate clean
+.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-overlays k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP) ## make .venv from requirements.lock (does nothing when it is up to date)
+setup: $(STAMP) $(HELM) ## make .venv from requirements.lock (does nothing when it is up to date)
 	@:
 
 $(UV):
@@ -34,6 +36,13 @@ $(STAMP): | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.setup-* && touch $@
+
+$(VENV)/.helm-%: | $(UV)
+	@rm -rf $(VENV)/helm $(VENV)/.helm-* && $(UV) pip install --quiet --python $(BIN)/python --target $(VENV)/helm \
+		--no-deps --require-hashes -r tests/k8s/helm.txt
+	@tar -xOzf $(VENV)/helm/aws_cdk/*/_jsii/*.jsii.tgz package/lib/layer.zip > $(VENV)/helm/layer.zip
+	@$(BIN)/python -m zipfile -e $(VENV)/helm/layer.zip $(VENV)/helm/layer
+	@install -m 755 $(VENV)/helm/layer/helm/helm $(BIN)/helm && rm -r $(VENV)/helm && touch $@
 
 demo: setup ## train a small GAN on the bundled MNIST, write its report and name commands to try next
 	@$(BIN)/python -m ganscale.train configs/mnist_demo.yaml
@@ -95,7 +104,10 @@ image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah with
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
-k8s-validate: setup ## render all of k8s/ and check it against schemas and our policies
+k8s-overlays: setup ## make k8s/overlays and k8s/monitoring from k8s/chart
+	@$(BIN)/python -m tests.k8s.chart
+
+k8s-validate: setup ## render the chart and k8s/overlays and check them against schemas and our policies
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)

@@ -123,6 +123,6 @@ def test_manifests_are_there() -> None:
     for overlay in OVERLAYS.split():
         for part in PARTS.split():
             assert (ROOT / "k8s" / "overlays" / overlay / part / "kustomization.yaml").exists(), (overlay, part)
+        assert (ROOT / "k8s" / "chart" / "values" / f"{overlay}.yaml").exists()
     assert {path.name for path in (ROOT / "k8s" / "overlays" / "bucket").iterdir()} >= {"setup", "train", "cluster"}
-    assert {path.name for path in (ROOT / "k8s" / "base").iterdir()} >= {"cluster", "nodes", "setup", "sweep", "train"}
-    assert (ROOT / "k8s" / "monitoring" / "podmonitor.yaml").exists()
+    assert (ROOT / "k8s" / "monitoring" / "kustomization.yaml").exists()

@@ -115,8 +115,10 @@ def test_there_are_cluster_files_to_look_at() -> None:
 
 
 def test_kubernetes_asks_for_the_token() -> None:
-    text = (ROOT / "k8s" / "base" / "nodes" / "raycluster.yaml").read_text(encoding="utf-8")
-    assert yaml.safe_load(text)["spec"]["authOptions"] == {"mode": "token"}
+    for part in ("train", "cluster"):
+        text = (ROOT / "k8s" / "overlays" / "gpu" / part / "objects.yaml").read_text(encoding="utf-8")
+        (spec,) = [each["spec"] for each in yaml.safe_load_all(text) if each["kind"] in ("RayJob", "RayCluster")]
+        assert spec.get("rayClusterSpec", spec)["authOptions"] == {"mode": "token"}
 
 
 def words(section: Any, path: str = "") -> Iterator[str]:

@@ -6,9 +6,24 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, Manifest, containers, of_kind, pods, ray_spec, render
+from tests.k8s.manifests import (
+    K8S,
+    OVERLAYS,
+    RENDERINGS,
+    Manifest,
+    amount,
+    containers,
+    matches,
+    of_kind,
+    pods,
+    ray_spec,
+    render,
+    together,
+)
 
 EVERYWHERE = pytest.mark.parametrize("path", RENDERINGS)
+CLOSED = {"podSelector", "policyTypes"}
+"""Fields of a policy that lets nothing through."""
 ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret"}
 
 
@@ -41,10 +56,23 @@ def test_no_pod_runs_as_root_or_on_the_host(path: str) -> None:
 def test_every_container_has_requests_and_limits(path: str) -> None:
     for name, container in containers(render(path)):
         requests, limits = container["resources"]["requests"], container["resources"]["limits"]
-        assert {"cpu", "memory"} <= set(requests) == set(limits), name
+        assert {"cpu", "memory", "ephemeral-storage"} <= set(requests) == set(limits), name
         assert requests["memory"] == limits["memory"], f"{name}: the node would be overcommitted"
         devices = set(limits) - {"cpu", "memory"}
         assert all(requests[device] == limits[device] for device in devices), name
+
+
+@EVERYWHERE
+def test_volumes_fit_the_container(path: str) -> None:
+    """Volumes in memory count as the container's memory, others as its ephemeral storage."""
+    for pod in pods(render(path)):
+        limits = pod.spec["containers"][0]["resources"]["limits"]
+        sizes = {"Memory": 0.0, "": 0.0}
+        for volume in pod.spec.get("volumes", []):
+            if "emptyDir" in volume:
+                sizes[volume["emptyDir"].get("medium", "")] += amount(volume["emptyDir"]["sizeLimit"])
+        assert sizes["Memory"] <= amount(limits["memory"]) / 2, pod.owner
+        assert sizes[""] < amount(limits["ephemeral-storage"]), pod.owner
 
 
 @EVERYWHERE
@@ -89,13 +117,16 @@ def test_the_driver_stays_on_the_head(path: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_network_is_closed(overlay: str) -> None:
     policies = of_kind(render(f"overlays/{overlay}/setup"), "NetworkPolicy")
-    closed = [policy for policy in policies if policy["spec"]["podSelector"] == {}]
-    assert any(policy["spec"]["policyTypes"] == ["Ingress", "Egress"] and len(policy["spec"]) == 2 for policy in closed)
+    closed = [each["podSelector"] for each in (policy["spec"] for policy in policies) if set(each) == CLOSED]
+    for pod in pods(together(overlay)):
+        assert any(matches(selector, pod.labels) for selector in closed), pod.owner
     for policy in policies:
         for rule in policy["spec"].get("ingress", []):
             assert rule.get("from"), f"{policy['metadata']['name']} lets everybody in"
             for peer in rule["from"]:
                 assert peer.get("podSelector"), f"{policy['metadata']['name']} lets whole namespaces in"
+                outside = peer.get("namespaceSelector")
+                assert outside is None or outside["matchExpressions"][0]["key"] == "kubernetes.io/metadata.name"
                 assert "ipBlock" not in peer
 
 
@@ -111,7 +142,7 @@ def test_no_secret_is_rendered(path: str) -> None:
 
 def test_example_secrets_have_no_value() -> None:
     found = 0
-    for path in K8S.rglob("*.yaml"):
+    for path in (K8S / "secrets").iterdir():
         documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
         for secret in _secrets(document for document in documents if isinstance(document, dict)):
             values = [*secret.get("data", {}).values(), *secret.get("stringData", {}).values()]

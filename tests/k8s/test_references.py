@@ -35,10 +35,9 @@ def names(documents: list[Manifest], kind: str) -> set[str]:
 def test_what_pods_name_is_there(overlay: str) -> None:
     everything = together(overlay)
     for pod in pods(everything):
-        if "serviceAccountName" in pod.spec:
-            assert pod.spec["serviceAccountName"] in names(everything, "ServiceAccount")
-        else:
-            assert overlay == "autoscale", f"{pod.owner}: the operator makes one for the autoscaler alone"
+        assert pod.spec["serviceAccountName"] in names(everything, "ServiceAccount")
+        own = overlay == "autoscale" and pod.owner.endswith(" head")
+        assert (pod.spec["serviceAccountName"] == "ganscale-head") == own, "the operator gives this account a role"
         assert pod.spec["priorityClassName"] in names(everything, "PriorityClass")
         for volume in pod.spec.get("volumes", []):
             if "persistentVolumeClaim" in volume:
@@ -111,9 +110,11 @@ def test_selectors_select(overlay: str) -> None:
                     assert any(matches(peer["podSelector"], each) for each in labels), name
     for budget in of_kind(everything, "PodDisruptionBudget"):
         taken = [pod.owner for pod in pods(everything) if matches(budget["spec"]["selector"], pod.labels)]
-        assert len(taken) == 1, taken
-        assert taken[0].endswith("head")
-        assert taken[0].split()[0].split("/")[1] in (budget["metadata"]["name"].removesuffix("-head"), "ganscale")
+        assert [owner.rpartition(" ")[2] for owner in taken] == ["head", "workers"]
+        assert {owner.split()[0].split("/")[1] for owner in taken} <= {budget["metadata"]["name"], "ganscale"}
+        (cluster,) = [each for each in everything if f"{each['kind']}/{each['metadata']['name']} head" == taken[0]]
+        (group,) = ray_spec(cluster)["workerGroupSpecs"]
+        assert budget["spec"]["minAvailable"] == group["replicas"], "one pod at a time may go: nodes can be upgraded"
     for service in of_kind(everything, "Service"):
         taken = [pod for pod in pods(everything) if matches({"matchLabels": service["spec"]["selector"]}, pod.labels)]
         assert len(taken) == 1
@@ -140,7 +141,7 @@ def test_probes_and_policies_name_ports_that_listen(overlay: str) -> None:
 
 
 @EVERY
-def test_redis_is_where_ray_looks_for_it(overlay: str) -> None:
+def test_valkey_is_where_ray_looks_for_it(overlay: str) -> None:
     everything = together(overlay)
     host, _, port = ray_spec(the(everything, "RayCluster"))["gcsFaultToleranceOptions"]["redisAddress"].partition(":")
     service = the(everything, "Service")
@@ -156,13 +157,12 @@ def test_queues_hold_what_is_queued() -> None:
     (group,) = cluster_queue["spec"]["resourceGroups"]
     assert {flavor["name"] for flavor in group["flavors"]} == names(everything, "ResourceFlavor")
     quota = {entry["name"]: amount(entry["nominalQuota"]) for entry in group["flavors"][0]["resources"]}
-    for job in of_kind(everything, "RayJob", "RayCluster"):
+    for job in of_kind(everything, "RayJob", "RayCluster"):  # as many workers as there is quota of GPUs
         assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
         needs = dict.fromkeys(quota, 0.0)
-        replicas = ray_spec(job)["workerGroupSpecs"][0]["replicas"]
         for pod in pods([job]):
             for resource, value in pod.spec["containers"][0]["resources"]["requests"].items():
-                needs[resource] += amount(value) * (replicas if pod.owner.endswith("workers") else 1)
+                needs[resource] += amount(value) * (quota["nvidia.com/gpu"] if pod.owner.endswith("workers") else 1)
         assert all(needs[resource] <= quota[resource] for resource in quota), needs
 
 
@@ -189,5 +189,7 @@ def test_the_run_takes_all_workers(overlay: str) -> None:
     assert placement.num_workers == pods * max(1, gpus)
     assert placement.use_gpu == (gpus > 0)
     scaled = overlay == "autoscale"
+    asked = config.cluster.num_workers
+    assert asked == ((1, pods) if scaled else pods * max(1, gpus)), "a resume waits for as many"
     assert (group["replicas"], group["minReplicas"]) == ((0, 0) if scaled else (pods, pods))
-    assert (config.cluster.node_wait > 0) == scaled, "who waits for an autoscaler has one"
+    assert config.cluster.node_wait > 0

@@ -11,7 +11,7 @@ from tests.k8s.schemas import BUNDLED, core_errors, custom_errors
 
 VERSIONS = ("1.30", "1.37")
 """The oldest Kubernetes that docs/kubernetes.md promises and the newest whose schemas the package has."""
-WITHOUT_CRD = {"PodMonitor", "ClusterQueue", "LocalQueue", "ResourceFlavor", "ExternalSecret"}
+WITHOUT_CRD = {"PodMonitor", "ClusterQueue", "LocalQueue", "ResourceFlavor", "ExternalSecret", "PrometheusRule"}
 """Kinds of other projects; checked against their CRDs only where GANSCALE_KUBERAY_CRDS names a folder with them."""
 EXAMPLES = sorted((K8S / "secrets").glob("*.yaml"))
 

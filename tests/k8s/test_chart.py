@@ -1,0 +1,132 @@
+"""The chart: values files render, k8s/overlays are the same, wrong values are refused, releases share no name."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+import yaml
+
+from tests.k8s.chart import CHART, FILES, arguments, helm, part, places, release
+from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, ROOT, Manifest, of_kind, ray_spec, render, the
+
+STORAGE = sorted(path.stem for path in (CHART / "values").glob("storage-*.yaml"))
+EVERYTHING = ("sweep.enabled=true", "cluster.enabled=true", "monitoring.enabled=true", "priorityClass.create=true")
+
+
+def by_key(documents: Sequence[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """Objects by kind and name, none of them twice."""
+    found = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+    assert len(found) == len(documents)
+    return found
+
+
+@pytest.mark.parametrize("path", RENDERINGS)
+def test_kustomize_makes_the_same(path: str) -> None:
+    overlay, name = path.split("/")[1:] if "/" in path else ("gpu", path)
+    there = [document for document in render(path) if document["kind"] != "Namespace"]
+    assert by_key(there) == by_key(part(overlay, name)), "run `make k8s-overlays`"
+
+
+def test_overlays_are_up_to_date() -> None:
+    made = {folder / name: content for folder, files in places() for name, content in files.items()}
+    there = {path: path.read_text(encoding="utf-8") for path in made if path.exists()}
+    assert there == made, "run `make k8s-overlays`"
+    folders = {path.parent for path in made}
+    assert {path for folder in folders for path in folder.iterdir()} == set(made)
+
+
+@pytest.mark.parametrize("files", [*FILES.values(), *(("gpu", name) for name in STORAGE)], ids="+".join)
+def test_lint(files: tuple[str, ...]) -> None:
+    done = helm("lint", "--strict", str(CHART), *arguments(files, EVERYTHING))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_values_file_is_tested() -> None:
+    assert {path.stem for path in (CHART / "values").iterdir()} == {*OVERLAYS, *STORAGE}
+
+
+REFUSED = {
+    "worker.replicas=two": "/worker/replicas",
+    "workers=2": "workers",
+    "worker.resources.cpu=500m": "/worker/resources/cpu",
+    "image.digest=sha256:12": "/image/digest",
+    "image.tag=latest": "image.tag",
+    "train.args={a;b}": "/train/args/0",
+    "storage.bucket=http://bucket": "/storage/bucket",
+    "storage.size=200": "/storage/size",
+    "env.WANDB_API_KEY=x": "WANDB_API_KEY",
+    "queue.scheduler=slurm": "/queue/scheduler",
+    "worker.maxReplicas=1": "worker.maxReplicas",
+    "worker.maxReplicas=4,queue.scheduler=kueue": "worker.maxReplicas and queue.scheduler",
+    "storage.bucket=s3://b,storage.existingClaim=c": "storage.bucket and storage.existingClaim",
+    "networkPolicy.dns.namespaces=": "/networkPolicy/dns/namespaces",
+    "proxy.http=http://user:word@proxy": "/proxy/http",
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_wrong_values_are_refused(setting: str) -> None:
+    done = helm("template", "any", str(CHART), "--set", setting)
+    assert done.returncode != 0
+    assert REFUSED[setting] in done.stderr
+
+
+def test_long_names_are_refused() -> None:
+    """KubeRay takes jobs' names up to 47 characters."""
+    assert helm("template", "a" * 42, str(CHART)).returncode != 0
+    names = [
+        document["metadata"]["name"] for document in of_kind(release(["cpu"], *EVERYTHING, name="a" * 41), "RayJob")
+    ]
+    assert max(map(len, names)) == 47
+
+
+def test_the_schema_is_strict_and_complete() -> None:
+    """Each object of values.yaml is closed, and each of its keys is described."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+
+    def check(values: Manifest, described: Manifest, place: str) -> None:
+        assert described.get("additionalProperties") is False, place
+        assert set(values) == set(described["properties"]) - {"global"}, place
+        for key, value in values.items():
+            below = described["properties"][key]
+            below = schema["definitions"][below["$ref"].rpartition("/")[2]] if "$ref" in below else below
+            if "properties" in below and below["additionalProperties"] is False:
+                check(value, below, f"{place}.{key}")
+
+    check(yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")), schema, "")
+
+
+WIDE = {"PriorityClass", "StorageClass", "ClusterQueue", "ResourceFlavor"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_two_releases_share_nothing(overlay: str) -> None:
+    """In one namespace, and of one name in two namespaces: no common name, and no selector takes the other's pods."""
+    files, extra = [*FILES[overlay], "storage-efs"], [*EVERYTHING]
+    one = release(files, *extra, name="flowers", namespace="team-a")
+    other = release(files, *extra, name="birds", namespace="team-a")
+    third = release(files, *extra, name="flowers", namespace="team-b")
+    assert not by_key(one).keys() & by_key(other).keys()
+    assert not by_key(of_kind(one, *WIDE)).keys() & by_key(of_kind(third, *WIDE)).keys()
+    for document in [*one, *third]:
+        assert document["metadata"].get("namespace") == (
+            None if document["kind"] in WIDE else "team-a" if document in one else "team-b"
+        )
+    selectors = [policy["spec"]["podSelector"] for policy in of_kind(one, "NetworkPolicy")]
+    selectors += [budget["spec"]["selector"] for budget in of_kind(one, "PodDisruptionBudget")]
+    assert len(selectors) >= 8
+    assert all(selector["matchLabels"]["app.kubernetes.io/instance"] == "flowers" for selector in selectors)
+
+
+def test_versions() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert chart["version"] == chart["appVersion"]
+
+
+def test_digests_pin() -> None:
+    digest = f"sha256:{'a' * 64}"
+    job = the(release(["gpu"], f"image.digest={digest}", "image.registry=registry.example/team"), "RayJob")
+    image = ray_spec(job)["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    assert image == f"registry.example/team/ganscale-gpu:0.1.0@{digest}"
+    assert (K8S / "chart" / "README.md").exists()
