@@ -1,7 +1,7 @@
 """Copy a run: `python -m ganscale.copy RUN TARGET`, each a folder or a URI such as s3://bucket/runs/try1.
 
-The copy has all files and checkpoints, byte for byte: training that resumes from it ends with the same weights. Exit
-codes: 0 done, 1 the storage failed, 2 invalid argument.
+The copy has all files and checkpoints, byte for byte, but no logs of past commands (`logs/`): training that resumes
+from it ends with the same weights. Exit codes: 0 done, 1 the storage failed, 2 invalid argument.
 """
 
 import argparse

@@ -14,6 +14,7 @@ OLDEST, TESTED, BELOW = (2, 59), (2, 60), (3, 0)
 PRIVATE = {
     "ray._private.services": ("canonicalize_bootstrap_address", "find_bootstrap_address"),
     "ray._private.state": ("state",),
+    "ray._private.worker": ("_global_node",),
     "ray._common.utils": ("get_system_memory",),
     "ray._private.utils": ("get_used_memory",),
 }
@@ -68,6 +69,12 @@ def draining_nodes() -> set[str]:
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
+
+
+def log_folder() -> str:
+    """Folder of the logs of this Ray session, by the same path on all nodes."""
+    node: Any = getattr(import_module("ray._private.worker"), "_global_node", None)
+    return node.get_logs_dir_path()
 
 
 def available_memory() -> int:

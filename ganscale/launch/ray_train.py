@@ -18,6 +18,7 @@ from ganscale.launch.cluster import connected, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor
 from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatActor
+from ganscale.launch.history import History, recorded
 from ganscale.launch.placement import Placement
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
@@ -70,9 +71,9 @@ def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[T
     stop_file = StopFile(folder.stop)
     stop_file.clear()
     stop = on_sigterm(lambda: stop_file.write(StopReason.STOP))
-    with connected(config) as joined, _followed(folder), stop:
+    with connected(config) as joined, recorded(folder, joined=joined) as kept, _followed(folder), stop:
         try:
-            return _Supervisor(config, folder, stop_file, callbacks, autoscales=joined).run()
+            return _Supervisor(config, folder, stop_file, callbacks, autoscales=joined, history=kept).run()
         except KeyboardInterrupt:
             clear_heartbeats(folder)
             raise
@@ -94,7 +95,9 @@ class _Supervisor:
         callbacks: Sequence[Callable[[Tick], None]] = (),
         *,
         autoscales: bool = True,
+        history: History | None = None,
     ) -> None:
+        self._history = history
         self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
         self._planner = WorkerPlanner(config, folder, joins=autoscales, is_canceled=self._stop_requested)
         self._callbacks = callbacks
@@ -111,12 +114,16 @@ class _Supervisor:
                 if self._stop_requested():
                     return RayOutcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 raise
+            if self._history:
+                self._history.start()
             try:
                 outcome = self._attempt(placement, previous_failure)
             except TrainingError as error:
                 if self._stop_requested():
                     return RayOutcome(self._saved(), 0, stop_reason=StopReason.STOP)
                 previous_failure = str(error).partition("\n")[0][:300]
+                if self._history:
+                    self._history.failed(str(error))
                 self._pause(error, previous_failure)
                 continue
             if outcome.stop_reason not in (StopReason.DRAIN, StopReason.RESIZE):

@@ -17,6 +17,7 @@
     pending_evaluations/    <images>.pt, averages that are still to be evaluated (eval.mode = async)
     checkpoints/      <images>/ each
     checkpoint_every.json   the interval that `checkpoint.every: auto` chose
+    logs/             logs of the last commands on Ray and of their workers (`ganscale.launch.history`)
     wandb/            W&B's own files
     tensorboard/      TensorBoard's files, if log.tensorboard is on
     .heartbeats/      the workers' heartbeats while the run trains

@@ -1,5 +1,6 @@
 """A run in a bucket on a Ray cluster: a token that expires, and a stop request that costs no requests to the bucket."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import StorePath
 from tests.buckets import Proxy, proxied_moto
 from tests.integration.cluster import Cluster
 from tests.integration.test_bucket import final, rows
@@ -81,3 +84,26 @@ def test_a_stop_request_reaches_the_workers_and_they_ask_no_storage_for_it(
         "it goes there"
     )
     assert ".stop" not in during
+
+
+def test_the_cause_of_a_failure_outlives_the_cluster(
+    proxy: Proxy, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is killed, and no restart is allowed: the bucket has the command's log and the workers'."""
+    place = proxy.server.use(monkeypatch)
+    long = ["train.images=60000000", "log.every=600", "checkpoint.every=6000000", "cluster.max_restarts=0"]
+    words = [*TRAIN, *RUN, *long, "cluster.num_workers=2", f"run.dir={place}", "run.name=a"]
+    with cluster.command(words, "killed", tmp_path) as command:
+        command.until(lambda: " / 60,000,000 images " in command.output, LIMIT)
+        os.kill(cluster.workers()[0], signal.SIGKILL)
+        assert command.wait(LIMIT) == 1, command.report("another code")
+    run = RunDir(f"{place}/a").root
+    assert isinstance(run, StorePath)
+    found = {entry.key[len(run.key) + 1 :]: entry.key for entry in run.store.list(f"{run.key}/logs")}
+    names = {"/".join(name.split("/")[2:]) for name in found}
+    assert {"driver.log", "01/cause.txt"} <= names
+    assert any(name.endswith("raylet.out") for name in names), names
+    assert any(name.rpartition("/")[2].startswith("worker-") for name in names), names
+    (driver,) = [run.store.get(key)[0].decode() for name, key in found.items() if name.endswith("driver.log")]
+    assert "starting 2 workers" in driver
+    assert "TrainingError" in driver
