@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
     "frechet": Metric(
         False,
         "features",
-        "Frechet distance of the features (FID with Inception's, FD_DINOv2 with DINOv2's)",
+        "Fréchet distance of the features (FID with Inception's, FD_DINOv2 with DINOv2's)",
         f"{_SCORES}:frechet",
     ),
     "kid": Metric(False, "features", "kernel distance of the features, unbiased", f"{_SCORES}:kid"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ganscale.config.evaluation import METRICS, is_score
+from ganscale.config.titles import METRIC_TITLES, column_title, data_title, metric_title, value_title
 from ganscale.evaluation.compare import by_protocol
 from ganscale.report.record import RunRecord
 from ganscale.tracking.families import FAMILIES, GROUPS, Family
@@ -42,6 +43,7 @@ class Chart:
 
     Attributes:
         title: what is drawn.
+        unit: of the values; empty for plain numbers.
         group: one of `GROUPS`.
         note: how to read it.
         curves: at least one.
@@ -53,6 +55,7 @@ class Chart:
     note: str
     curves: list[Curve]
     floor: float | None = None
+    unit: str = ""
 
 
 def charts(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -74,7 +77,9 @@ def _quality(runs: Sequence[RunRecord]) -> list[Chart]:
     found = []
     for group in groups.values():
         first = next(iter(group.values()))[0]
-        suffix = f", {first.num_samples:,} samples of {first.data} through {first.through}" if len(groups) > 1 else ""
+        through = value_title("eval.extractor", first.extractor)
+        about = f", {first.num_samples:,} samples of {data_title(first.data)} through {through}"
+        suffix = about if len(groups) > 1 else ""
         for name in METRICS:
             curves, floor = [], math.nan
             for run, evaluations in group.items():
@@ -98,8 +103,10 @@ def _metric_chart(name: str, curves: list[Curve], floor: float, suffix: str) -> 
     facts = METRICS[name]
     better = "Higher is better" if facts.higher_is_better else "Lower is better"
     has_floor = math.isfinite(floor)
-    note = f"{facts.meaning}. {better}{'; dashed: real examples' * has_floor}{suffix}."
-    return [Chart(name, "Quality", note, curves, floor if has_floor else None)]
+    meaning = facts.meaning[:1].upper() + facts.meaning[1:]
+    note = f"{better}{'; dotted: real examples' * has_floor}{suffix}. {meaning}."
+    unit = METRIC_TITLES[name].unit if name in METRIC_TITLES else ""
+    return [Chart(metric_title(name), "Quality", note, curves, floor if has_floor else None, unit)]
 
 
 def _families(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -109,7 +116,7 @@ def _families(runs: Sequence[RunRecord]) -> list[Chart]:
     single = [name for name in present if name not in known | NOT_DRAWN and not is_score(name)]
     families = [
         *FAMILIES,
-        *(Family(name, "Training" if name.startswith("penalty_") else "Other", "", {name: ""}) for name in single),
+        *(Family(column_title(n), "Training" if n.startswith("penalty_") else "Other", "", {n: ""}) for n in single),
     ]
     found = []
     for family in families:
@@ -121,7 +128,7 @@ def _families(runs: Sequence[RunRecord]) -> list[Chart]:
             if (points := _points(run.rows, name))
         ]
         if curves:
-            found.append(Chart(family.title, family.group, family.note, curves))
+            found.append(Chart(family.title, family.group, family.note, curves, unit=family.unit))
     return found
 
 
@@ -173,8 +180,8 @@ def as_data(found: Sequence[Chart]) -> dict[str, Any]:
             if curve.errors and len(points) == len(curve.points):
                 item["errors"] = [_short(error) for error in curve.errors]
             curves.append(item)
-        facts = {"title": chart.title, "group": chart.group, "note": chart.note, "floor": _short(chart.floor)}
-        rows.append({**facts, "log": _starts_logarithmic(chart), "curves": curves})
+        facts = {"title": chart.title, "unit": chart.unit, "group": chart.group, "note": chart.note}
+        rows.append({**facts, "floor": _short(chart.floor), "log": _starts_logarithmic(chart), "curves": curves})
     return {"axes": [list(axis) for axis in axes], "charts": rows}
 
 

@@ -2,13 +2,15 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ganscale.config.datasets import DATASETS
+from ganscale.config.titles import data_title
 from ganscale.report.record import RunRecord
 
 MAX_PER_RUN = 50
@@ -59,7 +61,7 @@ def shrunk(path: Path, share: int) -> tuple[bytes, int, int]:
 
 
 def sample_strips(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """The sample grids of all runs for the slider: index of the run, and items with images, size and data URI.
+    """The sample grids of all runs for the slider: index of the run, note, and items with images, size and data URI.
 
     Args:
         runs: what was read of them.
@@ -72,8 +74,34 @@ def sample_strips(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     for index, pictures in chosen.items():
         items = [item for images, path in pictures if (item := _item(images, path, share))]
         if items:
-            strips.append({"run": index, "items": items})
+            strips.append({"run": index, "note": sample_note(runs[index]), "items": items})
     return strips
+
+
+def sample_note(run: RunRecord) -> str:
+    """What all sample grids of a run have in common: seed, weights and classes; of a trial, which seed's they are.
+
+    Args:
+        run: what was read of it.
+    """
+    if run.is_trial:
+        return "first seed, moving average of G"
+    settings = run.settings
+    parts = [f"seed {settings['run.seed']}"] if "run.seed" in settings else []
+    half_life = settings.get("ema.half_life")
+    average = f" (half-life {half_life:,.0f} images)" if isinstance(half_life, int | float) and half_life else ""
+    return ", ".join([*parts, f"moving average of G{average}", *_classes(settings)])
+
+
+def _classes(settings: Mapping[str, Any]) -> list[str]:
+    """The classes of a conditional run's samples in their order, in words; nothing for other runs."""
+    if settings.get("model.generator.conditioning", "none") == "none":
+        return []
+    facts = DATASETS.get(str(settings.get("data.name")))
+    names = facts.class_names if facts else ()
+    if not names:
+        return ["classes in turn"]
+    return [f"classes {names[0]} to {names[-1]} in turn" if names[0].isdigit() else f"in turn {', '.join(names)}"]
 
 
 def real_grids(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
@@ -84,11 +112,24 @@ def real_grids(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        facts = [run.settings.get(f"data.{key}") for key in ("name", "resolution", "path")]
-        name = " ".join(str(fact) for fact in facts if fact) or run.name
+        name = data_of(run) or run.name
         if run.real and name not in found and (item := _item(0, run.real, TOTAL_BYTES // MAX_PER_RUN)):
             found[name] = item
     return found
+
+
+def data_of(run: RunRecord) -> str:
+    """Name, size and place of a run's data, e.g. "MNIST at 28 × 28"; empty where its settings are not known.
+
+    Args:
+        run: what was read of it.
+    """
+    name, sides, path = (run.settings.get(f"data.{key}") for key in ("name", "resolution", "path"))
+    if not name:
+        return ""
+    is_points = name in DATASETS and DATASETS[name].is_points
+    text = "" if is_points or not sides else f" {'x'.join(map(str, sides)) if isinstance(sides, list) else sides}"
+    return data_title(f"{name}{text}") + (f" of {path}" if path else "")
 
 
 def plots(folder: Path) -> dict[str, dict[str, Any]]:

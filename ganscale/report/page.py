@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -13,23 +14,18 @@ from markupsafe import Markup
 
 import ganscale
 from ganscale.config.evaluation import METRICS
+from ganscale.config.titles import data_title, metric_title, value_title, within
 from ganscale.evaluation.compare import by_protocol
 from ganscale.evaluation.metrics.result import shown
 from ganscale.report.charts import Chart, as_data, charts
 from ganscale.report.images import plots, real_grids, sample_strips
+from ganscale.report.overview import KEY_FACTS, duration, overview
 from ganscale.report.record import RunRecord
 from ganscale.report.settings import MISSING, defaults, differing, plain
 from ganscale.report.sweep import SweepRecord, trial_runs
 
-FACTS = {
-    "data": "data.name",
-    "generator": "model.generator.name",
-    "discriminator": "model.discriminator.name",
-    "loss": "loss.name",
-    "batch": "train.batch_size",
-    "seed": "run.seed",
-}
-"""Columns of the overview that are settings."""
+EVENT_TITLES = {"kind": "verdict", "text": "what was found, and what followed"}
+"""Heads of columns of health events; others are written as they are."""
 
 
 def render(runs: Sequence[RunRecord], sweeps: Sequence[SweepRecord] = (), *, title: str = "") -> str:
@@ -57,7 +53,7 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[SweepRecord] = (), *, tit
         "samples": bool(strips),
         "quality": "Quality" in groups or any(run.evaluations for run in runs),
         "curves": any(group != "Quality" for group in groups),
-        "health": any(run.events for run in runs),
+        "health": bool(runs),
         "settings": any(run.config for run in runs),
     }
     return (
@@ -71,7 +67,9 @@ def render(runs: Sequence[RunRecord], sweeps: Sequence[SweepRecord] = (), *, tit
             sweeps=sweeps,
             plots=[plots(sweep.path / "plots") for sweep in sweeps],
             runs=runs,
-            facts=FACTS,
+            overview=overview(runs),
+            key_facts=KEY_FACTS,
+            event_titles=EVENT_TITLES,
             reals=real_grids(all_runs),
             groups=groups,
             scores=_scores(runs),
@@ -97,6 +95,12 @@ def _environment() -> Environment:
     environment.filters |= {
         "shown": lambda value: MISSING if value is None or not math.isfinite(value) else shown(value),
         "count": lambda value: f"{value:,.0f}" if isinstance(value, int | float) else MISSING,
+        "uncertain": lambda value: f"{value:.2g}",
+        "duration": duration,
+        "metric": metric_title,
+        "data": data_title,
+        "within": lambda value, name: None if value is None else within(name, value),
+        "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=[.,_])", name)),
         "percent": "{:.0%}".format,
         "signed": "{:+.0%}".format,
         "plain": plain,
@@ -146,7 +150,13 @@ def _scores(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             for name, found in values.items()
             if len(found) > 1 and METRICS[name].is_goal
         }
-        tables.append({"newest": newest, "metrics": {name: METRICS[name] for name in values}, "best": best})
+        first = next(iter(newest.values()))
+        through = value_title("eval.extractor", first.extractor)
+        caption = (
+            f"Newest scores, of {first.num_samples:,} samples beside {data_title(first.data)}, seen through {through}"
+        )
+        metrics = {name: METRICS[name] for name in values}
+        tables.append({"caption": caption, "newest": newest, "metrics": metrics, "best": best})
     return tables
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from ganscale.config.load import flat
 from ganscale.config.yaml12 import Loader
 from ganscale.evaluation.compare import read_evaluations
 from ganscale.evaluation.metrics.result import Evaluation
+from ganscale.storage.failures import Failure, read_failures
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
 
@@ -33,6 +35,9 @@ class RunRecord:
         events: health events in the order of the file.
         real: file of a grid of real examples, if there is one.
         environment: what its last attempt ran on, as plain nested mappings.
+        failures: attempts that failed, oldest first.
+        started: when its log begins, by the clock of the machine that wrote it; None if unknown.
+        ended: when its log ends.
         is_trial: whether it is the mean over the seeds of a sweep's trial.
     """
 
@@ -45,6 +50,9 @@ class RunRecord:
     events: list[dict[str, Any]] = field(default_factory=list)
     real: Path | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    started: datetime | None = None
+    ended: datetime | None = None
     is_trial: bool = False
 
     @property
@@ -57,6 +65,17 @@ class RunRecord:
         """Images per second: the median over the rows, since single rows include evaluations and start-up."""
         speeds = [value for row in self.rows if isinstance(value := row.get("images_per_second"), int | float)]
         return median(speeds) if speeds else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training, of the rows that there are: their images by their speeds; None if no row has one."""
+        before, seconds = 0, 0.0
+        for row in self.rows:
+            speed = row.get("images_per_second")
+            if isinstance(speed, int | float) and speed > 0:
+                seconds += (row["images"] - before) / speed
+            before = row["images"]
+        return seconds or None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,6 +112,7 @@ def read_run(path: Path) -> RunRecord:
     evaluations: list[Evaluation] = []
     with suppress(ConfigError):  # none there
         evaluations = read_evaluations(path)
+    started, ended = _times(folder)
     return RunRecord(
         name=path.resolve().name,
         path=path,
@@ -103,7 +123,20 @@ def read_run(path: Path) -> RunRecord:
         events=_read_events(folder),
         real=folder.real if folder.real.is_file() else None,
         environment=read_environment(folder),
+        failures=read_failures(folder.failures),
+        started=started,
+        ended=ended,
     )
+
+
+def _times(folder: RunDir) -> tuple[datetime | None, datetime | None]:
+    """The first and the last time in the run's log."""
+    found = []
+    with suppress(OSError, UnicodeDecodeError):
+        for line in folder.log.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):
+                found.append(datetime.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
+    return (found[0], found[-1]) if found else (None, None)
 
 
 def _check(path: Path) -> None:

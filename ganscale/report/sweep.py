@@ -1,6 +1,7 @@
 """A sweep in the report: its `results.json`, its plots, and its trials as curves."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,12 +41,35 @@ class Trial(Outcome):
     trial: int
     drawn: dict[str, Any] = {}
     status: str = ""
+    reason: str = ""
     images: int = 0
 
     @property
     def name(self) -> str:
         """`trial 0003`."""
         return f"trial {self.trial:04d}"
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: status, why it was stopped, and why seeds failed."""
+        failures = Counter(
+            str(seed["failure"]) for seed in self.seeds if isinstance(seed, dict) and seed.get("failure")
+        )
+        failed = [f"{count} failed: {_cut(why)}" for why, count in failures.items()]
+        ended = self.status or "running"
+        return "; ".join([f"{ended}: {_cut(self.reason)}" if self.reason else ended, *failed])
+
+    def why_no_score(self) -> str:
+        """Why a metric has no mean, in words."""
+        if not self.seeds:
+            return "no score: no evaluation yet"
+        if self.failures >= len(self.seeds):
+            return f"no score: {'its seed' if len(self.seeds) == 1 else f'all {len(self.seeds)} seeds'} failed"
+        return "no score: its samples were not finite"
+
+
+def _cut(text: str, length: int = 90) -> str:
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
 
 
 class Rate(BaseModel):

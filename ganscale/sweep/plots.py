@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ganscale.config.evaluation import METRICS
+from ganscale.config.titles import metric_title, within
 from ganscale.sweep.analysis import Importance, Rate, success_curve, value_groups
 from ganscale.sweep.plan import SweepPlan
 from ganscale.sweep.results import Entry, ranked, short_names
@@ -86,7 +87,9 @@ def _learning_curves(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> 
     if plan.sweep.sweep.threshold is not None:
         axes.axhline(plan.sweep.sweep.threshold, color="black", ls="--", lw=1)
     better = "higher" if METRICS[metric].higher_is_better else "lower"
-    axes.set_title(f"{metric} ({better} is better), mean over seeds; best blue, with failed seeds red x", fontsize=9)
+    axes.set_title(
+        f"{metric_title(metric)} ({better} is better), mean over seeds; best blue, with failed seeds red x", fontsize=9
+    )
     axes.set_xlabel("images", fontsize=8)
     _small(axes)
 
@@ -163,7 +166,7 @@ def _success(figure: Any, plan: SweepPlan, rates: Mapping[str, Sequence[Rate]]) 
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(name, fontsize=9)
         _small(axes)
-    what = "did not fail" if threshold is None else f"reached {metric} {threshold:g}"
+    what = "did not fail" if threshold is None else f"reached {metric_title(metric)} {threshold:g}"
     figure.suptitle(f"share of seeds that {what}, {plan.sweep.sweep.confidence:.0%} interval", fontsize=9)
 
 
@@ -184,7 +187,7 @@ def _curves(figure: Any, plan: SweepPlan, entries: Sequence[Entry], grids: Seque
             axes.axvline(threshold, color="black", ls="--", lw=1)
         axes.set_ylim(-0.02, 1.02)
         axes.set_title(f"share of seeds that reach a threshold, by {name}", fontsize=9)
-        axes.set_xlabel(f"threshold on {metric} (strict at the left)", fontsize=8)
+        axes.set_xlabel(f"threshold on {metric_title(metric)} (strict at the left)", fontsize=8)
         axes.legend(fontsize=7)
         _small(axes)
 
@@ -195,11 +198,13 @@ def _pareto(figure: Any, plan: SweepPlan, entries: Sequence[Entry]) -> None:
     x, y = plan.metrics[:2]
     chosen = {id(entries[i]) for i in pareto_front([objectives(e.standing, plan.metrics) for e in entries])}
     for entry in entries:
-        bounds = entry.standing.bounds
-        axes.plot(bounds[x], bounds[y], "o", color=GOOD if id(entry) in chosen else GREY)
-    line = sorted((e.standing.bounds[x], e.standing.bounds[y]) for e in entries if id(e) in chosen)
+        bounds = [within(name, entry.standing.bounds[name]) for name in (x, y)]
+        axes.plot(*bounds, "o", color=GOOD if id(entry) in chosen else GREY)
+    ends = [e.standing.bounds for e in entries if id(e) in chosen]
+    line = sorted((within(x, end[x]), within(y, end[y])) for end in ends)
     axes.plot(*zip(*line, strict=True), color=GOOD, lw=1)
     for axis, metric in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
-        axis(f"{metric}, bound ({'higher' if METRICS[metric].higher_is_better else 'lower'} is better)", fontsize=8)
+        better = "higher" if METRICS[metric].higher_is_better else "lower"
+        axis(f"{metric_title(metric)}, bound ({better} is better)", fontsize=8)
     axes.set_title("Pareto front (blue)", fontsize=9)
     _small(axes)

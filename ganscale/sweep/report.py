@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ganscale.config import dump
+from ganscale.config.titles import within
 from ganscale.evaluation.metrics.result import shown
 from ganscale.storage.files import write_atomically
 from ganscale.storage.store import Place, folders
@@ -137,7 +138,7 @@ def _winner(plan: SweepPlan, folder: SweepFolder, best: Entry, fresh: Sequence[S
         lines.insert(0, "all complete configurations failed with all seeds: the best was stopped early")
     if fresh:
         summary = standing(fresh, plan.metrics, plan.sweep.sweep)
-        parts = [f"{m} {shown(summary.means[m])} (bound {shown(summary.bounds[m])})" for m in plan.metrics]
+        parts = [f"{m} {shown(summary.means[m])} (bound {shown(within(m, summary.bounds[m]))})" for m in plan.metrics]
         if summary.rate_interval is not None:
             interval = "{:.2f} to {:.2f}".format(*summary.rate_interval)
             parts.append(f"{summary.successes} of {len(fresh)} succeeded (interval {interval})")

@@ -27,6 +27,7 @@ import yaml
 from ganscale.config import ConfigError
 from ganscale.config.errors import shown
 from ganscale.config.load import flat, read
+from ganscale.config.titles import within
 from ganscale.config.yaml12 import Dumper
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
@@ -294,7 +295,7 @@ def table(entries: Sequence[Entry], metrics: Sequence[str], names: Sequence[str]
     for entry in entries:
         summary = entry.standing
         success = "" if summary.successes is None else f"{summary.successes}/{seeds}"
-        values = [f"{_short(summary.means[m])} ({_short(summary.bounds[m])})" for m in metrics]
+        values = [f"{_short(summary.means[m])} ({_short(within(m, summary.bounds[m]))})" for m in metrics]
         drawn = [_value(entry.drawn[name]) if name in entry.drawn else "" for name in names]
         reached, failures = f"{entry.images:,}" if entry.rows else "", str(summary.failures or "")
         rows.append([f"{entry.index:04d}", entry.status or "running", reached, success, failures, *values, *drawn])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ganscale.config.evaluation import METRICS
+from ganscale.config.titles import metric_title
 from ganscale.tracking.families import FAMILIES, GROUPS
 
 PENALTIES = ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering")
@@ -57,11 +58,13 @@ def for_runs() -> Dashboard:
         Panel("pictures", "Interpolation", ("interpolation",)),
         Panel("pictures", "Samples by class", ("classes",)),
     )
-    quality = tuple(Panel("lines", f"{name} ({_better(name)} is better)", (name, f"{name}_floor")) for name in METRICS)
+    quality = tuple(
+        Panel("lines", f"{metric_title(name)} ({_better(name)} is better)", (name, f"{name}_floor")) for name in METRICS
+    )
     sections = {"Samples": samples, "Quality": quality}
     for group in GROUPS:
         panels = [
-            Panel("lines", family.title, tuple(family.members), family.title in LOGARITHMIC)
+            Panel("lines", family.headline, tuple(family.members), family.title in LOGARITHMIC)
             for family in FAMILIES
             if family.group == group
         ]
@@ -84,7 +87,11 @@ def for_sweep(name: str, metrics: Sequence[str], settings: Sequence[str]) -> Das
     """
     firsts = dict.fromkeys(setting.split(",")[0].strip() for setting in settings)
     curves = tuple(
-        Panel("lines", f"{metric}: mean and bound ({_better(metric)} is better)", (metric, f"{metric}_bound"))
+        Panel(
+            "lines",
+            f"{metric_title(metric)}: mean and bound ({_better(metric)} is better)",
+            (metric, f"{metric}_bound"),
+        )
         for metric in metrics
     )
     sections = {

@@ -12,12 +12,19 @@ class Family(NamedTuple):
         group: of charts, one of `GROUPS`.
         note: how to read the chart; may be empty.
         members: name in `metrics.jsonl` to its label.
+        unit: of the numbers; empty for plain ones.
     """
 
     title: str
     group: str
     note: str
     members: Mapping[str, str]
+    unit: str = ""
+
+    @property
+    def headline(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
 GROUPS = ("Quality", "Training", "Speed and memory", "Other")
@@ -33,6 +40,7 @@ FAMILIES = (
         "Training",
         "Share of examples classified correctly: 0.5 is guessing.",
         {"d_accuracy_real": "real", "d_accuracy_fake": "fake"},
+        "share",
     ),
     Family("Logits, mean", "Training", "", {"real_logit_mean": "real", "fake_logit_mean": "fake"}),
     Family("Logits, spread", "Training", "Standard deviation.", {"real_logit_std": "real", "fake_logit_std": "fake"}),
@@ -47,6 +55,7 @@ FAMILIES = (
         "Training",
         "Share of examples that equal another one on their worker.",
         {"copies_real": "real", "copies_fake": "fake"},
+        "share",
     ),
     Family(
         "Fréchet distance of a batch",
@@ -59,6 +68,7 @@ FAMILIES = (
         "Training",
         "By how many standard deviations D prefers training examples to held-out ones.",
         {"held_out_gap": "gap"},
+        "standard deviations",
     ),
     Family(
         "Classes",
@@ -70,13 +80,14 @@ FAMILIES = (
     Family("Weight norm", "Training", "", {"weight_norm_d": "D", "weight_norm_g": "G"}),
     Family("Learning rate", "Training", "", {"lr_d": "D", "lr_g": "G"}),
     Family("Gamma of R1 and R2", "Training", "With penalty.auto.", {"gamma": ""}),
-    Family("Augmentation", "Training", "Probability of each transform (ADA).", {"augment_p": "p"}),
+    Family("Augmentation", "Training", "Probability of each transform (ADA).", {"augment_p": "p"}, "probability"),
     Family(
-        "Images per second",
+        "Speed",
         "Speed and memory",
         "Decode limit: what data.num_workers on all workers could decode without pause.",
         {"images_per_second": "trained", "decode_limit": "decode limit"},
+        "images/s",
     ),
-    Family("Seconds per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}),
-    Family("Memory of rank 0, MiB", "Speed and memory", "", {"memory_mib": "host", "gpu_memory_mib": "GPU"}),
+    Family("Time per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}, "s"),
+    Family("Memory of rank 0", "Speed and memory", "", {"memory_mib": "host", "gpu_memory_mib": "GPU"}, "MiB"),
 )

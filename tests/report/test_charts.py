@@ -19,7 +19,7 @@ def test_what_belongs_together_shares_a_chart() -> None:
     row = {"images": 10, "iteration": 1.0, "loss_d": 1.0, "loss_g": 2.0, "penalty_r1": 3.0, "mine": 4.0}
     found = charts([record("a", row), record("b", row)])
     groups = [(c.title, c.group, len(c.curves)) for c in found]
-    assert groups == [("Loss", "Training", 4), ("penalty_r1", "Training", 2), ("mine", "Other", 2)]
+    assert groups == [("Loss", "Training", 4), ("R1 penalty", "Training", 2), ("Mine", "Other", 2)]
     assert [(curve.run, curve.role) for curve in found[0].curves] == [(0, "D"), (0, "G"), (1, "D"), (1, "G")]
     assert [curve.role for curve in found[1].curves] == ["", ""]
 
@@ -37,10 +37,10 @@ def test_metrics_have_floor_error_and_a_chart_per_protocol(tmp_path: Path) -> No
     paths = [folders.run(tmp_path / name, rows=rows, evaluations=e) for name, e in (("a", one), ("b", two))]
     found = charts([read_run(path) for path in paths])
     runs_of = [(c.title, [curve.run for curve in c.curves]) for c in found]
-    assert runs_of == [("frechet", [0]), ("modes", [0]), ("frechet", [1]), ("modes", [1])]
+    assert runs_of == [(title, [run]) for run in (0, 1) for title in ("Fréchet distance", "Modes found")]
     assert found[0].floor == 1.5
     assert found[0].curves[0].errors == [0.25, 0.25]
-    assert "1,000 samples of mnist 28" in found[0].note
+    assert "1,000 samples of MNIST at 28 × 28 through the MNIST classifier" in found[0].note
     assert as_data(found)["charts"][0]["curves"][0]["errors"] == [0.25, 0.25]
 
 
@@ -51,7 +51,7 @@ def test_a_single_evaluation_is_no_curve(tmp_path: Path) -> None:
 
 def test_metrics_in_the_rows_alone_are_drawn() -> None:
     (chart,) = charts([record("a", {"images": 10, "frechet": 9.0}, {"images": 20, "frechet": 5.0})])
-    assert (chart.title, chart.group, chart.floor) == ("frechet", "Quality", None)
+    assert (chart.title, chart.group, chart.floor) == ("Fréchet distance", "Quality", None)
 
 
 @pytest.mark.parametrize("count", [4, 1000, 1001, 5000])

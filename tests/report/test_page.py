@@ -30,7 +30,7 @@ def sections(page: Page) -> list[str | None]:
 
 def test_sections_are_present_if_they_have_content(tmp_path: Path) -> None:
     bare = page_of(folders.run(tmp_path / "bare"))
-    assert sections(bare) == ["overview", "curves", "settings"]
+    assert sections(bare) == ["overview", "curves", "health", "settings"]
     evaluations = [folders.evaluation(10, 9.0), folders.evaluation(20, 5.25)]
     events = [{"images": 20, "kind": "collapse", "n": 3}, {"kind": "undated"}]
     path = folders.run(tmp_path / "x", "optim.lr_g=1e-3", evaluations=evaluations, pictures=[0, 20], events=events)

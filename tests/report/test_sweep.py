@@ -35,7 +35,10 @@ def test_trials_rates_pairs_and_importance_are_rows(tmp_path: Path) -> None:
     importance = [{"name": "lr<", "explained": 0.75, "by_chance": 0.5, "p": 0.01}]
     rates = {"loss": [RATE, {**RATE, "runs": 0}]}
     page = page_of(tmp_path / "s", success_by_setting=rates, differences={"x": pairs}, importance=importance)
-    assert page.row("trial 0000") == ["complete", "20", "2/3", "5 (–)", "0.1", "<hinge>", "–"]
+    assert page.row("trial 0000") == [
+        *("5 (no bound)", "2/3", "0.1", "<hinge>", "–", "20"),
+        "complete; 1 failed: collapse: <stuck>",
+    ]
     assert [row[0] for row in page.rows if "best" in row[0]] == ["trial 0000 best"]
     assert [row[1:] for row in page.rows if row[0] == "loss"] == [["<hinge>", "2", "5/6", "83% (25% to 99%)"]]
     found = [row[1:] for row in page.rows if row[0] == "x"]
@@ -46,14 +49,28 @@ def test_trials_rates_pairs_and_importance_are_rows(tmp_path: Path) -> None:
 
 def test_with_a_threshold_successes_are_counted(tmp_path: Path) -> None:
     reached = [{**one, "successes": 1, "rate_interval": [0.06, 0.79]} for one in TRIALS]
-    assert page_of(tmp_path / "s", reached).row("trial 0001")[2] == "1/3 (6% to 79%)"
+    assert page_of(tmp_path / "s", reached).row("trial 0001")[1] == "1/3 (6% to 79%)"
+
+
+def test_a_trial_without_a_score_says_why_and_no_count_is_negative(tmp_path: Path) -> None:
+    none = {"means": {"modes": None}}
+    lost = trial(0, {}, [seed(0, "x", modes=1.0), seed(1, "x")], **none, status="stopped", reason="all seeds failed")
+    unknown = trial(1, {}, [seed(0, modes=None)], **none)
+    fresh = trial(2, {}, [], **none, status="")
+    low = trial(3, {}, [seed(0, modes=1.0)] * 3, bounds={"modes": -2.5})
+    page = page_of(tmp_path / "s", [lost, unknown, fresh, low])
+    ended = "stopped: all seeds failed; 2 failed: x"
+    assert page.row("trial 0000") == ["no score: all 2 seeds failed", "0/2", "20", ended]
+    assert page.row("trial 0001")[0] == "no score: its samples were not finite"
+    assert page.row("trial 0002")[0] == "no score: no evaluation yet"
+    assert page.row("trial 0003")[0] == "8 (0)"
 
 
 def test_the_winner_on_fresh_seeds_is_the_figure_to_quote(tmp_path: Path) -> None:
     confirmed = {"means": {"modes": 6.5}, "bounds": {"modes": 4.25}, "failures": 1, "successes": 4}
     confirmed |= {"rate_interval": [0.38, 0.96], "seeds": [{}] * 5}
     text = render([], [read_sweep(sweep(tmp_path / "s", TRIALS, confirmed=confirmed))])
-    for part in ("trial 0000, on 5 fresh seeds", "modes 6.5 (bound 4.25)", "4 of 5", "(38% to 96%), 1 failed"):
+    for part in ("trial 0000, on 5 fresh seeds", "Modes found 6.5 (bound 4.25)", "4 of 5", "(38% to 96%), 1 failed"):
         assert part in text
 
 
@@ -61,7 +78,7 @@ def test_false_alarms_of_verdicts_are_told(tmp_path: Path) -> None:
     audit = {"seeds": 12, "ended": 4, "images_saved": 2700, "continued": 4, "false_alarms": 1, "threshold": 7.5}
     audit |= {"interval": [0.05, 0.7]}
     text = render([], [read_sweep(sweep(tmp_path / "a", TRIALS, audit=audit))])
-    for part in ("ended 4 of 12 seeds", "1 reached modes 7.5", "25% (5% to 70%)"):
+    for part in ("ended 4 of 12 seeds", "1 reached Modes found 7.5", "25% (5% to 70%)"):
         assert part in text
     unknown = {**audit, "continued": 0, "false_alarms": 0, "threshold": None}
     assert "sweep.audit_share" in render([], [read_sweep(sweep(tmp_path / "b", TRIALS, audit=unknown))])
@@ -107,5 +124,5 @@ def test_results_of_a_sweep_that_has_just_begun(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"trials": [{"trial": 3}]}))
     record = read_sweep(tmp_path)
     assert record.name == tmp_path.name
-    assert Page(render([], [record])).row("trial 0003") == ["running", "0", "0/0"]
+    assert Page(render([], [record])).row("trial 0003") == ["0/0", "0", "running"]
     assert [run.rows for run in trial_runs(record)] == [[]]

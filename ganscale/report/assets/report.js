@@ -7,6 +7,8 @@
   const several = data.runs.length > 1;
   const ends = [...data.axes.map((axis) => axis.at(-1)), ...data.strips.map((strip) => strip.items.at(-1).images)];
   const longest = ends.reduce((a, b) => Math.max(a, b), 1);
+  const paper = matchMedia("print");
+  const height = () => (paper.matches ? 180 : 226); // of a chart, in CSS pixels
   const MANY = 10; // curves: from here on a chart's legend names only the one near the pointer
   const DASHES = [undefined, [6, 3], [2, 3], [9, 3, 2, 3]];
   let moment = null;
@@ -56,7 +58,7 @@
         press();
         head.append(button);
       }
-      const label = `${spec.title} over images. Arrow keys read values.`;
+      const label = `${spec.title}${spec.unit && ` in ${spec.unit}`} over images. Arrow keys read values.`;
       this.root = make("figure", { class: "chart", tabindex: "0", "aria-label": label });
       this.root.append(head, make("p", { class: "note" }, spec.note), this.host);
       this.root.addEventListener("keydown", (event) => this.key(event));
@@ -69,7 +71,7 @@
       const floor = spec.floor !== null && (!this.log || spec.floor > 0) ? spec.floor : undefined;
       const tables = spec.curves.map((curve) => [data.axes[curve.x], curve.y]);
       const table = uPlot.join([...tables, [[0, longest], [floor, floor]]]);
-      const series = [{ label: "images", value: (_, value) => (value === null ? "last" : value.toLocaleString("en-US")) }];
+      const series = [{ label: "images", value: (_, value) => (value === null ? "latest" : value.toLocaleString("en-US")) }];
       series.push(...spec.curves.map((curve) => this.series(curve)));
       if (floor === undefined) table.pop();
       else {
@@ -78,6 +80,7 @@
       }
       const grid = { stroke: color("rule"), width: 1 };
       const axis = { stroke: color("quiet"), grid, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+      const name = (label) => (label ? { label, labelSize: 16, labelGap: 0, labelFont: axis.font } : {});
       const values = (_, splits) => splits.map((value) => (value === null ? "" : short(value)));
       const points = { fill: (u, i) => u.series[i].stroke(u, i), size: (_, i) => (i > spec.curves.length ? 0 : 6) };
       const focus = { prox: spec.curves.length > MANY ? 30 : -1 };
@@ -86,10 +89,13 @@
       this.plot = new uPlot(
         {
           width: this.host.clientWidth || 360,
-          height: 210,
+          height: height(),
           series,
           scales: { x: { time: false }, y: { distr: this.log ? 3 : 1 } },
-          axes: [{ ...axis, values, size: 26, grid: { show: false } }, { ...axis, values, size: 46, gap: 3 }],
+          axes: [
+            { ...axis, ...name("images"), values, size: 26, grid: { show: false } },
+            { ...axis, ...name(spec.unit), values, size: 46, gap: 3 },
+          ],
           cursor: { y: false, sync: { key: "images" }, focus, points },
           legend: { markers: { width: 2, dash } },
           hooks: {
@@ -115,7 +121,7 @@
         const i = index === null ? last : axis.indexOf(u.data[0][index]);
         const [value, error] = [curve.y[i] ?? null, curve.errors?.[i] ?? null];
         if (value === null) return "not finite";
-        return error === null ? number(value) : `${number(value)} \u00b1 ${number(error)}`;
+        return error === null ? number(value) : `${number(value)} \u00b1 ${Number(error.toPrecision(2))}`;
       };
       return {
         label: [several ? data.runs[curve.run] : "", curve.role].filter(Boolean).join(" \u00b7 ") || this.spec.title,
@@ -185,7 +191,7 @@
 
     fit() {
       const width = this.host.clientWidth;
-      if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: 210 });
+      if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: height() });
     }
 
     /** Show the runs that are shown, and only these. */
@@ -241,7 +247,8 @@
         const item = strip.items.findLast((one) => one.images <= moment) ?? strip.items[0];
         Object.assign(image, { width: item.width, height: item.height, alt: `Samples of ${name} after ${images(item.images)}` });
         if (image.src !== item.source) image.src = item.source;
-        caption.textContent = this.pictures.length > 1 ? `${name}, ${images(item.images)}` : `After ${images(item.images)}`;
+        const after = this.pictures.length > 1 ? `${name}, after ${images(item.images)}` : `After ${images(item.images)}`;
+        caption.replaceChildren(after, make("span", { class: "quiet" }, strip.note));
       }
       this.input.value = String(index);
       this.input.setAttribute("aria-valuetext", images(moment));
@@ -303,6 +310,6 @@
   build();
   const host = document.getElementById("player");
   legends(host && new Player(host));
-  for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", build);
+  for (const query of [paper, matchMedia("(prefers-color-scheme: dark)")]) query.addEventListener("change", build);
   document.documentElement.dataset.ready = "true";
 })();
