@@ -60,13 +60,18 @@ def template(
     """Each manifest of a release with the template that it comes from; not to be changed."""
     done = helm("template", release, str(CHART), "--namespace", namespace, *arguments(files, settings))
     assert done.returncode == 0, done.stderr
+    return tuple(parsed(done.stdout))
+
+
+def parsed(output: str) -> list[tuple[str, Manifest]]:
+    """Each manifest that `helm template` printed, with the template that it comes from."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     made = []
-    for text in f"\n{done.stdout}".split("\n---\n# Source: ganscale/templates/")[1:]:
+    for text in f"\n{output}".split("\n---\n# Source: ganscale/templates/")[1:]:
         name, _, content = text.partition(".yaml\n")
         if document := yaml.load(content, Loader=loader):
             made.append((name, document))
-    return tuple(made)
+    return made
 
 
 def release(

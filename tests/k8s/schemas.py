@@ -22,7 +22,7 @@ BUNDLED = ("apps/v1", "batch/v1", "networking.k8s.io/v1", "policy/v1", "scheduli
 
 @cache
 def custom() -> dict[tuple[str, str], Manifest]:
-    """JSON schemas of custom kinds by (apiVersion, kind)."""
+    """OpenAPI schemas of custom kinds by (apiVersion, kind)."""
     named = os.environ.get(VARIABLE)
     folders = [Path(part) for part in named.split(os.pathsep)] if named else [ROOT.parent / "shared" / "kuberay"]
     assert not named or all(folder.is_dir() for folder in folders), f"{VARIABLE}: no such folder: {named}"
@@ -33,7 +33,7 @@ def custom() -> dict[tuple[str, str], Manifest]:
             if document and document.get("kind") == "CustomResourceDefinition":
                 names, group = document["spec"]["names"], document["spec"]["group"]
                 for version in document["spec"]["versions"]:
-                    schemas[f"{group}/{version['name']}", names["kind"]] = _strict(version["schema"]["openAPIV3Schema"])
+                    schemas[f"{group}/{version['name']}", names["kind"]] = version["schema"]["openAPIV3Schema"]
     return schemas
 
 
@@ -55,16 +55,40 @@ def _strict(schema: Any) -> Any:
     return made
 
 
+@cache
+def _closed(version: str, kind: str) -> Manifest:
+    schema = _strict(custom()[version, kind])
+    return schema | {"properties": schema["properties"] | {"metadata": {"type": "object"}}}
+
+
 def custom_errors(document: Manifest) -> list[str]:
-    """What the CRD's schema has against a custom manifest; skips the test where the CRD is not at hand."""
+    """What the CRD's schema and rules have against a custom manifest; skips the test where the CRD is not at hand."""
     jsonschema = pytest.importorskip("jsonschema")
     key = (document["apiVersion"], document["kind"])
     if key not in custom():
         pytest.skip(f"no CRD of {key} found: name a folder that has it in {VARIABLE}")
-    schema = custom()[key]
-    schema = schema | {"properties": schema["properties"] | {"metadata": {"type": "object"}}}
-    errors = jsonschema.Draft7Validator(schema).iter_errors(document)
-    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors]
+    errors = jsonschema.Draft7Validator(_closed(*key)).iter_errors(document)
+    return _rule_errors(custom()[key], document) + [
+        f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in errors
+    ]
+
+
+def _rule_errors(schema: Any, value: Any, place: str = "") -> list[str]:
+    """What the CEL rules in a CRD have against a new object; rules about changes need an older one."""
+    errors = []
+    for rule in schema.get("x-kubernetes-validations", []):
+        if "oldSelf" not in rule["rule"]:
+            cel = pytest.importorskip("cel", reason="common-expression-language is not installed")
+            if not cel.evaluate(rule["rule"], {"self": value}):
+                errors.append(f"{place}: {rule.get('message', rule['rule'])}")
+    if isinstance(value, dict):
+        for key, below in value.items():
+            inner = schema.get("properties", {}).get(key) or schema.get("additionalProperties")
+            errors += _rule_errors(inner, below, f"{place}.{key}") if isinstance(inner, dict) else []
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            errors += _rule_errors(schema.get("items", {}), below, f"{place}[{index}]")
+    return errors
 
 
 def core_errors(document: Manifest, version: str) -> list[str]:

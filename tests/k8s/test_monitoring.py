@@ -25,6 +25,23 @@ def queries() -> list[str]:
     return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])]
 
 
+def alerts() -> dict[str, str]:
+    """PromQL of every alert."""
+    (group,) = the(render("monitoring"), "PrometheusRule")["spec"]["groups"]
+    return {rule["alert"].removeprefix("Ganscale"): rule["expr"] for rule in group["rules"]}
+
+
+def test_alerts() -> None:
+    found = alerts()
+    assert set(found) == {"RunStalled", "RunRestarts", "RunNaN", "RunCollapsed", "HeadLost", "StorageFull"}
+    for name, query in found.items():
+        assert query.count("(") == query.count(")"), name
+        assert query.count("{") == query.count("}"), name
+        assert 'namespace="ganscale"' in query, f"{name}: other teams' runs are theirs"
+    claim = the(render("overlays/gpu/setup"), "PersistentVolumeClaim")["metadata"]["name"]
+    assert f'persistentvolumeclaim="{claim}"' in found["StorageFull"]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_monitor_finds_all_nodes(overlay: str) -> None:
     spec = the(render("monitoring"), "PodMonitor")["spec"]
@@ -71,7 +88,9 @@ def test_metrics_exist(logged: set[str]) -> None:
     assert found.origin
     folder = Path(found.origin).parent / "dashboard" / "modules" / "metrics" / "dashboards"
     known = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("*_panels.py"))
-    names = {name for query in queries() for name in re.findall(r"\bray_[a-z0-9_]+", query)} - LABELS
+    names = {
+        name for query in [*queries(), *alerts().values()] for name in re.findall(r"\bray_[a-z0-9_]+", query)
+    } - LABELS
     assert len(names) >= 15
     for name in names:
         assert name in logged or re.search(rf"\b{name}{{", known), name

@@ -4,30 +4,31 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from ganscale.config import load
 from ganscale.train import main
-from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, ROOT, command, matches, pods, ray_spec, render, the, together
+from tests.k8s.chart import helm, parsed
+from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, ROOT, Manifest, command, matches, pods, ray_spec, render, the
 from tests.test_docs import blocks
 
 PAGE = ROOT / "docs" / "kubernetes.md"
 LINES = [line for block in blocks(PAGE, "sh") for line in block.splitlines()]
 FIRST = blocks(PAGE, "sh")[0].splitlines()
 KUBECTL = [line[line.index("kubectl ") :].rstrip(")") for line in LINES if "kubectl " in line]
+HELM = [line for line in LINES if line.startswith("helm ")]
+INSTALLED = [line for line in HELM if line.startswith("helm install") and "k8s/chart" in line]
 SERVERLESS = "connection refused|was refused|Unable to connect"
 
 
-def test_it_is_ten_commands() -> None:
-    assert len(FIRST) == 10
-    assert [line.split("/")[-1] for line in FIRST if "apply" in line] == ["setup", "train"]
+def test_it_is_at_most_eight_commands() -> None:
+    assert len(FIRST) <= 8
+    assert [line.split()[0] for line in FIRST if "k8s/" in line] == ["kubectl", "helm"]
 
 
 def test_every_overlay_has_its_section() -> None:
@@ -35,20 +36,20 @@ def test_every_overlay_has_its_section() -> None:
     overlays = text.partition("## Overlays\n")[2].partition("\n## ")[0]
     assert re.findall(r"^### (\S+)", overlays, re.MULTILINE) == list(OVERLAYS)
     for overlay in OVERLAYS:
-        assert f"kubectl apply -k k8s/overlays/{overlay}/setup" in overlays
+        assert f"--values k8s/chart/values/{overlay}.yaml" in overlays
 
 
 def test_programs_are_known() -> None:
     """A new kind of command needs a test of its own."""
     programs = {line.split()[0].partition("=")[0] for line in LINES}
-    known = {"kind", "kubectl", "make", "printf", "openssl", "python", "ray", "chmod", "export", "sbatch"}
+    known = {"kind", "kubectl", "helm", "make", "printf", "openssl", "python", "ray", "chmod", "export", "sbatch"}
     assert programs <= known | {"HEAD", "CLUSTER"}
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if " -k k8s/" in line])
 def test_folders_render(line: str) -> None:
     path = line.partition(" -k k8s/")[2]
-    assert path in RENDERINGS
+    assert path in [*RENDERINGS, "namespace"]
     assert render(path)
 
 
@@ -89,7 +90,7 @@ def test_kubectl_takes_it(line: str, kubectl: tuple[str, dict[str, str]], tmp_pa
     )
     if "create" in words and "secret" in words:
         made = yaml.safe_load(done.stdout)
-        example = K8S / "secrets" / f"{made['metadata']['name'].removeprefix('ganscale-')}.example.yaml"
+        example = K8S / "secrets" / f"{made['metadata']['name'].partition('-')[2]}.example.yaml"
         assert set(made["data"]) == set(yaml.safe_load(example.read_text(encoding="utf-8"))["stringData"])
     else:
         assert done.returncode != 0
@@ -101,58 +102,81 @@ def _words(line: str) -> list[str]:
     return words[: words.index("|")] if "|" in words else words
 
 
-def test_objects_exist() -> None:
-    everything = [document for overlay in OVERLAYS for document in together(overlay)]
-    objects = {(document["kind"].lower(), document["metadata"]["name"]) for document in everything}
-    secrets = {("secret", "ganscale")}  # the long-lived cluster's token, which the operator makes
-    named = re.findall(r"\b(rayjob|raycluster)[/ ](ganscale[\w-]*)", "\n".join(LINES))
-    named += re.findall(r"get (secret) (ganscale[\w-]*)", "\n".join(LINES))
-    assert len(named) >= 6
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    """What the page's `helm install` and `helm upgrade` make."""
+    return [document for line in INSTALLED for document in rendered(line, tmp_path_factory.mktemp("values"))]
+
+
+def rendered(line: str, folder: Path) -> list[Manifest]:
+    """What a `helm install` of the page makes, with the page's values file."""
+    (block,) = blocks(PAGE, "yaml")
+    name = block.splitlines()[0].removeprefix("# ")
+    (folder / name).write_text(block, encoding="utf-8")
+    words = [str(folder / name) if word == name else word for word in shlex.split(line)[2:]]
+    done = helm("template", *[str(ROOT / word) if word.startswith("k8s/") else word for word in words])
+    assert done.returncode == 0, done.stderr
+    return [document for _, document in parsed(done.stdout)]
+
+
+@pytest.mark.parametrize("line", INSTALLED)
+def test_releases_render(line: str, tmp_path: Path) -> None:
+    assert rendered(line, tmp_path)
+
+
+@pytest.mark.parametrize("line", [line for line in HELM if line not in INSTALLED])
+def test_helm_takes_it(line: str) -> None:
+    """Verb and flags are right: it asks for a server that is not there, or for a repository."""
+    words = shlex.split(line)[1:]
+    if words[0] == "upgrade":
+        words = ["template", words[1], str(ROOT / words[2]), *[word for word in words[3:] if word != "--reuse-values"]]
+        assert helm(*words).returncode == 0
+    elif words[0] == "uninstall":
+        assert "flag" not in helm(*words).stderr
+    else:
+        assert words[:3] == ["install", "kuberay-operator", "kuberay-operator"]
+        assert "--create-namespace" in words
+        default = yaml.safe_load((K8S / "chart" / "values.yaml").read_text(encoding="utf-8"))["networkPolicy"]
+        assert default["operatorNamespaces"] == [words[words.index("--namespace") + 1]]
+
+
+def test_objects_exist(installed: list[Manifest]) -> None:
+    objects = {(document["kind"].lower(), document["metadata"]["name"]) for document in installed}
+    tokens = {("secret", name) for kind, name in objects if kind == "raycluster"}  # which the operator makes
+    named = re.findall(r"\b(rayjob|raycluster)[/ ]([a-z]+[\w-]*)", "\n".join(LINES))
+    named += re.findall(r"get (secret) ([a-z][\w-]*)", "\n".join(LINES))
+    assert len(named) >= 5
     for kind, name in named:
-        assert (kind, name) in objects | secrets, f"{kind}/{name}"
-    assert "service/ganscale-head-svc" in "\n".join(LINES), "the operator names it after the RayCluster"
+        assert (kind, name) in objects | tokens, f"{kind}/{name}"
+    (service,) = re.findall(r"service/(\S+)-head-svc", "\n".join(LINES))
+    assert ("raycluster", service) in objects, "the operator names it after the RayCluster"
+    secrets = re.findall(r"create secret generic (\S+)", "\n".join(LINES))
+    assert len(secrets) == 3
+    assert all(name in json.dumps(installed) for name in secrets)
 
 
-def test_labels_exist() -> None:
-    labels = [pod.labels for overlay in OVERLAYS for pod in pods(together(overlay))]
+def test_labels_exist(installed: list[Manifest]) -> None:
+    labels = [pod.labels for pod in pods(installed)]
     found = re.findall(r" -l (\S+)", "\n".join(LINES))
-    assert len(found) >= 4
+    assert len(found) >= 3
     for selector in found:
         wanted = dict(part.split("=") for part in selector.split(","))
         assert any(matches({"matchLabels": wanted}, each) for each in labels), selector
 
 
-def test_containers_exist() -> None:
-    names = {c["name"] for overlay in OVERLAYS for pod in pods(together(overlay)) for c in pod.spec["containers"]}
+def test_containers_exist(installed: list[Manifest]) -> None:
+    names = {container["name"] for pod in pods(installed) for container in pod.spec["containers"]}
     for name in re.findall(r" -c (ray-\S+)", "\n".join(LINES)):
         assert name in names
 
 
-def test_the_patch_fits() -> None:
-    (line,) = [line for line in LINES if " patch raycluster " in line]
-    cluster = the(render("overlays/gpu/cluster"), "RayCluster")
-    operations = json.loads(shlex.split(line)[-1])
-    assert {operation["path"].rpartition("/")[2] for operation in operations} == {"replicas", "maxReplicas"}
-    for operation in operations:
-        place: Any = cluster
-        for key in operation["path"].strip("/").split("/"):
-            place = place[int(key) if key.isdecimal() else key]
-        assert isinstance(place, int)
-
-
-def test_an_overlay_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = blocks(PAGE, "yaml")
-    shutil.copytree(K8S, tmp_path / "k8s")
-    folder = tmp_path / "k8s" / "overlays" / "mine" / "train"
-    folder.mkdir(parents=True)
-    assert block.startswith(f"# {folder.relative_to(tmp_path)}/kustomization.yaml")
-    (folder / "kustomization.yaml").write_text(block, encoding="utf-8")
-    done = subprocess.run([*command(), str(folder)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    job = the(list(yaml.safe_load_all(done.stdout)), "RayJob")
+def test_values_of_your_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = [line for line in INSTALLED if "flowers.yaml" in line]
+    job = the(rendered(line, tmp_path), "RayJob")
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     images = {pod.spec["containers"][0]["image"] for pod in pods([job])}
     assert images == {f"registry.example/team/ganscale-gpu:{version}"}
+    assert all(pod.spec["imagePullSecrets"] == [{"name": "registry"}] for pod in pods([job]))
     group = ray_spec(job)["workerGroupSpecs"][0]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"] == 4
     arguments = job["spec"]["entrypoint"].replace("/opt/ganscale", str(ROOT)).split()[3:]

@@ -64,7 +64,15 @@ def _deep(document: Manifest) -> None:
     document["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "x"
 
 
-@pytest.mark.parametrize("spoil", [_misspelt, _wrong_type, _deep])
+def _against_a_rule(document: Manifest) -> None:
+    document["spec"]["managedBy"] = "example.com/other"
+
+
+def _against_a_rule_in_a_list(document: Manifest) -> None:
+    document["spec"]["deletionStrategy"] = {"deletionRules": [{"policy": "DeleteSelf", "condition": {"ttlSeconds": 1}}]}
+
+
+@pytest.mark.parametrize("spoil", [_misspelt, _wrong_type, _deep, _against_a_rule, _against_a_rule_in_a_list])
 def test_the_check_is_strict(spoil: Any) -> None:
     document = copy.deepcopy(the(render("overlays/gpu/train"), "RayJob"))
     spoil(document)
