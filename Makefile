@@ -104,8 +104,9 @@ image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah with
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
-k8s-overlays: setup ## make k8s/overlays and k8s/monitoring from k8s/chart
+k8s-overlays: setup ## make k8s/overlays, k8s/monitoring and docs/clusters_table.md from k8s/chart
 	@$(BIN)/python -m tests.k8s.chart
+	@$(BIN)/python -m tests.k8s.clusters
 
 k8s-validate: setup ## render the chart and k8s/overlays and check them against schemas and our policies
 	@$(BIN)/python -m pytest tests/k8s
