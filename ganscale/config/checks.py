@@ -9,7 +9,7 @@ from ganscale.config.errors import ConfigError, shown
 from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS, feature_maps
-from ganscale.config.objective import Scheduled
+from ganscale.config.objective import GROUPS, Scheduled
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
@@ -309,6 +309,14 @@ def _check_objective(config: Config) -> None:
             value=list(config.augment.transforms),
             remedy="leave rotate90 out, or use square images (data.resolution)",
         )
+    for name in config.augment.strength:
+        if not set(GROUPS.get(name, (name,))) <= set(config.augment.names):
+            raise ConfigError(
+                f"{name} is not applied, so its strength has no effect",
+                key="augment.strength",
+                value=config.augment.strength,
+                remedy=f"add {name} to augment.transforms, or leave it out",
+            )
     if config.augment.adaptive and not config.augment.transforms:
         raise ConfigError(
             "there is no transform whose probability could adapt",

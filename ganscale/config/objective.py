@@ -119,7 +119,30 @@ class Penalty(Section):
         return frozenset(name for name in ("r1", "r2") if getattr(self, f"{name}_mode") == "finite_difference")
 
 
-Transform = Literal["flip", "rotate90", "translation", "cutout", "brightness", "saturation", "contrast"]
+# fmt: off
+Transform = Literal[
+    "flip", "rotate90", "translation", "cutout", "brightness", "saturation", "contrast",
+    "ada_xflip", "ada_rotate90", "ada_xint", "ada_scale", "ada_rotate", "ada_aniso", "ada_xfrac",
+    "ada_brightness", "ada_contrast", "ada_lumaflip", "ada_hue", "ada_saturation",
+    "ada_filter", "ada_noise", "ada_cutout",
+    "diffaugment", "blit", "geom", "color", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc",
+]
+# fmt: on
+_BLIT = ("ada_xflip", "ada_rotate90", "ada_xint")
+_GEOM = ("ada_scale", "ada_rotate", "ada_aniso", "ada_xfrac")
+_COLOR = ("ada_brightness", "ada_contrast", "ada_lumaflip", "ada_hue", "ada_saturation")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "diffaugment": ("brightness", "saturation", "contrast", "translation", "cutout"),
+    "blit": _BLIT,
+    "geom": _GEOM,
+    "color": _COLOR,
+    "bg": (*_BLIT, *_GEOM),
+    "bgc": (*_BLIT, *_GEOM, *_COLOR),
+    "bgcf": (*_BLIT, *_GEOM, *_COLOR, "ada_filter"),
+    "bgcfn": (*_BLIT, *_GEOM, *_COLOR, "ada_filter", "ada_noise"),
+    "bgcfnc": (*_BLIT, *_GEOM, *_COLOR, "ada_filter", "ada_noise", "ada_cutout"),
+}
+"""Names that stand for several transforms."""
 
 
 class Augment(Section):
@@ -130,7 +153,11 @@ class Augment(Section):
     )
     transforms: Annotated[tuple[Transform, ...], BeforeValidator(as_tuple)] = Field(
         default=(),
-        description="Differentiable transforms; DiffAugment is brightness, saturation, contrast, translation, cutout.",
+        description="Differentiable transforms: those of DiffAugment (Zhao et al. 2020; diffaugment: all five), and "
+        "with ada_ those of ADA (Karras et al. 2020, appendix B; bgc: what the paper uses).",
+    )
+    strength: dict[Transform, Annotated[float, Field(ge=0.0, le=1.0)]] = Field(
+        default={}, description="Factors of p for some transforms or groups, e.g. {color: 0.5}; 1 for the others."
     )
     p: Probability = Field(default=1.0, description="Probability of each transform (at first, if adaptive).")
     adaptive: bool = Field(
@@ -139,3 +166,13 @@ class Augment(Section):
     target: float = Field(default=0.6, ge=-1.0, le=1.0, description="ADA: wanted mean of sign(D(real)).")
     every: Count = Field(default=4, ge=1, description="ADA: iterations between two changes of p.")
     speed: Count = Field(default=500_000, ge=1, description="ADA: images in which p could go from 0 to 1.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The transforms that are asked for, one by one."""
+        return tuple(name for each in self.transforms for name in GROUPS.get(each, (each,)))
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """By which p is multiplied, for some transforms; of two that name one transform the later holds."""
+        return {name: factor for key, factor in self.strength.items() for name in GROUPS.get(key, (key,))}

@@ -1,14 +1,16 @@
-"""Differentiable augmentation of D's inputs (DiffAugment, Zhao et al. 2020), with ADA's adaptive probability.
+"""Differentiable augmentation of D's inputs (DiffAugment, Zhao et al. 2020; ADA), with ADA's adaptive probability.
 
 Every transform takes images `[N, C, H, W]` and its own uniform numbers `[N, k]` per image, so what happens to an image
 depends on its global index alone. All are differentiable any number of times.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ganscale.training import ada
 
 
 def flip(x: Tensor, u: Tensor) -> Tensor:
@@ -128,30 +130,51 @@ _NUMBERS = 3
 
 
 class Augmentation:
-    """Transforms in `TRANSFORMS`' order, each applied to an image with probability p.
+    """Transforms in `TRANSFORMS`' order, each applied to an image with probability p, then those of ADA likewise.
 
     Args:
         names: of the transforms.
+        strength: by which p is multiplied for some of them.
+
+    Attributes:
+        num_numbers: uniform numbers that an image needs.
+        needs_noise: whether it needs noise too.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], strength: Mapping[str, float] | None = None) -> None:
         self.names = [name for name in TRANSFORMS if name in names]
-        self.num_numbers = _NUMBERS * len(self.names)
+        self.decisions = {name: number for name, number in ada.DECISIONS.items() if f"ada_{name}" in names}
+        self.strength = strength or {}
+        self.num_numbers = _NUMBERS * (len(self.names) + sum(self.decisions.values()))
+        self.needs_noise = "noise" in self.decisions
 
-    def __call__(self, x: Tensor, u: Tensor, p: float | Tensor) -> Tensor:
+    def __call__(self, x: Tensor, u: Tensor, p: float | Tensor, noise: Tensor | None = None) -> Tensor:
         """Transform images.
 
         Args:
             x: `[N, C, H, W]`.
             u: uniform in [0, 1), `[N, num_numbers]`.
             p: probability of each transform for each image; a tensor `[]` is below 1.
+            noise: standard normal like `x`, if `needs_noise`.
         """
-        for index, name in enumerate(self.names):
-            whether, *how = u[:, _NUMBERS * index : _NUMBERS * (index + 1)].unbind(1)
-            changed = TRANSFORMS[name](x, torch.stack(how, 1))
-            certain = not isinstance(p, Tensor) and p >= 1.0
-            x = changed if certain else torch.where((whether < p).view(-1, 1, 1, 1), changed, x)
-        return x
+        numbers = iter(u.split(_NUMBERS, 1))
+        for name in self.names:
+            whether, *how = next(numbers).unbind(1)
+            changed, chance = TRANSFORMS[name](x, torch.stack(how, 1)), self._chance(name, p)
+            certain = not isinstance(chance, Tensor) and chance >= 1.0
+            x = changed if certain else torch.where((whether < chance).view(-1, 1, 1, 1), changed, x)
+        if not self.decisions:
+            return x
+        draws = {}
+        for name, number in self.decisions.items():
+            chance = self._chance(f"ada_{name}", p)
+            if name == "rotate":  # before or after the anisotropic scaling
+                chance = 1.0 - (1.0 - chance) ** 0.5
+            draws[name] = [ada.Draw(next(numbers), chance) for _ in range(number)]
+        return ada.apply(x, draws, noise)
+
+    def _chance(self, name: str, p: float | Tensor) -> float | Tensor:
+        return p * self.strength[name] if name in self.strength else p
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
     view = View(
         Draws(config.run.seed, device),
         channels_last=config.train.channels_last,
-        augmentation=Augmentation(augment.transforms) if augment.transforms else None,
+        augmentation=Augmentation(augment.names, augment.factors) if augment.transforms else None,
         packing=packing,
     )
     objective_d = DiscriminatorObjective(

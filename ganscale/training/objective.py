@@ -119,7 +119,10 @@ class View:
         """
         if self.augmentation and is_on(p):
             u = self.draws.uniform(f"augment/{purpose}", position, (x.shape[0], self.augmentation.num_numbers), x.dtype)
-            x = self.augmentation(x, u, p)
+            noise_image = None
+            if self.augmentation.needs_noise:
+                noise_image = self.draws.normal(f"augment/{purpose}/noise", position, x.shape, x.dtype)
+            x = self.augmentation(x, u, p, noise_image)
         if is_on(noise):
             x = x + noise * self.draws.normal(f"noise/{purpose}", position, x.shape, x.dtype)
         x = pack(x, self.packing)

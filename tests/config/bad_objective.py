@@ -41,6 +41,8 @@ OBJECTIVE = [
     ),
     override("new_reals_for_old_fakes", "train.reuse_reals=false", "train.reuse_fakes=false too", RPGAN),
     override("new_reals_for_nothing", "train.reuse_reals=false", "use true", "train.reuse_fakes=false"),
+    override("strength_of_nothing", "augment.strength={'color': 0.5}", "add color to augment.transforms", FLIPPED),
+    override("strength_above_one", "augment.strength.flip=2", "less than or equal to 1", FLIPPED),
     override("transforms_of_points", FLIPPED, "use []", "data.name=ring", value="['flip']"),
     Bad(
         "unknown_transform",

@@ -19,6 +19,10 @@ PROJECTION = ("model.generator.conditioning=norm", "model.discriminator.conditio
 ACGAN = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
 DIFFAUGMENT = "augment.transforms=[flip, rotate90, brightness, saturation, contrast, translation, cutout]"
 ADA = (DIFFAUGMENT, "augment.adaptive=true", "augment.p=0.1", "augment.speed=600", "augment.every=2")
+WHOLE_ADA = (
+    *("augment.transforms=[bgcfnc]", "augment.strength={color: 0.5}"),
+    "augment.p={start: 0.2, end: 1, over: 400}",
+)
 SCHEDULES = (
     "optim.lr_g={start: 1e-3, end: 1e-4, over: 500, begin: 60}",
     "optim.lr_d={start: 1e-3, end: 1e-4, over: 400, curve: exponential}",
@@ -63,6 +67,7 @@ CORNERS = {
     "noise": (*RING, "augment.noise=0.1", "optim.d_steps=2"),
     "diffaugment": (*DCGAN, DIFFAUGMENT, "loss.name=hinge", "penalty.r1=1"),
     "ada": (*DCGAN, *ADA),
+    "whole_ada": (*DCGAN, *WHOLE_ADA, "penalty.r1=1"),
     "acgan": (*DCGAN, *ACGAN, "loss.name=hinge", "penalty.gp=1"),
     "projection-conditional_batch_norm": (*DCGAN, *PROJECTION, "model.generator.norm=batch", "loss.name=hinge"),
     "clip_weights": (*MLP, "loss.name=wasserstein", "loss.clip_weights=0.05", "optim.d_steps=3"),
@@ -95,6 +100,7 @@ def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, override
 
 RESUMES = {
     "ada": (*MLP, "data.resolution=16", *ADA),
+    "whole_ada": (*MLP, *WHOLE_ADA, "penalty.r1=1"),
     "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),
     "schedules": (*MLP, *SCHEDULES),
     "spectral_norm": (*RESNET, *SPECTRAL),

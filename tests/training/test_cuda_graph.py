@@ -39,6 +39,8 @@ RUNS = {
         "model.discriminator.conditioning=projection",
     ),
     "ada": (*DCGAN, *AUGMENTED, "augment.adaptive=true", "augment.p=0.1", "augment.speed=600", "augment.every=4"),
+    "whole_ada": (*DCGAN, "augment.transforms=[bgcfnc]", "augment.p={start: 0, end: 0.6, over: 100, begin: 120}"),
+    "lecam": (*DCGAN, "penalty.lecam=0.3", "penalty.centering=0.01"),
     "augment-always": (*DCGAN, *AUGMENTED, "augment.p=1"),
     "spectral": (*DCGAN, "model.discriminator.spectral_norm=true", "loss.name=hinge", "loss.label_smoothing=0"),
     "schedules": (
