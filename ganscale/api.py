@@ -83,19 +83,22 @@ class Result:
         except ConfigError:
             return None
 
-    def load_generator(self, checkpoint: str | int = "newest", *, device: str = "cpu") -> "LoadedGenerator":
+    def load_generator(
+        self, checkpoint: str | int = "newest", *, device: str = "cpu", ema: float | None = None
+    ) -> "LoadedGenerator":
         """Load the moving average of the run's generator.
 
         Args:
             checkpoint: "newest", "best" or a number of images.
             device: Where it computes.
+            ema: Width of another average of a run with `ema.profiles`; None for the run's own.
 
         Raises:
-            ConfigError: There is no such checkpoint.
+            ConfigError: There is no such checkpoint, or it does not give that average.
         """
         from ganscale.inference.load import load_generator
 
-        return load_generator(self.folder, device=device, checkpoint=checkpoint)
+        return load_generator(self.folder, device=device, checkpoint=checkpoint, ema=ema)
 
 
 class Trainer:

@@ -30,6 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("path", metavar="RUN", help="a run's folder or URI, one of its checkpoints, or an export")
     add("--checkpoint", default="newest", metavar="WHICH", help="of a run: newest (default), best, or number of images")
+    wanted = "of a run with ema.profiles: another average, of this width relative to the run's length (0.005 to 0.28)"
+    add("--ema", type=float, metavar="WIDTH", help=wanted)
     add("--seeds", metavar="0-63,100", help="which images (grid, --images: 0-63; --interpolate: 0-7; --nearest: 0-9)")
     add("--labels", metavar="3,4 | all", help="classes; a grid gets one row per class (default: seed mod classes)")
     add("--truncation", type=float, default=1.0, metavar="PSI", help="0 to 1: z times PSI (default: 1, as in training)")
@@ -101,12 +103,14 @@ def _run(options: argparse.Namespace) -> int:
 
     seeds = parse_seeds(options.seeds) if options.seeds is not None else None
     device = "cpu" if options.workers else _device(options.device)
-    generator = load_generator(options.path, device=device, checkpoint=options.checkpoint)
+    generator = load_generator(options.path, device=device, checkpoint=options.checkpoint, ema=options.ema)
     labels = parse_labels(options.labels, generator.num_classes) if options.labels is not None else None
     about = generator.description
     classes = f", {about.num_classes} classes" if about.num_classes else ""
     size = "x".join(map(str, about.shape))
     show(f"run {about.run} at {about.images:,} images: {about.generator['name']}, {size}{classes}")
+    if generator.average:
+        show(f"  {generator.average.line()}")
     request = _Request(options, generator, options.out or _home(options.path) / "generated", seeds, labels)
     mode = next((do for name, do in MODES.items() if getattr(options, name) not in (None, False)), _grid)
     for line in mode(request):

@@ -50,7 +50,8 @@ checkpoint.on_failure cluster.address cluster.cpus_per_worker cluster.max_restar
 cluster.restart_pause cluster.timeout data.background data.changed
 data.channels data.fit
 data.labels data.mirror data.name data.num_images data.num_workers data.path data.range
-data.resolution ema.half_life ema.rampup eval.busy eval.cpus eval.every eval.extractor eval.gpus
+data.resolution ema.half_life ema.profiles ema.rampup ema.snapshot_every ema.snapshots
+eval.busy eval.cpus eval.every eval.extractor eval.gpus
 eval.metrics eval.mode eval.num_samples eval.seed
 eval.weights health.compare_every health.ignore health.max_rollbacks health.patience health.penalty_factor
 health.rate_factor health.response log.details log.every log.num_samples log.samples_every log.tensorboard

@@ -33,6 +33,7 @@ def check(config: Config) -> None:
     _check_start(config)
     _check_objective(config)
     _check_auto(config)
+    _check_averages(config)
     _check_arithmetic(config)
     _check_evaluation(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
@@ -371,6 +372,12 @@ def _check_auto(config: Config) -> None:
             value=True,
             remedy=f"use false, or loss.name = {' or '.join(scaled)}",
         )
+
+
+def _check_averages(config: Config) -> None:
+    widths = config.ema.profiles
+    if len({f"{width:g}" for width in widths}) < len(widths):
+        raise ConfigError("names a width twice", key="ema.profiles", value=list(widths), remedy="name each once")
 
 
 def _check_arithmetic(config: Config) -> None:

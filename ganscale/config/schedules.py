@@ -71,3 +71,19 @@ def average_warning(config: Config) -> str:
         f"ema.rampup = {ema.rampup:g}: {weight:.2g} of the weight of the averaged generator, which makes the samples, "
         f"comes from the first {EARLY:.0%} of the run; use ema.rampup={default:g}, a shorter half-life or a longer run"
     )
+
+
+def exponent(width: float) -> float:
+    """gamma of the power function t^gamma on [0, 1] with this standard deviation (Karras et al. 2024, EDM2, Eq. 126).
+
+    The root of sigma^2 (gamma + 2)^2 (gamma + 3) = gamma + 1 above 0, found by bisection: there sigma only falls.
+
+    Args:
+        width: sigma_rel, above 0 and below 12^-0.5 = 0.2887, that of the mean of all weights.
+    """
+    low, high = 0.0, width**-1.0
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        deviation = math.sqrt((middle + 1.0) / (middle + 3.0)) / (middle + 2.0)
+        low, high = (middle, high) if deviation > width else (low, middle)
+    return 0.5 * (low + high)

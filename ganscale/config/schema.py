@@ -55,6 +55,7 @@ def _checkpoint(value: object) -> object:
 InitPart = Literal["generator", "discriminator", "ema", "optimizers"]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Betas = Annotated[tuple[Beta, Beta], BeforeValidator(as_tuple)]
+Width = Annotated[float, Field(ge=0.005, le=0.28)]
 
 
 class Run(Section):
@@ -145,6 +146,20 @@ class EMA(Section):
         ge=0,
         description="Half-life is at most this times the run's images so far, so that short runs forget their first "
         "weights (as in StyleGAN2's code); 0: no limit.",
+    )
+    profiles: Annotated[tuple[Width, ...], BeforeValidator(as_tuple)] = Field(
+        default=(),
+        description="Widths of further averages, power functions (Karras et al. 2024: [0.05, 0.1]), of which `ganscale "
+        "sample --ema` makes any other (docs/sampling.md).",
+    )
+    snapshot_every: Count = Field(
+        default=12_800, ge=1, description="Images between two snapshots of the averages in ema.profiles."
+    )
+    snapshots: Count = Field(
+        default=64,
+        ge=8,
+        le=4096,
+        description="Most snapshots that are kept; beyond, every other one is deleted and half as many are made.",
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.networks import GENERATORS, named
+from ganscale.inference.averages import Average
 from ganscale.models import Geometry
 from ganscale.parallel.random import Stream
 from ganscale.training.batches import latents
@@ -44,7 +45,7 @@ class Description:
         data: name of the data set that it was trained on.
         run: name of the run that it comes from.
         images: images seen by the run so far.
-        sha256: of the checkpoint's state, or empty.
+        sha256: of the checkpoint's state, or empty; of a reconstructed average, of that and how it was made.
     """
 
     generator: dict[str, Any]
@@ -81,7 +82,10 @@ class LoadedGenerator(nn.Module):
         latent: "normal" or "uniform".
         num_classes: classes of the labels, 0 if it takes none.
         shape: of one example: `(C, H, W)` for images, `(2,)` for points.
+        average: how the weights were reconstructed, if they were (`load_generator(ema=...)`).
     """
+
+    average: Average | None = None
 
     def __init__(self, network: nn.Module, description: Description, config: Config | None = None) -> None:
         super().__init__()

@@ -80,6 +80,7 @@ def settings_text(generator: LoadedGenerator, **settings: object) -> dict[str, s
         "run": description.run,
         "checkpoint": f"{description.images}",
         "checkpoint_sha256": description.sha256,
+        "average": generator.average.line() if generator.average else "",
         **settings,
     }
     return {key: str(value) for key, value in facts.items() if value not in (None, "")}

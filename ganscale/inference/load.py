@@ -20,11 +20,13 @@ from ganscale.config import DATASETS, Config, ConfigError, parse
 from ganscale.config.evaluation import METRICS
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find
+from ganscale.inference.averages import reconstruct
 from ganscale.inference.foreign import SUFFIXES, read_foreign
 from ganscale.inference.generator import LANES, MAX_SEED, Description, LoadedGenerator, build_network, rebuild
 from ganscale.storage import checkpoint as checkpoints
+from ganscale.storage.averages import Snapshot
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest
-from ganscale.storage.store import Place, StorePath, open_place
+from ganscale.storage.store import Place, open_place
 from ganscale.training.build import DTYPES
 
 __all__ = ["LANES", "MAX_SEED", "Description", "LoadedGenerator", "choose_checkpoint", "load_generator"]
@@ -35,7 +37,11 @@ EXPORT_FORMAT = 1
 
 
 def load_generator(
-    path: str | Place, *, device: torch.device | str = "cpu", checkpoint: str | int = "newest"
+    path: str | Place,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: str | int = "newest",
+    ema: float | None = None,
 ) -> LoadedGenerator:
     """Load the moving average of a run's generator.
 
@@ -47,6 +53,8 @@ def load_generator(
             `generator.safetensors`), or a pickle of R3GAN.
         device: where it computes.
         checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
+        ema: width (sigma_rel) of another average of a run with `ema.profiles`, which is reconstructed; `average` of the
+            result says how well. None for the run's own.
 
     Returns:
         The generator in eval mode; `sample` makes images `[N, C, H, W]` in [-1, 1] or points `[N, 2]`.
@@ -56,16 +64,18 @@ def load_generator(
     """
     path = open_place(path)
     if path.name.endswith(SUFFIXES):
-        return _load_foreign(path, device, checkpoint)
-    if isinstance(path, StorePath):
-        return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
-    if path.name == WEIGHTS or (path / WEIGHTS).exists():
-        _check_newest("an export", checkpoint)
+        _check_newest("a pickle", checkpoint, ema)
+        return _load_foreign(path, device)
+    if isinstance(path, Path) and (path.name == WEIGHTS or (path / WEIGHTS).exists()):
+        _check_newest("an export", checkpoint, ema)
         return _load_export(path.parent if path.name == WEIGHTS else path, device)
-    return _load_checkpoint(choose_checkpoint(path, checkpoint), device)
+    return _load_checkpoint(choose_checkpoint(path, checkpoint), device, ema)
 
 
-def _check_newest(what: str, checkpoint: str | int) -> None:
+def _check_newest(what: str, checkpoint: str | int, ema: float | None) -> None:
+    if ema is not None:
+        remedy = "leave it out, or name the folder of a run with ema.profiles"
+        raise ConfigError(f"{what} has one average", key="--ema", value=ema, remedy=remedy)
     if checkpoint != "newest":
         problem, remedy = f"{what} has no checkpoints", "leave it out"
         raise ConfigError(problem, key="--checkpoint", value=checkpoint, remedy=remedy)
@@ -123,7 +133,7 @@ def _best(store: CheckpointStore) -> Place:
     return found.path
 
 
-def _load_checkpoint(folder: Place, device: torch.device | str) -> LoadedGenerator:
+def _load_checkpoint(folder: Place, device: torch.device | str, ema: float | None) -> LoadedGenerator:
     try:
         manifest, state = checkpoints.load(folder)
     except CheckpointError as error:
@@ -131,7 +141,19 @@ def _load_checkpoint(folder: Place, device: torch.device | str) -> LoadedGenerat
         raise ConfigError(f"invalid checkpoint: {error}", key="path", value=str(folder), remedy=remedy) from None
     config = parse(manifest.config)
     weights = state["ema"]
-    return rebuild(describe(config, manifest, weights), weights, config, device)
+    description = describe(config, manifest, weights)
+    if ema is None:
+        return rebuild(description, weights, config, device)
+    if not state.get("averages"):
+        remedy = "leave it out; runs with ema.profiles=[0.05, 0.1] can be asked for other averages"
+        raise ConfigError("the run kept no averages for it", key="--ema", value=ema, remedy=remedy)
+    newest = Snapshot(manifest.iteration, state["averages"])
+    parameters, average = reconstruct(folder.parent.parent / "averages", manifest.images, newest, ema)
+    # Shards of samples and the like tell generators apart by it.
+    sha256 = hashlib.sha256(f"{manifest.sha256} {average}".encode()).hexdigest()
+    loaded = rebuild(_replace(description, sha256=sha256), weights | parameters, config, device)
+    loaded.average = average
+    return loaded
 
 
 def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> Description:
@@ -185,8 +207,7 @@ def _num_classes(config: Config, description: Description, weights: dict[str, Te
     return 1
 
 
-def _load_foreign(path: Place, device: torch.device | str, checkpoint: str | int) -> LoadedGenerator:
-    _check_newest("a pickle", checkpoint)
+def _load_foreign(path: Place, device: torch.device | str) -> LoadedGenerator:
     found = read_foreign(path)
     geometry = found.geometry
     description = Description(

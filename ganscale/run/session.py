@@ -22,6 +22,7 @@ from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.phase import phase
 from ganscale.parallel.replica import Replica
 from ganscale.run.async_evaluation import AsyncEvaluation, drop_pending
+from ganscale.run.averages import AverageSnapshots
 from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
@@ -189,6 +190,8 @@ def run_intervals(config: Config) -> dict[str, int]:
     intervals = {"log": config.log.every, "samples": config.log.samples_every}
     if config.checkpoint.every != "auto":
         intervals["checkpoint"] = config.checkpoint.every
+    if config.ema.profiles:
+        intervals["averages"] = config.ema.snapshot_every
     if config.eval.every:
         intervals["eval"] = config.eval.every
     return intervals
@@ -270,6 +273,8 @@ def run_worker(
             record_failure(folder, start, previous_failure, info)
             tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers, origin)
             own = [tracking, checkpointer]
+            if config.ema.profiles:
+                own.insert(1, AverageSnapshots(experiment, folder.averages, info))
         history = read_metrics(folder) if lease else ()
         evaluate = _evaluation(experiment, folder, history, make_executor, info)
         own += [evaluate] if isinstance(evaluate, AsyncEvaluation) else []

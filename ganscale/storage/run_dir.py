@@ -15,6 +15,7 @@
     workers.json      the number of workers that a resume with cluster.num_workers=auto asks for
     evaluations/      scores of checkpoints, <images>-<samples>-<extractor>-<seed>.json
     pending_evaluations/    <images>.pt, averages that are still to be evaluated (eval.mode = async)
+    averages/         <images>.safetensors, snapshots of the averages in ema.profiles
     checkpoints/      <images>/ each
     checkpoint_every.json   the interval that `checkpoint.every: auto` chose
     logs/             logs of the last commands on Ray and of their workers (`ganscale.launch.history`)
@@ -80,6 +81,7 @@ class RunDir:
         self.data, self.workers = path / "data.json", path / "workers.json"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"
         self.pending_evaluations = path / "pending_evaluations"
+        self.averages = path / "averages"
         self.interval = path / "checkpoint_every.json"
         self._confirm: Callable[[], int] = lambda: 0
 

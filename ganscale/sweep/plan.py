@@ -17,6 +17,8 @@ FRESH = 1000
 """Distance of the winner's fresh seeds from the seeds of the search."""
 PERTURBABLE = ("optim.", "penalty.", "loss.", "augment.", "ema.")
 """Sections that population-based training may change during a run; networks and data are fixed."""
+FIXED = ("loss.name", "ema.profiles")
+"""Settings in them that it may not."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _check_perturbable(space: Space) -> None:
     """Refuse settings that population-based training cannot change during a run."""
     for parameter in space.parameters:
         for target in (target for value in parameter.probes() for target in parameter.settings(value)):
-            if not target.startswith(PERTURBABLE) or target == "loss.name":
+            if not target.startswith(PERTURBABLE) or target in FIXED:
                 raise ConfigError(
                     "population-based training cannot change it during a run",
                     key=f"space.{parameter.name}",

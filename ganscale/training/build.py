@@ -24,7 +24,7 @@ from ganscale.parallel.replica import Replica
 from ganscale.training.augment import Augmentation
 from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
-from ganscale.training.ema import LogitAverages, MovingAverage
+from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.training.probe import Probe
 from ganscale.training.schedules import Schedule
@@ -237,9 +237,16 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
     generator, discriminator = build_networks(config, shape, device, num_classes=num_classes)
     optimizer_g, optimizer_d = _build_optimizers(config, generator, discriminator)
     ema = MovingAverage(generator, 0.0)
-    averages = LogitAverages(config.penalty.lecam_decay, device)
-    p = value(config.augment.p, 0)
-    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d, augment_p=p, logit_averages=averages)
+    return TrainState(
+        generator,
+        discriminator,
+        ema,
+        optimizer_g,
+        optimizer_d,
+        augment_p=value(config.augment.p, 0),
+        logit_averages=LogitAverages(config.penalty.lecam_decay, device),
+        averages=PowerAverages(generator, config.ema.profiles),
+    )
 
 
 def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:

@@ -1,15 +1,18 @@
-"""Exponential moving averages: of a network (Yazici et al. 2019), with its half-life in images, and of D's logits."""
+"""Moving averages: of a network, exponential or by power functions of the run's length, and of D's logits."""
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ganscale.config.schedules import exponent
 from ganscale.parallel.collectives import sum_over_replicas
 
 
 class MovingAverage:
-    """A copy of `source` whose weights follow it slowly.
+    """A copy of `source` whose weights follow it slowly (Yazici et al. 2019).
 
     Args:
         source: the network that is trained.
@@ -66,3 +69,51 @@ class LogitAverages:
         """
         total = sum_over_replicas([sums])[0]
         self.totals.lerp_(total / total[2], 1.0 - self.decay)
+
+
+class PowerAverages:
+    """Averages of a network's weights over its updates, n of them so far, update k weighted by k^(g+1) - (k-1)^(g+1).
+
+    In the limit these are the power functions of exponent g of Karras et al. 2024 (EDM2, Eqs. 121 and 127), from which
+    `ganscale.inference.averages` reconstructs others.
+
+    Args:
+        source: the network that is trained.
+        widths: standard deviation of each average's weights over the updates, relative to n (sigma_rel).
+
+    Attributes:
+        weights: of each average, by the parameter's name.
+    """
+
+    def __init__(self, source: nn.Module, widths: Sequence[float]) -> None:
+        self.widths = tuple(widths)
+        self._source = [parameter.detach() for parameter in source.parameters()]
+        names = [name for name, _ in source.named_parameters()]
+        self.weights = [dict(zip(names, map(torch.clone, self._source), strict=True)) for _ in self.widths]
+
+    def update(self, iteration: int) -> None:
+        """Move towards the source after an update.
+
+        Args:
+            iteration: number of the update, from 1.
+        """
+        for width, weights in zip(self.widths, self.weights, strict=True):
+            share = 1.0 - (1.0 - 1.0 / iteration) ** (exponent(width) + 1.0)
+            torch._foreach_lerp_(list(weights.values()), self._source, share)  # pyright: ignore[reportPrivateImportUsage]
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The averages by their width as a text."""
+        return {f"{width:g}": weights for width, weights in zip(self.widths, self.weights, strict=True)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load all of them, in place.
+
+        Args:
+            state: of `state_dict`.
+
+        Raises:
+            KeyError: it has other widths or parameters.
+        """
+        for width, weights in self.state_dict().items():
+            for name, tensor in weights.items():
+                tensor.copy_(state[width][name])

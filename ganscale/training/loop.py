@@ -130,6 +130,7 @@ def train(
         state.ema.update(sampler.images_per_iteration, schedule.half_life(after))
         state.images = after
         state.iteration += 1
+        state.averages.update(state.iteration)
         PHASE.name = "between iterations"
         window.add(statistics)
         if names:

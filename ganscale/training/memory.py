@@ -137,6 +137,7 @@ def forecast(
     updated = [*_sizes(step.g.parameters), *_sizes(step.d.parameters)]  # those that have gradients and moments
     kept = [size for network in networks for size in _sizes(network.buffers())]
     kept += _sizes(state.ema.module.state_dict().values())
+    kept += [size for weights in state.averages.weights for size in _sizes(weights.values())]
     trained = sum(updated)
     with alone():
         _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments

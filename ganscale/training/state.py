@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ganscale.training.auto import FIRST_GAMMA
-from ganscale.training.ema import LogitAverages, MovingAverage
+from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
 
 
 @dataclass
@@ -29,6 +29,7 @@ class TrainState:
         rate: of both networks, which `optim.auto` finds; None as long as it has not.
         logit_averages: of LeCam.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
+        averages: further ones of the generator, of `ema.profiles`.
     """
 
     generator: nn.Module
@@ -44,6 +45,7 @@ class TrainState:
     rate: float | None = None
     rollbacks: int = 0
     logit_averages: LogitAverages = field(default_factory=LogitAverages)
+    averages: PowerAverages = field(default_factory=lambda: PowerAverages(nn.Module(), ()))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -61,7 +63,7 @@ class TrainState:
             "rate": self.rate,
             "rollbacks": self.rollbacks,
             "logit_averages": self.logit_averages.totals,
-        }
+        } | ({"averages": self.averages.state_dict()} if self.averages.widths else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load all of it, in place.
@@ -75,6 +77,7 @@ class TrainState:
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.module.load_state_dict(state["ema"])
+        self.averages.load_state_dict(state.get("averages", {}))
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         self.images = int(state["images"])
