@@ -10,6 +10,7 @@ from ganscale.config.evaluation import EXTRACTORS, METRICS
 from ganscale.config.losses import LOSSES
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS, feature_maps
 from ganscale.config.objective import GROUPS, Scheduled
+from ganscale.config.optimizers import OPTIMIZERS
 from ganscale.config.schema import Config
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
@@ -34,6 +35,7 @@ def check(config: Config) -> None:
     _check_objective(config)
     _check_auto(config)
     _check_averages(config)
+    _check_optimizers(config)
     _check_arithmetic(config)
     _check_evaluation(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
@@ -372,6 +374,39 @@ def _check_auto(config: Config) -> None:
             value=True,
             remedy=f"use false, or loss.name = {' or '.join(scaled)}",
         )
+
+
+def _check_optimizers(config: Config) -> None:
+    """Refuse settings that the chosen optimizers do not have."""
+    optim, default = config.optim, type(config.optim)()
+    every = dict.fromkeys(name for entry in OPTIMIZERS.values() for name in entry.settings)
+    for side, name in (("g", optim.name_g), ("d", optim.name_d)):
+        for setting in (each for each in every if each not in OPTIMIZERS[name].settings):
+            key = f"{setting}_{side}"
+            if getattr(optim, key) != getattr(default, key):
+                having = " or ".join(each for each, entry in OPTIMIZERS.items() if setting in entry.settings)
+                raise ConfigError(
+                    f"optim.name_{side} = {name} does not have it",
+                    key=f"optim.{key}",
+                    value=optim.model_dump()[key],
+                    remedy=f"leave it out, or use optim.name_{side} = {having}",
+                )
+        if config.train.cuda_graphs and not OPTIMIZERS[name].has_graphs:
+            remedy = f"use false, or optim.name_{side} = adam"
+            problem = f"a CUDA graph cannot hold the step of optim.name_{side} = {name}"
+            raise ConfigError(problem, key="train.cuda_graphs", value=True, remedy=remedy)
+        network = {"g": "generator", "d": "discriminator"}[side]
+        if optim.base_width and not hasattr(getattr(config.model, network), "width"):
+            problem, remedy = f"model.{network} has no setting width", "use 0"
+            raise ConfigError(problem, key="optim.base_width", value=optim.base_width, remedy=remedy)
+    if optim.beta2 is not None and not any("betas" in OPTIMIZERS[n].settings for n in (optim.name_g, optim.name_d)):
+        remedy = "leave it out, or use adam or adamw"
+        raise ConfigError(
+            "neither optimizer has betas", key="optim.beta2", value=optim.model_dump()["beta2"], remedy=remedy
+        )
+    if optim.auto and optim.base_width:
+        problem, remedy = "optim.auto = true finds the rate for the networks as they are", "use 0"
+        raise ConfigError(problem, key="optim.base_width", value=optim.base_width, remedy=remedy)
 
 
 def _check_averages(config: Config) -> None:

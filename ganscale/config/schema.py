@@ -16,7 +16,9 @@ from ganscale.config.health import Health
 from ganscale.config.losses import Loss
 from ganscale.config.networks import DISCRIMINATORS, GENERATORS, Architecture, settings_classes, union
 from ganscale.config.objective import Augment, Images, Penalty, Rate, Share
+from ganscale.config.optimizers import OPTIMIZERS
 from ganscale.config.section import Count, Section, as_tuple, listed, whole
+from ganscale.config.table import Choice
 
 
 def _workers(value: object) -> object:
@@ -110,9 +112,15 @@ class Model(Section):
     )
 
 
-class Optim(Section):
-    """Adam for each network, each with its own rate (TTUR)."""
+_DECAY = "AdamW's decay of the weights of linear layers and convolutions, and of nothing else, of"
+OptimizerName = Annotated[str, Choice(OPTIMIZERS)]
 
+
+class Optim(Section):
+    """The optimizer of each network, each with its own rate (TTUR)."""
+
+    name_g: OptimizerName = Field(default="adam", description="Optimizer of the generator.")
+    name_d: OptimizerName = Field(default="adam", description="Optimizer of the discriminator.")
     auto: bool = Field(
         default=False,
         description="Find one rate for both networks by a short test before the first image; lr_g and lr_d are then "
@@ -122,10 +130,21 @@ class Optim(Section):
     lr_d: Rate = Field(default=2e-4, description="Learning rate of the discriminator.")
     betas_g: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the generator.")
     betas_d: Betas = Field(default=(0.5, 0.999), description="Adam's two betas for the discriminator.")
+    weight_decay_g: float = Field(default=0.0, ge=0.0, le=10.0, description=f"{_DECAY} the generator, times its rate.")
+    weight_decay_d: float = Field(default=0.0, ge=0.0, le=10.0, description=f"{_DECAY} the discriminator, as for G.")
+    alpha_g: Beta = Field(default=0.99, description="RMSprop's smoothing of squared gradients for the generator.")
+    alpha_d: Beta = Field(default=0.99, description="RMSprop's smoothing of squared gradients for the discriminator.")
+    base_width: Count = Field(
+        default=0,
+        ge=0,
+        le=65_536,
+        description="Width that lr_g and lr_d are meant for: a network's rate is times base_width / width (GAT: 768); "
+        "0: the rates as they are.",
+    )
     beta2: Share | None = Field(
         default=None, description="Adam's second beta for both networks, above betas_g and betas_d; null: theirs."
     )
-    eps: float = Field(default=1e-8, gt=0, description="Adam's epsilon, both networks.")
+    eps: float = Field(default=1e-8, gt=0, description="Epsilon of the optimizers, both networks.")
     clip_grad_norm_g: float = Field(default=0.0, ge=0, description="Largest gradient norm of the generator; 0: any.")
     clip_grad_norm_d: float = Field(
         default=0.0, ge=0, description="Largest gradient norm of the discriminator; 0: any."

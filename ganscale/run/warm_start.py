@@ -281,7 +281,7 @@ def start(config: Config, state: TrainState, source: Source, origin: Origin, *, 
         if "optimizers" in parts:
             optimizer = state.optimizer_g if side == "generator" else state.optimizer_d
             number = take_moments(transfer, networks[side], optimizer, origin.networks[side], origin.moments[side])
-            line += f", and Adam's moments of {number} tensors"
+            line += f", and the optimizer's moments of {number} tensors"
         lines += [line, *table(transfer, whole=whole)]
     if "ema" in parts:
         apply(transfers["generator"], state.ema.module, origin.networks["ema"].state_dict())

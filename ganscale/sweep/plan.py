@@ -17,7 +17,7 @@ FRESH = 1000
 """Distance of the winner's fresh seeds from the seeds of the search."""
 PERTURBABLE = ("optim.", "penalty.", "loss.", "augment.", "ema.")
 """Sections that population-based training may change during a run; networks and data are fixed."""
-FIXED = ("loss.name", "ema.profiles")
+FIXED = ("loss.name", "ema.profiles", "optim.name_g", "optim.name_d")
 """Settings in them that it may not."""
 
 

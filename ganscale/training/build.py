@@ -6,9 +6,10 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from ganscale.config import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
+from ganscale.config.optimizers import OPTIMIZERS
 from ganscale.config.schedules import value
 from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
@@ -249,14 +250,20 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
     )
 
 
-def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> tuple[Adam, Adam]:
-    """Fused Adam for what is trained; rates and betas are set again before every update, by the run's schedule."""
+def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> list[Optimizer]:
+    """Optimizers of what is trained; rates and betas are set again before every update, by the run's schedule."""
     trained_d = [each for each in discriminator.parameters() if each.requires_grad]
     start = Schedule(config).controls(0)
-    eps = config.optim.eps
-    optimizer_g = Adam(generator.parameters(), lr=start.lr_g, betas=start.betas_g, eps=eps, fused=True)
-    optimizer_d = Adam(trained_d, lr=start.lr_d, betas=start.betas_d, eps=eps, fused=True)
-    return optimizer_g, optimizer_d
+    settings, optimizers = config.optim, []
+    for side, parameters in (("g", generator.parameters()), ("d", trained_d)):
+        entry = find(OPTIMIZERS, getattr(settings, f"name_{side}"), key=f"optim.name_{side}")
+        arguments = dict(entry.arguments) | {"lr": getattr(start, f"lr_{side}"), "eps": settings.eps}
+        if "betas" in entry.settings:
+            arguments["betas"] = getattr(start, f"betas_{side}")
+        if "alpha" in entry.settings:
+            arguments["alpha"] = getattr(settings, f"alpha_{side}")
+        optimizers.append(resolve(entry.build)(parameters, **arguments))
+    return optimizers
 
 
 def build_step(config: Config, state: TrainState, *, device: torch.device, replica: Replica) -> Step:
@@ -305,6 +312,8 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         clip_grad_norm_g=config.optim.clip_grad_norm_g,
         clip_grad_norm_d=config.optim.clip_grad_norm_d,
         clip_weights=loss.clip_weights,
+        weight_decay_g=config.optim.weight_decay_g,
+        weight_decay_d=config.optim.weight_decay_d,
         autocast=partial(torch.autocast, device.type, torch.bfloat16)
         if config.train.precision == "bfloat16"
         else nullcontext,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import RMSprop
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -84,10 +85,10 @@ class MemoryForecast:
     Attributes:
         parameters_g: number of the generator's parameters.
         parameters_d: number of the discriminator's parameters.
-        state: bytes of weights, moving average, gradients and Adam's moments.
+        state: bytes of weights, moving averages, gradients and the optimizers' moments.
         activations: further bytes at the update's peak: activations, batches, temporary tensors.
         rows: images of a micro-batch on this worker.
-        checkpoint: bytes of the state that is saved: weights, moving average, Adam's moments.
+        checkpoint: bytes of the state that is saved: weights, moving averages, the optimizers' moments.
         snapshot: bytes of host memory that a copy of it takes.
     """
 
@@ -137,18 +138,23 @@ def forecast(
     updated = [*_sizes(step.g.parameters), *_sizes(step.d.parameters)]  # those that have gradients and moments
     kept = [size for network in networks for size in _sizes(network.buffers())]
     kept += _sizes(state.ema.module.state_dict().values())
-    kept += [size for weights in state.averages.weights for size in _sizes(weights.values())]
+    kept += [size for average in state.averages.weights for size in _sizes(average.values())]
     trained = sum(updated)
+    moments = [
+        size
+        for side in (step.g, step.d)
+        for size in _sizes(side.parameters) * (1 if isinstance(side.optimizer, RMSprop) else 2)
+    ]
     with alone():
-        _trace(config, step, shape, 2 * few, device)  # makes gradients and Adam's moments
+        _trace(config, step, shape, 2 * few, device)  # makes gradients and moments
         fewer, more = (_trace(config, step, shape, few * factor, device) for factor in (1, 2))
     if len(fewer) != len(more):  # a network of the user's own, whose operators depend on the number of rows
         fewer, more = [max(fewer)], [max(more)]
     peak = max(one + (rows - few) / few * (two - one) for one, two in zip(fewer, more, strict=True))
-    saved = [*weights, *updated * 2, *kept]
+    saved = [*weights, *moments, *kept]
     # torch's allocator of pinned memory rounds up to powers of two.
     snapshot = sum(1 << (size - 1).bit_length() for size in saved if size) if device.type == "cuda" else sum(saved)
-    state_size, activations = sum(weights) + 3 * trained + sum(kept), max(0, int(peak) - trained)
+    state_size, activations = sum(saved) + trained, max(0, int(peak) - trained)
     return MemoryForecast(counts[0], counts[1], state_size, activations, rows, sum(saved), snapshot)
 
 
@@ -218,7 +224,7 @@ def report(config: Config, source: Source, device: torch.device, replica: Replic
     peak = found.peak + others + (_host_overhead(found.activations) if device.type == "cpu" else 0)
     lines = [
         f"memory per worker: {found.parameters_g:,} + {found.parameters_d:,} parameters; weights, gradients, moving "
-        f"average and Adam {_shown(found.state)}, activations of {found.rows} images {_shown(found.activations)}",
+        f"average and optimizers {_shown(found.state)}, activations of {found.rows} images {_shown(found.activations)}",
         f"expected peak: {_shown(peak)} of {_shown(room)} on {device.type}, {_shown(others)} of it for "
         f"{'the program and ' * (device.type == 'cpu')}the data set",
         f"checkpoints: {_shown(found.checkpoint)} each; while worker 0 saves one it holds up to {_shown(saving)} more "

@@ -73,6 +73,9 @@ class Schedule:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        width = config.optim.base_width
+        sides = (config.model.generator, config.model.discriminator)
+        self._shares = tuple(width / getattr(side, "width", width) if width else 1.0 for side in sides)
         augment = config.augment
         self.adaptive = AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None
         guessing_loss = LOSSES[config.loss.name].guessing_loss
@@ -105,8 +108,8 @@ class Schedule:
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
         betas_g, betas_d = optim.betas_g, optim.betas_d
         return Controls(
-            lr_g=scale * (rate or value(optim.lr_g, images)),
-            lr_d=scale * (rate or value(optim.lr_d, images)),
+            lr_g=scale * (rate or self._shares[0] * value(optim.lr_g, images)),
+            lr_d=scale * (rate or self._shares[1] * value(optim.lr_d, images)),
             betas_g=betas_g if beta2 is None else (betas_g[0], beta2),
             betas_d=betas_d if beta2 is None else (betas_d[0], beta2),
             noise=value(self._config.augment.noise, images),

@@ -34,6 +34,8 @@ class Side:
         optimizer: over the network's parameters that are trained.
         clip_grad_norm: bound of the gradient norm; 0 for none.
         clip_weights: bound of each weight's absolute value; 0 for none.
+        weight_decay: share of the rate by which weights of linear layers and convolutions shrink before each step
+            (AdamW, Loshchilov and Hutter 2019, Algorithm 2); 0 for none.
     """
 
     def __init__(
@@ -44,12 +46,15 @@ class Side:
         *,
         clip_grad_norm: float = 0.0,
         clip_weights: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
         self.network = network
         self.parallel = parallel
         self.optimizer = optimizer
         self.clip_grad_norm = clip_grad_norm
         self.clip_weights = clip_weights
+        self.weight_decay = weight_decay
+        self._decayed = decayed(network) if weight_decay else []
         self.parameters: list[Tensor] = [each for each in network.parameters() if each.requires_grad]
         self.norms = batch_norms(network)
         self._spectral = spectral_norms(network)
@@ -59,14 +64,19 @@ class Side:
 
         Args:
             rate: learning rate.
-            betas: of Adam.
+            betas: of Adam; other optimizers have none.
             measure: whether to measure the norm even if there is no `clip_grad_norm`.
         """
         norm = gradient_norm(self.parameters) if measure or self.clip_grad_norm else None
         if self.clip_grad_norm and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm, foreach=True)
         for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = rate, betas
+            group["lr"] = rate
+            if "betas" in group:
+                group["betas"] = betas
+        if self._decayed:
+            with torch.no_grad():
+                torch._foreach_mul_(self._decayed, 1.0 - rate * self.weight_decay)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
         if self.clip_weights:
             with torch.no_grad():
@@ -75,6 +85,19 @@ class Side:
         if self._spectral:
             advance_power_iteration(self._spectral)
         return norm
+
+
+def decayed(network: nn.Module) -> list[Tensor]:
+    """What weight decay shrinks: trained weights of linear layers and convolutions.
+
+    Not biases, scales, embeddings and learned constants; nor weights that spectral norm divides by their size.
+
+    Args:
+        network: of the optimizer.
+    """
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+    weights = [dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers]
+    return [weight for weight in weights if weight is not None and weight.requires_grad]
 
 
 class Step:
@@ -90,6 +113,8 @@ class Step:
         clip_grad_norm_g: bound of G's gradient norm; 0 for none.
         clip_grad_norm_d: bound of D's gradient norm; 0 for none.
         clip_weights: bound of the absolute value of D's weights; 0 for none.
+        weight_decay_g: of G's weights, in shares of its rate; 0 for none.
+        weight_decay_d: of D's.
         autocast: makes the context in which networks run, for mixed precision.
         replica: this process among the replicas.
     """
@@ -106,6 +131,8 @@ class Step:
         clip_grad_norm_g: float = 0.0,
         clip_grad_norm_d: float = 0.0,
         clip_weights: float = 0.0,
+        weight_decay_g: float = 0.0,
+        weight_decay_d: float = 0.0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
     ) -> None:
@@ -113,13 +140,20 @@ class Step:
         self.objective_g = objective_g
         self._loss, self._targets = objective_d.loss, objective_d.targets
         self._averages = objective_d.averages
-        self.g = Side(generator, data_parallel(generator, replica), optimizer_g, clip_grad_norm=clip_grad_norm_g)
+        self.g = Side(
+            generator,
+            data_parallel(generator, replica),
+            optimizer_g,
+            clip_grad_norm=clip_grad_norm_g,
+            weight_decay=weight_decay_g,
+        )
         self.d = Side(
             objective_d.discriminator,
             data_parallel(objective_d, replica),
             optimizer_d,
             clip_grad_norm=clip_grad_norm_d,
             clip_weights=clip_weights,
+            weight_decay=weight_decay_d,
         )
         self.world_size = replica.world_size
         self.scale = replica.world_size * objective_d.view.packing / batch_size

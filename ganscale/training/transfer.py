@@ -140,21 +140,22 @@ def take_moments(
     other: nn.Module,
     moments: Mapping[str, Any],
 ) -> int:
-    """Give Adam the moments of all parameters that were taken whole; return of how many.
+    """Give an optimizer the moments of all parameters that were taken whole; return of how many.
 
     Args:
         transfer: of `match`.
         network: that is to start.
         optimizer: over its trained parameters.
         other: the network that the moments belong to.
-        moments: state of its optimizer.
+        moments: state of its optimizer; one of another kind has none to give.
     """
+    kind = "square_avg" if isinstance(optimizer, torch.optim.RMSprop) else "exp_avg"
     names = [name for name, each in other.named_parameters() if each.requires_grad]
     known = {name: moments["state"][index] for index, name in enumerate(names) if index in moments["state"]}
     state = {}
     for index, name in enumerate(name for name, each in network.named_parameters() if each.requires_grad):
         source = transfer.sources.get(name)
-        if source in known and name not in transfer.classes:
+        if source in known and kind in known[source] and name not in transfer.classes:
             state[index] = known[source]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return len(state)
