@@ -34,6 +34,15 @@ R3GAN = (
     *(f"model.generator.{s}" for s in ("name=r3gan", "width=4", "max_width=4", "depth=1", "group_size=4")),
     *(f"model.discriminator.{s}" for s in ("name=r3gan", "width=4", "max_width=4", "depth=1", "group_size=4")),
 )
+TRANSFORMER = (
+    "data.resolution=16",
+    "model.latent_dim=8",
+    *(
+        f"model.{side}.{setting}"
+        for side in ("generator", "discriminator")
+        for setting in ("name=transformer", "width=8", "heads=2", "depth=4", "patch=8")
+    ),
+)
 BATCH_NORM = ("model.generator.norm=batch", "model.discriminator.norm=batch")
 QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false", "checkpoint.mode=inline")
 """Inline, as ticks of tiny runs come faster than checkpoints are synced: all that are due are made."""

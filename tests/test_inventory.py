@@ -16,8 +16,8 @@ NAMES = {
         LOSSES,
         "non_saturating minimax least_squares hinge wasserstein relativistic_pairing relativistic_average",
     ),
-    "generators": (GENERATORS, "mlp dcgan resnet r3gan"),
-    "discriminators": (DISCRIMINATORS, "mlp dcgan resnet r3gan"),
+    "generators": (GENERATORS, "mlp dcgan resnet r3gan transformer"),
+    "discriminators": (DISCRIMINATORS, "mlp dcgan resnet r3gan transformer"),
     "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder"),
     "metrics": (
         METRICS,
@@ -34,7 +34,7 @@ NAMES = {
 SWEEPS = {"search": "random grid optuna", "scheduler": "none asha median pbt", "score": "lower_bound success_rate"}
 FILES = {
     "configs": "cifar10_dcgan cifar10_r3gan cifar10_sngan cifar10_wgan_gp emoji_32 folder_128 folder_64 gaussians "
-    "mnist_dcgan mnist_demo mnist_mlp mnist_mlp_minimax mnist_r3gan mnist_sngan mnist_wgan "
+    "mnist_dcgan mnist_demo mnist_mlp mnist_mlp_minimax mnist_r3gan mnist_sngan mnist_transformer mnist_wgan "
     "mnist_wgan_gp stacked_mnist_dcgan stacked_mnist_cpu stacked_mnist_rpgan",
     "configs/sweeps": "gaussians mlp_quick pbt_dcgan rates_latent robustness_200 robustness_small "
     "stability_textbook stacked_mnist_ablation",
@@ -67,7 +67,10 @@ model.discriminator[resnet].attention model.discriminator[resnet].conditioning m
 model.discriminator[resnet].final_blocks model.discriminator[resnet].max_width
 model.discriminator[resnet].minibatch_stddev model.discriminator[resnet].name model.discriminator[resnet].norm
 model.discriminator[resnet].pooling model.discriminator[resnet].smallest model.discriminator[resnet].spectral_norm
-model.discriminator[resnet].width model.generator[dcgan].activation model.generator[dcgan].attention
+model.discriminator[resnet].width model.discriminator[transformer].conditioning model.discriminator[transformer].depth
+model.discriminator[transformer].head_width model.discriminator[transformer].heads
+model.discriminator[transformer].mlp_ratio model.discriminator[transformer].name model.discriminator[transformer].patch
+model.discriminator[transformer].width model.generator[dcgan].activation model.generator[dcgan].attention
 model.generator[dcgan].class_dim model.generator[dcgan].conditioning model.generator[dcgan].max_width
 model.generator[dcgan].name model.generator[dcgan].norm model.generator[dcgan].spectral_norm
 model.generator[dcgan].width model.generator[mlp].activation model.generator[mlp].class_dim
@@ -79,7 +82,10 @@ model.generator[r3gan].group_size model.generator[r3gan].max_width model.generat
 model.generator[r3gan].output model.generator[r3gan].width model.generator[resnet].activation
 model.generator[resnet].attention model.generator[resnet].class_dim model.generator[resnet].conditioning
 model.generator[resnet].depth model.generator[resnet].max_width model.generator[resnet].name
-model.generator[resnet].norm model.generator[resnet].spectral_norm model.generator[resnet].width model.latent
+model.generator[resnet].norm model.generator[resnet].spectral_norm model.generator[resnet].width
+model.generator[transformer].class_dim model.generator[transformer].conditioning model.generator[transformer].depth
+model.generator[transformer].heads model.generator[transformer].levels model.generator[transformer].mlp_ratio
+model.generator[transformer].name model.generator[transformer].patch model.generator[transformer].width model.latent
 model.latent_dim model.packing optim.alpha_d optim.alpha_g optim.base_width optim.beta2 optim.betas_d optim.betas_g
 optim.clip_grad_norm_d optim.clip_grad_norm_g optim.d_steps optim.eps optim.lr_d optim.lr_g optim.name_d optim.name_g
 optim.weight_decay_d optim.weight_decay_g penalty.dragan penalty.dragan_every penalty.drift penalty.gp penalty.gp_every

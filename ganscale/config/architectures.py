@@ -20,6 +20,10 @@ _CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) o
 _CLASS_DIM = "Length of the class embedding of conditioning: concat."
 _CLASS_DIM_D = "Length of the class embedding of conditioning: {}; 0: as long as D's features."
 _ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
+_CHANNELS = "Channels of a token, a multiple of 4 * heads."
+_HEADS = "Attention heads."
+_PATCH = "Side in pixels of the square patches that become tokens; it divides the sides of the image."
+_MLP_RATIO = "Times that the SwiGLU layers are wider inside, before the factor of 2/3 that keeps their weights' number."
 
 
 class MLPGenerator(Section):
@@ -158,3 +162,40 @@ class R3GANDiscriminator(Section):
         description=f"{_CONDITIONING_D[:-1]}, or the paper's own head (bilinear), <W h, e(y)> without another logit.",
     )
     class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_D.format("bilinear"))
+
+
+class TransformerGenerator(Section):
+    """Plain transformer blocks on patches, modulated by z (GAT, Hyun et al. 2025); 384, 12, 6, 2 is GAT-S/2."""
+
+    name: Literal["transformer"] = Field(default="transformer", description="Architecture.")
+    width: Count = Field(default=192, ge=4, description=_CHANNELS)
+    depth: Count = Field(default=8, ge=1, le=128, description="Transformer blocks, a multiple of `levels`.")
+    heads: Count = Field(default=3, ge=1, description=_HEADS)
+    patch: Count = Field(default=4, ge=1, description=_PATCH)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=16, description=_MLP_RATIO)
+    levels: Count = Field(
+        default=4, ge=1, description="Groups of blocks, each of which adds an image; the sum is G's. GAT: 4."
+    )
+    conditioning: Literal["none", "concat"] = Field(
+        default="none", description="How G learns the class: concat joins an embedding to z."
+    )
+    class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+
+
+class TransformerDiscriminator(Section):
+    """Plain transformer blocks on patches and a class token, which the head reads (GAT, Hyun et al. 2025)."""
+
+    name: Literal["transformer"] = Field(default="transformer", description="Architecture.")
+    width: Count = Field(default=192, ge=4, description=_CHANNELS)
+    depth: Count = Field(default=8, ge=1, le=128, description="Transformer blocks.")
+    heads: Count = Field(default=3, ge=1, description=_HEADS)
+    patch: Count = Field(default=4, ge=1, description=_PATCH)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=16, description=_MLP_RATIO)
+    conditioning: ConditioningD = Field(
+        default="none",
+        description="How D learns the class: projection (GAT's head: the class token times the class embedding and "
+        "nothing else) or acgan (Odena et al. 2017).",
+    )
+    head_width: Count = Field(
+        default=2048, ge=1, description="Length of D's class embedding of conditioning: projection."
+    )

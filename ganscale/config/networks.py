@@ -168,6 +168,23 @@ def _check_norm(config: Any, settings: Any, key: str) -> None:
         )
 
 
+def _check_tokens(config: Any, settings: Any, key: str) -> None:
+    """Check that a transformer's patches, heads and levels divide what they are to divide (a `Check`)."""
+    height, width = height_width(config.data.resolution)
+    for name, whole, what in (
+        ("patch", height, "the images' height"),
+        ("patch", width, "the images' width"),
+        ("heads", settings.width, f"{key}.width"),
+        ("levels", settings.depth, f"{key}.depth"),
+    ):
+        value, times = getattr(settings, name, 1), 4 if name == "heads" else 1
+        if whole % (times * value):
+            problem = f"{what} = {whole} is not a multiple of {'4 times ' * (times == 4)}it"
+            divisors = [str(n) for n in range(1, whole + 1) if whole % (times * n) == 0]
+            remedy = f"use one of {', '.join(divisors)}" if divisors else f"make {what} a multiple of 4"
+            raise ConfigError(problem, key=f"{key}.{name}", value=value, remedy=remedy)
+
+
 _AT = "ganscale.models"
 _UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
 
@@ -176,6 +193,9 @@ GENERATORS: dict[str, Architecture] = {
     "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, needs_images=True),
     "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, needs_images=True),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
+    "transformer": Architecture(
+        own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), needs_images=True
+    ),
 }
 """Every generator by name."""
 
@@ -184,6 +204,9 @@ DISCRIMINATORS: dict[str, Architecture] = {
     "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, needs_images=True),
     "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
     "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
+    "transformer": Architecture(
+        own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), needs_images=True
+    ),
 }
 """Every discriminator by name."""
 

@@ -127,7 +127,9 @@ BAD = [
     override("unknown_data", "data.name=imagenet", "use one of: cifar10, folder, grid, mnist, ring, stacked_mnist"),
     override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
     override("unknown_architecture", "model.generator.name=dcgna", "did you mean 'dcgan'"),
-    override("architecture_is_nothing", "model.generator.name=", "dcgan, mlp, r3gan, resnet", value="null"),
+    override(
+        "architecture_is_nothing", "model.generator.name=", "dcgan, mlp, r3gan, resnet, transformer", value="null"
+    ),
     override("run_name_is_a_path", "run.name=../x", "use letters, digits"),
     override("run_name_with_newline", 'run.name="x\\n"', "use letters, digits", value="'x\\n'"),
     override("empty_folder", "run.dir=''", "at least one character", value="''"),

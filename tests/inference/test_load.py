@@ -13,7 +13,7 @@ import ganscale
 from ganscale.config import ConfigError
 from ganscale.inference.export import export
 from ganscale.inference.load import choose_checkpoint, load_generator
-from tests.runs import BATCH_NORM, DCGAN, MLP, R3GAN, RESNET, RING, saved
+from tests.runs import BATCH_NORM, DCGAN, MLP, R3GAN, RESNET, RING, TRANSFORMER, saved
 
 CONCAT = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
 NORM = (*CONCAT[1:], "model.generator.norm=batch", "model.generator.conditioning=norm")
@@ -31,6 +31,7 @@ NORM = (*CONCAT[1:], "model.generator.norm=batch", "model.generator.conditioning
         ((*RING, *CONCAT), (2,), 8),
         (RESNET, (1, 16, 16), 0),
         (R3GAN, (1, 16, 16), 0),
+        ((*TRANSFORMER, *CONCAT), (1, 16, 16), 10),
         ((*MLP, "train.precision=float64"), (1, 8, 8), 0),
     ],
     ids=str,

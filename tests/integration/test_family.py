@@ -6,7 +6,7 @@ import torch
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.fleet import Fleet
-from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING, tiny
+from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING, TRANSFORMER, tiny
 from tests.trajectories import assert_agree, assert_same, check_world, continued, in_turn, load_state, trajectory
 
 pytestmark = pytest.mark.multiprocess
@@ -42,6 +42,8 @@ LAZY = ("optim.d_steps=2", "penalty.r1=1", "penalty.r1_every=3", "penalty.gp=1",
 CORNERS = {
     "wgan_gp-layer_norm": (*DCGAN, "loss.name=wasserstein", "penalty.gp=10", "model.discriminator.norm=layer"),
     "r3gan": (*R3GAN, *RPGAN),
+    "transformer": (*TRANSFORMER, *RPGAN, *ESTIMATED),
+    "transformer-recomputed": (*TRANSFORMER, *RPGAN, RECOMPUTED),
     "sngan": (*RESNET, *SPECTRAL),
     "relativistic_average": (*MLP, "loss.name=relativistic_average"),
     "relativistic_average-a2": (*MLP, "loss.name=relativistic_average", ACCUMULATED),
@@ -104,6 +106,8 @@ RESUMES = {
     "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),
     "schedules": (*MLP, *SCHEDULES),
     "spectral_norm": (*RESNET, *SPECTRAL),
+    "transformer": (*TRANSFORMER, *RPGAN, *ESTIMATED),
+    "transformer-exact": (*TRANSFORMER, *PROJECTION[1:], "model.generator.conditioning=concat", *RPGAN, RECOMPUTED),
     "lazy-mlp": (*MLP, "penalty.gp=1", "penalty.gp_every=4", "penalty.r1=1", "penalty.r1_every=4"),
     "checkpoint_activations": (*DCGAN, *PROJECTION, "model.generator.norm=batch", RECOMPUTED, "penalty.gp=1"),
     "checkpoint_activations-stddev": (*R3GAN, *RPGAN, STDDEV, RECOMPUTED),
@@ -127,6 +131,7 @@ PENALISED = {
     "gp-lazy-d2": (*RESNET, "penalty.gp=10", "penalty.gp_every=3", "optim.d_steps=2"),
     "r1_r2-projection": (*DCGAN, *PROJECTION, "model.generator.norm=layer", *RPGAN),
     "finite_difference-d2": (*DCGAN, *RPGAN, *ESTIMATED, "optim.d_steps=2"),
+    "transformer": (*TRANSFORMER, *RPGAN, *ESTIMATED),
     "r1-noise-transforms": (*RESNET, DIFFAUGMENT, "augment.noise=0.1", "penalty.r1=1"),
     "dragan-drift-packing": (*RING, "model.packing=2", "penalty.dragan=1", "penalty.drift=1"),
     "lecam-centering": (*MLP, LECAM, "penalty.centering=0.1"),

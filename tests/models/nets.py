@@ -15,6 +15,7 @@ SMALL = {
     "dcgan": ("width=4", "max_width=8"),
     "resnet": ("width=4", "max_width=8"),
     "r3gan": ("width=4", "max_width=8", "group_size=4"),
+    "transformer": ("width=8", "heads=2", "depth=4", "patch=4"),
 }
 CONVOLUTIONAL = ("dcgan", "resnet", "r3gan")
 CLASSES = 5

@@ -29,6 +29,10 @@ def both(name: str, *settings: str) -> tuple[str, ...]:
 STDDEV = "model.discriminator.minibatch_stddev=true"
 CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
 CONDITIONAL_NORM = ("model.generator.norm=batch", "model.generator.conditioning=norm")
+GAT = (
+    "loss.name=relativistic_pairing",
+    *(f"penalty.{name}{setting}" for name in ("r1", "r2") for setting in ("=1", "_mode=finite_difference")),
+)
 RUNS = {
     "mlp-stddev-spectral": (*both("mlp", "spectral_norm=true"), STDDEV),
     "mlp-conditional-batch_norm": (*both("mlp"), *BATCH_NORM, *CONDITIONAL, *CONDITIONAL_NORM),
@@ -46,6 +50,15 @@ RUNS = {
     "dcgan-pairing": (*both("dcgan", "norm=none"), "loss.name=relativistic_pairing"),
     "resnet-average": (*both("resnet", "norm=none"), "loss.name=relativistic_average"),
     "r3gan": both("r3gan"),
+    "transformer": (*both("transformer"), *GAT),
+    "transformer-exact-conditional-a2": (
+        *both("transformer"),
+        *CONDITIONAL,
+        *GAT[:1],
+        "penalty.r1=1",
+        "penalty.r2=1",
+        "train.accumulation=2",
+    ),
     "r3gan-stddev-attention-conditional": (*both("r3gan", "attention=16"), STDDEV, *CONDITIONAL),
 }
 

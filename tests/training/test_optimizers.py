@@ -76,9 +76,9 @@ def test_adamw_is_torchs_with_decay_where_the_rule_has_it() -> None:
         rest = [twin for twin in twins.values() if all(twin is not each for each in chosen)]
         assert len(chosen) == len(rest) == 3
         groups = [{"params": chosen}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.5, 0.999), weight_decay=20.0)
+        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.5, 0.999), weight_decay=10.0)
 
-    overrides = (*MLP, "optim.name_g=adamw", "optim.weight_decay_g=20")
+    overrides = (*MLP, "optim.name_g=adamw", "optim.weight_decay_g=10")
     for found, wanted in zip(*followed(overrides, make), strict=True):
         torch.testing.assert_close(found, wanted.detach(), rtol=1e-12, atol=1e-15)
 
