@@ -99,8 +99,8 @@ def test_the_cause_of_a_failure_outlives_the_cluster(
         assert command.wait(LIMIT) == 1, command.report("another code")
     run = RunDir(f"{place}/a").root
     assert isinstance(run, StorePath)
-    found = {entry.key[len(run.key) + 1 :]: entry.key for entry in run.store.list(f"{run.key}/logs")}
-    names = {"/".join(name.split("/")[2:]) for name in found}
+    found = {entry.key.partition("logs/")[2]: entry.key for entry in run.store.list((run / "logs").key)}
+    names = {name.partition("/")[2] for name in found}
     assert {"driver.log", "01/cause.txt"} <= names
     assert any(name.endswith("raylet.out") for name in names), names
     assert any(name.rpartition("/")[2].startswith("worker-") for name in names), names
