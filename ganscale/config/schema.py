@@ -204,7 +204,7 @@ class Training(Section):
         default=True,
         description="The generator update takes the real images and classes of the last discriminator update instead "
         "of new ones (R3GAN: new ones). With false an iteration reads optim.d_steps + 1 global batches, and all "
-        "schedules and intervals still count the optim.d_steps that the discriminator is trained on.",
+        "schedules and intervals still count the optim.d_steps that the discriminator is trained on (docs/fidelity.md).",
     )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         default="float32",
