@@ -43,6 +43,12 @@ TRANSFORMER = (
         for setting in ("name=transformer", "width=8", "heads=2", "depth=4", "patch=8")
     ),
 )
+BIGGAN = (
+    "data.resolution=16",
+    "model.latent_dim=8",
+    *(f"model.generator.{s}" for s in ("name=biggan", "width=1", "attention=8", "conditioning=concat", "class_dim=4")),
+    *(f"model.discriminator.{s}" for s in ("name=biggan", "width=1", "attention=8", "conditioning=projection")),
+)
 BATCH_NORM = ("model.generator.norm=batch", "model.discriminator.norm=batch")
 QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false", "checkpoint.mode=inline")
 """Inline, as ticks of tiny runs come faster than checkpoints are synced: all that are due are made."""

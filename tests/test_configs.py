@@ -61,7 +61,7 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_config_trains(path: Path, own_data: Path) -> None:
     """An iteration or two at the config's own size, in small batches."""
-    small = "mlp" in path.stem or path.stem.startswith("mnist")
+    small = "mlp" in path.stem or path.stem.startswith(("mnist", "biggan_mnist"))
     batch = 16 if small else 2
     config = load(
         path, ["train.device=cpu", f"train.batch_size={batch}", "data.num_workers=0", f"data.path={own_data}"]

@@ -7,6 +7,7 @@ from pydantic import Field
 from ganscale.config.section import Count, Section
 
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "identity"]
+AttentionForm = Literal["full", "pooled"]
 Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pixel"]
 ConditioningG = Literal["none", "concat", "norm"]
 ConditioningD = Literal["none", "projection", "acgan"]
@@ -19,6 +20,10 @@ _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm 
 _CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) or acgan (Odena et al. 2017)."
 _CLASS_DIM = "Length of the class embedding of conditioning: concat."
 _CLASS_DIM_D = "Length of the class embedding of conditioning: {}; 0: as long as D's features."
+_ATTENTION_FORM = (
+    "Form of self-attention: full as in the paper of Zhang et al. 2019, or pooled as in its code and in BigGAN, with "
+    "values of half the channels, and keys and values at half the side."
+)
 _ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
 _CHANNELS = "Channels of a token, a multiple of 4 * heads."
 _HEADS = "Attention heads."
@@ -99,8 +104,13 @@ class ResNetGenerator(Section):
     norm: Norm = Field(default="batch", description=_NORM_G)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    attention_form: AttentionForm = Field(default="full", description=_ATTENTION_FORM)
     conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
     class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
+    conditional_output: bool = Field(
+        default=True,
+        description="Whether conditioning: norm covers the norm before the last convolution; in SAGAN it does not.",
+    )
 
 
 class ResNetDiscriminator(Section):
@@ -121,6 +131,54 @@ class ResNetDiscriminator(Section):
     norm: Norm = Field(default="none", description=_NORM_D)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    attention_form: AttentionForm = Field(default="full", description=_ATTENTION_FORM)
+    minibatch_stddev: bool = Field(default=False, description=_STDDEV)
+    conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+
+
+class BigGANGenerator(Section):
+    """BigGAN's generator (Brock et al. 2019); width = 96 with latent_dim = 120 is the paper's at 128 pixels."""
+
+    name: Literal["biggan"] = Field(default="biggan", description="Architecture.")
+    width: Count = Field(
+        default=64,
+        ge=1,
+        description="Channels that the paper's tables multiply: by 4 below 64 pixels, else by 16 to 1.",
+    )
+    hierarchical: bool = Field(
+        default=True,
+        description="Split z: a part for the first layer, and one for the norms of each block, beside the class.",
+    )
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="batch", description=_NORM_G)
+    spectral_norm: bool = Field(default=True, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    attention_form: AttentionForm = Field(default="pooled", description=_ATTENTION_FORM)
+    conditioning: Literal["none", "concat"] = Field(
+        default="none",
+        description="How G learns the class: concat joins one embedding to each block's part of z, from which the "
+        "scales and shifts of its norms are made.",
+    )
+    class_dim: Count = Field(default=128, ge=1, description=_CLASS_DIM)
+
+
+class BigGANDiscriminator(Section):
+    """BigGAN's discriminator (Brock et al. 2019): wide residual blocks; width = 96 is the paper's at 128 pixels."""
+
+    name: Literal["biggan"] = Field(default="biggan", description="Architecture.")
+    width: Count = Field(
+        default=64,
+        ge=1,
+        description="Channels that the paper's tables multiply: by 4 below 64 pixels, else by 1 to 16.",
+    )
+    pooling: Literal["sum", "mean", "flatten"] = Field(
+        default="sum", description="How the last map becomes features: its sum (the paper's), its mean, or all of it."
+    )
+    activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
+    norm: Norm = Field(default="none", description=_NORM_D)
+    spectral_norm: bool = Field(default=True, description=_SPECTRAL)
+    attention: Count = Field(default=0, ge=0, description=_ATTENTION)
+    attention_form: AttentionForm = Field(default="pooled", description=_ATTENTION_FORM)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
 

@@ -182,7 +182,7 @@ def _check_start(config: Config) -> None:
             remedy="use 0, or set train.init_from, with discriminator in train.init_parts",
         )
     settings = config.model.discriminator
-    if settings.name not in ("mlp", "dcgan", "resnet", "r3gan"):
+    if settings.name not in ("mlp", "dcgan", "resnet", "biggan", "r3gan"):
         return  # its blocks are counted when it is built
     most = settings.depth if settings.name == "mlp" else len(feature_maps(settings, config.data.resolution))
     if frozen > most:

@@ -44,6 +44,18 @@ class Architecture:
         return resolve(self.build)(settings, geometry)
 
 
+BIGGAN_CHANNELS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    2: ((4, 4, 4), (4, 4, 4, 4)),
+    3: ((4, 4, 4, 4), (4, 4, 4, 4)),
+    4: ((16, 16, 8, 4, 2), (1, 2, 4, 8, 16)),
+    5: ((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16)),
+    6: ((16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16)),
+    7: ((16, 16, 8, 8, 4, 2, 1, 1), (1, 1, 2, 4, 8, 8, 16, 16)),
+}
+"""Multiples of BigGAN's width by the number of doublings from G's smallest map to the image: of G's maps from the
+smallest, and after each of D's blocks (Brock et al. 2019, Tables 4, 5 and 6, and their code for 32 and 64 pixels)."""
+
+
 def map_sides(resolution: Resolution) -> tuple[int, ...]:
     """Heights of the maps from the smallest (its shorter side has 4 to 7 pixels) by doubling up to `resolution`.
 
@@ -88,6 +100,8 @@ def feature_maps(settings: Any, resolution: Resolution) -> tuple[int, ...]:
         ValueError: as `map_sides`, or D's `smallest` is none of them.
     """
     sides = map_sides(resolution)
+    if isinstance(settings, own.BigGANDiscriminator):
+        return sides[:-1] if len(sides) > 4 else sides[-3:-1]  # it halves small images twice
     shrinks = isinstance(settings, own.ResNetDiscriminator)  # its first block halves the image at once
     if shrinks or isinstance(settings, own.DCGANGenerator | own.DCGANDiscriminator):
         sides = sides[:-1]
@@ -111,6 +125,11 @@ def _check_maps(config: Any, settings: Any, key: str) -> None:
             remedy="use 28 or a power of two from 16 (any of 4, 5, 6, 7 times a power of two from 4; of two sides the "
             "shorter, and the longer a multiple of that power), or the mlp architecture",
         ) from None
+    if settings.name == "biggan" and len(sides) - 1 not in BIGGAN_CHANNELS:
+        remedy = "use at most 7 doublings from a map of 4 to 7 pixels (512 pixels), or another architecture"
+        raise ConfigError(
+            f"{key}.name = biggan has no such layout", key="data.resolution", value=resolution, remedy=remedy
+        )
     try:
         maps = feature_maps(settings, resolution)
     except ValueError:
@@ -185,6 +204,18 @@ def _check_tokens(config: Any, settings: Any, key: str) -> None:
             raise ConfigError(problem, key=f"{key}.{name}", value=value, remedy=remedy)
 
 
+def _check_parts(config: Any, settings: Any, key: str) -> None:
+    """Check that each part of a hierarchical z has a number (a `Check`)."""
+    num_parts = len(map_sides(config.data.resolution))
+    if settings.hierarchical and config.model.latent_dim < num_parts:
+        raise ConfigError(
+            f"z cannot be split into {num_parts} parts, one for the first layer and one for each block",
+            key="model.latent_dim",
+            value=config.model.latent_dim,
+            remedy=f"use at least {num_parts}, best a multiple of it, or {key}.hierarchical = false",
+        )
+
+
 _AT = "ganscale.models"
 _UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
 
@@ -192,6 +223,9 @@ GENERATORS: dict[str, Architecture] = {
     "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),
     "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, needs_images=True),
     "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, needs_images=True),
+    "biggan": Architecture(
+        own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), needs_images=True
+    ),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
     "transformer": Architecture(
         own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), needs_images=True
@@ -203,6 +237,7 @@ DISCRIMINATORS: dict[str, Architecture] = {
     "mlp": Architecture(own.MLPDiscriminator, f"{_AT}.mlp:MLPDiscriminator", _UNITS),
     "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, needs_images=True),
     "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
+    "biggan": Architecture(own.BigGANDiscriminator, f"{_AT}.biggan:BigGANDiscriminator", _MAPS, needs_images=True),
     "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
     "transformer": Architecture(
         own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), needs_images=True

@@ -55,7 +55,7 @@ Estimate = Literal["exact", "finite_difference"]
 
 
 class Penalty(Section):
-    """Penalties on the discriminator; any combination. A lazy one counts `every` times when it is due."""
+    """Penalties on D, and orthogonal on G; any combination. A lazy one counts `every` times when it is due."""
 
     auto: bool = Field(
         default=False,
@@ -93,6 +93,12 @@ class Penalty(Section):
     )
     dragan_every: Count = Field(default=1, ge=1, description="D updates between two times that dragan is due.")
     drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
+    orthogonal: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1e6,
+        description="Weight of |W W^T - diagonal|^2 over G's weights but embeddings (Brock et al. 2019, Eq. 3: 1e-4).",
+    )
 
     lecam: Weight = Field(
         default=0.0,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ganscale.config.architectures import BigGANGenerator
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
 from ganscale.config.networks import feature_maps, map_size
@@ -34,6 +35,7 @@ class ResidualBlock(nn.Module):
         first: the input is an image: no norm, and no activation before the first convolution.
         bias: whether convolutions whose output stays in the residual stream have one.
         num_classes: of conditional norms.
+        condition_dim: length of the conditions that norms read in place of labels; 0 for none.
     """
 
     takes_labels = True
@@ -41,29 +43,31 @@ class ResidualBlock(nn.Module):
     def __init__(
         self,
         channels: tuple[int, int],
-        settings: GeneratorSettings | DiscriminatorSettings,
+        settings: GeneratorSettings | DiscriminatorSettings | BigGANGenerator,
         *,
         up: bool = False,
         down: bool = False,
         first: bool = False,
         bias: bool = True,
         num_classes: int = 0,
+        condition_dim: int = 0,
     ) -> None:
         super().__init__()
         before, after = channels
         norm = "none" if first else settings.norm
         self.up, self.down = up, down
         # The first activation must not overwrite what the shortcut reads.
-        before_first = [] if first else [make_norm(norm, before, num_classes), make_activation(settings.activation)]
+        given = (num_classes, condition_dim)
+        before_first = [] if first else [make_norm(norm, before, *given), make_activation(settings.activation)]
         self.first = Chain(*before_first)
         self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=norm not in CENTERING)
-        self.second = Chain(make_norm(norm, after, num_classes), ACTIVATIONS[settings.activation]())
+        self.second = Chain(make_norm(norm, after, *given), ACTIVATIONS[settings.activation]())
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=bias)
         plain = before == after and not (up or down)
         self.shortcut = nn.Identity() if plain else nn.Conv2d(before, after, 1, bias=bias)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """`[N, C, H, W]` to `[N, C', H', W']`, of classes int64 `[N]` or None."""
+        """`[N, C, H, W]` to `[N, C', H', W']`, of classes int64 `[N]`, conditions, or None."""
         y = self.first(x, labels)
         y = self.conv1(_double(y) if self.up else y)
         y = self.conv2(self.second(y, labels))
@@ -113,14 +117,18 @@ class ResNetGenerator(Generator):
         self.first = (channels[0], *map_size(sides[0], geometry.resolution))
         self.project = nn.Linear(self.input_dim, math.prod(self.first))
         options = {"bias": settings.norm not in CENTERING, "num_classes": self.norm_classes}
-        layers: list[nn.Module] = [SelfAttention(channels[0])] if settings.attention == sides[0] else []
+        pooled = settings.attention_form == "pooled"
+        layers: list[nn.Module] = []
+        if settings.attention == sides[0]:
+            layers.append(SelfAttention(channels[0], pooled=pooled))
         for level in range(1, top + 1):
             layers.append(ResidualBlock((channels[level - 1], channels[level]), settings, up=True, **options))
             same = (channels[level], channels[level])
             layers += [ResidualBlock(same, settings, **options) for _ in range(settings.depth - 1)]
             if settings.attention == sides[level]:
-                layers.append(SelfAttention(channels[level]))
-        layers += [make_norm(settings.norm, channels[-1], self.norm_classes), ACTIVATIONS[settings.activation]()]
+                layers.append(SelfAttention(channels[level], pooled=pooled))
+        classes_at_end = self.norm_classes if settings.conditional_output else 0
+        layers += [make_norm(settings.norm, channels[-1], classes_at_end), ACTIVATIONS[settings.activation]()]
         layers += [nn.Conv2d(channels[-1], geometry.shape[0], 3, padding=1), nn.Tanh()]
         self.layers = Chain(*layers)
         _initialize(self)
@@ -142,6 +150,8 @@ class ResNetDiscriminator(Discriminator):
         geometry: of D's input.
     """
 
+    spectral_eps = 1e-12
+
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
         sides = feature_maps(settings, geometry.resolution)[::-1]
@@ -153,19 +163,23 @@ class ResNetDiscriminator(Discriminator):
             layers += [MinibatchStddev()] * spread
             layers.append(ResidualBlock((before + spread, after), settings, down=down, first=index == 0))
             if side == settings.attention and (last or plan[index + 1][2] != side):
-                layers.append(SelfAttention(after))
+                layers.append(SelfAttention(after, pooled=settings.attention_form == "pooled"))
         self.layers = Chain(*layers, make_activation(settings.activation))
         self.pooling = settings.pooling
         num_pixels = math.prod(map_size(sides[-1], geometry.resolution))
         width = plan[-1][1] * (num_pixels if settings.pooling == "flatten" else 1)
         self.head = Head(width, settings.conditioning, self.num_classes)
+        self._initialize(num_pixels)
+        if settings.spectral_norm:
+            add_spectral_norm(self, eps=self.spectral_eps)
+
+    def _initialize(self, num_pixels: int) -> None:
+        """Set the initial weights for a last map of so many pixels."""
         _initialize(self)
-        if settings.pooling == "sum":  # over pixels neither equal nor independent: keep the logits of order one
+        if self.pooling == "sum":  # over pixels neither equal nor independent: keep the logits of order one
             with torch.no_grad():
                 for layer in self.head.children():
                     layer.get_parameter("weight").div_(math.sqrt(num_pixels))
-        if settings.spectral_norm:
-            add_spectral_norm(self)
 
     @staticmethod
     def _plan(

@@ -8,7 +8,7 @@ from ganscale.config.evaluation import METRICS
 from ganscale.config.titles import metric_title
 from ganscale.tracking.families import FAMILIES, GROUPS
 
-PENALTIES = ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering")
+PENALTIES = ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering", "orthogonal")
 LOGARITHMIC = frozenset({"Gradient norm", "Learning rate"})
 PLOTS = ("success", "success_curves", "importance", "learning_curves", "parallel_coordinates", "pareto")
 """Keys of the plots that a sweep's summary run may have."""

@@ -314,6 +314,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         clip_weights=loss.clip_weights,
         weight_decay_g=config.optim.weight_decay_g,
         weight_decay_d=config.optim.weight_decay_d,
+        orthogonal=config.penalty.orthogonal,
         autocast=partial(torch.autocast, device.type, torch.bfloat16)
         if config.train.precision == "bfloat16"
         else nullcontext,

@@ -15,7 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ganscale.losses.penalties import batch_deviation
-from ganscale.models.layers import advance_power_iteration, batch_norms, frozen_statistics, spectral_norms, upcast
+from ganscale.models.layers import (
+    add_orthogonal_gradient,
+    advance_power_iteration,
+    batch_norms,
+    filter_weights,
+    frozen_statistics,
+    spectral_norms,
+    upcast,
+)
 from ganscale.parallel.collectives import data_parallel
 from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
@@ -115,6 +123,7 @@ class Step:
         clip_weights: bound of the absolute value of D's weights; 0 for none.
         weight_decay_g: of G's weights, in shares of its rate; 0 for none.
         weight_decay_d: of D's.
+        orthogonal: weight of G's orthogonal regularization; 0 for none.
         autocast: makes the context in which networks run, for mixed precision.
         replica: this process among the replicas.
     """
@@ -133,6 +142,7 @@ class Step:
         clip_weights: float = 0.0,
         weight_decay_g: float = 0.0,
         weight_decay_d: float = 0.0,
+        orthogonal: float = 0.0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
     ) -> None:
@@ -158,6 +168,8 @@ class Step:
         self.world_size = replica.world_size
         self.scale = replica.world_size * objective_d.view.packing / batch_size
         self.autocast = autocast
+        self.orthogonal = orthogonal
+        self._filters = filter_weights(generator) if orthogonal else ()
         self._buckets_built = replica.world_size == 1
 
     def __call__(self, batches: Batches, controls: Controls) -> Statistics:
@@ -182,10 +194,10 @@ class Step:
             last, fakes, controls, controls.penalties[-1], details=controls.details
         )
         add_to(sums, signs)
-        loss_g, norm_g = self._update_generator(generator_batches or last, fakes, controls)
+        loss_g, norm_g, of_g = self._update_generator(generator_batches or last, fakes, controls)
         norms = {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
         norms = {name: norm for name, norm in norms.items() if norm is not None}
-        return Statistics(loss_d, loss_g, penalties | values, sums, norms)
+        return Statistics(loss_d, loss_g, penalties | values | of_g, sums, norms)
 
     def _build_ddp_buckets(self, batch: Batch) -> None:
         """Let DDP fix the layout of its buckets, which it does after its first backward.
@@ -249,8 +261,8 @@ class Step:
 
     def _update_generator(
         self, micros: Sequence[Batch], fakes: Tensor | None, controls: Controls
-    ) -> tuple[Tensor, Tensor | None]:
-        """The G update; returns this replica's share of the loss, and the gradient norm."""
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """The G update; returns this replica's shares of loss and penalty, and between them the gradient norm."""
         self.g.optimizer.zero_grad(set_to_none=True)
         total = None
         for index, batch in enumerate(micros):
@@ -264,9 +276,12 @@ class Step:
                 loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         PHASE.name = "G optimizer"
+        penalties = {}
+        if self._filters:
+            penalties["orthogonal"] = add_orthogonal_gradient(self._filters, self.orthogonal) / self.world_size
         norm = self.g.apply(controls.lr_g, controls.betas_g, measure=controls.details)
         assert total is not None, "an update has at least one micro-batch"
-        return total / self.world_size, norm if controls.details else None
+        return total / self.world_size, norm if controls.details else None, penalties
 
     def _fakes_with_graph(self, batch: Batch) -> Tensor:
         with self.autocast():

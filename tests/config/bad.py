@@ -128,7 +128,10 @@ BAD = [
     override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
     override("unknown_architecture", "model.generator.name=dcgna", "did you mean 'dcgan'"),
     override(
-        "architecture_is_nothing", "model.generator.name=", "dcgan, mlp, r3gan, resnet, transformer", value="null"
+        "architecture_is_nothing",
+        "model.generator.name=",
+        "biggan, dcgan, mlp, r3gan, resnet, transformer",
+        value="null",
     ),
     override("run_name_is_a_path", "run.name=../x", "use letters, digits"),
     override("run_name_with_newline", 'run.name="x\\n"', "use letters, digits", value="'x\\n'"),
@@ -166,6 +169,8 @@ BAD = [
     override("attention_without_map", "model.generator.attention=28", "use one of 0, 7, 14", MODEL),
     override("attention_below_smallest", "model.discriminator.attention=7", "use one of 0, 14", *SMALLEST),
     override("no_smallest_map", "model.discriminator.smallest=28", "use one of 0, 7, 14", SMALLEST[0]),
+    override("biggan_too_large", "data.resolution=1024", "at most 7 doublings", *FOLDER, "model.generator.name=biggan"),
+    override("biggan_parts_of_z", "model.latent_dim=2", "at least 3", "model.generator.name=biggan"),
     override("r3gan_groups", "model.generator.group_size=48", "multiples of it", "model.generator.name=r3gan"),
     override("instance_norm_of_units", "model.discriminator.norm=instance", "use layer, group"),
     override("nothing_to_condition", "model.generator.conditioning=norm", "use concat, or set", CONDITIONAL_D),

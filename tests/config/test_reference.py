@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from ganscale.config import Config, load, reference
 from ganscale.config.load import flat
 
-NAMES = ("mlp", "dcgan", "resnet", "r3gan", "transformer")
+NAMES = ("mlp", "dcgan", "resnet", "biggan", "r3gan", "transformer")
 CASES = [(), *((f"model.generator.name={name}", f"model.discriminator.name={name}") for name in NAMES[1:])]
 
 

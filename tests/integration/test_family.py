@@ -6,7 +6,7 @@ import torch
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.fleet import Fleet
-from tests.runs import DCGAN, MLP, R3GAN, RESNET, RING, TRANSFORMER, tiny
+from tests.runs import BIGGAN, DCGAN, MLP, R3GAN, RESNET, RING, TRANSFORMER, tiny
 from tests.trajectories import assert_agree, assert_same, check_world, continued, in_turn, load_state, trajectory
 
 pytestmark = pytest.mark.multiprocess
@@ -39,7 +39,11 @@ RECOMPUTED = "train.checkpoint_activations=true"
 STDDEV = "model.discriminator.minibatch_stddev=true"
 LAZY = ("optim.d_steps=2", "penalty.r1=1", "penalty.r1_every=3", "penalty.gp=1", "penalty.gp_every=4")
 
+BIG = (*BIGGAN, "loss.name=hinge", "penalty.orthogonal=1e-3")
+
 CORNERS = {
+    "biggan": BIG,
+    "biggan-a2-d2": (*BIG, ACCUMULATED, "optim.d_steps=2"),
     "wgan_gp-layer_norm": (*DCGAN, "loss.name=wasserstein", "penalty.gp=10", "model.discriminator.norm=layer"),
     "r3gan": (*R3GAN, *RPGAN),
     "transformer": (*TRANSFORMER, *RPGAN, *ESTIMATED),
@@ -101,6 +105,7 @@ def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, override
 
 
 RESUMES = {
+    "biggan": (*BIG, "optim.d_steps=2"),
     "ada": (*MLP, "data.resolution=16", *ADA),
     "whole_ada": (*MLP, *WHOLE_ADA, "penalty.r1=1"),
     "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),

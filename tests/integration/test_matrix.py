@@ -25,6 +25,7 @@ TINY = {
     "mlp": ("width=6", "depth=1"),
     "dcgan": ("width=2",),
     "resnet": ("width=2",),
+    "biggan": ("width=1",),
     "r3gan": ("width=4", "max_width=4", "depth=1", "group_size=4"),
     "transformer": ("width=4", "heads=1", "depth=4", "patch=8"),
 }

@@ -14,10 +14,11 @@ SMALL = {
     "mlp": ("width=6",),
     "dcgan": ("width=4", "max_width=8"),
     "resnet": ("width=4", "max_width=8"),
+    "biggan": ("width=1",),
     "r3gan": ("width=4", "max_width=8", "group_size=4"),
     "transformer": ("width=8", "heads=2", "depth=4", "patch=4"),
 }
-CONVOLUTIONAL = ("dcgan", "resnet", "r3gan")
+CONVOLUTIONAL = ("dcgan", "resnet", "biggan", "r3gan")
 CLASSES = 5
 LATENT = 7
 CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
@@ -64,6 +65,14 @@ def derivatives(network: Callable[[Tensor], Tensor], x: Tensor, parameters: Iter
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         found += [torch.zeros((), dtype=y.dtype) if each is None else each for each in gradients]
     return found
+
+
+def assert_same_derivatives(found: list[Tensor], expected: list[Tensor]) -> None:
+    """To 1e-10 of each tensor's largest number, and not only zeros: what `derivatives` gives."""
+    assert len(found) == len(expected)
+    assert any(each.abs().max() > 1e-3 for each in expected[2 + len(expected) // 2 :])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, b.abs().max().item()))
 
 
 def assert_all_trained(*networks: nn.Module) -> None:

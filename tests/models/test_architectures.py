@@ -21,12 +21,13 @@ from ganscale.models.layers import (
 )
 from tests.models.nets import CONVOLUTIONAL, LATENT, SMALL, assert_all_trained, latents, pair
 
-NORMED = ("mlp", "dcgan", "resnet")
+NORMED = ("mlp", "dcgan", "resnet", "biggan")
 NORMED_PAIRS = [(name, norm) for name in NORMED for norm in NORMS if (name, norm) != ("mlp", "instance")]
 ALL_ON = {
     "mlp": ("model.discriminator.minibatch_stddev=true", "spectral_norm=true"),
     "dcgan": ("attention=8", "model.discriminator.minibatch_stddev=true", "spectral_norm=true"),
     "resnet": ("attention=8", "model.discriminator.minibatch_stddev=true", "spectral_norm=true", "depth=2"),
+    "biggan": ("attention=8", "model.discriminator.minibatch_stddev=true"),
     "r3gan": ("attention=8", "model.discriminator.minibatch_stddev=true", "depth=1"),
     "transformer": (),
 }

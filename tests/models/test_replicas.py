@@ -49,6 +49,14 @@ RUNS = {
     "resnet-acgan": (*both("resnet", "norm=none"), *CONDITIONAL, "model.discriminator.conditioning=acgan"),
     "dcgan-pairing": (*both("dcgan", "norm=none"), "loss.name=relativistic_pairing"),
     "resnet-average": (*both("resnet", "norm=none"), "loss.name=relativistic_average"),
+    "sagan": (
+        *both("resnet", "spectral_norm=true", "attention=8", "attention_form=pooled"),
+        *CONDITIONAL,
+        *CONDITIONAL_NORM,
+        "loss.name=hinge",
+    ),
+    "biggan": (*both("biggan", "attention=8"), *CONDITIONAL, "loss.name=hinge", "penalty.orthogonal=1e-3"),
+    "biggan-stddev-a2": (*both("biggan"), STDDEV, "loss.name=hinge", "train.accumulation=2"),
     "r3gan": both("r3gan"),
     "transformer": (*both("transformer"), *GAT),
     "transformer-exact-conditional-a2": (
@@ -59,6 +67,7 @@ RUNS = {
         "penalty.r2=1",
         "train.accumulation=2",
     ),
+    "r3gan-bilinear": (*both("r3gan"), *CONDITIONAL, "model.discriminator.conditioning=bilinear"),
     "r3gan-stddev-attention-conditional": (*both("r3gan", "attention=16"), STDDEV, *CONDITIONAL),
 }
 

@@ -16,6 +16,7 @@ from ganscale.models.layers.norms import (
     make_norm,
     uses_batch_statistics,
 )
+from ganscale.models.layers.orthogonal import add_orthogonal_gradient, filter_weights
 from ganscale.models.layers.precision import upcast
 from ganscale.models.layers.second_order import WithoutZeros
 from ganscale.models.layers.spectral import SpectralNorm, add_spectral_norm, advance_power_iteration, spectral_norms
@@ -34,9 +35,11 @@ __all__ = [
     "SpectralNorm",
     "WithoutZeros",
     "activation_gain",
+    "add_orthogonal_gradient",
     "add_spectral_norm",
     "advance_power_iteration",
     "batch_norms",
+    "filter_weights",
     "frozen_statistics",
     "make_activation",
     "make_norm",

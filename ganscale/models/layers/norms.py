@@ -138,10 +138,35 @@ class ConditionalNorm(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """Normalize `[N, C, ...]`, scaled and shifted by the classes `[N]`."""
-        x = self.norm(x)
-        shape = (*x.shape[:2],) + (1,) * (x.dim() - 2)
-        scale, shift = embedding(labels, self.weight), embedding(labels, self.bias)
-        return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape))
+        return _scaled(self.norm(x), embedding(labels, self.weight), embedding(labels, self.bias))
+
+
+class LinearConditionalNorm(nn.Module):
+    """A normalization whose scale 1 + A c and shift B c are linear in a condition c (Brock et al. 2019, appendix B).
+
+    Args:
+        norm: the normalization, without scale and shift of its own.
+        num_features: channels C of inputs `[N, C, ...]`.
+        condition_dim: length of c.
+    """
+
+    takes_labels = True
+
+    def __init__(self, norm: nn.Module, num_features: int, condition_dim: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.scale = nn.Linear(condition_dim, num_features, bias=False)
+        self.shift = nn.Linear(condition_dim, num_features, bias=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Normalize `[N, C, ...]`, scaled and shifted by conditions `[N, condition_dim]`."""
+        return _scaled(self.norm(x), 1.0 + self.scale(condition), self.shift(condition))
+
+
+def _scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x * scale + shift of `[N, C, ...]` with a scale and a shift `[N, C]` of each row."""
+    shape = (*x.shape[:2],) + (1,) * (x.dim() - 2)
+    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape))
 
 
 def _group_norm(num_features: int, *, affine: bool = True) -> nn.Module:
@@ -167,14 +192,17 @@ CENTERING = frozenset({"batch", "local_batch", "instance"})
 into drift that differs from world to world: leave it out."""
 
 
-def make_norm(name: str, num_features: int, num_classes: int = 0) -> nn.Module:
-    """The normalization `name` for `[N, C, ...]`; with classes, one whose scale and shift depend on them.
+def make_norm(name: str, num_features: int, num_classes: int = 0, condition_dim: int = 0) -> nn.Module:
+    """The normalization `name` for `[N, C, ...]`; with classes or conditions, one whose scale and shift depend on them.
 
     Args:
         name: as in the config.
         num_features: C.
         num_classes: of the labels; 0 for none.
+        condition_dim: length of the conditions that take the labels' place; 0 for none.
     """
+    if condition_dim:
+        return LinearConditionalNorm(NORMS[name](num_features, affine=False), num_features, condition_dim)
     if num_classes:
         return ConditionalNorm(NORMS[name](num_features, affine=False), num_features, num_classes)
     return NORMS[name](num_features)

@@ -21,14 +21,15 @@ class SpectralNorm(nn.Module):
     Args:
         weight: the initial weight; u and v start from it.
         dim: dimension of the weight that counts outputs.
+        eps: least length by which u and v are divided.
     """
 
     u: Tensor
     v: Tensor
 
-    def __init__(self, weight: Tensor, *, dim: int = 0) -> None:
+    def __init__(self, weight: Tensor, *, dim: int = 0, eps: float = 1e-12) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.eps = dim, eps
         matrix = self._matrix(weight.detach())
         self.register_buffer("u", normalize(torch.randn_like(matrix[:, 0]), dim=0))
         self.register_buffer("v", normalize(torch.randn_like(matrix[0]), dim=0))
@@ -54,17 +55,18 @@ class SpectralNorm(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             matrix = self._matrix(weight)
             for _ in range(iterations):
-                self.v.copy_(normalize(torch.mv(matrix.t(), self.u), dim=0))
-                self.u.copy_(normalize(torch.mv(matrix, self.v), dim=0))
+                self.v.copy_(normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps))
+                self.u.copy_(normalize(torch.mv(matrix, self.v), dim=0, eps=self.eps))
 
 
-def add_spectral_norm(network: nn.Module) -> None:
+def add_spectral_norm(network: nn.Module, *, eps: float = 1e-12) -> None:
     """Normalize every linear, convolutional, transposed convolutional and embedding layer, from its present weight on.
 
     Call it when the weights have their initial values; the trained parameter is `parametrizations.weight.original`.
 
     Args:
         network: changed in place.
+        eps: of `SpectralNorm`.
 
     Raises:
         ValueError: a weight is zero: it has no direction to keep.
@@ -75,7 +77,9 @@ def add_spectral_norm(network: nn.Module) -> None:
                 raise ValueError(f"spectral normalization of {name}: the weight is zero")
             dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
             # Our own module keeps shape and dtype: torch need not try it out.
-            parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight, dim=dim), unsafe=True)
+            parametrize.register_parametrization(
+                layer, "weight", SpectralNorm(layer.weight, dim=dim, eps=eps), unsafe=True
+            )
 
 
 def spectral_norms(network: nn.Module) -> tuple[tuple[SpectralNorm, Tensor], ...]:

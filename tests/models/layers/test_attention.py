@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ganscale.models.layers import SelfAttention
+from tests.models.nets import assert_same_derivatives, derivatives
 
 
 def attention(channels: int = 8, gamma: float = 0.7) -> SelfAttention:
@@ -34,6 +35,31 @@ def test_it_is_the_papers_formula() -> None:
         x = torch.randn(2, channels, 3, 2, dtype=torch.float64)
         layer = attention(channels)
         torch.testing.assert_close(layer(x), papers(layer, x))
+
+
+def test_the_pooled_form_is_that_of_the_papers_code() -> None:
+    """Values of C / 2 channels; keys and values are the largest of each 2x2 pixels."""
+    torch.manual_seed(0)
+    layer = SelfAttention(16, pooled=True).double()
+    with torch.no_grad():
+        layer.gamma.fill_(0.7)
+    assert [each.weight.shape[0] for each in (layer.query, layer.key, layer.value)] == [2, 2, 8]
+    x = torch.randn(2, 16, 4, 6, dtype=torch.float64)
+
+    def code(x: Tensor) -> Tensor:
+        """Pixel by pixel."""
+        f, g, h, v = (conv.weight[:, :, 0, 0] for conv in (layer.key, layer.query, layer.value, layer.out))
+        made = []
+        for image in x:
+            blocks = image.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).flatten(1, 2)  # [C, places, 4]
+            keys, values = (torch.einsum("oc,cpk->opk", each, blocks).amax(2) for each in (f, h))
+            beta = ((g @ image.flatten(1)).T @ keys).exp()
+            mixed = (beta / beta.sum(1, keepdim=True)) @ values.T
+            made.append(image + layer.gamma * (v @ mixed.T).view_as(image))
+        return torch.stack(made)
+
+    expected = derivatives(code, x, layer.parameters())
+    assert_same_derivatives(derivatives(layer, x, layer.parameters()), expected)
 
 
 def test_it_starts_as_the_identity_and_can_leave_it() -> None:
