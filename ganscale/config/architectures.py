@@ -10,16 +10,20 @@ Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu"
 AttentionForm = Literal["full", "pooled"]
 Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pixel"]
 ConditioningG = Literal["none", "concat", "norm"]
-ConditioningD = Literal["none", "projection", "acgan"]
+ConditioningD = Literal["none", "projection", "acgan", "reacgan"]
 
 _NORM_G = "Normalization of the hidden layers; batch runs over the images of all workers."
 _NORM_D = "Normalization of the hidden layers; batch runs over the images of all workers."
 _SPECTRAL = "Divide each weight by its largest singular value (Miyato et al. 2018)."
 _STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karras et al. 2018)."
 _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
-_CONDITIONING_D = "How D learns the class: projection (Miyato and Koyama 2018) or acgan (Odena et al. 2017)."
+_CONDITIONING_D = (
+    "How D learns the class: projection (Miyato and Koyama 2018), acgan (Odena et al. 2017), or reacgan "
+    "(Kang et al. 2021)."
+)
 _CLASS_DIM = "Length of the class embedding of conditioning: concat."
-_CLASS_DIM_D = "Length of the class embedding of conditioning: {}; 0: as long as D's features."
+_CLASS_DIM_D = "Length of the class embedding of conditioning: {}; 0: as many as D's features."
+_CLASS_DIM_RE = _CLASS_DIM_D.format("reacgan")
 _ATTENTION_FORM = (
     "Form of self-attention: full as in the paper of Zhang et al. 2019, or pooled as in its code and in BigGAN, with "
     "values of half the channels, and keys and values at half the side."
@@ -61,6 +65,7 @@ class MLPDiscriminator(Section):
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_RE)
 
 
 class DCGANGenerator(Section):
@@ -91,6 +96,7 @@ class DCGANDiscriminator(Section):
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_RE)
 
 
 class ResNetGenerator(Section):
@@ -134,6 +140,7 @@ class ResNetDiscriminator(Section):
     attention_form: AttentionForm = Field(default="full", description=_ATTENTION_FORM)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_RE)
 
 
 class BigGANGenerator(Section):
@@ -181,6 +188,7 @@ class BigGANDiscriminator(Section):
     attention_form: AttentionForm = Field(default="pooled", description=_ATTENTION_FORM)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_RE)
 
 
 class R3GANGenerator(Section):
@@ -219,7 +227,7 @@ class R3GANDiscriminator(Section):
         default="none",
         description=f"{_CONDITIONING_D[:-1]}, or the paper's own head (bilinear), <W h, e(y)> without another logit.",
     )
-    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_D.format("bilinear"))
+    class_dim: Count = Field(default=0, ge=0, description=_CLASS_DIM_D.format("bilinear or reacgan"))
 
 
 class TransformerGenerator(Section):
@@ -249,7 +257,7 @@ class TransformerDiscriminator(Section):
     heads: Count = Field(default=3, ge=1, description=_HEADS)
     patch: Count = Field(default=4, ge=1, description=_PATCH)
     mlp_ratio: float = Field(default=4.0, gt=0, le=16, description=_MLP_RATIO)
-    conditioning: ConditioningD = Field(
+    conditioning: Literal["none", "projection", "acgan"] = Field(
         default="none",
         description="How D learns the class: projection (GAT's head: the class token times the class embedding and "
         "nothing else) or acgan (Odena et al. 2017).",

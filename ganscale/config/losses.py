@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ganscale.config.section import Section
+from ganscale.config.section import Section, as_tuple
 from ganscale.config.table import Choice, Function, resolve
 
 
@@ -91,6 +91,9 @@ LOSSES: dict[str, AdversarialLoss] = {
 """Every objective by name."""
 
 
+Cosine = Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
 class Loss(Section):
     """The adversarial objective and what is added to the generator's side of it."""
 
@@ -112,7 +115,17 @@ class Loss(Section):
         "3.1); exact for any number of workers.",
     )
     class_weight: float = Field(
-        default=1.0, ge=0.0, description="Weight of the class loss where model.discriminator.conditioning is acgan."
+        default=1.0,
+        ge=0.0,
+        description="Weight of the class loss where model.discriminator.conditioning is acgan or reacgan.",
+    )
+    class_temperature: float = Field(
+        default=0.5, gt=0.0, le=100.0, description="ReACGAN: by what similarities are divided (Kang et al. 2021)."
+    )
+    class_margins: Annotated[tuple[Cosine, Cosine], BeforeValidator(as_tuple)] = Field(
+        default=(0.98, 0.02),
+        description="ReACGAN: similarity of an example and its class above which nothing pulls, and of two examples of "
+        "different classes below which nothing pushes.",
     )
     clip_weights: float = Field(
         default=0.0, ge=0.0, description="Clamp D's weights to this size after each update (WGAN: 0.01); 0: do not."

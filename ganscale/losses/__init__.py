@@ -2,5 +2,6 @@
 
 from ganscale.config.losses import LOSSES, AdversarialLoss
 from ganscale.losses.adversarial import Targets
+from ganscale.losses.classes import DataToData
 
-__all__ = ["LOSSES", "AdversarialLoss", "Targets"]
+__all__ = ["LOSSES", "AdversarialLoss", "DataToData", "Targets"]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, normalize
 
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import upcast
@@ -78,10 +78,10 @@ class Head(nn.Module):
     Args:
         num_features: F.
         conditioning: none; projection, logit + <e(y), h> (Miyato and Koyama 2018, Eq. 3); bilinear, <W h, e(y)> alone,
-            in which `logit` is W (Huang et al. 2024, their code); or acgan, a linear classifier next to the logit
-            (Odena et al. 2017, section 3).
+            in which `logit` is W (Huang et al. 2024, their code); acgan, a linear classifier next to the logit (Odena
+            et al. 2017, section 3); or reacgan, an embedding of h and proxies e(y) next to it (Kang et al. 2021).
         num_classes: of the labels.
-        class_dim: length of e(y) with bilinear; 0 for F.
+        class_dim: length of e(y) with bilinear and reacgan; 0 for F.
         bias: of the logit; bilinear has none.
     """
 
@@ -101,6 +101,9 @@ class Head(nn.Module):
             nn.init.uniform_(self.embedding.weight, -bound, bound)
         if conditioning == "acgan":
             self.classifier = nn.Linear(num_features, num_classes)
+        if conditioning == "reacgan":
+            self.embed = nn.Linear(num_features, class_dim)
+            self.embedding = nn.Embedding(num_classes, class_dim)
         self.conditioning = conditioning
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -121,12 +124,22 @@ class Head(nn.Module):
         return logits + (self.embedding(_check_labels(labels)) * upcast(features)).sum(1)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Class logits `[N, num_classes]`, in float32 or wider.
+        """Class logits `[N, num_classes]`, or with reacgan unit embeddings `[N, class_dim]`, in float32 or wider.
 
         Args:
             features: `[N, F]`.
         """
+        if self.conditioning == "reacgan":
+            return normalize(upcast(self.embed(features)), dim=1)
         return upcast(self.classifier(features))
+
+    def proxies(self, labels: Tensor) -> Tensor:
+        """Unit vectors that stand for classes, with reacgan: `[N, class_dim]`.
+
+        Args:
+            labels: int64 `[N]`.
+        """
+        return normalize(self.embedding(labels), dim=1)
 
 
 class Discriminator(nn.Module):
@@ -149,7 +162,7 @@ class Discriminator(nn.Module):
     def __init__(self, settings: Any, geometry: Geometry) -> None:
         super().__init__()
         self.num_classes = _known_classes(settings, geometry)
-        self.classifies = settings.conditioning == "acgan"
+        self.classifies = settings.conditioning in ("acgan", "reacgan")
 
     def drop_logit_bias(self) -> None:
         """Leave out the logit's bias, for objectives that see only differences of logits.
@@ -177,7 +190,7 @@ class Discriminator(nn.Module):
         return self.head(self.features(x, labels), labels)
 
     def forward_with_classes(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits `[N]` and class logits `[N, num_classes]` of one pass; only if `classifies`.
+        """Logits `[N]` and the head's `classify` of one pass; only if `classifies`.
 
         Args:
             x: examples `[N, ...]`.

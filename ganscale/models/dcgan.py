@@ -112,7 +112,10 @@ class DCGANDiscriminator(Discriminator):
             layers += _after(settings, side, below)
         self.layers = Chain(*layers)
         self.head = Head(
-            channels[-1] * math.prod(map_size(sides[-1], geometry.resolution)), settings.conditioning, self.num_classes
+            channels[-1] * math.prod(map_size(sides[-1], geometry.resolution)),
+            settings.conditioning,
+            self.num_classes,
+            class_dim=settings.class_dim,
         )
         _initialize(self)
         if settings.spectral_norm:

@@ -70,7 +70,7 @@ class MLPDiscriminator(Discriminator):
             layers += _hidden(settings, size, units)
             size = units
         self.layers = Chain(*layers)
-        self.head = Head(size, settings.conditioning, self.num_classes)
+        self.head = Head(size, settings.conditioning, self.num_classes, class_dim=settings.class_dim)
         if settings.spectral_norm:
             add_spectral_norm(self)
 

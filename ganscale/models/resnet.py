@@ -168,7 +168,7 @@ class ResNetDiscriminator(Discriminator):
         self.pooling = settings.pooling
         num_pixels = math.prod(map_size(sides[-1], geometry.resolution))
         width = plan[-1][1] * (num_pixels if settings.pooling == "flatten" else 1)
-        self.head = Head(width, settings.conditioning, self.num_classes)
+        self.head = Head(width, settings.conditioning, self.num_classes, class_dim=settings.class_dim)
         self._initialize(num_pixels)
         if settings.spectral_norm:
             add_spectral_norm(self, eps=self.spectral_eps)

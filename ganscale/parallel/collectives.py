@@ -119,6 +119,18 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x)  # pyright: ignore[reportReturnType]
 
 
+def gather_rows(rows: Tensor, start: int | Tensor, total: int) -> Tensor:
+    """The rows of all replicas in the order of the batch, differentiable any number of times: `[total, ...]`.
+
+    Args:
+        rows: of this replica, `[N, ...]`; shares may differ.
+        start: global index of the first; int64 `[]` in a CUDA graph.
+        total: rows of the global batch. Those that no replica has, being of other micro-batches, are zero.
+    """
+    places = (torch.arange(rows.shape[0], device=rows.device) + start) % total
+    return all_reduce_sum(rows.new_zeros(total, *rows.shape[1:]).index_copy(0, places, rows))
+
+
 def sum_over_replicas(values: Sequence[Tensor]) -> list[Tensor]:
     """Sum statistics over all replicas in one small float64 all-reduce, without gradient.
 

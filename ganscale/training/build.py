@@ -15,7 +15,7 @@ from ganscale.config.section import is_conditional
 from ganscale.config.table import find, resolve
 from ganscale.data import Source, open_source
 from ganscale.health.diversity import spread_sums
-from ganscale.losses import Targets
+from ganscale.losses import DataToData, Targets
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
 from ganscale.models.layers import Chain
@@ -283,6 +283,9 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         augmentation=Augmentation(augment.names, augment.factors) if augment.transforms else None,
         packing=packing,
     )
+    data_to_data = None
+    if getattr(config.model.discriminator, "conditioning", "") == "reacgan":
+        data_to_data = DataToData(*loss.class_margins, loss.class_temperature, config.train.batch_size)
     objective_d = DiscriminatorObjective(
         state.discriminator,
         LOSSES[loss.name],
@@ -293,6 +296,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         estimated=config.penalty.estimated,
         averages=state.logit_averages if config.penalty.lecam != 0.0 else None,
         sigma=config.penalty.sigma or (0.01 if DATASETS[config.data.name].is_points else 0.1),
+        data_to_data=data_to_data,
     )
     objective_g = GeneratorObjective(
         state.discriminator,
@@ -301,6 +305,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         class_weight=loss.class_weight,
         feature_matching=loss.feature_matching,
         batch_rows=config.train.batch_size // packing,
+        data_to_data=data_to_data,
     )
     return Step(
         state.generator,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ganscale.losses import AdversarialLoss, Targets, penalties
+from ganscale.losses import AdversarialLoss, DataToData, Targets, penalties
 from ganscale.models.layers import WithoutZeros, batch_norms, frozen_statistics, upcast, uses_batch_statistics
 from ganscale.parallel.collectives import all_reduce_sum
 from ganscale.parallel.random import Stream
@@ -140,7 +140,7 @@ def pack(x: Tensor, packing: int) -> Tensor:
 
 
 def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """D's logits `[N]`, and if it classifies (AC-GAN) its cross-entropy on `labels`: `[N]`.
+    """D's logits `[N]`, and if it classifies its class logits `[N, num_classes]` or embeddings `[N, E]` (ReACGAN).
 
     Args:
         discriminator: the network.
@@ -149,9 +149,25 @@ def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> 
     """
     if not getattr(discriminator, "classifies", False):
         return discriminator(x, labels), None
-    logits, class_logits = discriminator.forward_with_classes(x, labels)  # pyright: ignore[reportCallIssue]
-    assert labels is not None, "a network that classifies gets labels"
-    return logits, cross_entropy(class_logits, labels, reduction="none")
+    return discriminator.forward_with_classes(x, labels)  # pyright: ignore[reportCallIssue]
+
+
+def class_loss(
+    discriminator: nn.Module, outputs: Tensor, batch: Batch, data_to_data: DataToData | None = None
+) -> Tensor:
+    """Cross-entropy of class logits (Odena et al. 2017, Eq. 2), or ReACGAN's loss of embeddings: `[N]`.
+
+    Args:
+        discriminator: the network.
+        outputs: of `discriminate`.
+        batch: the rows.
+        data_to_data: ReACGAN's loss, or None.
+    """
+    assert batch.labels is not None, "a network that classifies gets labels"
+    if data_to_data is None:
+        return cross_entropy(outputs, batch.labels, reduction="none")
+    proxies: Callable[..., Tensor] = discriminator.get_submodule("head").proxies  # pyright: ignore[reportAssignmentType]
+    return data_to_data(outputs, proxies(batch.labels), batch.labels, batch.position)
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -181,11 +197,12 @@ class DiscriminatorObjective(nn.Module):
         loss: the adversarial objective.
         view: makes D's input.
         targets: labels of the classification.
-        class_weight: weight of the class loss if D classifies (AC-GAN).
+        class_weight: weight of the class loss if D classifies.
         gp_target: norm that one-centered penalties pull towards.
         estimated: which of "r1" and "r2" are finite differences.
         sigma: standard deviation of their steps.
         averages: of D's logits, for LeCam.
+        data_to_data: ReACGAN's class loss, of real rows only; None for AC-GAN's.
     """
 
     def __init__(
@@ -200,6 +217,7 @@ class DiscriminatorObjective(nn.Module):
         estimated: Set[str] = frozenset(),
         sigma: float = 0.01,
         averages: LogitAverages | None = None,
+        data_to_data: DataToData | None = None,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
@@ -211,6 +229,7 @@ class DiscriminatorObjective(nn.Module):
         self.estimated = estimated
         self.sigma = sigma
         self.averages = averages
+        self.data_to_data = data_to_data
         self.fused = not uses_batch_statistics(discriminator)
         self._norms = batch_norms(discriminator)
         self._recomputes = any(getattr(module, "recomputes", False) for module in discriminator.modules())
@@ -245,12 +264,15 @@ class DiscriminatorObjective(nn.Module):
                 shifted[name] = self.view(x + self.sigma * step, purpose, batch.position, noise=noise, p=p)
         # One pass for all is cheapest, unless only one side's gradient is wanted: that would run through both.
         fused = self.fused and len(exact) != 1
-        real_logits, fake_logits, class_loss, others = self._logits(
+        real_logits, fake_logits, of_classes, others = self._logits(
             seen_reals, seen_fakes, batch.labels, list(shifted.values()), fused=fused
         )
         rows = self.loss.discriminator_loss(real_logits, fake_logits, self.targets)
-        if class_loss is not None:
-            rows = rows + self.class_weight * class_loss
+        # AC-GAN classifies real and fake, ReACGAN real rows.
+        shown = of_classes[: 1 if self.data_to_data else 2]
+        losses = [class_loss(self.discriminator, outputs, batch, self.data_to_data) for outputs in shown]
+        if losses:
+            rows = rows + self.class_weight * torch.stack(losses).sum(0)
         values = self._penalties(batch, reals, fakes, real_logits, fake_logits, weights, exact)
         for name, logits in zip(shifted, others, strict=True):
             unshifted = real_logits if name == "r1" else fake_logits
@@ -263,22 +285,20 @@ class DiscriminatorObjective(nn.Module):
 
     def _logits(
         self, reals: Tensor, fakes: Tensor, labels: Tensor | None, shifted: list[Tensor], *, fused: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]:
-        """Logits of all, and each row's class loss on real and fake (Odena et al. 2017, Eq. 2) if D classifies."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], list[Tensor]]:
+        """Logits of all, and if D classifies what it says about the classes of real and fake."""
         inputs = [reals, fakes, *shifted]
         if fused:
             repeated = None if labels is None else labels.repeat(len(inputs))
-            logits, class_loss = discriminate(self.discriminator, torch.cat(inputs), repeated)
+            logits, outputs = discriminate(self.discriminator, torch.cat(inputs), repeated)
             real_logits, fake_logits, *others = logits.chunk(len(inputs))
-            if class_loss is not None:
-                class_loss = class_loss.view(len(inputs), -1)[:2].sum(0)
-            return real_logits, fake_logits, class_loss, others
-        real_logits, real_loss = discriminate(self.discriminator, reals, labels)
-        fake_logits, fake_loss = discriminate(self.discriminator, fakes, labels)
+            return real_logits, fake_logits, () if outputs is None else outputs.chunk(len(inputs))[:2], others
+        real_logits, of_reals = discriminate(self.discriminator, reals, labels)
+        fake_logits, of_fakes = discriminate(self.discriminator, fakes, labels)
         with frozen_statistics(self._norms):
             others = [self.discriminator(x, labels) for x in shifted]
-        class_loss = None if real_loss is None or fake_loss is None else real_loss + fake_loss
-        return real_logits, fake_logits, class_loss, others
+        of_classes = () if of_reals is None or of_fakes is None else (of_reals, of_fakes)
+        return real_logits, fake_logits, of_classes, others
 
     def _penalties(
         self,
@@ -342,9 +362,10 @@ class GeneratorObjective:
         discriminator: the network, its parameters frozen by the caller.
         loss: the adversarial objective.
         view: makes D's input.
-        class_weight: weight of the class loss if D classifies (AC-GAN).
+        class_weight: weight of the class loss if D classifies.
         feature_matching: weight of the distance between mean features.
         batch_rows: rows of the global batch as D counts them (packed).
+        data_to_data: ReACGAN's class loss; None for AC-GAN's.
     """
 
     def __init__(
@@ -356,6 +377,7 @@ class GeneratorObjective:
         class_weight: float,
         feature_matching: float,
         batch_rows: int,
+        data_to_data: DataToData | None = None,
     ) -> None:
         self.discriminator = discriminator
         self.loss = loss
@@ -363,6 +385,7 @@ class GeneratorObjective:
         self.class_weight = class_weight
         self.feature_matching = feature_matching
         self.batch_rows = batch_rows
+        self.data_to_data = data_to_data
 
     def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: Number, p: Number) -> Tensor:
         """This replica's share of G's objective: `[]`.
@@ -375,7 +398,7 @@ class GeneratorObjective:
             p: probability of each transform.
         """
         seen = self.view(fakes, "generator", batch.position, noise=noise, p=p)
-        logits, class_loss = discriminate(self.discriminator, seen, batch.labels)
+        logits, outputs = discriminate(self.discriminator, seen, batch.labels)
         reals = None
         if self.loss.compares or self.feature_matching:
             reals = self.view(batch.reals, "generator/real", batch.position, noise=noise, p=p)
@@ -384,8 +407,9 @@ class GeneratorObjective:
             with torch.no_grad():
                 real_logits = self.discriminator(reals, batch.labels)
         total = self.loss.generator_loss(logits, real_logits).sum()
-        if class_loss is not None:
-            total = total + self.class_weight * class_loss.sum()
+        if outputs is not None:
+            of_classes = class_loss(self.discriminator, outputs, batch, self.data_to_data)
+            total = total + self.class_weight * of_classes.sum()
         total = total * scale
         if self.feature_matching:
             total = total + self.feature_matching * self._feature_distance(reals, seen, batch.labels)

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ganscale.data.source import LabeledReader
+from ganscale.models.base import Head
 from ganscale.models.layers import batch_norms
 from ganscale.training.batches import Batches
 from ganscale.training.objective import View, discriminate
@@ -98,17 +100,23 @@ class Probe:
         for reals, labels, position in micros:
             x = self._view(reals, purpose, position, noise=controls.noise, p=controls.augment_p)
             with self._autocast():
-                logits, class_loss = discriminate(self._discriminator, x, labels)
+                logits, outputs = discriminate(self._discriminator, x, labels)
                 if self._num_classes and labels is not None:
                     u = self._view.draws.uniform("probe/classes", position, labels.shape, torch.float32)
                     others = (labels + 1 + (u * (self._num_classes - 1)).long()) % self._num_classes
-                    other_logits, other_loss = discriminate(self._discriminator, x, others)
-                    if class_loss is None or other_loss is None:
-                        class_sums += _moments(logits - other_logits)
+                    if outputs is None:
+                        class_sums += _moments(logits - self._discriminator(x, others))
                     else:
-                        class_sums += _moments(other_loss - class_loss)
+                        class_sums += _moments(self._fit(outputs, labels) - self._fit(outputs, others))
             logit_sums += _moments(logits)
         return logit_sums, class_sums
+
+    def _fit(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """How well classes fit what D says: less cross-entropy, or the similarity to the class's proxy (ReACGAN)."""
+        head = getattr(self._discriminator, "head", None)
+        if isinstance(head, Head) and head.conditioning == "reacgan":
+            return (outputs * head.proxies(labels)).sum(1)
+        return -cross_entropy(outputs, labels, reduction="none")
 
 
 def _moments(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ PROJECTION = ("model.generator.conditioning=norm", "model.discriminator.conditio
 ACGAN = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
 DIFFAUGMENT = "augment.transforms=[flip, rotate90, brightness, saturation, contrast, translation, cutout]"
 ADA = (DIFFAUGMENT, "augment.adaptive=true", "augment.p=0.1", "augment.speed=600", "augment.every=2")
+REACGAN = (*ACGAN[:1], "model.discriminator.conditioning=reacgan", "loss.name=hinge")
 WHOLE_ADA = (
     *("augment.transforms=[bgcfnc]", "augment.strength={color: 0.5}"),
     "augment.p={start: 0.2, end: 1, over: 400}",
@@ -73,6 +74,8 @@ CORNERS = {
     "noise": (*RING, "augment.noise=0.1", "optim.d_steps=2"),
     "diffaugment": (*DCGAN, DIFFAUGMENT, "loss.name=hinge", "penalty.r1=1"),
     "ada": (*DCGAN, *ADA),
+    "reacgan-gp": (*DCGAN, *REACGAN, "penalty.gp=1"),
+    "reacgan-batch_norm-a2-d2": (*MLP, *D_BATCH, *REACGAN, ACCUMULATED, "optim.d_steps=2"),
     "whole_ada": (*DCGAN, *WHOLE_ADA, "penalty.r1=1"),
     "acgan": (*DCGAN, *ACGAN, "loss.name=hinge", "penalty.gp=1"),
     "projection-conditional_batch_norm": (*DCGAN, *PROJECTION, "model.generator.norm=batch", "loss.name=hinge"),
@@ -106,6 +109,7 @@ def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, override
 
 RESUMES = {
     "biggan": (*BIG, "optim.d_steps=2"),
+    "reacgan": (*BIGGAN, *REACGAN, ACCUMULATED),
     "ada": (*MLP, "data.resolution=16", *ADA),
     "whole_ada": (*MLP, *WHOLE_ADA, "penalty.r1=1"),
     "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),

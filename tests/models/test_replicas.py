@@ -57,6 +57,15 @@ RUNS = {
     ),
     "biggan": (*both("biggan", "attention=8"), *CONDITIONAL, "loss.name=hinge", "penalty.orthogonal=1e-3"),
     "biggan-stddev-a2": (*both("biggan"), STDDEV, "loss.name=hinge", "train.accumulation=2"),
+    "biggan-reacgan-a2": (
+        *both("biggan"),
+        *CONDITIONAL,
+        "model.discriminator.conditioning=reacgan",
+        "model.discriminator.class_dim=6",
+        "loss.name=hinge",
+        "loss.class_weight=0.5",
+        "train.accumulation=2",
+    ),
     "r3gan": both("r3gan"),
     "transformer": (*both("transformer"), *GAT),
     "transformer-exact-conditional-a2": (
