@@ -9,7 +9,7 @@ WORKERS ?= 2
 RAY ?= <3
 # Processes that run tests. Those that start Ray stay in one and run first: they take longest.
 QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
-IMAGES := cpu gpu
+IMAGES := cpu gpu submitter
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.k8s.manifests import of_kind, pods, ray_spec, render
 
@@ -69,7 +70,7 @@ def test_python_is_one_that_the_package_supports() -> None:
 
 def test_packages_come_from_the_lock_alone() -> None:
     installs = [line for line in instructions() if " pip install" in line or "/pip install" in line]
-    assert len(installs) == 4
+    assert len(installs) == 5
     for line in installs:
         assert "--require-hashes" in line or "--no-deps --no-build-isolation ." in line
         if "-r pyproject.toml" in line:
@@ -97,7 +98,7 @@ def test_left_out_packages_are_locked_ones() -> None:
 
 
 def test_the_images_run_without_root_and_build_tools() -> None:
-    for target in ("cpu", "gpu"):
+    for target in ("cpu", "gpu", "submitter"):
         lines = stages()[target]
         assert lines[0] == f"FROM runtime AS {target}"
         assert lines[-1] == "USER 1000:1000"
@@ -129,8 +130,23 @@ def test_whoever_builds_it_the_user_can_read_it() -> None:
             assert not re.search(r"COPY (?!--from)|chmod|chown", "\n".join(stages()[stage])), stage
 
 
+def test_the_submitter_has_rays_command_line_alone() -> None:
+    """Ray in the locked version, without torch and the program."""
+    (line,) = [line for line in stages()["submitter-packages"] if line.startswith("RUN ")]
+    lock = ROOT / "requirements.lock"
+    done = subprocess.run(
+        ["sh", "-c", line.removeprefix("RUN ").partition(" >")[0].replace("requirements.lock", str(lock))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (version,) = re.findall(r"^ray==(\S+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    assert done.stdout == f"ray[default]=={version}\n"
+    assert below("submitter-packages") == ["submitter-packages", "installer"]
+
+
 def test_no_layer_keeps_a_cache() -> None:
-    (environment,) = [line for line in stages()["packages"] if line.startswith("ENV ")]
+    (environment,) = [line for line in stages()["installer"] if line.startswith("ENV ")]
     assert "UV_NO_CACHE=1" in environment.split()
     for line in instructions():
         assert "/bin/pip install" not in line or "--no-cache-dir" in line
@@ -181,10 +197,10 @@ def test_make_image(builder: str) -> None:
     base = "" if builder == "docker" else "--build-arg BASE=registry.example/python:3.12 "
     assert done.stdout.splitlines() == [
         f"{builder} build {base}--file cluster/Dockerfile --target {target} --tag ganscale-{target}:{version} ."
-        for target in ("cpu", "gpu")
+        for target in ("cpu", "gpu", "submitter")
     ]
-    release = (ROOT / "k8s" / "components" / "release" / "kustomization.yaml").read_text(encoding="utf-8")
-    assert set(re.findall(r"newTag: ([^\s}]+)", release)) == {version}
+    chart = yaml.safe_load((ROOT / "k8s" / "chart" / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == version
 
 
 def ignored(path: str) -> bool:
