@@ -203,8 +203,8 @@ class Training(Section):
     reuse_reals: bool = Field(
         default=True,
         description="The generator update takes the real images and classes of the last discriminator update instead "
-        "of new ones (R3GAN: new ones). With false an iteration reads optim.d_steps + 1 global batches, and all "
-        "schedules and intervals still count the optim.d_steps that the discriminator is trained on (docs/fidelity.md).",
+        "of new ones (R3GAN: new ones; docs/fidelity.md). With false an iteration reads optim.d_steps + 1 global "
+        "batches, and all schedules and intervals still count the optim.d_steps that the discriminator is trained on.",
     )
     precision: Literal["float32", "float64", "bfloat16"] = Field(
         default="float32",

@@ -202,7 +202,7 @@ class Space:
             if not other.is_number and other.name not in alone:
                 for option in other.options:
                     drawn = self._complete({**alone, other.name: option})
-                    if parameter.applies(drawn):
+                    if parameter.applies(drawn) and other.applies(drawn):
                         yield drawn
 
     def _complete(self, drawn: dict[str, Any]) -> dict[str, Any]:

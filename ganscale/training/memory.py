@@ -189,8 +189,8 @@ def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device
         micros, updates = (min(2, number) for number in (config.train.accumulation, config.optim.d_steps))
         batches = [[batch() for _ in range(micros)] for _ in range(updates)]
         p = config.augment.p
-        moves = config.augment.adaptive or isinstance(p, Scheduled)
-        controls = Schedule(config).controls(0, augment_p=0.5 if moves else p, details=True)
+        p = 0.5 if config.augment.adaptive or isinstance(p, Scheduled) else p  # where it moves
+        controls = Schedule(config).controls(0, augment_p=p, details=True)
         controls = replace(controls, penalties=controls.penalties[:1] * updates)
         fresh = None if config.train.reuse_fakes else [batch() for _ in range(micros)]
         if fresh and config.train.reuse_reals:

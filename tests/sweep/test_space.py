@@ -85,6 +85,41 @@ def test_another_architecture_leaves_the_old_ones_settings_behind() -> None:
     assert kept.model_dump()["depth"] == 5
 
 
+def test_architectures_bring_their_own_settings_and_tricks_are_in_reach() -> None:
+    """A bundle per architecture, settings that only one has, and regularizers and augmentation beside them."""
+    both = ("model.generator.name", "model.discriminator.name")
+    draws = {
+        "architecture": {
+            "choice": {
+                "resnet": dict.fromkeys(both, "resnet") | {"model.generator.norm": "batch"},
+                "r3gan": dict.fromkeys(both, "r3gan") | {"optim.betas_g": [0.0, 0.99]},
+            }
+        },
+        "model.discriminator.pooling": {"choice": ["sum", "mean"], "when": {"architecture": ["resnet"]}},
+        "model.generator.expansion": {"randint": [1, 2], "when": {"architecture": ["r3gan"]}},
+        "pairs": {
+            "choice": {
+                "old": {"train.reuse_fakes": False},
+                "new": {"train.reuse_fakes": False, "train.reuse_reals": False},
+            }
+        },
+        "penalty.lecam": {"uniform": [0.0, 0.3]},
+        "penalty.centering": {"choice": [0, 0.01]},
+        "augment.transforms": {"choice": [["diffaugment"], ["bgc", "ada_cutout"]]},
+        "augment.p": {"choice": [0.5, {"start": 0, "end": 0.55, "over": 1000}]},
+    }
+    base = {"loss": {"name": "relativistic_pairing"}, "data": {"resolution": 32}}
+    whole = space(draws, base)
+    drawn = {"pairs": "new", "penalty.lecam": 0.2, "penalty.centering": 0.01, "augment.p": 0.5}
+    drawn["augment.transforms"] = ["bgc", "ada_cutout"]
+    one = whole.config(drawn | {"architecture": "resnet", "model.discriminator.pooling": "mean"})
+    assert (one.model.generator.norm, one.model.discriminator.pooling) == ("batch", "mean")  # pyright: ignore
+    other = whole.config(drawn | {"architecture": "r3gan", "model.generator.expansion": 2})
+    assert (other.model.generator.expansion, other.optim.betas_g) == (2, (0.0, 0.99))  # pyright: ignore
+    for found in (one, other):
+        assert (found.train.reuse_reals, found.penalty.lecam, len(found.augment.names)) == (False, 0.2, 13)
+
+
 def test_set_applies_to_all_and_names_a_wrong_key() -> None:
     from ganscale.sweep.space import Space
     from tests.sweep.sweeps import sweep

@@ -144,7 +144,7 @@ def filtered(image: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
             for s in (1, -1)
         )
         bands = [lows[0] * lows[1] * lows[2], lows[0] * lows[1] * highs[2], lows[0] * highs[1], highs[0]]
-        return sum(g * band for g, band in zip(gains, bands, strict=True))
+        return (gains[:, None] * np.stack(bands)).sum(0)
 
     spectrum = np.fft.fft2(padded) * response(padded.shape[1])[:, None] * response(padded.shape[2])[None, :]
     return np.fft.ifft2(spectrum).real[:, pad:-pad, pad:-pad]
