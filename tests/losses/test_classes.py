@@ -40,7 +40,7 @@ def head(seed: int = 0) -> Head:
 @pytest.mark.parametrize(("m_p", "m_n", "tau"), [(0.98, 0.02, 0.5), (0.1, -0.3, 2.0)])
 def test_it_is_the_papers_to_second_order(m_p: float, m_n: float, tau: float) -> None:
     own, x = head(), torch.randn(ROWS, 6, dtype=torch.float64)
-    loss = DataToData(m_p, m_n, tau, ROWS)
+    loss = DataToData(m_p, m_n, tau, 2 * ROWS)  # one of two micro-batches
 
     def expected(x: Tensor) -> Tensor:
         f = normalize(x.tanh() @ own.embed.weight.T + own.embed.bias)
