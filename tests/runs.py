@@ -49,6 +49,13 @@ BIGGAN = (
     *(f"model.generator.{s}" for s in ("name=biggan", "width=1", "attention=8", "conditioning=concat", "class_dim=4")),
     *(f"model.discriminator.{s}" for s in ("name=biggan", "width=1", "attention=8", "conditioning=projection")),
 )
+STYLEGAN2 = (
+    "data.resolution=16",
+    "model.latent_dim=8",
+    *(f"model.generator.{s}" for s in ("name=stylegan2", "channel_base=64", "channel_max=8", "w_dim=8")),
+    "model.generator.mapping_layers=2",
+    *(f"model.discriminator.{s}" for s in ("name=stylegan2", "channel_base=64", "channel_max=8")),
+)
 BATCH_NORM = ("model.generator.norm=batch", "model.discriminator.norm=batch")
 QUIET = ("wandb.mode=disabled", "log.num_samples=4", "train.device=cpu", "log.details=false", "checkpoint.mode=inline")
 """Inline, as ticks of tiny runs come faster than checkpoints are synced: all that are due are made."""

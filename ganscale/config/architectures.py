@@ -28,6 +28,7 @@ _ATTENTION_FORM = (
     "Form of self-attention: full as in the paper of Zhang et al. 2019, or pooled as in its code and in BigGAN, with "
     "values of half the channels, and keys and values at half the side."
 )
+_MAPPING = "Layers of the mapping network."
 _ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
 _CHANNELS = "Channels of a token, a multiple of 4 * heads."
 _HEADS = "Attention heads."
@@ -264,4 +265,56 @@ class TransformerDiscriminator(Section):
     )
     head_width: Count = Field(
         default=2048, ge=1, description="Length of D's class embedding of conditioning: projection."
+    )
+
+
+class StyleGAN2Generator(Section):
+    """Styles that modulate convolutions (Karras et al. 2020); channel_base 16384 is ADA's for 256 pixels and less."""
+
+    name: Literal["stylegan2"] = Field(default="stylegan2", description="Architecture.")
+    channel_base: Count = Field(
+        default=32_768, ge=1, description="Channels of a map times its longer side, where that is below channel_max."
+    )
+    channel_max: Count = Field(default=512, ge=1, description="Upper bound of the channels of a map.")
+    w_dim: Count = Field(default=512, ge=1, description="Length of w, the mapping network's output, and its width.")
+    mapping_layers: Count = Field(default=8, ge=1, le=64, description=_MAPPING)
+    mapping_rate: float = Field(
+        default=0.01, gt=0.0, le=1.0, description="Multiplier of the mapping network's learning rate."
+    )
+    style_mixing: float = Field(
+        default=0.9, ge=0.0, le=1.0, description="Share of images in training whose later layers have another w."
+    )
+    noise: Literal["random", "const", "none"] = Field(
+        default="random",
+        description="Noise added to each layer, with a learned strength: random in training and constant in samples, "
+        "constant always, or none.",
+    )
+    conditioning: Literal["none", "concat"] = Field(
+        default="none", description="How G learns the class: concat joins an embedding to z."
+    )
+    class_dim: Count = Field(default=512, ge=1, description=_CLASS_DIM)
+
+
+class StyleGAN2Discriminator(Section):
+    """Residual blocks (Karras et al. 2020); channel_base 16384 is ADA's for 256 pixels and less."""
+
+    name: Literal["stylegan2"] = Field(default="stylegan2", description="Architecture.")
+    channel_base: Count = Field(
+        default=32_768, ge=1, description="Channels of a map times its longer side, where that is below channel_max."
+    )
+    channel_max: Count = Field(default=512, ge=1, description="Upper bound of the channels of a map.")
+    stddev_group: Count = Field(
+        default=4,
+        ge=0,
+        description="Images whose spread D sees as one more channel: rows i, i + M, ... of the micro-batch of all "
+        "workers, M = rows // stddev_group; 0: no such channel.",
+    )
+    conditioning: Literal["none", "projection", "acgan"] = Field(
+        default="none",
+        description="How D learns the class: projection on a mapping network of the class (ADA, Karras et al. 2020), "
+        "or acgan (Odena et al. 2017).",
+    )
+    mapping_layers: Count = Field(default=8, ge=1, le=64, description=_MAPPING)
+    mapping_rate: float = Field(
+        default=0.01, gt=0.0, le=1.0, description="Multiplier of the mapping network's learning rate."
     )

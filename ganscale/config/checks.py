@@ -417,8 +417,16 @@ def _check_averages(config: Config) -> None:
 
 def _check_arithmetic(config: Config) -> None:
     penalty = config.penalty
-    names = [name for name in ("gp", "r1", "r2", "dragan") if name not in penalty.estimated]
+    names = [name for name in ("gp", "r1", "r2", "dragan", "path_length") if name not in penalty.estimated]
     twice = [name for name in names if getattr(penalty, name) != 0.0 or (penalty.auto and name in ("r1", "r2"))]
+    if penalty.r1_separate and (penalty.r1_every == 1 or "r1" in penalty.estimated):
+        lazy = penalty.r1_every > 1
+        raise ConfigError(
+            "a finite difference of r1 needs no step of its own" if lazy else "r1 is due in every update of D",
+            key="penalty.r1_separate",
+            value=True,
+            remedy=f"use false, or {'penalty.r1_mode = exact' if lazy else 'penalty.r1_every = 16'}",
+        )
     if config.train.compile and twice:
         raise ConfigError(
             f"torch.compile cannot differentiate twice, which penalty.{twice[0]} needs",
@@ -429,6 +437,13 @@ def _check_arithmetic(config: Config) -> None:
             else f"use false, or penalty.{twice[0]} = 0",
         )
 
+    if config.train.cuda_graphs and penalty.path_length != 0.0:
+        raise ConfigError(
+            "a CUDA graph cannot choose the images of penalty.path_length",
+            key="train.cuda_graphs",
+            value=True,
+            remedy="use false, or penalty.path_length = 0",
+        )
     if config.train.cuda_graphs and isinstance(config.optim.beta2, Scheduled):
         raise ConfigError(
             "a CUDA graph keeps Adam's betas, which optim.beta2 changes",
@@ -450,6 +465,14 @@ def check_workers(config: Config, num_workers: int) -> None:
     """
     train = config.train
     packing = config.model.packing
+    if config.penalty.path_length != 0.0 and train.batch_size // train.accumulation < 2 * num_workers:
+        raise ConfigError(
+            f"penalty.path_length takes every second image, and some of {num_workers} workers has only one per "
+            f"micro-batch (train.accumulation = {train.accumulation})",
+            key="train.batch_size",
+            value=train.batch_size,
+            remedy=f"use train.batch_size >= {2 * num_workers * train.accumulation}, or penalty.path_length = 0",
+        )
     if train.batch_size // packing // train.accumulation < num_workers:
         least = num_workers * train.accumulation * packing
         raise ConfigError(

@@ -134,7 +134,7 @@ def _check_maps(config: Any, settings: Any, key: str) -> None:
         maps = feature_maps(settings, resolution)
     except ValueError:
         raise _no_map(f"{key}.smallest", settings.smallest, sides[:-1]) from None
-    if settings.attention and settings.attention not in maps:
+    if getattr(settings, "attention", 0) not in (0, *maps):
         raise _no_map(f"{key}.attention", settings.attention, maps)
 
 
@@ -216,6 +216,17 @@ def _check_parts(config: Any, settings: Any, key: str) -> None:
         )
 
 
+def _check_mixing(config: Any, settings: Any, key: str) -> None:
+    """Check that the second latents of style mixing are like the first (a `Check`)."""
+    if settings.style_mixing and config.model.latent != "normal":
+        raise ConfigError(
+            "style mixing draws its second latents from the normal distribution",
+            key=f"{key}.style_mixing",
+            value=settings.style_mixing,
+            remedy="use 0, or model.latent: normal",
+        )
+
+
 _AT = "ganscale.models"
 _UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
 
@@ -227,6 +238,9 @@ GENERATORS: dict[str, Architecture] = {
         own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), needs_images=True
     ),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
+    "stylegan2": Architecture(
+        own.StyleGAN2Generator, f"{_AT}.stylegan2:StyleGAN2Generator", (_check_maps, _check_mixing), needs_images=True
+    ),
     "transformer": Architecture(
         own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), needs_images=True
     ),
@@ -239,6 +253,12 @@ DISCRIMINATORS: dict[str, Architecture] = {
     "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
     "biggan": Architecture(own.BigGANDiscriminator, f"{_AT}.biggan:BigGANDiscriminator", _MAPS, needs_images=True),
     "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
+    "stylegan2": Architecture(
+        own.StyleGAN2Discriminator,
+        f"{_AT}.stylegan2_discriminator:StyleGAN2Discriminator",
+        (_check_maps,),
+        needs_images=True,
+    ),
     "transformer": Architecture(
         own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), needs_images=True
     ),

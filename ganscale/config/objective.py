@@ -76,6 +76,11 @@ class Penalty(Section):
         description="How r1 is computed: by differentiating twice, or as a finite difference of D, which needs no "
         "second derivative and so allows train.compile (Lin et al. 2025, APT).",
     )
+    r1_separate: bool = Field(
+        default=False,
+        description="Give r1, when it is due, a backward pass and an optimizer step of its own, as StyleGAN2's code. "
+        "With c = r1_every / (r1_every + 1), D's rate is then multiplied by c and its betas become beta^c.",
+    )
     r2: Weight = Field(
         default=0.0, description="R2: gamma of gamma/2 |dD/dx|^2 on fake images (Mescheder et al. 2018)."
     )
@@ -92,6 +97,17 @@ class Penalty(Section):
         default=0.0, description="DRAGAN: weight of (|dD/dx| - 1)^2 around real images (Kodali et al. 2017: 10)."
     )
     dragan_every: Count = Field(default=1, ge=1, description="D updates between two times that dragan is due.")
+    path_length: Weight = Field(
+        default=0.0,
+        description="Weight of (|J^T y| - a)^2 of G, J its Jacobian by w (of networks without styles, by z), y noise "
+        "and a the mean length so far (Karras et al. 2020, Eq. 4: 2), on every second image.",
+    )
+    path_length_every: Count = Field(
+        default=4,
+        ge=1,
+        description="Iterations between two times that path_length is due, in an optimizer step of its own; G's rate "
+        "and betas are corrected as by r1_separate.",
+    )
     drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
     orthogonal: float = Field(
         default=0.0,

@@ -6,7 +6,6 @@ classes the paper's discriminator has `conditioning: bilinear`.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d
 
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
@@ -14,7 +13,7 @@ from ganscale.config.datasets import Resolution
 from ganscale.config.networks import feature_maps, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import ACTIVATIONS, Chain, MinibatchStddev, SelfAttention, activation_gain
+from ganscale.models.layers import ACTIVATIONS, Chain, MinibatchStddev, Resample, SelfAttention, activation_gain
 
 
 def _scale(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
@@ -27,28 +26,6 @@ def _scale(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Li
 
 def _point(before: int, after: int, gain: float = 1.0, *, bias: bool = False) -> nn.Module:
     return _scale(nn.Conv2d(before, after, 1, bias=bias), gain)
-
-
-class Resample(nn.Module):
-    """Double or halve the side with the smooth filter [1, 3, 3, 1] / 8 in both directions; black beyond the border.
-
-    Args:
-        up: whether to double; otherwise halve.
-    """
-
-    kernel: Tensor
-
-    def __init__(self, *, up: bool) -> None:
-        super().__init__()
-        self.up = up
-        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / (4.0 if up else 8.0)
-        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to `[N, C, 2H, 2W]` or `[N, C, H/2, W/2]`."""
-        convolve = conv_transpose2d if self.up else conv2d
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, -1, -1)
-        return convolve(x, kernel, stride=2, padding=1, groups=x.shape[1])
 
 
 class Bottleneck(nn.Module):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +89,9 @@ def _run_on_meta(network: nn.Module, shape: tuple[int, ...], watch: Callable[[nn
     return None
 
 
-def _record(name: str, found: dict[str, int]) -> Callable[[nn.Module, object, Tensor], None]:
-    def hook(layer: nn.Module, inputs: object, output: Tensor) -> None:
+def _record(name: str, found: dict[str, int]) -> Callable[[nn.Module, object, Any], None]:
+    def hook(layer: nn.Module, inputs: object, output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
         if output.dim() == 4:
             found[name] = max(output.shape[-2:])
 

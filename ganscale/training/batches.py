@@ -131,6 +131,8 @@ class BatchSampler:
         self.dtype = dtype
         units = replica.rows(batch_size // packing, accumulation)
         self.rows = [(start * packing, stop * packing) for start, stop in units]
+        whole = Replica().rows(batch_size // packing, accumulation)
+        self.places = [(start - first, last - first) for (start, _), (first, last) in zip(units, whole, strict=True)]
         self._next = -1
         streams = (Stream(seed, name, device) for name in ("latent", "latent/generator"))
         self._z, self._z_generator = (_Ahead(each, latent, latent_dim, batch_size, dtype) for each in streams)
@@ -159,14 +161,15 @@ class BatchSampler:
         self._next = images + self.images_per_iteration
         place = self.place(images)
         updates = [
-            [self._batch(images + shift, place + shift, *rows) for rows in self.rows]
+            [self._batch(images + shift, place + shift, index) for index in range(len(self.rows))]
             for shift in range(0, self.images_per_iteration, self.batch_size)
         ]
         if self.reuse_fakes:
             return Batches(updates)
         first, micros = images + (self.d_steps - 1) * self.batch_size, updates[-1]
         if not self.reuse_reals:
-            micros = [self._batch(first, place + self.images_per_iteration, *rows) for rows in self.rows]
+            after = place + self.images_per_iteration
+            micros = [self._batch(first, after, index) for index in range(len(self.rows))]
         fresh = [self._z_generator(first, start, stop) for start, stop in self.rows]
         return Batches(updates, [batch._replace(z=z) for batch, z in zip(micros, fresh, strict=True)])
 
@@ -186,7 +189,9 @@ class BatchSampler:
         """
         return latents(stream, self.latent, self.latent_dim, start, stop, self.dtype)
 
-    def _batch(self, first: int, place: int, start: int, stop: int) -> Batch:
+    def _batch(self, first: int, place: int, index: int) -> Batch:
         """Rows of the update that begins at image `first` and at the data's position `place`."""
+        start, stop = self.rows[index]
         reals, labels = self.source.read(place + start, place + stop)
-        return Batch(reals, self._z(first, start, stop), labels if self.conditional else None, first + start)
+        labels = labels if self.conditional else None
+        return Batch(reals, self._z(first, start, stop), labels, first + start, place=self.places[index])

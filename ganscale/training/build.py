@@ -205,6 +205,7 @@ def build(
         partial(resolve(held_out), config, seed=config.run.seed) if held_out else None,
         batch_size=config.train.batch_size,
         rows=sampler.rows,
+        places=sampler.places,
         num_classes=source.num_classes if is_conditional(settings.discriminator) else 0,
         autocast=step.autocast,
         compiled=config.train.compile,
@@ -247,6 +248,7 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
         augment_p=value(config.augment.p, 0),
         logit_averages=LogitAverages(config.penalty.lecam_decay, device),
         averages=PowerAverages(generator, config.ema.profiles),
+        path_length=torch.zeros((), dtype=DTYPES[config.train.precision], device=device),
     )
 
 
@@ -320,6 +322,8 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         weight_decay_g=config.optim.weight_decay_g,
         weight_decay_d=config.optim.weight_decay_d,
         orthogonal=config.penalty.orthogonal,
+        r1_separate=config.penalty.r1_separate,
+        path_length=state.path_length,
         autocast=partial(torch.autocast, device.type, torch.bfloat16)
         if config.train.precision == "bfloat16"
         else nullcontext,

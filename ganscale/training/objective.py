@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ganscale.losses import AdversarialLoss, DataToData, Targets, penalties
-from ganscale.models.layers import WithoutZeros, batch_norms, frozen_statistics, upcast, uses_batch_statistics
+from ganscale.models.layers import (
+    MinibatchStddev,
+    WithoutZeros,
+    batch_norms,
+    frozen_statistics,
+    place_rows,
+    upcast,
+    uses_batch_statistics,
+)
 from ganscale.parallel.collectives import all_reduce_sum
 from ganscale.parallel.random import Stream
 from ganscale.training.augment import Augmentation
@@ -28,6 +36,8 @@ class Batch(NamedTuple):
         labels: classes `[N]`, or None.
         position: global index of the first row, from which all its random numbers follow; int64 `[]` in a CUDA graph.
         deviation: of all numbers of the global batch's reals, `[]`, where DRAGAN is due.
+        place: of its rows among those of the micro-batch on all replicas, as D counts them (packed): number of the
+            first, and number of all; None where there are no other rows.
     """
 
     reals: Tensor
@@ -35,6 +45,7 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
     position: int | Tensor = 0
     deviation: Tensor | None = None
+    place: tuple[int, int] | None = None
 
 
 class Draws:
@@ -139,6 +150,16 @@ def pack(x: Tensor, packing: int) -> Tensor:
     return x if packing == 1 else x.reshape(x.shape[0] // packing, packing * x.shape[1], *x.shape[2:])
 
 
+def grouped(discriminator: nn.Module) -> tuple[MinibatchStddev, ...]:
+    """Layers that must know which rows of the micro-batch of all replicas they see (`place_rows`).
+
+    Args:
+        discriminator: the network.
+    """
+    layers = (module for module in discriminator.modules() if isinstance(module, MinibatchStddev))
+    return tuple(layer for layer in layers if layer.group_size)
+
+
 def discriminate(discriminator: nn.Module, x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """D's logits `[N]`, and if it classifies its class logits `[N, num_classes]` or embeddings `[N, E]` (ReACGAN).
 
@@ -231,22 +252,26 @@ class DiscriminatorObjective(nn.Module):
         self.averages = averages
         self.data_to_data = data_to_data
         self.fused = not uses_batch_statistics(discriminator)
+        self._grouped = grouped(discriminator)
         self._norms = batch_norms(discriminator)
         self._recomputes = any(getattr(module, "recomputes", False) for module in discriminator.modules())
 
     def forward(
-        self, batch: Batch, fakes: Tensor, weights: PenaltyWeights, scale: float, noise: Number, p: Number
+        self, batch: Batch, fakes: Tensor | None, weights: PenaltyWeights, scale: float, noise: Number, p: Number
     ) -> DiscriminatorOutput:
         """Loss and penalties of D on `batch.reals` and `fakes`, summed over rows and multiplied by `scale`.
 
         Args:
             batch: this replica's rows.
-            fakes: as many, without G's graph.
+            fakes: as many, without G's graph; None for R1 alone, which is due.
             weights: of the penalties.
             scale: makes the sum over replicas a mean over the global batch.
             noise: standard deviation of instance noise.
             p: probability of each transform.
         """
+        place_rows(self._grouped, batch.place)
+        if fakes is None:
+            return self._r1_alone(batch, weights.r1, scale, noise, p)
         reals = batch.reals
         due = {name for name in ("r1", "r2") if is_on(getattr(weights, name))}
         exact = due - self.estimated
@@ -282,6 +307,18 @@ class DiscriminatorObjective(nn.Module):
             total = total + getattr(weights, name) * value.sum()
         sums = {name: value.detach().sum() for name, value in values.items()}
         return DiscriminatorOutput(total * scale, real_logits.detach(), fake_logits.detach(), sums)
+
+    def _r1_alone(self, batch: Batch, weight: Number, scale: float, noise: Number, p: Number) -> DiscriminatorOutput:
+        """R1 of D without its loss; every parameter gets a gradient, if only 0, as DDP expects."""
+        reals = batch.reals.detach().requires_grad_(True)
+        with frozen_statistics(self._norms):
+            seen = self.view(reals, "real", batch.position, noise=noise, p=p)
+            logits = self.discriminator(seen, batch.labels)
+        gradients = pack(penalties.input_gradients(logits, reals)[0], self.view.packing)
+        value = penalties.zero_centered(gradients).sum()
+        nothing = 0.0 * torch.stack([x.sum() for x in self.discriminator.parameters() if x.requires_grad]).sum()
+        logits = logits.detach()
+        return DiscriminatorOutput((weight * value + nothing) * scale, logits, logits, {"r1": value.detach()})
 
     def _logits(
         self, reals: Tensor, fakes: Tensor, labels: Tensor | None, shifted: list[Tensor], *, fused: bool
@@ -386,6 +423,7 @@ class GeneratorObjective:
         self.feature_matching = feature_matching
         self.batch_rows = batch_rows
         self.data_to_data = data_to_data
+        self._grouped = grouped(discriminator)
 
     def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: Number, p: Number) -> Tensor:
         """This replica's share of G's objective: `[]`.
@@ -397,6 +435,7 @@ class GeneratorObjective:
             noise: standard deviation of instance noise.
             p: probability of each transform.
         """
+        place_rows(self._grouped, batch.place)
         seen = self.view(fakes, "generator", batch.position, noise=noise, p=p)
         logits, outputs = discriminate(self.discriminator, seen, batch.labels)
         reals = None

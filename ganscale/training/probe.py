@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from ganscale.data.source import LabeledReader
 from ganscale.models.base import Head
-from ganscale.models.layers import batch_norms
+from ganscale.models.layers import batch_norms, place_rows
 from ganscale.training.batches import Batches
-from ganscale.training.objective import View, discriminate
+from ganscale.training.objective import View, discriminate, grouped
 from ganscale.training.schedules import Controls
 
 NUM_HELD_OUT = 256
@@ -28,6 +28,7 @@ class Probe:
         held_out: opens so many examples that are never trained on, at the first tick; None if there are none.
         batch_size: of a D update, in images.
         rows: this replica's of such a batch, one (start, stop) per micro-batch.
+        places: of these rows, as `Batch.place`; None where there are no other rows.
         num_classes: that D learns; 0 if it learns none.
         autocast: makes the context in which networks run.
         compiled: whether the network is compiled, which this once more, for eval mode, would not be worth.
@@ -41,12 +42,14 @@ class Probe:
         *,
         batch_size: int,
         rows: Sequence[tuple[int, int]],
+        places: Sequence[tuple[int, int]] | None = None,
         num_classes: int = 0,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         compiled: bool = False,
     ) -> None:
         self._discriminator, self._view = discriminator, view
-        self._norms = batch_norms(discriminator)
+        self._norms, self._grouped = batch_norms(discriminator), grouped(discriminator)
+        self._places = places or [None] * len(rows)
         self._open, self._read = held_out, None
         starts = range(0, max(1, NUM_HELD_OUT // batch_size) * batch_size, batch_size)
         self._count = starts.stop
@@ -97,7 +100,8 @@ class Probe:
         """Sums of logits, and of how much better D finds examples' own classes (zeros if it learns none)."""
         device = next(self._discriminator.parameters()).device
         logit_sums, class_sums = (torch.zeros(3, dtype=torch.float64, device=device) for _ in range(2))
-        for reals, labels, position in micros:
+        for index, (reals, labels, position) in enumerate(micros):
+            place_rows(self._grouped, self._places[index % len(self._places)])
             x = self._view(reals, purpose, position, noise=controls.noise, p=controls.augment_p)
             with self._autocast():
                 logits, outputs = discriminate(self._discriminator, x, labels)

@@ -46,6 +46,7 @@ class Controls:
         lr_d: learning rate of the discriminator.
         betas_g: Adam's betas for the generator.
         betas_d: Adam's betas for the discriminator.
+        path_length: weight of G's path length regularization times its interval when due; 0 otherwise.
         noise: standard deviation of instance noise.
         penalties: weights for each D update of the iteration.
         augment_p: probability of each transform of D's inputs, in [0, 1].
@@ -60,6 +61,7 @@ class Controls:
     noise: Number
     penalties: tuple[PenaltyWeights, ...]
     augment_p: Number = 0.0
+    path_length: float = 0.0
     details: bool = False
     signs: bool = False
 
@@ -75,9 +77,16 @@ class Schedule:
         self._config = config
         width = config.optim.base_width
         sides = (config.model.generator, config.model.discriminator)
-        self._shares = tuple(width / getattr(side, "width", width) if width else 1.0 for side in sides)
+        self._widths = tuple(width / getattr(side, "width", width) if width else 1.0 for side in sides)
         augment = config.augment
         self.adaptive = AdaptiveRule(augment.target, augment.speed, augment.every) if augment.adaptive else None
+        penalty = config.penalty
+        separate = penalty.r1_separate and (penalty.auto or penalty.r1 != 0.0)
+        every_g, every_d = (penalty.path_length_every, penalty.r1_every)
+        self._shares = (
+            every_g / (every_g + 1) if penalty.path_length != 0.0 else 1.0,
+            every_d / (every_d + 1) if separate else 1.0,
+        )
         guessing_loss = LOSSES[config.loss.name].guessing_loss
         self.gamma_rule = (
             GammaRule(guessing_loss, config.train.images) if config.penalty.auto and guessing_loss else None
@@ -106,17 +115,18 @@ class Schedule:
         optim, batch_size = self._config.optim, self._config.train.batch_size
         scale = rate_scale(self._config.health.rate_factor, rollbacks, images / self._config.train.images)
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
-        betas_g, betas_d = optim.betas_g, optim.betas_d
+        share_g, share_d = self._shares
         return Controls(
-            lr_g=scale * (rate or self._shares[0] * value(optim.lr_g, images)),
-            lr_d=scale * (rate or self._shares[1] * value(optim.lr_d, images)),
-            betas_g=betas_g if beta2 is None else (betas_g[0], beta2),
-            betas_d=betas_d if beta2 is None else (betas_d[0], beta2),
+            lr_g=scale * share_g * (rate or self._widths[0] * value(optim.lr_g, images)),
+            lr_d=scale * share_d * (rate or self._widths[1] * value(optim.lr_d, images)),
+            betas_g=_betas(optim.betas_g, beta2, share_g),
+            betas_d=_betas(optim.betas_d, beta2, share_d),
             noise=value(self._config.augment.noise, images),
             penalties=tuple(
                 self.penalties(images + d * batch_size, rollbacks, gamma=gamma) for d in range(optim.d_steps)
             ),
             augment_p=augment_p,
+            path_length=self._path_length(images),
             details=details,
             signs=self.adaptive is not None,
         )
@@ -149,6 +159,12 @@ class Schedule:
         """
         return value(self._config.augment.p, images)
 
+    def _path_length(self, images: int) -> float:
+        penalty, batch_size = self._config.penalty, self._config.train.batch_size
+        iteration = images // (batch_size * self._config.optim.d_steps)
+        is_due = iteration % penalty.path_length_every == 0
+        return value(penalty.path_length, images) * penalty.path_length_every if is_due else 0.0
+
     def half_life(self, images: int) -> float:
         """The moving average's half-life in images, ramped up with the run (Karras et al. 2020, their code).
 
@@ -156,3 +172,9 @@ class Schedule:
             images: so far.
         """
         return half_life(self._config.ema, images)
+
+
+def _betas(betas: tuple[float, float], beta2: float | None, share: float) -> tuple[float, float]:
+    """Adam's betas, corrected where a network takes more steps than its loss has (Karras et al. 2020, appendix B)."""
+    first, second = betas if beta2 is None else (betas[0], beta2)
+    return (first, second) if share == 1.0 else (first**share, second**share)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganscale.training.auto import FIRST_GAMMA
@@ -30,6 +30,7 @@ class TrainState:
         logit_averages: of LeCam.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
         averages: further ones of the generator, of `ema.profiles`.
+        path_length: mean length of G's Jacobian so far, `[]`, on its device (`penalty.path_length`).
     """
 
     generator: nn.Module
@@ -46,6 +47,7 @@ class TrainState:
     rollbacks: int = 0
     logit_averages: LogitAverages = field(default_factory=LogitAverages)
     averages: PowerAverages = field(default_factory=lambda: PowerAverages(nn.Module(), ()))
+    path_length: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only, so that it loads with `weights_only=True`."""
@@ -63,6 +65,7 @@ class TrainState:
             "rate": self.rate,
             "rollbacks": self.rollbacks,
             "logit_averages": self.logit_averages.totals,
+            "path_length": float(self.path_length),
         } | ({"averages": self.averages.state_dict()} if self.averages.widths else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -90,3 +93,4 @@ class TrainState:
         self.rate = state.get("rate")
         self.rollbacks = int(state.get("rollbacks", 0))
         self.logit_averages.totals.copy_(state.get("logit_averages", torch.zeros(3)))
+        self.path_length.fill_(float(state.get("path_length", 0.0)))

@@ -7,6 +7,7 @@ by the world size.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,12 +22,14 @@ from ganscale.models.layers import (
     batch_norms,
     filter_weights,
     frozen_statistics,
+    latent_averages,
     spectral_norms,
     upcast,
 )
 from ganscale.parallel.collectives import data_parallel
 from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
+from ganscale.training import path_length as lengths
 from ganscale.training.batches import Batches
 from ganscale.training.objective import Batch, DiscriminatorObjective, GeneratorObjective
 from ganscale.training.schedules import Controls, Number, PenaltyWeights, is_on
@@ -64,7 +67,8 @@ class Side:
         self.weight_decay = weight_decay
         self._decayed = decayed(network) if weight_decay else []
         self.parameters: list[Tensor] = [each for each in network.parameters() if each.requires_grad]
-        self.norms = batch_norms(network)
+        self.averages = latent_averages(network)
+        self.norms = (*batch_norms(network), *self.averages)
         self._spectral = spectral_norms(network)
 
     def apply(self, rate: Number, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
@@ -124,6 +128,8 @@ class Step:
         weight_decay_g: of G's weights, in shares of its rate; 0 for none.
         weight_decay_d: of D's.
         orthogonal: weight of G's orthogonal regularization; 0 for none.
+        r1_separate: whether R1 has an optimizer step of its own.
+        path_length: mean length of G's Jacobian so far, `[]`, which path length regularization moves; None for 0.
         autocast: makes the context in which networks run, for mixed precision.
         replica: this process among the replicas.
     """
@@ -143,6 +149,8 @@ class Step:
         weight_decay_g: float = 0.0,
         weight_decay_d: float = 0.0,
         orthogonal: float = 0.0,
+        r1_separate: bool = False,
+        path_length: Tensor | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
     ) -> None:
@@ -150,9 +158,10 @@ class Step:
         self.objective_g = objective_g
         self._loss, self._targets = objective_d.loss, objective_d.targets
         self._averages = objective_d.averages
+        module = lengths.GeneratorModule(generator)
         self.g = Side(
             generator,
-            data_parallel(generator, replica),
+            data_parallel(module, replica),
             optimizer_g,
             clip_grad_norm=clip_grad_norm_g,
             weight_decay=weight_decay_g,
@@ -166,6 +175,9 @@ class Step:
             weight_decay=weight_decay_d,
         )
         self.world_size = replica.world_size
+        self._draws, self._random_inputs = objective_d.view.draws, getattr(generator, "random_inputs", None)
+        self.batch_size, self.r1_separate = batch_size, r1_separate
+        self.path_length = torch.zeros(()) if path_length is None else path_length
         self.scale = replica.world_size * objective_d.view.packing / batch_size
         self.autocast = autocast
         self.orthogonal = orthogonal
@@ -194,7 +206,10 @@ class Step:
             last, fakes, controls, controls.penalties[-1], details=controls.details
         )
         add_to(sums, signs)
-        loss_g, norm_g, of_g = self._update_generator(generator_batches or last, fakes, controls)
+        purpose = "generator" if generator_batches is None else "generator/fresh"
+        loss_g, norm_g, of_g = self._update_generator(generator_batches or last, fakes, controls, purpose)
+        if controls.path_length:
+            penalties |= self._regularize_generator(generator_batches or last, controls)
         norms = {"grad_norm_d": norm_d, "grad_norm_g": norm_g}
         norms = {name: norm for name, norm in norms.items() if norm is not None}
         return Statistics(loss_d, loss_g, penalties | values | of_g, sums, norms)
@@ -224,6 +239,8 @@ class Step:
         details: bool,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], Tensor | None]:
         """One D update; returns its shares of loss and penalties, `Statistics.sums`, and the gradient norm."""
+        r1 = weights.r1 if self.r1_separate else 0.0
+        weights = replace(weights, r1=0.0) if self.r1_separate else weights
         self.d.optimizer.zero_grad(set_to_none=True)
         total, penalties, sums = None, {}, {}
         logits = []
@@ -256,11 +273,58 @@ class Step:
             self._averages.update(torch.stack((real.sum(), fake.sum(), real.new_full((), float(real.numel())))))
         norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
         assert total is not None, "an update has at least one micro-batch"
+        if is_on(r1):
+            add_to(penalties, self._regularize_discriminator(micros, controls, PenaltyWeights(r1=r1)))
         shares = {name: value * (self.scale / self.world_size) for name, value in penalties.items()}
         return total / self.world_size, shares, sums, norm if details else None
 
+    def _regularize_discriminator(
+        self, micros: Sequence[Batch], controls: Controls, weights: PenaltyWeights
+    ) -> dict[str, Tensor]:
+        """An optimizer step of D on R1 alone (Karras et al. 2020, appendix B); returns its sum over rows."""
+        self.d.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(micros):
+            with _synchronized(self.d.parallel, index == len(micros) - 1):
+                PHASE.name = "D forward"
+                with self.autocast():
+                    output = self.d.parallel(batch, None, weights, self.scale, controls.noise, controls.augment_p)
+                PHASE.name = "D backward"
+                output.loss.backward(inputs=self.d.parameters)
+            add_to(sums, output.penalties)
+        PHASE.name = "D optimizer"
+        self.d.apply(controls.lr_d, controls.betas_d, measure=False)
+        return sums
+
+    def _regularize_generator(self, micros: Sequence[Batch], controls: Controls) -> dict[str, Tensor]:
+        """An optimizer step of G on its path lengths alone; returns this replica's share of their mean penalty.
+
+        The mean length is the one before this step, so that the loss is a sum over rows, whoever has them.
+        """
+        self.g.optimizer.zero_grad(set_to_none=True)
+        total, penalty = torch.zeros_like(self.path_length), torch.zeros_like(self.path_length)
+        count = lengths.num_taking_part(self.batch_size)
+        for index, batch in enumerate(micros):
+            with _synchronized(self.g.parallel, index == len(micros) - 1), frozen_statistics(self.g.norms):
+                PHASE.name = "G forward"
+                assert isinstance(batch.position, int), "there is no CUDA graph"
+                rows = lengths.taking_part(batch.position, self.batch_size)
+                y = self._draws.normal("path_length", batch.position, batch.reals.shape, batch.reals.dtype)[rows]
+                drawn = self._random(batch, "path_length")
+                random = tuple(type(each)(*(_taken(x, rows) for x in each)) for each in drawn)
+                with self.autocast():
+                    found, nothing = self.g.parallel(batch.z[rows], _taken(batch.labels, rows), random, y)
+                value = (found - self.path_length).square().sum()
+                PHASE.name = "G backward"
+                (controls.path_length * self.world_size / count * value + nothing).backward(inputs=self.g.parameters)
+            total, penalty = total + found.detach().sum(), penalty + value.detach()
+        PHASE.name = "G optimizer"
+        self.g.apply(controls.lr_g, controls.betas_g, measure=False)
+        lengths.advance(self.path_length, total, self.batch_size)
+        return {"path_length": penalty / count}
+
     def _update_generator(
-        self, micros: Sequence[Batch], fakes: Tensor | None, controls: Controls
+        self, micros: Sequence[Batch], fakes: Tensor | None, controls: Controls, purpose: str
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The G update; returns this replica's shares of loss and penalty, and between them the gradient norm."""
         self.g.optimizer.zero_grad(set_to_none=True)
@@ -269,7 +333,7 @@ class Step:
             synchronized = _synchronized(self.g.parallel, index == len(micros) - 1)
             with synchronized, frozen_statistics(self.d.norms), _constant(self.d.parameters):
                 PHASE.name = "G forward"
-                fake_rows = self._fakes_with_graph(batch) if fakes is None else fakes
+                fake_rows = self._fakes_with_graph(batch, purpose) if fakes is None else fakes
                 with self.autocast():
                     loss = self.objective_g(batch, fake_rows, self.scale, controls.noise, controls.augment_p)
                 PHASE.name = "G backward"
@@ -280,16 +344,28 @@ class Step:
         if self._filters:
             penalties["orthogonal"] = add_orthogonal_gradient(self._filters, self.orthogonal) / self.world_size
         norm = self.g.apply(controls.lr_g, controls.betas_g, measure=controls.details)
+        for average in self.g.averages:
+            average.advance()
         assert total is not None, "an update has at least one micro-batch"
         return total / self.world_size, norm if controls.details else None, penalties
 
-    def _fakes_with_graph(self, batch: Batch) -> Tensor:
+    def _fakes_with_graph(self, batch: Batch, purpose: str = "generator") -> Tensor:
         with self.autocast():
-            return upcast(self.g.parallel(batch.z, batch.labels))
+            return upcast(self.g.parallel(batch.z, batch.labels, self._random(batch, purpose)))
 
     def _fakes_without_graph(self, batch: Batch) -> Tensor:
         with torch.no_grad(), frozen_statistics(self.g.norms), self.autocast():
-            return upcast(self.g.network(batch.z, batch.labels))
+            return upcast(self.g.network(batch.z, batch.labels, *self._random(batch)))
+
+    def _random(self, batch: Batch, purpose: str = "generator") -> tuple[Any, ...]:
+        """What the generator draws besides z: nothing, or its `random_inputs`."""
+        if self._random_inputs is None:
+            return ()
+        return (self._random_inputs(self._draws, purpose, batch.position, batch.z),)
+
+
+def _taken(x: Tensor | None, rows: slice) -> Tensor | None:
+    return None if x is None else x[rows]
 
 
 @contextmanager

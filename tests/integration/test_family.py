@@ -6,7 +6,7 @@ import torch
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.fleet import Fleet
-from tests.runs import BIGGAN, DCGAN, MLP, R3GAN, RESNET, RING, TRANSFORMER, tiny
+from tests.runs import BIGGAN, DCGAN, MLP, R3GAN, RESNET, RING, STYLEGAN2, TRANSFORMER, tiny
 from tests.trajectories import assert_agree, assert_same, check_world, continued, in_turn, load_state, trajectory
 
 pytestmark = pytest.mark.multiprocess
@@ -16,6 +16,7 @@ ESTIMATED = ("penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_differ
 D_BATCH = ("model.discriminator.norm=batch", "model.discriminator.depth=1", "model.generator.depth=1")
 ACCUMULATED = "train.accumulation=2"
 PROJECTION = ("model.generator.conditioning=norm", "model.discriminator.conditioning=projection")
+CONCAT = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
 ACGAN = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
 DIFFAUGMENT = "augment.transforms=[flip, rotate90, brightness, saturation, contrast, translation, cutout]"
 ADA = (DIFFAUGMENT, "augment.adaptive=true", "augment.p=0.1", "augment.speed=600", "augment.every=2")
@@ -38,6 +39,8 @@ LECAM = "penalty.lecam=0.3"
 NEW_REALS = ("train.reuse_reals=false", "train.reuse_fakes=false")
 RECOMPUTED = "train.checkpoint_activations=true"
 STDDEV = "model.discriminator.minibatch_stddev=true"
+SEPARATE = ("penalty.r1=1", "penalty.r1_every=3", "penalty.r1_separate=true")
+LENGTHS = ("penalty.path_length=2", "penalty.path_length_every=2")
 LAZY = ("optim.d_steps=2", "penalty.r1=1", "penalty.r1_every=3", "penalty.gp=1", "penalty.gp_every=4")
 
 BIG = (*BIGGAN, "loss.name=hinge", "penalty.orthogonal=1e-3")
@@ -50,6 +53,18 @@ CORNERS = {
     "transformer": (*TRANSFORMER, *RPGAN, *ESTIMATED),
     "transformer-recomputed": (*TRANSFORMER, *RPGAN, RECOMPUTED),
     "sngan": (*RESNET, *SPECTRAL),
+    "stylegan2": (*STYLEGAN2, *SEPARATE, *LENGTHS),
+    "stylegan2-conditional-d2-fresh": (
+        *STYLEGAN2,
+        *SEPARATE,
+        *LENGTHS,
+        *CONCAT,
+        "optim.d_steps=2",
+        "train.reuse_fakes=false",
+    ),
+    "stylegan2-a2": (*STYLEGAN2, *SEPARATE, *LENGTHS, RECOMPUTED, ACCUMULATED),
+    "path_length-batch_norm": (*MLP, "model.generator.norm=batch", *LENGTHS, "loss.name=hinge"),
+    "r1_separate-stddev": (*R3GAN, STDDEV, *SEPARATE, "model.packing=2", "train.batch_size=20"),
     "relativistic_average": (*MLP, "loss.name=relativistic_average"),
     "relativistic_average-a2": (*MLP, "loss.name=relativistic_average", ACCUMULATED),
     "batch_norm-gp": (*MLP, *D_BATCH, "penalty.gp=1"),
@@ -110,6 +125,7 @@ def test_world_size_does_not_change_the_trajectory(fleet: Fleet, alone, override
 RESUMES = {
     "biggan": (*BIG, "optim.d_steps=2"),
     "reacgan": (*BIGGAN, *REACGAN, ACCUMULATED),
+    "stylegan2": (*STYLEGAN2, *SEPARATE, *LENGTHS, *CONCAT, ADA[0]),
     "ada": (*MLP, "data.resolution=16", *ADA),
     "whole_ada": (*MLP, *WHOLE_ADA, "penalty.r1=1"),
     "lecam-new_reals": (*MLP, *RPGAN[:1], LECAM, *NEW_REALS, "penalty.centering=0.01", ACCUMULATED),
@@ -137,6 +153,7 @@ def test_a_resumed_run_is_bit_identical(fleet: Fleet, overrides, world_size: int
 
 
 PENALISED = {
+    "stylegan2": (*STYLEGAN2, *SEPARATE, *LENGTHS, "model.discriminator.stddev_group=0"),
     "gp-lazy-d2": (*RESNET, "penalty.gp=10", "penalty.gp_every=3", "optim.d_steps=2"),
     "r1_r2-projection": (*DCGAN, *PROJECTION, "model.generator.norm=layer", *RPGAN),
     "finite_difference-d2": (*DCGAN, *RPGAN, *ESTIMATED, "optim.d_steps=2"),

@@ -28,6 +28,7 @@ TINY = {
     "biggan": ("width=1",),
     "r3gan": ("width=4", "max_width=4", "depth=1", "group_size=4"),
     "transformer": ("width=4", "heads=1", "depth=4", "patch=8"),
+    "stylegan2": ("channel_base=32", "channel_max=4", "mapping_layers=2"),
 }
 BATCH = 4
 

@@ -16,9 +16,16 @@ SMALL = {
     "resnet": ("width=4", "max_width=8"),
     "biggan": ("width=1",),
     "r3gan": ("width=4", "max_width=8", "group_size=4"),
+    "stylegan2": (
+        "channel_base=64",
+        "channel_max=8",
+        "mapping_layers=2",
+        "model.generator.w_dim=12",
+        "model.generator.class_dim=12",
+    ),
     "transformer": ("width=8", "heads=2", "depth=4", "patch=4"),
 }
-CONVOLUTIONAL = ("dcgan", "resnet", "biggan", "r3gan")
+CONVOLUTIONAL = ("dcgan", "resnet", "biggan", "r3gan", "stylegan2")
 CLASSES = 5
 LATENT = 7
 CONDITIONAL = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")

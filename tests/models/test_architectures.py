@@ -22,6 +22,7 @@ from ganscale.models.layers import (
 from tests.models.nets import CONVOLUTIONAL, LATENT, SMALL, assert_all_trained, latents, pair
 
 NORMED = ("mlp", "dcgan", "resnet", "biggan")
+NO_ATTENTION = ("mlp", "stylegan2", "transformer")
 NORMED_PAIRS = [(name, norm) for name in NORMED for norm in NORMS if (name, norm) != ("mlp", "instance")]
 ALL_ON = {
     "mlp": ("model.discriminator.minibatch_stddev=true", "spectral_norm=true"),
@@ -30,6 +31,7 @@ ALL_ON = {
     "biggan": ("attention=8", "model.discriminator.minibatch_stddev=true"),
     "r3gan": ("attention=8", "model.discriminator.minibatch_stddev=true", "depth=1"),
     "transformer": (),
+    "stylegan2": (),
 }
 
 
@@ -58,7 +60,7 @@ def test_shapes_at_every_resolution(name: str, resolution: int, channels: int) -
 @pytest.mark.parametrize(("resolution", "height"), [((16, 24), 4), ((80, 32), 20), ((28, 56), 14)], ids=str)
 @pytest.mark.parametrize("name", SMALL)
 def test_images_need_not_be_square(name: str, resolution: tuple[int, int], height: int) -> None:
-    settings = () if name in ("mlp", "transformer") else (f"attention={height}",)
+    settings = () if name in NO_ATTENTION else (f"attention={height}",)
     pooled = ("model.discriminator.pooling=flatten",) if name == "resnet" else ()
     generator, discriminator = pair(name, *settings, *pooled, resolution=resolution)
     made = generator(latents(2))
@@ -102,10 +104,10 @@ def test_everything_at_once(name: str) -> None:
     assert uses_batch_statistics(discriminator)
     for network in (generator, discriminator):
         kinds = [type(module) for module in network.modules()]
-        assert kinds.count(SelfAttention) == (name != "mlp")
+        assert kinds.count(SelfAttention) == (name not in NO_ATTENTION)
         assert kinds.count(MinibatchStddev) == (network is discriminator)
         layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
-        assert len(spectral_norms(network)) == (0 if name == "r3gan" else len(layers))
+        assert len(spectral_norms(network)) == (0 if name in ("r3gan", "stylegan2") else len(layers))
 
 
 def check_finite(generator: Generator, discriminator: Discriminator) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from torch.nn.functional import embedding
 from ganscale.models.layers.batch_statistics import normalize
 from ganscale.models.layers.precision import upcast
 from ganscale.parallel.collectives import num_replicas
+
+
+class _Statistics(Protocol):
+    update_statistics: bool
 
 
 class BatchNorm(nn.Module):
@@ -227,11 +232,11 @@ def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
 
 
 @contextmanager
-def frozen_statistics(norms: Iterable[BatchNorm]) -> Iterator[None]:
+def frozen_statistics(norms: Iterable[_Statistics]) -> Iterator[None]:
     """Leave the running statistics as they are during the block; forwards still use the batch's.
 
     Args:
-        norms: from `batch_norms`.
+        norms: from `batch_norms`, or other layers that keep statistics.
     """
     for norm in norms:
         norm.update_statistics = False
