@@ -34,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ema", type=float, metavar="WIDTH", help=wanted)
     add("--seeds", metavar="0-63,100", help="which images (grid, --images: 0-63; --interpolate: 0-7; --nearest: 0-9)")
     add("--labels", metavar="3,4 | all", help="classes; a grid gets one row per class (default: seed mod classes)")
-    add("--truncation", type=float, default=1.0, metavar="PSI", help="0 to 1: z times PSI (default: 1, as in training)")
+    add("--truncation", type=float, default=1.0, metavar="PSI", help="0 to 1: z times PSI, of StyleGAN2 w (default: 1)")
     add("--out", type=Path, metavar="FOLDER", help="where grid, interpolation and so on go (default: RUN/generated)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: a GPU if any)")
     modes = parser.add_mutually_exclusive_group()

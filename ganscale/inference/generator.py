@@ -19,6 +19,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.networks import GENERATORS, named
 from ganscale.inference.averages import Average
 from ganscale.models import Geometry
+from ganscale.models.layers import latent_averages
 from ganscale.parallel.random import Stream
 from ganscale.training.batches import latents
 
@@ -103,8 +104,22 @@ class LoadedGenerator(nn.Module):
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The network itself: z `[N, latent_dim]` and classes int64 `[N]` to examples `[N, *shape]`, not clipped."""
+    @property
+    def truncates_w(self) -> bool:
+        """Whether truncation moves w towards its average (StyleGAN2) instead of z towards 0."""
+        return bool(latent_averages(self.network))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """The network itself: z `[N, latent_dim]` and classes int64 `[N]` to examples `[N, *shape]`, not clipped.
+
+        Args:
+            z: latents.
+            labels: classes; None for a generator without.
+            truncation: psi, as in `sample`.
+        """
+        if truncation != 1.0 and self.truncates_w:
+            return self.network(z, labels, truncation=truncation)
+        z = z if truncation == 1.0 else z * truncation
         return self.network(z, labels) if self.num_classes else self.network(z)
 
     def latents(self, seeds: Iterable[int]) -> Tensor:
@@ -123,8 +138,8 @@ class LoadedGenerator(nn.Module):
         Args:
             seeds: of the examples, each from 0 to 2^48 - 1; a number N stands for the seeds 0 to N - 1.
             labels: a class for all, or one per seed; by default `seed % num_classes`. Only for conditional generators.
-            truncation: psi in [0, 1] of the truncation trick, z' = psi z (Karras et al. 2019, appendix B, there in w):
-                less variety for more typical examples. 1 leaves z as in training.
+            truncation: psi in [0, 1] of the truncation trick: less variety for more typical examples. With StyleGAN2
+                w' = mean(w) + psi (w - mean(w)) (Karras et al. 2019, appendix B), else z' = psi z; 1 as in training.
 
         Returns:
             Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]` as they are, on the generator's device.
@@ -138,8 +153,8 @@ class LoadedGenerator(nn.Module):
                 raise ValueError(f"seed {seed} is not in 0 to 2^48 - 1")
         if not 0.0 <= truncation <= 1.0:
             raise ValueError(f"truncation {truncation} is not in [0, 1]")
-        z = self.latents(chosen).mul_(truncation)
-        return self.decode(z, self.classes(chosen, labels), lanes=[seed % LANES for seed in chosen])
+        lanes = [seed % LANES for seed in chosen]
+        return self.decode(self.latents(chosen), self.classes(chosen, labels), lanes=lanes, truncation=truncation)
 
     def classes(self, seeds: Sequence[int], labels: int | Sequence[int] | Tensor | None = None) -> Tensor | None:
         """The class of each seed: int64 `[N]`, or None without classes. Arguments and errors: `sample`."""
@@ -161,13 +176,21 @@ class LoadedGenerator(nn.Module):
         return torch.tensor(chosen, dtype=torch.int64)
 
     @torch.no_grad()
-    def decode(self, z: Tensor, labels: Tensor | None = None, *, lanes: Sequence[int] | None = None) -> Tensor:
+    def decode(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        *,
+        lanes: Sequence[int] | None = None,
+        truncation: float = 1.0,
+    ) -> Tensor:
         """Examples of latents, computed in blocks of `LANES` rows.
 
         Args:
             z: `[N, latent_dim]`.
             labels: classes int64 `[N]`; None for a generator without classes.
             lanes: row of its block at which each example is computed, in [0, LANES); by default consecutive rows.
+            truncation: psi, as in `sample`.
 
         Returns:
             Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]`.
@@ -184,7 +207,7 @@ class LoadedGenerator(nn.Module):
             classes[at] = labels.cpu()
             classes = classes.to(self.device)
         blocks = [
-            self(padded[start : start + LANES], None if classes is None else classes[start : start + LANES])
+            self(padded[start : start + LANES], None if classes is None else classes[start : start + LANES], truncation)
             for start in range(0, size, LANES)
         ]
         examples = torch.cat(blocks) if blocks else torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)

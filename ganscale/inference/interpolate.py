@@ -39,7 +39,7 @@ def slerp(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return torch.where(sine < 1e-6, torch.lerp(start, end, share), curved)
 
 
-def walk(generator: LoadedGenerator, seeds: Sequence[int], steps: int, *, closed: bool, truncation: float) -> Tensor:
+def walk(generator: LoadedGenerator, seeds: Sequence[int], steps: int, *, closed: bool) -> Tensor:
     """Latents between successive seeds, by slerp for normal z and linear for uniform z.
 
     Args:
@@ -47,12 +47,11 @@ def walk(generator: LoadedGenerator, seeds: Sequence[int], steps: int, *, closed
         seeds: at least two.
         steps: latents per pair of successive seeds.
         closed: True for a loop, where each segment excludes its end; False for segments with both ends.
-        truncation: as in `LoadedGenerator.sample`.
 
     Returns:
         z `[segments, steps, latent_dim]`.
     """
-    z = generator.latents(seeds).mul_(truncation)
+    z = generator.latents(seeds)
     ends = z.roll(-1, 0) if closed else z[1:]
     starts = z if closed else z[:-1]
     share = torch.linspace(0.0, 1.0, steps + closed, dtype=z.dtype)[:steps].view(1, -1, 1)
@@ -97,13 +96,13 @@ def save_interpolation(
             "an interpolation needs at least two seeds", key="--seeds", value=f"{len(seeds)} seeds", remedy=remedy
         )
     classes = generator.classes(seeds[:1], label)
-    rows = walk(generator, seeds, steps, closed=False, truncation=truncation)
+    rows = walk(generator, seeds, steps, closed=False)
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "interpolation.png", folder / "interpolation.gif"]
-    picture = image_grid(to_array(_decode(generator, rows, classes)), columns=steps)
+    picture = image_grid(to_array(_decode(generator, rows, classes, truncation)), columns=steps)
     write_png(files[0], picture, settings_text(generator, label=label, truncation=truncation, **(settings or {})))
-    loop = walk(generator, seeds, FRAMES, closed=True, truncation=truncation)
-    frames = _enlarge(to_bytes(_decode(generator, loop, classes)))
+    loop = walk(generator, seeds, FRAMES, closed=True)
+    frames = _enlarge(to_bytes(_decode(generator, loop, classes, truncation)))
     _write_gif(files[1], frames)
     if find_spec("imageio_ffmpeg"):
         files.append(folder / "interpolation.mp4")
@@ -111,9 +110,10 @@ def save_interpolation(
     return files
 
 
-def _decode(generator: LoadedGenerator, z: Tensor, classes: Tensor | None) -> Tensor:
+def _decode(generator: LoadedGenerator, z: Tensor, classes: Tensor | None, truncation: float) -> Tensor:
     rows = z.flatten(0, 1)
-    return generator.decode(rows, None if classes is None else classes.expand(len(rows)))
+    labels = None if classes is None else classes.expand(len(rows))
+    return generator.decode(rows, labels, truncation=truncation)
 
 
 def _enlarge(frames: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ FLIPPED = "augment.transforms=[flip]"
 CLASSES = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
 RATE = "optim:\n  lr_g: {{start: 1e-3, end: 1e-4, {}}}\n"
 ESTIMATED_R1 = ("penalty.r1=1", "penalty.r1_mode=finite_difference")
+WORKERS_4 = "cluster.num_workers=4"
+MAPS = ("data.resolution=16", "model.generator.name=stylegan2", "model.discriminator.name=stylegan2")
 TO_ZERO = "{'start': 1.0, 'end': 0, 'over': 5}"
 """As the message shows it; YAML reads it too."""
 EXPONENTIAL = "{'start': 1.0, 'end': 0, 'over': 5, 'curve': 'exponential'}"
@@ -19,6 +21,14 @@ OBJECTIVE = [
     override("negative_weight", "penalty.gp=-1", "at least 0 and at most 1e+06"),
     override("list_for_weight", "penalty.r1=[1, 2]", NUMBER),
     override("text_for_weight", "penalty.r2=strong", NUMBER),
+    override("r1_always_due", "penalty.r1_separate=true", "or penalty.r1_every = 16"),
+    override("r1_is_cheap", "penalty.r1_separate=true", "penalty.r1_mode = exact", *ESTIMATED_R1, "penalty.r1_every=4"),
+    override("lengths_in_a_graph", "train.cuda_graphs=true", "penalty.path_length = 0", "penalty.path_length=2"),
+    override("lengths_compiled", "train.compile=true", "penalty.path_length = 0", "penalty.path_length=2"),
+    override("lengths_of_one_image", "train.batch_size=7", "train.batch_size >= 8", "penalty.path_length=2", WORKERS_4),
+    override(
+        "mixing_uniform", "model.generator.style_mixing=0.5", "model.latent: normal", "model.latent=uniform", *MAPS
+    ),
     override("never_due", "penalty.r1_every=0", "greater than or equal to 1"),
     override("penalty_misspelt", "penalty.drfit=10", "did you mean 'drift'"),
     override("penalty_interval_misspelt", "penalty.r1_evry=4", "did you mean 'r1_every'"),

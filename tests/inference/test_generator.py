@@ -1,6 +1,7 @@
 """Samples of a loaded generator: each is a function of its seed, label and truncation, to the last bit."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +97,21 @@ def test_images_are_clipped_and_points_are_not() -> None:
     torch.testing.assert_close(echo(5.0).sample(40).flatten(1), (5.0 * z).clamp(-1, 1))
     points = LoadedGenerator(Echo(5.0), describe(shape=(2,)))
     torch.testing.assert_close(points.sample(40).flatten(1), 5.0 * z)
+
+
+def test_truncation_moves_styles_towards_their_average() -> None:
+    settings = {"name": "stylegan2", "channel_base": 64, "channel_max": 8, "w_dim": 8, "mapping_layers": 2}
+    description = describe(shape=(1, 16, 16), generator=settings)
+    generator = rebuild(description, build_network(description).state_dict())
+    assert generator.truncates_w
+    network: Any = generator.network
+    network.average.value.copy_(torch.randn(network.average.value.shape, generator=torch.Generator().manual_seed(0)))
+    z = generator.latents(range(LANES))
+    wanted = network(z, truncation=0.5).clamp(-1.0, 1.0)
+    assert torch.equal(generator.sample(LANES, truncation=0.5), wanted)
+    assert (generator.sample(LANES) - wanted).abs().max() > 1e-3
+    average = generator.sample(3, truncation=0.0)
+    torch.testing.assert_close(average[1:], average[:1].expand(2, -1, -1, -1))
 
 
 def test_truncation_scales_z() -> None:

@@ -48,16 +48,16 @@ def test_slerp_between_equal_latents_stays_there() -> None:
 def test_a_walk_goes_from_seed_to_seed(latent: str, tmp_path: Path) -> None:
     generator = load(tmp_path, *MLP, f"model.latent={latent}")
     z = generator.latents([3, 8, 1])
-    way = walk(generator, [3, 8, 1], 5, closed=False, truncation=1.0)
+    way = walk(generator, [3, 8, 1], 5, closed=False)
     assert way.shape == (2, 5, 8)
     torch.testing.assert_close(way[:, 0], z[:2])
     torch.testing.assert_close(way[:, -1], z[1:])
     middle = (z[0] + z[1]) / 2 if latent == "uniform" else slerp(z[0], z[1], torch.tensor([0.5]))
     torch.testing.assert_close(way[0, 2], middle)
-    loop = walk(generator, [3, 8, 1], 4, closed=True, truncation=0.5)
+    loop = walk(generator, [3, 8, 1], 4, closed=True)
     assert loop.shape == (3, 4, 8)
-    torch.testing.assert_close(loop[:, 0], 0.5 * z)
-    torch.testing.assert_close(loop[0], 0.5 * way[0, :4])
+    torch.testing.assert_close(loop[:, 0], z)
+    torch.testing.assert_close(loop[0], way[0, :4])
 
 
 def test_files(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_files(tmp_path: Path) -> None:
     videos = ["interpolation.mp4"] if find_spec("imageio_ffmpeg") else []
     assert [path.name for path in files] == ["interpolation.png", "interpolation.gif", *videos]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in files)
-    z = walk(generator, [5, 6, 7], 4, closed=False, truncation=1.0).flatten(0, 1)
+    z = walk(generator, [5, 6, 7], 4, closed=False).flatten(0, 1)
     made = generator.decode(z, torch.full((8,), 5)).double().numpy()
     with Image.open(files[0]) as picture:
         assert picture.info["seeds"] == "5-7"

@@ -40,9 +40,10 @@ def filtered(x: Tensor, gain: float) -> Tensor:
 
 def zeros_between(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    return torch.stack((x, torch.zeros_like(x)), -1).reshape(n, c, h, 2 * w).repeat_interleave(
-        2, dim=2
-    ) * torch.tensor([1.0, 0.0], dtype=x.dtype).repeat(h)[:, None]
+    return (
+        torch.stack((x, torch.zeros_like(x)), -1).reshape(n, c, h, 2 * w).repeat_interleave(2, dim=2)
+        * torch.tensor([1.0, 0.0], dtype=x.dtype).repeat(h)[:, None]
+    )
 
 
 def double(image: Tensor) -> Tensor:
@@ -68,7 +69,12 @@ def modulated(x: Tensor, w: Tensor, weights: Weights, name: str, *, up: bool, de
 
 
 def generator(
-    z: Tensor, labels: Tensor | None, weights: Weights, noise: list[Tensor], num_layers: int, second: tuple | None = None
+    z: Tensor,
+    labels: Tensor | None,
+    weights: Weights,
+    noise: list[Tensor],
+    num_layers: int,
+    second: tuple | None = None,
 ) -> Tensor:
     """z `[N, L]`, a noise map `[N, 1, H, W]` per layer, and second latents with the layer from which they count."""
 

@@ -17,16 +17,14 @@ from tests.models import stylegan2_reference as reference
 from tests.models.nets import CLASSES, CONDITIONAL, LATENT, latents, num_parameters, pair
 
 LABELS = torch.tensor([0, 3, 3, 4])
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 
 
-def shaken(network: nn.Module) -> nn.Module:
+def shaken(network: nn.Module) -> None:
     """Move all weights away from the zeros and ones that some begin with."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-    return network
 
 
 def tensor(*shape: int, seed: int = 3) -> Tensor:
@@ -45,7 +43,8 @@ def derivatives(output: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("mixes", [False, True], ids=["one", "mixing"])
 def test_the_generator_is_the_papers(conditional: bool, mixes: bool) -> None:
     generator, _ = pair("stylegan2", *(CONDITIONAL if conditional else ()))
-    assert isinstance(shaken(generator), StyleGAN2Generator)
+    assert isinstance(generator, StyleGAN2Generator)
+    shaken(generator)
     weights, labels = dict(generator.named_parameters()), LABELS if conditional else None
     z, z2, noise = (x.requires_grad_() for x in (latents(), latents(seed=2), tensor(4, 16 + 2 * 64 + 2 * 256)))
     cutoff = torch.tensor([1, 2, 5, 6])
@@ -57,7 +56,7 @@ def test_the_generator_is_the_papers(conditional: bool, mixes: bool) -> None:
     maps = [noise[:, a:b].view(4, 1, side, side) for a, b, side in zip(starts, starts[1:], sides, strict=False)]
     wanted = reference.generator(z, labels, weights, maps, 2, (z2, cutoff) if mixes else None)
     for one, other in zip(found, derivatives(wanted, inputs), strict=True):
-        torch.testing.assert_close(one, other, **CLOSE)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("conditional", [False, True], ids=["plain", "classes"])
@@ -65,14 +64,15 @@ def test_the_generator_is_the_papers(conditional: bool, mixes: bool) -> None:
 def test_the_discriminator_is_the_papers(conditional: bool, group: int) -> None:
     settings = ("model.discriminator.mapping_layers=2", f"model.discriminator.stddev_group={group}")
     _, discriminator = pair("stylegan2", *settings, *(CONDITIONAL if conditional else ()))
-    weights = dict(shaken(discriminator).named_parameters())
+    shaken(discriminator)
+    weights = dict(discriminator.named_parameters())
     labels = LABELS.repeat(2) if conditional else None
     x = tensor(8, 3, 16, 16).requires_grad_()
     inputs = [x, *weights.values()]
     found = derivatives(discriminator(x, labels), inputs)
     wanted = derivatives(reference.discriminator(x, labels, weights, 2, group, 2), inputs)
     for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, **CLOSE)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 MAPPING = 8 * 262_656
@@ -91,8 +91,9 @@ def sizes(channel_base: int) -> tuple[int, int]:
     model = load(overrides=[*settings, "model.latent_dim=512", "data.resolution=32"]).model
     geometry = Geometry((3, 256, 256), 512)
     with torch.device("meta"):
-        networks = GENERATORS["stylegan2"].make(model.generator, geometry), DISCRIMINATORS["stylegan2"].make(
-            model.discriminator, geometry
+        networks = (
+            GENERATORS["stylegan2"].make(model.generator, geometry),
+            DISCRIMINATORS["stylegan2"].make(model.discriminator, geometry),
         )
     return num_parameters(networks[0]), num_parameters(networks[1])
 
@@ -154,7 +155,7 @@ def test_the_average_of_w_and_truncation() -> None:
     torch.testing.assert_close(
         generator.styles(latents(), LABELS, None, 0.3)[:, 2], average.value + 0.3 * (w - average.value)
     )
-    torch.testing.assert_close(average.total, before), "in training only"
+    torch.testing.assert_close(average.total, before)  # it counts in training only
     one, other = generator(latents(), LABELS, None, 0.0), generator(latents(seed=5), LABELS.flip(0), None, 0.0)
     torch.testing.assert_close(one, other)
 
@@ -173,7 +174,8 @@ def test_groups_are_of_the_whole_batch() -> None:
 def test_styles_of_blocks_overlap_as_in_the_original() -> None:
     """Two layers per block but one in the first, and a block's share of the image has the next layer's style."""
     generator, _ = pair("stylegan2", "model.generator.noise=none")
-    assert isinstance(shaken(generator), StyleGAN2Generator)
+    assert isinstance(generator, StyleGAN2Generator)
+    shaken(generator)
     styles = tensor(2, 6, 12)
     base = generator.layers(styles, None)
     for layer in range(6):

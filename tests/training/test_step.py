@@ -20,7 +20,7 @@ from ganscale.training.objective import Batch, DiscriminatorObjective, Draws, Vi
 from ganscale.training.schedules import PenaltyWeights
 from ganscale.training.statistics import LOGIT_EDGES, LOGIT_RANGE, NUM_BINS, logit_bins, weight_norm
 from tests.fleet import Fleet, over_gloo
-from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
+from tests.runs import BATCH_NORM, DCGAN, MLP, STYLEGAN2, tiny
 
 VARIANTS = {
     "plain": (),
@@ -172,6 +172,28 @@ def test_no_member_of_the_family_says_more(fleet: Fleet, overrides: tuple[str, .
     three = 4 * d_steps * any("dragan" in override or "lecam" in override for override in overrides)
     assert traffic["collectives"].get(("gloo:all_reduce", 3), 0) == three, "spread of the batch, or means of logits"
     assert sum(traffic["collectives"].values()) == three + 4 * d_steps + 4 + 2, "and the numbers of each tick"
+
+
+SEPARATE = ("penalty.r1=1", "penalty.r1_every=2", "penalty.r1_separate=true")
+LENGTHS = ("penalty.path_length=2", "penalty.path_length_every=4")
+STEPS = {
+    "mlp": (*MLP, *SEPARATE, *LENGTHS),
+    "stylegan2-a2": (*STYLEGAN2, *SEPARATE, *LENGTHS, "train.accumulation=2", "model.discriminator.stddev_group=0"),
+}
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("overrides", STEPS.values(), ids=STEPS)
+def test_a_step_of_its_own_sends_its_gradients_once(fleet: Fleet, overrides: tuple[str, ...]) -> None:
+    """Iterations 2 to 5: R1 is due in 2 and 4, path lengths in 4; each network's gradients cross once per step."""
+    (traffic, _) = fleet.run(count_traffic, 2, overrides)
+    generator, discriminator = traffic["sizes"]
+    assert traffic["reduced"] == {"discriminator": (4 + 2) * discriminator * 8, "generator": (4 + 1) * generator * 8}
+    small = Counter({size: count for (_, size), count in traffic["collectives"].items() if size <= SMALL})
+    assert small.pop(1) == 1, "the mean length"
+    styles = small.pop(9, 0)
+    assert styles == (4 if overrides[: len(STYLEGAN2)] == STYLEGAN2 else 0), "the average of w, 8 numbers and a count"
+    assert list(small.values()) == [2], "the numbers of each tick"
 
 
 @pytest.mark.multiprocess
