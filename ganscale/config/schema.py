@@ -234,7 +234,7 @@ class Training(Section):
     init_from: str = Field(
         default="",
         description="Weights to start from (docs/warm_start.md): a run's folder or URI, a checkpoint, an exported "
-        "generator, or a pickle of R3GAN; empty: the initialization. A run that resumes does not read it.",
+        "generator, or a pickle of R3GAN or StyleGAN2; empty: the initialization. A run that resumes does not read it.",
     )
     init_checkpoint: Annotated[int | str, BeforeValidator(_checkpoint)] = Field(
         default="newest", description="Which checkpoint of a run in train.init_from: newest, best or its images."

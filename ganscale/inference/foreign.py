@@ -1,4 +1,4 @@
-"""Published networks of other code as networks of this package: R3GAN's pickles (github.com/brownvc/R3GAN).
+"""Published networks of other code as networks of this package: pickles of R3GAN (github.com/brownvc) and StyleGAN2.
 
 Only tensors are read from a pickle (`ganscale.storage.pickles`). The networks compute the same function in float32;
 R3GAN's own code computes some stages in bfloat16, which differs by rounding.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, ConfigError
 from ganscale.config.networks import named
+from ganscale.inference import foreign_stylegan2 as stylegan2
 from ganscale.models import Geometry
 from ganscale.storage import pickles
 from ganscale.storage.pickles import PickleError
@@ -21,7 +22,7 @@ from ganscale.storage.store import Place, size_of
 
 SUFFIXES = (".pkl", ".pickle")
 EMBEDDING = "Model.EmbeddingLayer.weight"
-_REMEDY = "use a network-snapshot of R3GAN's train.py, or one of its published pickles, downloaded"
+_REMEDY = "use a network-snapshot of R3GAN's or StyleGAN2-ADA's train.py, or one of their published pickles, downloaded"
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class ForeignNetworks:
 
 
 def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
-    """Read the networks of a pickle of R3GAN.
+    """Read the networks of a pickle of R3GAN or StyleGAN2.
 
     Args:
         path: of the file.
         key: the setting that names it, for messages.
 
     Raises:
-        ConfigError: it is damaged, no pickle of R3GAN, or has networks that the architecture r3gan cannot be.
+        ConfigError: it is damaged, another pickle, or has networks that the architecture r3gan or stylegan2 cannot be.
     """
     try:
         if size_of(path) > pickles.MAX_BYTES:
@@ -66,11 +67,16 @@ def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
         if not isinstance(root, dict) or not {"G", "D", "G_ema"} <= root.keys():
             raise PickleError("it does not hold G, D and G_ema")
         weights = {name: pickles.module_tensors(root[name], most=len(content)) for name in ("G", "D", "G_ema")}
-        if any(not name.startswith("Model.") for each in weights.values() for name in each):
-            raise PickleError("its networks are not R3GAN's; StyleGAN's are not read")
-        generator, settings, geometry = _generator(weights["G"])
-        ema, average_settings, average_geometry = _generator(weights["G_ema"])
-        discriminator, *others = _discriminator(weights["D"])
+        styles = stylegan2.is_stylegan2(weights["G"])
+        if not styles and any(not name.startswith("Model.") for each in weights.values() for name in each):
+            raise PickleError("its networks are neither R3GAN's nor StyleGAN2's")
+        (generator, settings, geometry), (ema, average_settings, average_geometry) = (
+            _style_generator(weights[name], root[name]) if styles else _generator(weights[name])
+            for name in ("G", "G_ema")
+        )
+        discriminator, *others = (
+            _style_discriminator(weights["D"], root["D"]) if styles else _discriminator(weights["D"])
+        )
         if (average_settings, average_geometry) != (settings, geometry):
             raise PickleError("its generator and the average differ in shape")
         if others != [geometry.shape, geometry.num_classes]:
@@ -146,13 +152,24 @@ def _settings(stages: list[list[dict[str, Tensor]]]) -> dict[str, Any]:
     }
 
 
+def _style_generator(weights: Mapping[str, Tensor], module: Any) -> tuple[nn.Module, dict[str, Any], Geometry]:
+    settings, geometry, own = stylegan2.generator(weights, module)
+    return _build("generator", settings, geometry, own), settings, geometry
+
+
+def _style_discriminator(weights: Mapping[str, Tensor], module: Any) -> tuple[nn.Module, tuple[int, ...], int]:
+    settings, geometry, own = stylegan2.discriminator(weights, module)
+    return _build("discriminator", settings, geometry, own), geometry.shape, geometry.num_classes
+
+
 def _build(side: str, settings: dict[str, Any], geometry: Geometry, weights: dict[str, Tensor]) -> nn.Module:
-    entry = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}[side]["r3gan"]
+    name = settings["name"]
+    entry = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}[side][name]
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = entry.make(named(entry.settings, "r3gan").model_validate(settings), geometry)
+        network: nn.Module = entry.make(named(entry.settings, name).model_validate(settings), geometry)
     missing = network.state_dict().keys() ^ weights.keys()
     if missing:
-        raise PickleError(f"its {side} and the architecture r3gan differ in {', '.join(sorted(missing))}")
+        raise PickleError(f"its {side} and the architecture {name} differ in {', '.join(sorted(missing))}")
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return network
 

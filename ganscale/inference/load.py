@@ -50,7 +50,7 @@ def load_generator(
 
     Args:
         path: a run directory or its URI, its `checkpoints/` or one checkpoint in it, an export (its folder or its
-            `generator.safetensors`), or a pickle of R3GAN.
+            `generator.safetensors`), or a pickle of R3GAN or StyleGAN2.
         device: where it computes.
         checkpoint: of a run: "newest" valid one, "best" by `checkpoint.best_metric`, or its number of images.
         ema: width (sigma_rel) of another average of a run with `ema.profiles`, which is reconstructed; `average` of the

@@ -178,7 +178,8 @@ def _read_pickle(path: Place) -> Origin:
     geometry = found.geometry
     shapes = {"generator": (geometry.latent_dim,), "discriminator": geometry.shape}
     networks = {"generator": found.generator, "discriminator": found.discriminator, "ema": found.ema}
-    kind, names = "a pickle of R3GAN", dict.fromkeys(SIDES, "r3gan")
+    name: str = found.settings["name"]
+    kind, names = f"a pickle of {name}", dict.fromkeys(SIDES, name)
     return Origin(path, kind, found.images, found.sha256, names, networks, shapes)
 
 

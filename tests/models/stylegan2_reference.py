@@ -1,12 +1,13 @@
 """StyleGAN2 once more, from its papers' equations, one image at a time and with no layer of the package."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-Weights = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
 LINE = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8.0
 
 
