@@ -63,7 +63,7 @@ def path_lengths(images: Tensor, styles: Tensor, y: Tensor) -> Tensor:
 
 
 def taking_part(position: int, batch_size: int) -> slice:
-    """The rows of a share that take part: every second one of the global batch, whoever has it.
+    """The rows of a share that take part: every second one of the global batch, on any replica.
 
     Args:
         position: global index of the share's first row.

@@ -299,7 +299,7 @@ class Step:
     def _regularize_generator(self, micros: Sequence[Batch], controls: Controls) -> dict[str, Tensor]:
         """An optimizer step of G on its path lengths alone; returns this replica's share of their mean penalty.
 
-        The mean length is the one before this step, so that the loss is a sum over rows, whoever has them.
+        The mean length is the one before this step, so that the loss is a sum over rows on any replicas.
         """
         self.g.optimizer.zero_grad(set_to_none=True)
         total, penalty = torch.zeros_like(self.path_length), torch.zeros_like(self.path_length)

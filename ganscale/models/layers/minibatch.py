@@ -58,7 +58,7 @@ class MinibatchStddev(nn.Module):
 
     def _by_group(self, x: Tensor, everywhere: bool) -> Tensor:
         """The deviation of each row's group: `[N, F]` to `[N]`."""
-        assert self.place or not everywhere, "whoever runs D on several replicas places its rows (`place_rows`)"
+        assert self.place or not everywhere, "with several replicas the rows of D must be placed (`place_rows`)"
         first, rows = self.place if self.place and self.training else (0, x.shape[0])
         groups = max(1, rows // self.group_size)
         group = (first + torch.arange(x.shape[0], device=x.device)) % groups
