@@ -33,7 +33,8 @@ NAMES = {
 }
 SWEEPS = {"search": "random grid optuna", "scheduler": "none asha median pbt", "score": "lower_bound success_rate"}
 FILES = {
-    "configs": "biggan_128 biggan_cifar10 biggan_mnist sagan_128 mnist_stylegan2 folder_stylegan2_64 folder_stylegan2_256 "
+    "configs": "biggan_128 biggan_cifar10 biggan_mnist sagan_128 mnist_stylegan2 folder_stylegan2_64 "
+    "folder_stylegan2_256 "
     "cifar10_dcgan cifar10_r3gan cifar10_sngan cifar10_wgan_gp emoji_32 folder_128 folder_64 gaussians "
     "mnist_dcgan mnist_demo mnist_mlp mnist_mlp_minimax mnist_r3gan mnist_sngan mnist_transformer mnist_wgan "
     "mnist_wgan_gp stacked_mnist_dcgan stacked_mnist_cpu stacked_mnist_rpgan",
