@@ -1,5 +1,6 @@
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+CYCLONEDX_VERSION := 7.5.0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +12,7 @@ RAY ?= <3
 QUICK = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
 IMAGES := cpu gpu submitter
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(or $(shell git rev-parse HEAD 2>/dev/null),unknown)
 # The stamp's name holds a checksum of what the environment is made from: change either file and set-up runs again.
 STAMP := $(VENV)/.setup-$(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 
@@ -19,7 +21,7 @@ HELM := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/.helm-
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel image k8s-overlays k8s-validate clean
+.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel try-wheel sbom notes image k8s-overlays k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -95,12 +97,29 @@ gpu: setup ## measure and check the GPU of this machine in about seven minutes; 
 docs: setup ## bring docs/config.md up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
 
-wheel: setup ## build dist/*.whl
-	@rm -rf build && $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist .
+wheel: setup ## build dist/*.whl and dist/*.tar.gz, the same bytes from the same commit
+	@rm -rf build dist
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} \
+		$(UV) build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist .
+
+try-wheel: wheel ## install dist/*.whl into an empty environment, .venv-wheel, and use it without the repository
+	@rm -rf .venv-wheel && $(PYTHON) -m venv .venv-wheel
+	@$(UV) pip install --quiet --python .venv-wheel/bin/python -c requirements.lock dist/*.whl
+	@.ci/try-wheel .venv-wheel
+
+sbom: | $(UV) ## write dist/sbom.json, the packages of requirements.lock in CycloneDX's format
+	@mkdir -p dist && $(UV) tool run --quiet --from cyclonedx-bom==$(CYCLONEDX_VERSION) cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json requirements.lock
+
+notes: ## print what CHANGELOG.md says of this version; fails if it has no section for it
+	@grep -qF '## [$(VERSION)] - ' CHANGELOG.md || { echo 'CHANGELOG.md has no section "## [$(VERSION)] - DATE"' >&2; exit 1; }
+	@awk -v head='## [$(VERSION)]' 'index($$0, "## [") == 1 {on = index($$0, head) == 1; next} on' \
+		CHANGELOG.md
 
 image: ## build the container images; IMAGES=cpu one alone, BUILDER=buildah without docker, BASE=... from another base
 	@for image in $(IMAGES); do \
 		$(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) --file cluster/Dockerfile --target $$image \
+			--label org.opencontainers.image.version=$(VERSION) --label org.opencontainers.image.revision=$(REVISION) \
 			--tag ganscale-$$image:$(VERSION) . || exit 1; \
 	done
 
@@ -112,5 +131,5 @@ k8s-validate: setup ## render the chart and k8s/overlays and check them against 
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)
-	@rm -rf $(VENV) .venv-ray build dist *.egg-info .coverage* .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .venv-ray .venv-wheel build dist *.egg-info .coverage* .pytest_cache .ruff_cache
 	@find ganscale tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ganscale.inference.load import LoadedGenerator as LoadedGenerator
     from ganscale.inference.load import load_generator as load_generator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "Config": ("config", "Config"),

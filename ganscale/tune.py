@@ -23,7 +23,9 @@ SAMPLES = 10
 def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = "Search for settings that train well on every seed; the same command again resumes the sweep."
-    epilog = "docs/sweeps.md explains the file; configs/sweeps/ holds examples."
+    epilog = (
+        "docs/sweeps.md explains the file. Examples have names: sweeps/gaussians, sweeps/mlp_quick (configs/sweeps/)."
+    )
     from ganscale.sweep.config import SweepSettings
 
     parser = Parser(
@@ -45,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
         if getattr(options, key) is not None:
             overrides.append(f"sweep.{key}={getattr(options, key)}")
     if sweep is None:
-        raise ConfigError("no sweep file", key="argument", value=None, remedy="name one, e.g. from configs/sweeps/")
+        raise ConfigError("no sweep file", key="argument", value=None, remedy="name one, e.g. sweeps/gaussians")
     tuner = Tuner(sweep, overrides)
     show(preview(tuner.plan) if options.dry_run else tuner.fit().summary)
     return DONE

@@ -16,6 +16,9 @@ from ganscale.config.yaml12 import MAX_DEPTH, Dumper, Loader
 
 MAX_BYTES = 1_000_000
 """Of a config file."""
+_PACKAGE = Path(__file__).parents[1]
+BUNDLED = next((folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), None)
+"""The example configs: in the installed package, or beside it in a checkout; None if there are none."""
 
 
 def load(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -148,18 +151,31 @@ def _free(key: str) -> bool:
     return any(key == free or key.startswith(free + ".") for free in RESUMABLE_CHANGES)
 
 
+def locate(path: Path) -> Path:
+    """The file that a path names: itself if it is there, otherwise the example config of that name.
+
+    Args:
+        path: Of a file, or the name of an example: `mnist_demo`, `sweeps/gaussians.yaml`, `configs/mnist_demo.yaml`.
+    """
+    if path.exists() or BUNDLED is None or path.is_absolute():
+        return path
+    below = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    found = BUNDLED / below if below.suffix else BUNDLED / below.parent / f"{below.name}.yaml"
+    return found if ".." not in below.parts and found.is_file() else path
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read the settings of a YAML file as plain mappings, unvalidated.
 
     Args:
-        path: The file.
+        path: The file, or the name of an example config (`locate`).
 
     Raises:
         ConfigError: The file is missing, unreadable, too large or not YAML, or holds something else than settings.
     """
     value = str(path)
     try:
-        with path.open("rb") as file:
+        with locate(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         text = content[:MAX_BYTES].decode("utf-8", "strict" if len(content) <= MAX_BYTES else "ignore")
     except FileNotFoundError:
@@ -185,7 +201,11 @@ def _suggest_file(name: str) -> str:
     if name in flat(schema()().model_dump(mode="json")):
         return f"write {name}=VALUE to set it"
     files = sorted(str(path) for path in (*Path().glob("*.yaml"), *Path("configs").glob("**/*.yaml")))
-    return did_you_mean(name, files) if files else "give the path of a YAML file"
+    if files:
+        return did_you_mean(name, files)
+    examples = [str(path.relative_to(BUNDLED).with_suffix("")) for path in BUNDLED.glob("**/*.yaml")] if BUNDLED else []
+    remedy = did_you_mean(name, examples) if examples else ""
+    return remedy if remedy.startswith("did you mean") else "give the path of a YAML file, or an example: mnist_demo"
 
 
 def _yaml(text: str, *, key: str, value: str) -> Any:

@@ -45,6 +45,8 @@ COLUMN_TITLES: dict[str, str] = {
     "penalty_gp": "Gradient penalty (WGAN-GP)",
     "penalty_dragan": "Gradient penalty (DRAGAN)",
     "penalty_drift": "Drift penalty",
+    "penalty_lecam": "LeCam penalty",
+    "penalty_centering": "Logit centering",
     "rollbacks": "Rollbacks so far",
     "evaluation_images": "Images of the newest evaluation",
 }

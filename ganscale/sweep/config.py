@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ganscale.config.errors import ConfigError, did_you_mean
 from ganscale.config.evaluation import MetricName
-from ganscale.config.load import apply_override, read, read_sweep_file
+from ganscale.config.load import apply_override, locate, read, read_sweep_file
 from ganscale.config.section import Count, Section, listed, whole
 
 
@@ -189,7 +189,7 @@ def load_sweep(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = 
         sweep = Sweep.model_validate(raw)
     except ValidationError as error:
         raise _translate(error) from None
-    beside = (Path(path).parent if isinstance(path, str | Path) else Path()) / sweep.base
+    beside = (locate(Path(path)).parent if isinstance(path, str | Path) else Path()) / sweep.base
     base = read(beside if beside.exists() else Path(sweep.base)) if sweep.base else {}
     return sweep, _with_metrics(sweep, base)
 

@@ -195,12 +195,26 @@ def test_make_image(builder: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "BASE"}}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     base = "" if builder == "docker" else "--build-arg BASE=registry.example/python:3.12 "
-    assert done.stdout.splitlines() == [
-        f"{builder} build {base}--file cluster/Dockerfile --target {target} --tag ganscale-{target}:{version} ."
+    label = "--label org.opencontainers.image"
+    named = re.sub(r"(revision=)\S+", r"\1HERE", done.stdout)
+    assert named.splitlines() == [
+        f"{builder} build {base}--file cluster/Dockerfile --target {target} "
+        f"{label}.version={version} {label}.revision=HERE --tag ganscale-{target}:{version} ."
         for target in ("cpu", "gpu", "submitter")
     ]
     chart = yaml.safe_load((ROOT / "k8s" / "chart" / "Chart.yaml").read_text(encoding="utf-8"))
     assert chart["appVersion"] == version
+
+
+def test_the_images_say_what_they_are() -> None:
+    """OCI's annotations; version and revision come from `make image`."""
+    (labels,) = [shlex.split(line)[1:] for line in stages()["runtime"] if line.startswith("LABEL ")]
+    found = dict(label.removeprefix("org.opencontainers.image.").split("=", 1) for label in labels)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert found["title"] == project["name"]
+    assert found["licenses"] == project["license"]
+    assert found["description"] in project["description"]
+    assert {"runtime"} <= set(below("cpu")) & set(below("gpu"))
 
 
 def ignored(path: str) -> bool:

@@ -7,7 +7,10 @@ import pytest
 
 from ganscale.config import Config, ConfigError, differences, dump, load, parse
 from ganscale.config.errors import shown
+from ganscale.sweep.config import load_sweep
 from tests.config.bad import BAD, Bad
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
@@ -152,3 +155,29 @@ def test_the_textbooks_smoothing_stays_with_cross_entropy() -> None:
     assert smoothing("loss.name=least_squares", "loss.label_smoothing=0.2") == 0.2
     config = load(overrides=["loss.name=hinge"])
     assert parse(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", ["mnist_demo", "mnist_demo.yaml", "configs/mnist_demo.yaml"])
+def test_examples_have_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no repository, and a file of that name in the current folder comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert load(name).run.name == "mnist_demo"
+    mine = Path(name)
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("run: {name: mine}")
+    assert load(name).run.name == "mine"
+
+
+@pytest.mark.parametrize("name", ["mnist_dem", "../pyproject.toml", "sweeps", "/mnist_demo"])
+def test_other_names_are_no_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load(name)
+    assert caught.value.key == "config"
+    if name == "mnist_dem":
+        assert "'mnist_demo'" in str(caught.value)
+
+
+def test_an_example_sweep_finds_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_sweep("sweeps/gaussians")[1] == load_sweep(ROOT / "configs" / "sweeps" / "gaussians.yaml")[1] != {}

@@ -128,5 +128,5 @@ def test_digests_pin() -> None:
     digest = f"sha256:{'a' * 64}"
     job = the(release(["gpu"], f"image.digest={digest}", "image.registry=registry.example/team"), "RayJob")
     image = ray_spec(job)["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
-    assert image == f"registry.example/team/ganscale-gpu:0.1.0@{digest}"
+    assert image == f"registry.example/team/ganscale-gpu:0.2.0@{digest}"
     assert (K8S / "chart" / "README.md").exists()
