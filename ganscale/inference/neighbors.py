@@ -176,7 +176,7 @@ def save_neighbors(
     between = nearest(source.gather(spread)[0], source, 1, features=features, mirror=mirror, without=spread)
     reals = source.gather(found.rows.flatten())[0].unflatten(0, found.rows.shape)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = _picture(to_array(torch.cat((images.unsqueeze(1), reals), 1).flatten(0, 1)), found.distances)
+    picture = _picture(to_array(torch.cat((images.unsqueeze(1), reals), 1).flatten(0, 1)), found.distances, seeds)
     facts = settings_text(generator, truncation=truncation, neighbors=count, **(settings or {}))
     write_png(folder / "nearest.png", picture, facts)
     report = Report(
@@ -212,14 +212,14 @@ def _training_set(generator: LoadedGenerator, count: int, num_samples: int) -> t
     return source, config.data.mirror
 
 
-def _picture(images: np.ndarray, distances: Tensor, *, caption: int = 14) -> np.ndarray:
-    """A row per sample on white, each neighbor's distance below it."""
+def _picture(images: np.ndarray, distances: Tensor, seeds: Sequence[int], *, caption: int = 14) -> np.ndarray:
+    """A row per sample on white, its seed and each neighbor's distance below it."""
     columns = distances.shape[1] + 1
     picture = Image.fromarray(image_grid(images, columns=columns, padding=caption))
     pen = ImageDraw.Draw(picture)
     height = (picture.height - caption) // len(distances)
     width = (picture.width - caption) // columns
-    for row, near in enumerate(distances.tolist()):
-        for column, text in enumerate(["sample", *(f"{distance:.3f}" for distance in near)]):
+    for row, (seed, near) in enumerate(zip(seeds, distances.tolist(), strict=True)):
+        for column, text in enumerate([f"seed {seed}", *(f"{distance:.3f}" for distance in near)]):
             pen.text((caption + column * width, (row + 1) * height + 1), text, fill=(60, 60, 60))
     return np.asarray(picture)

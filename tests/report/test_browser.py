@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ganscale.tracking.images import write_png
 from tests.report import folders
 
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+WebDriverWait: Any = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 MAX_BYTES = 5_000_000
@@ -61,7 +63,8 @@ def open_page(browser: Any, page: Path, width: int = 1280, *, dark: bool = False
     calm = {"name": "prefers-reduced-motion", "value": "reduce"}  # no smooth scrolling away from a click
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [scheme, calm]})
     browser.get(page.as_uri())
-    assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
+    ready = "return document.documentElement.dataset.ready === 'true'"
+    WebDriverWait(browser, 60).until(lambda _: browser.execute_script(ready))
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
 
 
@@ -168,6 +171,42 @@ def test_of_many_curves_the_nearest_is_named(browser: Any, tmp_path: Path) -> No
     webdriver.ActionChains(browser).move_to_element_with_offset(over, 0, round(top - over.size["height"] / 2)).perform()
     assert legend(browser)[1:] == ["run03: 3"]
     assert complaints(browser) == []
+
+
+def test_the_first_paint_waits_for_no_chart(browser: Any, large: Path) -> None:
+    open_page(browser, large)
+    paint, drawn = browser.execute_script(
+        "return [performance.getEntriesByName('first-contentful-paint')[0].startTime,"
+        " performance.getEntriesByName('charts')[0].startTime]"
+    )
+    assert paint < drawn, "by order, not by duration"
+
+
+def test_everything_has_a_name_and_is_reached_by_keys(browser: Any, large: Path) -> None:
+    open_page(browser, large)
+    nameless = (
+        "return [...document.querySelectorAll('img, .chart, .scroll, button, input')]"
+        ".filter(e => !(e.alt || e.ariaLabel || e.labels?.length || e.textContent.trim())).length"
+    )
+    assert browser.execute_script(nameless) == 0
+    stops = "return [...document.querySelectorAll('.chart, .scroll')].every(e => e.tabIndex === 0)"
+    assert browser.execute_script(stops)
+    levels = browser.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(e => +e.tagName[1])")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels) if after != 4), "no level is left out"
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_score_is_in_sight(browser: Any, tmp_path: Path, width: int) -> None:
+    """The column that a reader looks for is the second one, and within the window."""
+    scores = [folders.evaluation(10, 9.0)]
+    paths = [folders.run(tmp_path / f"a_run_with_a_long_name_{n}", f"run.seed={n}", evaluations=scores) for n in "12"]
+    assert main([*map(str, paths), "--out", str(tmp_path / "page.html")]) == 0
+    open_page(browser, tmp_path / "page.html", width)
+    cell = browser.find_element("css selector", "#overview tbody td")
+    assert cell.text.split() == ["Fréchet", "distance", "9,", "floor", "1.5"]
+    right = browser.execute_script("return arguments[0].getBoundingClientRect().right", cell)
+    assert right <= width
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -196,7 +196,7 @@
 
     /** Show the runs that are shown, and only these. */
     filter() {
-      this.spec.curves.forEach((curve, i) => this.plot.setSeries(i + 1, { show: shown[curve.run] }));
+      this.spec.curves.forEach((curve, i) => this.plot?.setSeries(i + 1, { show: shown[curve.run] }));
     }
   }
 
@@ -307,9 +307,15 @@
   for (const host of document.querySelectorAll("[data-group]")) {
     host.append(...charts.filter((chart) => chart.spec.group === host.dataset.group).map((chart) => chart.root));
   }
-  build();
   const host = document.getElementById("player");
   legends(host && new Player(host));
   for (const query of [paper, matchMedia("(prefers-color-scheme: dark)")]) query.addEventListener("change", build);
-  document.documentElement.dataset.ready = "true";
+  // After the first paint: tables and samples are there at once, however many curves there are.
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      performance.mark("charts");
+      build();
+      document.documentElement.dataset.ready = "true";
+    }),
+  );
 })();
