@@ -78,7 +78,7 @@ def test_the_head_is_deleted_once_and_the_cluster_in_the_end(tmp_path: Path) -> 
         position(calls, "kind", "create", "cluster"),
         position(calls, "helm", "install", "kuberay-operator"),
         position(calls, "make", "image"),
-        position(calls, "kind", "load", "docker-image", "ganscale-cpu:0.1.0"),
+        position(calls, "kind", "load", "docker-image", "ganscale-cpu:0.2.0"),
         position(calls, "helm", "template", "ganscale", "k8s/chart"),
         position(calls, "kubectl", "-n", "ganscale", "delete", "pod"),
         position(calls, "kubectl", "-n", "ganscale", "exec", "head-pod"),

@@ -156,7 +156,7 @@ def test_what_is_yours_reaches_pods() -> None:
         if role != "submitter":
             assert {"name": "A", "value": "1"} in pod.spec["containers"][0]["env"]
             assert {"name": "data", "mountPath": "/data"} in pod.spec["containers"][0]["volumeMounts"]
-    assert by_role["submitter"].spec["containers"][0]["image"] == "ganscale-submitter:0.1.0"
+    assert by_role["submitter"].spec["containers"][0]["image"] == "ganscale-submitter:0.2.0"
     assert by_role["workers"].spec["runtimeClassName"] == "nvidia"
     (term,) = by_role["workers"].spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert matches(term["labelSelector"], by_role["workers"].labels)
