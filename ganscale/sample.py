@@ -41,11 +41,28 @@ def make_parser() -> argparse.ArgumentParser:
     modes.add_argument("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
     modes.add_argument("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
     modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
+    modes.add_argument(
+        "--mix", metavar="0-3", help="replace styles of --seeds (0-7) by those of these seeds (stylegan2)"
+    )
+    modes.add_argument("--truncations", metavar="0.5,0.7,1", help="a row of images per PSI; precision against recall")
+    modes.add_argument(
+        "--project", type=Path, nargs="+", metavar="PICTURE", help="find the latents nearest to pictures"
+    )
     modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
     modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
     features = "with --nearest: what is compared, pixels (default) or an extractor's features"
     add("--features", choices=tuple(EXTRACTORS), help=features)
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
+    add("--layers", metavar="0-3", help="with --mix: coarse (default), middle, fine, or numbers of layers")
+    add(
+        "--judge", type=int, metavar="N", help="with --truncations: samples that are judged at each PSI (default: 5000)"
+    )
+    add(
+        "--space",
+        choices=("z", "w"),
+        help="with --project: where to search (default: w where there is a mapping network)",
+    )
+    add("--iterations", type=int, metavar="N", help="with --project: of the search (default: 500)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
     add("--workers", type=int, metavar="N", help="with --num-samples: make N files at a time on a Ray cluster")
@@ -57,6 +74,10 @@ def make_parser() -> argparse.ArgumentParser:
 _MODE_OF = {
     "features": "nearest",
     "steps": "interpolate",
+    "layers": "mix",
+    "judge": "truncations",
+    "space": "project",
+    "iterations": "project",
     "format": "num_samples",
     "shard_size": "num_samples",
     "workers": "num_samples",
@@ -64,7 +85,15 @@ _MODE_OF = {
     "formats": "export",
 }
 """Option to the mode that it is for."""
-_LEAST = {"nearest": 1, "steps": 2, "num_samples": 1, "shard_size": 1, "workers": 1}
+_LEAST = {
+    "nearest": 1,
+    "steps": 2,
+    "judge": 10,
+    "iterations": 1,
+    "num_samples": 1,
+    "shard_size": 1,
+    "workers": 1,
+}
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -195,6 +224,60 @@ def _nearest(request: _Request) -> Iterator[str]:
     yield from (f"{path.stem}  {path}" for path in report.files)
 
 
+def _mix(request: _Request) -> Iterator[str]:
+    from ganscale.inference.grid import parse_seeds
+    from ganscale.inference.styles import save_mixing
+
+    options, (seeds, text) = request.options, request.seeds_or(8)
+    path = save_mixing(
+        request.generator,
+        request.folder,
+        seeds,
+        parse_seeds(options.mix, key="--mix"),
+        options.layers or "coarse",
+        label=_one_label(request),
+        truncation=options.truncation,
+        settings={"seeds": text, "sources": options.mix},
+    )
+    yield f"mixing  {path}"
+
+
+def _truncations(request: _Request) -> Iterator[str]:
+    from ganscale.inference.truncation import METRICS, parse_truncations, save_truncations
+
+    options, (seeds, text) = request.options, request.seeds_or(8)
+    psis, label = parse_truncations(options.truncations), _one_label(request)
+    count, settings = options.judge or 5_000, {"seeds": text}
+    files, scores = save_truncations(
+        request.generator, request.folder, seeds, psis, label=label, num_samples=count, settings=settings
+    )
+    for psi, each in zip(psis, scores, strict=True):
+        yield f"psi {psi:<5g} " + ", ".join(f"{name} {each.scores[name].value:.4g}" for name in METRICS)
+    yield from (f"{path.stem}  {path}" for path in files)
+
+
+def _project(request: _Request) -> Iterator[str]:
+    from ganscale.inference.project import save_projection
+
+    options = request.options
+    if request.seeds or options.truncation != 1.0:
+        key = "--seeds" if request.seeds else "--truncation"
+        remedy = "leave it out: latents are searched for, not drawn"
+        value = options.seeds if request.seeds else options.truncation
+        raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
+    files, found = save_projection(
+        request.generator,
+        request.folder,
+        options.project,
+        label=_one_label(request),
+        space=options.space,
+        iterations=options.iterations or 500,
+    )
+    for path, far in zip(options.project, found.distances.tolist(), strict=True):
+        yield f"{path.name}: {far:.4f} away in {found.space} (RMS of pixels, -1 to 1)"
+    yield from (f"{path.suffix[1:].upper()}  {path}" for path in files)
+
+
 def _one_label(request: _Request) -> int | None:
     if request.labels and len(request.labels) > 1:
         remedy = "name one class"
@@ -265,6 +348,9 @@ MODES: dict[str, Callable[[_Request], Iterator[str]]] = {
     "images": _images,
     "interpolate": _interpolate,
     "nearest": _nearest,
+    "mix": _mix,
+    "truncations": _truncations,
+    "project": _project,
     "num_samples": _generate,
     "export": _export,
 }

@@ -22,11 +22,12 @@ NUM_POINTS = 2500
 _PART = 1024
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, *, key: str = "--seeds") -> list[int]:
     """Seeds such as `0-63,100`, in the order given.
 
     Args:
         text: whole numbers and ranges, separated by commas.
+        key: option that errors name.
 
     Raises:
         ConfigError: the syntax is wrong, or a seed is too large.
@@ -37,10 +38,10 @@ def parse_seeds(text: str) -> list[int]:
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal()) or int(first) > int(last):
             remedy = "write whole numbers and ranges, e.g. 0-63,100"
-            raise ConfigError(f"{part.strip()!r} is no range of seeds", key="--seeds", value=text, remedy=remedy)
+            raise ConfigError(f"{part.strip()!r} is no range of seeds", key=key, value=text, remedy=remedy)
         if int(last) >= MAX_SEED or int(last) - int(first) >= 10_000_000:
             remedy = "use seeds below 2^48, at most 10 million; --num-samples makes more"
-            raise ConfigError("too large", key="--seeds", value=text, remedy=remedy)
+            raise ConfigError("too large", key=key, value=text, remedy=remedy)
         seeds += range(int(first), int(last) + 1)
     return seeds
 
