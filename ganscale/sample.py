@@ -94,6 +94,22 @@ _LEAST = {
     "shard_size": 1,
     "workers": 1,
 }
+_UNUSED = {
+    "seeds": {
+        "num_samples": "the seeds are 0 to --num-samples - 1",
+        "project": "latents are searched for, not drawn",
+    },
+    "truncation": {
+        "truncations": "these are the truncations",
+        "project": "latents are searched for, not drawn",
+    },
+}
+"""Option of all modes to those that do not use it, and why."""
+
+
+def _mode(options: argparse.Namespace) -> str:
+    """Name of the mode that was asked for; empty for a grid."""
+    return next((name for name in MODES if getattr(options, name) not in (None, False)), "")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -107,6 +123,9 @@ def _check(options: argparse.Namespace) -> None:
         if mode and value is not None and getattr(options, mode) in (None, False):
             remedy = f"add --{mode.replace('_', '-')}, or leave it out"
             raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
+        reason = _UNUSED.get(name, {}).get(_mode(options))
+        if reason and value not in (None, 1.0):
+            raise ConfigError("it belongs to another mode", key=key, value=value, remedy=f"leave it out: {reason}")
         if name in _LEAST and value is not None and value < _LEAST[name]:
             raise ConfigError("too small", key=key, value=value, remedy=f"use {_LEAST[name]} or more")
 
@@ -141,8 +160,7 @@ def _run(options: argparse.Namespace) -> int:
     if generator.average:
         show(f"  {generator.average.line()}")
     request = _Request(options, generator, options.out or _home(options.path) / "generated", seeds, labels)
-    mode = next((do for name, do in MODES.items() if getattr(options, name) not in (None, False)), _grid)
-    for line in mode(request):
+    for line in MODES.get(_mode(options), _grid)(request):
         show(f"  {line}")
     return DONE
 
@@ -260,11 +278,6 @@ def _project(request: _Request) -> Iterator[str]:
     from ganscale.inference.project import save_projection
 
     options = request.options
-    if request.seeds or options.truncation != 1.0:
-        key = "--seeds" if request.seeds else "--truncation"
-        remedy = "leave it out: latents are searched for, not drawn"
-        value = options.seeds if request.seeds else options.truncation
-        raise ConfigError("it belongs to another mode", key=key, value=value, remedy=remedy)
     files, found = save_projection(
         request.generator,
         request.folder,
@@ -289,9 +302,6 @@ def _generate(request: _Request) -> Iterator[str]:
     from ganscale.inference.shards import make_here, make_plan, missing, prepare, sole_writer
 
     options, generator = request.options, request.generator
-    if request.seeds:
-        remedy = "leave it out: the seeds are 0 to --num-samples - 1"
-        raise ConfigError("it belongs to another mode", key="--seeds", value=options.seeds, remedy=remedy)
     plan = make_plan(
         generator,
         options.num_samples,

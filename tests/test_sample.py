@@ -70,6 +70,22 @@ def test_options_of_a_grid(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert picture.size == (10 * 58 + 2, 10 * 58 + 2)
 
 
+def test_truncations(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = said(capsys, "plain", "--truncations", "0.5,1", "--seeds", "0-3", "--judge", "30")
+    assert "psi 0.5" in output
+    assert info(runs / "plain" / "generated" / "truncation.png")["truncations"] == "0.5,1"
+
+
+def test_pictures_are_projected(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "conditional", "--images", "singles", "--seeds", "3", "--labels", "4")
+    output = said(
+        capsys, "conditional", "--project", "singles/seed000003-class4.png", "--labels", "4", "--iterations", "9"
+    )
+    assert "seed000003-class4.png: 0." in output
+    facts = info(runs / "conditional" / "generated" / "projection.png")
+    assert (facts["space"], facts["label"], facts["iterations"]) == ("z", "4", "9")
+
+
 @pytest.mark.parametrize(("choice", "images"), [("best", 64), ("64", 64), ("newest", 128)])
 def test_the_checkpoint(choice: str, images: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"at {images} images" in said(capsys, "plain", "--checkpoint", choice)
@@ -176,6 +192,16 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["plain", "--num-samples", "9", "--images", "here"], "not allowed with argument"),
         (["plain", "--export", "out", "--formats", "tflite"], "unknown format"),
         (["plain", "--device", "tpu"], "invalid choice"),
+        (["plain", "--mix", "0-3"], "no mapping network"),
+        (["plain", "--mix", "3-0"], "--mix = 3-0: "),
+        (["plain", "--layers", "fine"], "--layers = fine: it belongs to another mode"),
+        (["plain", "--truncations", "0.5,2"], "--truncations = 0.5,2: "),
+        (["plain", "--truncations", "0.5", "--truncation", "0.7"], "--truncation = 0.7: it belongs to another mode"),
+        (["plain", "--truncations", "1", "--judge", "3"], "--judge = 3: too small"),
+        (["plain", "--project", "missing.png"], "--project = missing.png: "),
+        (["plain", "--project", "missing.png", "--seeds", "1"], "--seeds = 1: it belongs to another mode"),
+        (["plain", "--project", "missing.png", "--space", "w"], "--space = w: "),
+        (["plain", "--iterations", "5"], "--iterations = 5: it belongs to another mode"),
     ],
     ids=" ".join,
 )

@@ -254,11 +254,11 @@ def save_projection(
         ConfigError: a file cannot be read, or the generator has no such space.
         OSError: the folder cannot be written.
     """
-    targets = read_pictures(paths, generator)
     known = spaces_of(generator)
     if space is not None and space not in known:
         remedy = f"use {' or '.join(known)}"
         raise ConfigError("this generator has no such space", key="--space", value=space, remedy=remedy)
+    targets = read_pictures(paths, generator)
     # One by one: what is found for a picture does not depend on the others.
     parts = [project(generator, part, label, space=space, iterations=iterations) for part in targets.split(1)]
     fields = ("latents", "images", "distances")
