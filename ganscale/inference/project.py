@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +23,15 @@ from ganscale.data.pictures import Rules, decode
 from ganscale.evaluation.metrics.patches import laplacian_pyramid, num_levels
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.grid import settings_text, to_array
+from ganscale.inference.styles import has_styles, num_styles, synthesize
 from ganscale.parallel.random import Stream
 from ganscale.storage.files import write_atomically, write_bytes_atomically
 from ganscale.tracking.images import image_grid, write_png
 
 CANDIDATES = 512
-"""Random latents, of which the best are starts of the search for z, and the mean is that for w."""
+"""Random latents, of which the best are starts of the search; in w their mean is one as well."""
 STARTS = 4
-"""Searches for z, whose distance has local minima; the best one counts."""
+"""Searches for a picture, as its distance has local minima; the best one counts."""
 RATE, RAMP_UP, RAMP_DOWN = 0.1, 0.05, 0.25
 """Adam's learning rate, and the shares of the search in which it rises and falls."""
 NOISE, NOISE_SHARE = 0.05, 0.75
@@ -115,34 +117,38 @@ def _hold_normal(z: Tensor) -> Tensor:
     return z * (norm.clamp(max(0.0, math.sqrt(z.shape[1]) - 1.5), math.sqrt(z.shape[1]) + 1.5) / norm)
 
 
-def _space_z(generator: LoadedGenerator, targets: Tensor, labels: Tensor | None) -> _Space:
-    """z in its shell or cube, from the best of `CANDIDATES` random ones."""
+def _nearest(generator: LoadedGenerator, targets: Tensor, labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """`CANDIDATES` random z, and for each picture the rows of those whose images are nearest: `[N, count]`."""
     z = generator.latents(range(CANDIDATES)).to(generator.device)
+    rows = []
+    for row, target in enumerate(targets):
+        images = generator.decode(z, None if labels is None else labels[row].cpu().expand(len(z)))
+        rows.append(distance(images, target.expand_as(images)).topk(count, largest=False).indices)
+    return z, torch.stack(rows)
+
+
+def _space_z(generator: LoadedGenerator, targets: Tensor, labels: Tensor | None) -> _Space:
+    """z in its shell or cube, from the best random ones."""
+    z, rows = _nearest(generator, targets, labels, STARTS)
     normal = generator.latent == "normal"
-    best = []
-    for row in range(len(targets)):
-        classes = None if labels is None else labels[row].cpu().expand(len(z))
-        images = generator.decode(z, classes).to(targets.dtype)
-        best.append(distance(images, targets[row].expand_as(images)).topk(STARTS, largest=False).indices)
     hold = _hold_normal if normal else (lambda z: z.clamp(-1.0, 1.0))
-    return _Space(generator, z[torch.stack(best)], 1.0 if normal else 3.0**-0.5, hold)
+    return _Space(generator, z[rows], 1.0 if normal else 3.0**-0.5, hold)
 
 
 def _space_w(generator: LoadedGenerator, targets: Tensor, labels: Tensor | None) -> _Space:
-    """w from its mean on, unbounded."""
-    network = generator.network
-    z = generator.latents(range(CANDIDATES)).to(generator.device)
-    means, spread = [], []
-    for label in [None] * len(targets) if labels is None else labels:
-        w = network.styles(z, None if label is None else label.expand(len(z)))[:, 0]  # pyright: ignore[reportCallIssue]
-        means.append(w.mean(0))
+    """w, unbounded, from its mean as in the paper, and from the best random ones."""
+    network: Any = generator.network
+    z, rows = _nearest(generator, targets, labels, STARTS - 1)
+    starts, spread = [], []
+    for index, chosen in enumerate(rows):
+        w = network.styles(z, None if labels is None else labels[index].expand(len(z)))[:, 0]
+        starts.append(torch.cat((w.mean(0, keepdim=True), w[chosen])))
         spread.append(w.std(0).square().mean().sqrt())
-    num_styles: int = network.layers.num_styles  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
 
     def image(w: Tensor, labels: Tensor | None) -> Tensor:
-        return network.layers(w[:, None].expand(-1, num_styles, -1), None)  # pyright: ignore[reportCallIssue]
+        return synthesize(generator, w[:, None].expand(-1, num_styles(generator), -1))
 
-    return _Space(image, torch.stack(means)[:, None], float(torch.stack(spread).mean()), lambda w: w)
+    return _Space(image, torch.stack(starts), float(torch.stack(spread).mean()), lambda w: w)
 
 
 SPACES = {"z": _space_z, "w": _space_w}
@@ -155,7 +161,7 @@ def spaces_of(generator: LoadedGenerator) -> tuple[str, ...]:
     Args:
         generator: of any architecture.
     """
-    return ("w", "z") if hasattr(generator.network, "styles") else ("z",)
+    return ("w", "z") if has_styles(generator) else ("z",)
 
 
 def project(
@@ -207,7 +213,10 @@ def project(
             group["lr"] = RATE * _ramp(passed) * found.deviation
         size = NOISE * found.deviation * max(0.0, 1.0 - passed / NOISE_SHARE) ** 2
         noise = stream.normal(step * len(latents), (step + 1) * len(latents), latents.shape[1:], latents.dtype)
-        distances = distance(found.image(latents + size * noise, repeated), wanted)
+        images = found.image(latents + size * noise, repeated)
+        # What lies beyond black or white is as good as these where the picture has them.
+        images = torch.where((images.abs() > 1.0) & (images.sign() * wanted >= 1.0), wanted, images)
+        distances = distance(images, wanted)
         better = (distances < least) & (size == 0.0)
         best = torch.where(better[:, None], latents.detach(), best)
         least = torch.where(better, distances.detach(), least)

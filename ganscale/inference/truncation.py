@@ -54,7 +54,7 @@ class Truncated(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents `[N, latent_dim]` and classes to images `[N, C, H, W]`."""
-        return self.generator(z * self.psi, labels)
+        return self.generator(z, labels, self.psi)
 
 
 def evaluate_truncations(generator: LoadedGenerator, psis: Sequence[float], num_samples: int) -> list[Evaluation]:
