@@ -79,12 +79,13 @@ def _serve(pipe: Connection) -> None:
 class Fleet:
     """Runs module-level functions on worlds of 1 to `MAX_WORLD_SIZE` ranks over gloo; starts workers when first needed.
 
-    The function finds torch.distributed's default group set up, and a fresh one in each call of `run`.
+    The function finds torch.distributed's default group set up, and a fresh one in each call of `run`. `preload` names
+    more modules that workers find imported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *preload: str) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", "ganscale.training.build"])
+        self._context.set_forkserver_preload(["torch", "ganscale.training.build", *preload])
         self._workers: list[tuple[BaseProcess, Connection]] = []
         self._folder = tempfile.TemporaryDirectory(prefix="fleet")
         self._runs = 0

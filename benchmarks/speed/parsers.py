@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "saving": "what saving checkpoints costs the training loop on slow storage, inline and in a thread",
     "evaluation": "what evaluation costs training, beside it and inline",
     "variants": "bf16, channels_last and torch.compile beside float32 eager, alternating",
+    "shards": "processor time of train.shards = 2, 4, 8 over that of the same run without",
 }
 """Each is a module of this package with `main(options)`."""
 BASELINES = ("minimal", "textbook", "lightning")
@@ -131,6 +132,11 @@ def _variants(parser: argparse.ArgumentParser) -> None:
     _blocks(parser, iterations=5, rounds=10)
 
 
+def _shards(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shards", default="2,4,8", help="numbers to compare with none (default: %(default)s)")
+    _blocks(parser, iterations=3, rounds=15)
+
+
 _PARSERS = {
     "throughput": (
         "Measure training throughput next to hand-written loops with the same networks and batch, alternating in one\n"
@@ -174,6 +180,12 @@ _PARSERS = {
         "Time real commands from their start to the end of the first iteration, each in a folder of its own.",
         "mlp",
         _startup,
+    ),
+    "shards": (
+        "Train the same run without shards and with several numbers of them, alternating in one process, and compare\n"
+        "processor time, which other programs do not affect.",
+        ",".join(PRESETS),
+        _shards,
     ),
     "saving": (
         "Train without saving, with saving inline and with saving in a thread, in alternating blocks, on storage that\n"

@@ -37,6 +37,7 @@ def check(config: Config) -> None:
     _check_averages(config)
     _check_optimizers(config)
     _check_arithmetic(config)
+    _check_shards(config)
     _check_evaluation(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
@@ -453,8 +454,36 @@ def _check_arithmetic(config: Config) -> None:
         )
 
 
+def _check_shards(config: Config) -> None:
+    """Refuse shards without an image, and settings whose bits would depend on the number of workers all the same."""
+    train, shards = config.train, config.train.shards
+    if not shards:
+        return
+    most = train.batch_size // config.model.packing // train.accumulation
+    if shards > most:
+        problem = (
+            f"more shards than a micro-batch has {'images' if config.model.packing == 1 else 'packs'} "
+            f"(train.batch_size = {train.batch_size}, train.accumulation = {train.accumulation}, "
+            f"model.packing = {config.model.packing})"
+        )
+        raise ConfigError(problem, key="train.shards", value=shards, remedy=f"use at most {most}")
+    refused = {
+        "train.device": (train.device != "cpu", train.device, "cpu"),
+        "train.compile": (train.compile, True, "false"),
+        "train.cuda_graphs": (train.cuda_graphs, True, "false"),
+        "optim.auto": (config.optim.auto, True, "false"),
+    }
+    for side in ("generator", "discriminator"):
+        local = getattr(getattr(config.model, side), "norm", "") == "local_batch"
+        refused[f"model.{side}.norm"] = (local, "local_batch", "batch")
+    for key, (is_set, value, remedy) in refused.items():
+        if is_set:
+            problem = f"not with train.shards = {shards}, which is to give the same bits for every number of workers"
+            raise ConfigError(problem, key=key, value=value, remedy=f"use {remedy}, or train.shards = 0")
+
+
 def check_workers(config: Config, num_workers: int) -> None:
-    """Refuse a number of workers for which a worker would have no image in a micro-batch.
+    """Refuse a number of workers for which a worker would have no image in a micro-batch, or no shard.
 
     Args:
         config: the run.
@@ -465,13 +494,18 @@ def check_workers(config: Config, num_workers: int) -> None:
     """
     train = config.train
     packing = config.model.packing
-    if config.penalty.path_length != 0.0 and train.batch_size // train.accumulation < 2 * num_workers:
+    if 0 < train.shards < num_workers:
+        problem = f"each of {num_workers} workers (cluster.num_workers) computes at least one shard"
+        remedy = f"use at least {num_workers} from the beginning of the run on, or at most {train.shards} workers"
+        raise ConfigError(problem, key="train.shards", value=train.shards, remedy=remedy)
+    parts = max(num_workers, train.shards)
+    if config.penalty.path_length != 0.0 and train.batch_size // train.accumulation < 2 * parts:
         raise ConfigError(
-            f"penalty.path_length takes every second image, and some of {num_workers} workers has only one per "
+            f"penalty.path_length takes every second image, and some of {parts} workers or shards has only one per "
             f"micro-batch (train.accumulation = {train.accumulation})",
             key="train.batch_size",
             value=train.batch_size,
-            remedy=f"use train.batch_size >= {2 * num_workers * train.accumulation}, or penalty.path_length = 0",
+            remedy=f"use train.batch_size >= {2 * parts * train.accumulation}, or penalty.path_length = 0",
         )
     if train.batch_size // packing // train.accumulation < num_workers:
         least = num_workers * train.accumulation * packing

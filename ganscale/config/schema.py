@@ -195,6 +195,14 @@ class Training(Section):
         description="Micro-batches that the global batch is worked off in, to save memory. Batch norm, minibatch "
         "stddev, relativistic_average and feature matching then see one micro-batch (of all workers) at a time.",
     )
+    shards: Count = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Cut each micro-batch into so many shards, each computed by itself, with all sums over them in a "
+        "fixed order: the same bits for every number of workers up to this one, on CPUs (docs/determinism.md); a power "
+        "of two sends the fewest bytes. 0: off.",
+    )
     reuse_fakes: bool = Field(
         default=True,
         description="The generator update takes the z of the last discriminator update (and, without accumulation, "

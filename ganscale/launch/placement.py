@@ -47,6 +47,7 @@ def place(config: Config, nodes: Sequence[NodeResources]) -> Placement:
     if wanted == "auto":
         usable = sum(1 for node in nodes if _room(node, cpus, use_gpu))
         most = config.train.batch_size // config.model.packing // config.train.accumulation
+        most = min(most, config.train.shards or most)
         num_workers = min(max(1, room), most, gpus if use_gpu else max(2, usable))
     elif isinstance(wanted, tuple):
         num_workers = max(wanted[0], min(wanted[1], room))

@@ -1,10 +1,11 @@
 """Communication of a run's replicas: sums over all of them, rank 0's decisions, DDP."""
 
 import inspect
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -56,8 +57,47 @@ def alone() -> Iterator[None]:
         _Alone.active = False
 
 
+class VirtualReplica(Protocol):
+    """One of several replicas in this process, each in a thread of its own."""
+
+    num_replicas: int
+
+    def reduce_(self, x: Tensor) -> None:
+        """Replace a contiguous tensor by its sum over the replicas of all processes.
+
+        Args:
+            x: changed in place.
+        """
+        ...
+
+
+class _Acting(threading.local):
+    """Which virtual replica this thread is, forward and backward."""
+
+    replica: VirtualReplica | None = None
+
+
+_acting = _Acting()
+
+
+@contextmanager
+def acting_as(replica: VirtualReplica) -> Iterator[None]:
+    """Let collectives that this thread calls in the block be those of a virtual replica.
+
+    Args:
+        replica: this thread's.
+    """
+    _acting.replica = replica
+    try:
+        yield
+    finally:
+        _acting.replica = None
+
+
 def num_replicas() -> int:
-    """Replicas in torch.distributed's default group; 1 without one, and in the block of `alone`."""
+    """Replicas in torch.distributed's default group, or virtual ones; 1 without, and in the block of `alone`."""
+    if _acting.replica is not None:
+        return _acting.replica.num_replicas
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _Alone.active else 1
 
 
@@ -99,6 +139,9 @@ def reduce_(x: Tensor) -> None:
     Args:
         x: changed in place; of the same shape and type on every replica.
     """
+    if _acting.replica is not None:
+        _acting.replica.reduce_(x)
+        return
     memory = _neighbors.find() if x.device.type == "cpu" else None
     if memory:
         memory.all_reduce(x)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ganscale.parallel.collectives import sum_over_replicas
-from ganscale.training.statistics import Statistics
+from ganscale.training.statistics import Statistics, Total
 
 FIRST_GAMMA = 1.0
 """Gamma of the first iterations."""
@@ -52,19 +52,22 @@ class Balance(NamedTuple):
     cost: float
 
 
-def balance(statistics: Statistics, guessing_loss: float, gamma: float) -> Balance | None:
+def balance(
+    statistics: Statistics, guessing_loss: float, gamma: float, total: Total = sum_over_replicas
+) -> Balance | None:
     """Measure D's lead and what its penalties cost; None in an iteration in which not both of them were due.
 
     Args:
         statistics: of the newest iteration, with details.
         guessing_loss: of D's adversarial loss.
         gamma: of R1 and R2.
+        total: sums over all replicas.
     """
     if not {"r1", "r2"} <= statistics.penalties.keys():
         return None
     sums, penalties = statistics.sums, statistics.penalties
     values = [sums["adversarial"], sums["rows"], penalties["r1"], penalties["r2"]]
-    loss, rows, r1, r2 = map(float, sum_over_replicas(values))
+    loss, rows, r1, r2 = map(float, total(values))
     return Balance(1.0 - loss / rows / guessing_loss, gamma * (r1 + r2) / guessing_loss)
 
 

@@ -1,7 +1,7 @@
 """Batches by position: which real examples and latents this replica takes in an iteration."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,6 +100,7 @@ class BatchSampler:
         replica: this process among the replicas.
         device: of z.
         dtype: of z.
+        shards: virtual replicas that this process computes in its place; each micro-batch is then as many batches.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class BatchSampler:
         replica: Replica,
         device: torch.device,
         dtype: torch.dtype,
+        shards: Sequence[Replica] = (),
     ) -> None:
         self.source = source
         self.latent_dim = latent_dim
@@ -129,10 +131,11 @@ class BatchSampler:
         self.reuse_reals = reuse_reals
         self.conditional = conditional
         self.dtype = dtype
-        units = replica.rows(batch_size // packing, accumulation)
-        self.rows = [(start * packing, stop * packing) for start, stop in units]
-        whole = Replica().rows(batch_size // packing, accumulation)
-        self.places = [(start - first, last - first) for (start, _), (first, last) in zip(units, whole, strict=True)]
+        parts = shards or (replica,)
+        units = list(zip(*(each.rows(batch_size // packing, accumulation) for each in parts), strict=True))
+        self.rows = [(start * packing, stop * packing) for micro in units for start, stop in micro]
+        whole = zip(units, Replica().rows(batch_size // packing, accumulation), strict=True)
+        self.places = [(start - first, last - first) for micro, (first, last) in whole for start, _ in micro]
         self._next = -1
         streams = (Stream(seed, name, device) for name in ("latent", "latent/generator"))
         self._z, self._z_generator = (_Ahead(each, latent, latent_dim, batch_size, dtype) for each in streams)

@@ -1,14 +1,16 @@
 """From a `Config` to objects: the place where names become networks, losses, optimizers and data."""
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from ganscale.config import DATASETS, DISCRIMINATORS, GENERATORS, LOSSES, Config, ConfigError
+from ganscale.config.checks import check_workers
 from ganscale.config.optimizers import OPTIMIZERS
 from ganscale.config.schedules import value
 from ganscale.config.section import is_conditional
@@ -20,8 +22,10 @@ from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
 from ganscale.models.layers import Chain
 from ganscale.models.structure import freeze
+from ganscale.parallel.collectives import sum_over_replicas
 from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
+from ganscale.parallel.shards import ShardGroup
 from ganscale.training.augment import Augmentation
 from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
@@ -29,7 +33,9 @@ from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
 from ganscale.training.objective import DiscriminatorObjective, Draws, GeneratorObjective, View
 from ganscale.training.probe import Probe
 from ganscale.training.schedules import Schedule
+from ganscale.training.sharded import ShardedProbe, ShardedStep
 from ganscale.training.state import TrainState
+from ganscale.training.statistics import Total
 from ganscale.training.step import Step
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -53,8 +59,9 @@ def set_tf32(allowed: bool) -> None:
 class Experiment:
     """A run's objects on one replica.
 
-    `iterate` runs `step`, or replays its CUDA graphs; `probe` shows D held-out examples; `reference` are `spread_sums`
-    of the data set, with which batches are compared.
+    `iterate` runs `step`, or replays its CUDA graphs, or runs it as shards, of which `step` is the first; `probe` shows
+    D held-out examples; `reference` are `spread_sums` of the data set, with which batches are compared; `total` sums
+    what `iterate` and `probe` return over all replicas.
     """
 
     config: Config
@@ -65,7 +72,8 @@ class Experiment:
     schedule: Schedule
     device: torch.device
     reference: tuple[float, ...]
-    probe: Probe
+    probe: Probe | ShardedProbe
+    total: Total = sum_over_replicas
 
 
 def build_source(config: Config, device: torch.device) -> Source:
@@ -177,7 +185,13 @@ def build(
     if config.train.compile:
         state.generator.compile()
         state.discriminator.compile()
-    step = build_step(config, state, device=device, replica=replica)
+    shards = _shard_group(config, device, replica)
+    if shards:
+        iterate = ShardedStep(shards, state, partial(build_step, config, device=device))
+        steps = iterate.steps
+    else:
+        steps = [build_step(config, state, device=device, replica=replica)]
+        iterate = GraphedStep(steps[0], device) if config.train.cuda_graphs else steps[0]
     if config.train.cuda_graphs:
         _check_graphs(device, replica)
     settings = config.model
@@ -196,21 +210,55 @@ def build(
         replica=replica,
         device=device,
         dtype=DTYPES[config.train.precision],
+        shards=[Replica(shard, shards.num_replicas) for shard in shards.own] if shards else (),
     )
-    iterate = GraphedStep(step, device) if config.train.cuda_graphs else step
+    probes = _probes(config, steps, sampler, num_classes=source.num_classes)
+    return Experiment(
+        config,
+        state,
+        steps[0],
+        iterate,
+        sampler,
+        Schedule(config),
+        device,
+        _reference(source),
+        ShardedProbe(shards, probes) if shards else probes[0],
+        shards.total if shards else sum_over_replicas,
+    )
+
+
+def _probes(config: Config, steps: Sequence[Step], sampler: BatchSampler, *, num_classes: int) -> list[Probe]:
+    """What shows D held-out examples: one for each step of this process."""
     held_out = find(DATASETS, config.data.name, key="data.name").held_out
-    probe = Probe(
-        state.discriminator,
-        step.objective_g.view,
-        partial(resolve(held_out), config, seed=config.run.seed) if held_out else None,
-        batch_size=config.train.batch_size,
-        rows=sampler.rows,
-        places=sampler.places,
-        num_classes=source.num_classes if is_conditional(settings.discriminator) else 0,
-        autocast=step.autocast,
-        compiled=config.train.compile,
-    )
-    return Experiment(config, state, step, iterate, sampler, Schedule(config), device, _reference(source), probe)
+    read = lru_cache(maxsize=1)(partial(resolve(held_out), config, seed=config.run.seed)) if held_out else None
+    count = len(steps)
+    return [
+        Probe(
+            step.d.network,
+            step.objective_g.view,
+            read,
+            batch_size=config.train.batch_size,
+            rows=sampler.rows[position::count],
+            places=sampler.places[position::count],
+            num_classes=num_classes if is_conditional(config.model.discriminator) else 0,
+            autocast=step.autocast,
+            compiled=config.train.compile,
+        )
+        for position, step in enumerate(steps)
+    ]
+
+
+def _shard_group(config: Config, device: torch.device, replica: Replica) -> ShardGroup | None:
+    """The shards of `train.shards` on this replica; each computes with one thread, for the whole process."""
+    shards = config.train.shards
+    if not shards:
+        return None
+    if device.type != "cpu":
+        problem = f"bits are the same for every number of workers on CPUs only, not on {device.type}"
+        raise ConfigError(problem, key="train.shards", value=shards, remedy="use 0, or train.device=cpu")
+    check_workers(config, replica.world_size)
+    torch.set_num_threads(1)
+    return ShardGroup(shards, replica, at_once=config.cluster.cpus_per_worker)
 
 
 def _reference(source: Source) -> tuple[float, ...]:
@@ -268,7 +316,14 @@ def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Mo
     return optimizers
 
 
-def build_step(config: Config, state: TrainState, *, device: torch.device, replica: Replica) -> Step:
+def build_step(
+    config: Config,
+    state: TrainState,
+    *,
+    device: torch.device,
+    replica: Replica,
+    kind: Callable[..., Step] = Step,
+) -> Step:
     """The update with its objectives.
 
     Args:
@@ -276,6 +331,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         state: networks and optimizers.
         device: where random numbers are made.
         replica: this process among the replicas.
+        kind: the class of the update.
     """
     loss, augment = config.loss, config.augment
     packing = config.model.packing
@@ -309,7 +365,7 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         batch_rows=config.train.batch_size // packing,
         data_to_data=data_to_data,
     )
-    return Step(
+    return kind(
         state.generator,
         objective_d,
         objective_g,
@@ -324,7 +380,8 @@ def build_step(config: Config, state: TrainState, *, device: torch.device, repli
         orthogonal=config.penalty.orthogonal,
         r1_separate=config.penalty.r1_separate,
         path_length=state.path_length,
-        autocast=partial(torch.autocast, device.type, torch.bfloat16)
+        # The cache of casts is one for all threads: what is found in it would depend on their timing.
+        autocast=partial(torch.autocast, device.type, torch.bfloat16, cache_enabled=not config.train.shards)
         if config.train.precision == "bfloat16"
         else nullcontext,
         replica=replica,

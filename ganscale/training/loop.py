@@ -118,13 +118,13 @@ def train(
         if rule is not None:
             signs.append(statistics.sums["signs"])
             if adapts or names:
-                state.signs = add_signs(state.signs, signs)
+                state.signs = add_signs(state.signs, signs, experiment.total)
                 signs = []
             if adapts:
                 mean, passed = state.signs[0] / state.signs[1], rule.every * sampler.images_per_iteration
                 state.augment_p, state.signs = next_p(state.augment_p, mean, passed, rule), (0.0, 0.0)
         if gamma_rule is not None and balances:
-            found = balance(statistics, gamma_rule.guessing_loss, state.gamma)
+            found = balance(statistics, gamma_rule.guessing_loss, state.gamma, experiment.total)
             passed = gamma_rule.every * sampler.images_per_iteration
             state.gamma = next_gamma(state.gamma, found, passed, gamma_rule) if found else state.gamma
         state.ema.update(sampler.images_per_iteration, schedule.half_life(after))
@@ -136,6 +136,8 @@ def train(
         if names:
             seen = experiment.probe(batches, controls)
             statistics = statistics._replace(sums=statistics.sums | seen)
-            metrics, histograms = window.close(statistics, sampler.images_per_iteration, experiment.reference)
+            metrics, histograms = window.close(
+                statistics, sampler.images_per_iteration, experiment.reference, experiment.total
+            )
             yield Tick(after, state.iteration, names, metrics, histograms)
             window = Window()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,10 @@ LOGIT_EDGES: tuple[float, ...] = tuple(
 """Edges of the bins of D's logits: dense around 0, wider outwards, the same for every run; the outer bins are open."""
 BEYOND_CHANCE = 6.0
 """Four times what `sliced_frechet` subtracts for its mean: batches of 8 examples of the data set hardly reach that."""
+
+
+Total = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Sums tensors over all replicas, in float64 and without gradient."""
 
 
 class Statistics(NamedTuple):
@@ -135,15 +139,18 @@ def logit_signs(real_logits: Tensor, loss: AdversarialLoss) -> Tensor:
     return torch.stack((signs.sum(), signs.new_full((), float(signs.numel()))))
 
 
-def add_signs(signs: tuple[float, float], more: Sequence[Tensor]) -> tuple[float, float]:
+def add_signs(
+    signs: tuple[float, float], more: Sequence[Tensor], total: Total = sum_over_replicas
+) -> tuple[float, float]:
     """The numerator and denominator of ADA's r_t (Karras et al. 2020, Eq. 1), over all replicas; a collective call.
 
     Args:
         signs: of earlier iterations, over all replicas.
         more: this replica's `signs` of further iterations, at least one.
+        total: sums over all replicas.
     """
-    total, rows = sum_over_replicas([torch.stack([*more]).sum(0)])[0].tolist()
-    return signs[0] + total, signs[1] + rows
+    found, rows = total([torch.stack([*more]).sum(0)])[0].tolist()
+    return signs[0] + found, signs[1] + rows
 
 
 def probe_metrics(sums: Mapping[str, Sequence[float]]) -> dict[str, float]:
@@ -191,7 +198,11 @@ class Window:
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
 
     def close(
-        self, statistics: Statistics, images_per_iteration: int, reference: Sequence[float]
+        self,
+        statistics: Statistics,
+        images_per_iteration: int,
+        reference: Sequence[float],
+        total: Total = sum_over_replicas,
     ) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Reduce the window's numbers over all replicas in one message.
 
@@ -199,14 +210,15 @@ class Window:
             statistics: of the last iteration, with details.
             images_per_iteration: over all replicas.
             reference: `spread_sums` of the data set.
+            total: sums over all replicas.
 
         Returns:
             The tick's metrics by name, and counts of D's logits by bin for `real` and `fake`.
         """
         penalties = {f"penalty_{name}": value for name, value in self._penalties.items()}
         tensors = statistics.sums | penalties | self._losses
-        totals = sum_over_replicas([*tensors.values()])
-        sums: dict[str, Any] = {name: total.tolist() for name, total in zip(tensors, totals, strict=True)}
+        totals = total([*tensors.values()])
+        sums: dict[str, Any] = {name: value.tolist() for name, value in zip(tensors, totals, strict=True)}
         metrics = {name: sums[name] / self._iterations for name in self._losses}
         for side in ("real", "fake"):
             mean = sums[f"{side}_sum"] / sums["rows"]

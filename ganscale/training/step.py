@@ -161,14 +161,14 @@ class Step:
         module = lengths.GeneratorModule(generator)
         self.g = Side(
             generator,
-            data_parallel(module, replica),
+            self._parallel(module, replica),
             optimizer_g,
             clip_grad_norm=clip_grad_norm_g,
             weight_decay=weight_decay_g,
         )
         self.d = Side(
             objective_d.discriminator,
-            data_parallel(objective_d, replica),
+            self._parallel(objective_d, replica),
             optimizer_d,
             clip_grad_norm=clip_grad_norm_d,
             clip_weights=clip_weights,
@@ -182,7 +182,7 @@ class Step:
         self.autocast = autocast
         self.orthogonal = orthogonal
         self._filters = filter_weights(generator) if orthogonal else ()
-        self._buckets_built = replica.world_size == 1
+        self._buckets_built = not isinstance(self.g.parallel, DistributedDataParallel)
 
     def __call__(self, batches: Batches, controls: Controls) -> Statistics:
         """Run one iteration.
@@ -214,6 +214,18 @@ class Step:
         norms = {name: norm for name, norm in norms.items() if norm is not None}
         return Statistics(loss_d, loss_g, penalties | values | of_g, sums, norms)
 
+    def _parallel(self, module: nn.Module, replica: Replica) -> nn.Module:
+        """The module that runs forward and backward of a network."""
+        return data_parallel(module, replica)
+
+    def _zero_grad(self, side: Side) -> None:
+        """Forget gradients of earlier updates."""
+        side.optimizer.zero_grad(set_to_none=True)
+
+    def _apply(self, side: Side, rate: Number, betas: tuple[float, float], *, measure: bool) -> Tensor | None:
+        """`Side.apply` with the gradients of all replicas, which are there after DDP's backward."""
+        return side.apply(rate, betas, measure=measure)
+
     def _build_ddp_buckets(self, batch: Batch) -> None:
         """Let DDP fix the layout of its buckets, which it does after its first backward.
 
@@ -241,7 +253,7 @@ class Step:
         """One D update; returns its shares of loss and penalties, `Statistics.sums`, and the gradient norm."""
         r1 = weights.r1 if self.r1_separate else 0.0
         weights = replace(weights, r1=0.0) if self.r1_separate else weights
-        self.d.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad(self.d)
         total, penalties, sums = None, {}, {}
         logits = []
         if is_on(weights.dragan):
@@ -271,7 +283,7 @@ class Step:
         if self._averages is not None:
             real, fake = (torch.cat(side).double() for side in zip(*logits, strict=True))
             self._averages.update(torch.stack((real.sum(), fake.sum(), real.new_full((), float(real.numel())))))
-        norm = self.d.apply(controls.lr_d, controls.betas_d, measure=details)
+        norm = self._apply(self.d, controls.lr_d, controls.betas_d, measure=details)
         assert total is not None, "an update has at least one micro-batch"
         if is_on(r1):
             add_to(penalties, self._regularize_discriminator(micros, controls, PenaltyWeights(r1=r1)))
@@ -282,7 +294,7 @@ class Step:
         self, micros: Sequence[Batch], controls: Controls, weights: PenaltyWeights
     ) -> dict[str, Tensor]:
         """An optimizer step of D on R1 alone (Karras et al. 2020, appendix B); returns its sum over rows."""
-        self.d.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad(self.d)
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(micros):
             with _synchronized(self.d.parallel, index == len(micros) - 1):
@@ -293,7 +305,7 @@ class Step:
                 output.loss.backward(inputs=self.d.parameters)
             add_to(sums, output.penalties)
         PHASE.name = "D optimizer"
-        self.d.apply(controls.lr_d, controls.betas_d, measure=False)
+        self._apply(self.d, controls.lr_d, controls.betas_d, measure=False)
         return sums
 
     def _regularize_generator(self, micros: Sequence[Batch], controls: Controls) -> dict[str, Tensor]:
@@ -301,7 +313,7 @@ class Step:
 
         The mean length is the one before this step, so that the loss is a sum over rows on any replicas.
         """
-        self.g.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad(self.g)
         total, penalty = torch.zeros_like(self.path_length), torch.zeros_like(self.path_length)
         count = lengths.num_taking_part(self.batch_size)
         for index, batch in enumerate(micros):
@@ -319,7 +331,7 @@ class Step:
                 (controls.path_length * self.world_size / count * value + nothing).backward(inputs=self.g.parameters)
             total, penalty = total + found.detach().sum(), penalty + value.detach()
         PHASE.name = "G optimizer"
-        self.g.apply(controls.lr_g, controls.betas_g, measure=False)
+        self._apply(self.g, controls.lr_g, controls.betas_g, measure=False)
         lengths.advance(self.path_length, total, self.batch_size)
         return {"path_length": penalty / count}
 
@@ -327,7 +339,7 @@ class Step:
         self, micros: Sequence[Batch], fakes: Tensor | None, controls: Controls, purpose: str
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The G update; returns this replica's shares of loss and penalty, and between them the gradient norm."""
-        self.g.optimizer.zero_grad(set_to_none=True)
+        self._zero_grad(self.g)
         total = None
         for index, batch in enumerate(micros):
             synchronized = _synchronized(self.g.parallel, index == len(micros) - 1)
@@ -343,7 +355,7 @@ class Step:
         penalties = {}
         if self._filters:
             penalties["orthogonal"] = add_orthogonal_gradient(self._filters, self.orthogonal) / self.world_size
-        norm = self.g.apply(controls.lr_g, controls.betas_g, measure=controls.details)
+        norm = self._apply(self.g, controls.lr_g, controls.betas_g, measure=controls.details)
         for average in self.g.averages:
             average.advance()
         assert total is not None, "an update has at least one micro-batch"

@@ -38,6 +38,7 @@ HEAD_HAS_GPU = [NodeResources(0, 1), NodeResources(8)]
         (LAPTOP, ("train.batch_size=1",), Placement(1, False, "PACK")),
         (CPU_NODES, ("train.batch_size=8", "train.accumulation=4"), Placement(2, False, "SPREAD")),
         (CPU_NODES, ("cluster.cpus_per_worker=4",), Placement(3, False, "SPREAD")),
+        (CPU_NODES, ("train.shards=2", "train.device=cpu"), Placement(2, False, "SPREAD")),
         (
             [NodeResources(4), NodeResources(2), NodeResources(2)],
             ("cluster.cpus_per_worker=4",),
