@@ -33,7 +33,7 @@ from ganscale.tracking.jsonl import read_metrics
 from tests.fleet import Fleet, FleetError
 from tests.runs import BATCH_NORM, DCGAN, MLP, QUIET, RESNET
 
-ITERATIONS, BATCH, MOST_WORKERS, MOST_ATTEMPTS = 10, 16, 6, 6
+ITERATIONS, BATCH, MOST_WORKERS, MOST_ATTEMPTS = 8, 16, 6, 6
 COMMON = (
     *QUIET,
     f"train.batch_size={BATCH}",
@@ -51,6 +51,8 @@ RUNS = {
     "dcgan": (*DCGAN, *BATCH_NORM, "train.shards=6", "penalty.r1=1", "penalty.r1_every=2"),
     "resnet": (*RESNET, *PROJECTION, "train.shards=8", "model.generator.norm=batch", "loss.name=hinge"),
 }
+SUMS = {"mlp": 25, "dcgan": 160, "resnet": 100}
+"""About as many sums over shards as half of a run has."""
 OTHERS = (*TIMES, "memory_mib")
 """Columns of rows that are no function of the config."""
 
@@ -109,7 +111,7 @@ def attempts(run: str, seed: int) -> Iterator[Attempt]:
     for _ in range(MOST_ATTEMPTS):
         workers = draw.randint(1, MOST_WORKERS)
         dies = draw.random() < 0.7
-        yield Attempt(workers, draw.randrange(workers) if dies else -1, draw.randint(2, 100) if dies else 1)
+        yield Attempt(workers, draw.randrange(workers) if dies else -1, draw.randint(2, SUMS[run]) if dies else 1)
     yield Attempt(draw.randint(1, MOST_WORKERS), -1, sys.maxsize)
 
 
@@ -180,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of records and runs")
     parser.add_argument("--histories", type=int, default=50, help="number of histories, over all configs (50)")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further history after this time")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="only these (all)")
     options = parser.parse_args(arguments)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -190,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for number in range(options.histories):
             run, seed = list(RUNS)[number % len(RUNS)], number // len(RUNS)
-            if (run, seed) not in done and time.monotonic() < until:
+            if run in options.runs and (run, seed) not in done and time.monotonic() < until:
                 records.append(_record(fleet, run, seed, out))
                 with file.open("a", encoding="utf-8") as records_file:
                     records_file.write(json.dumps(asdict(records[-1])) + "\n")

@@ -58,6 +58,10 @@ MORE = {
     ),
     "transformer": (*TRANSFORMER, *RPGAN, "penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_difference"),
 }
+QUICK = (*RUNS, "mlp-lecam", "mlp-bfloat16", "dcgan-stddev-ada-gp")
+EVERY = [
+    pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in (RUNS | MORE).items()
+]
 
 
 def segment(overrides: tuple[str, ...], saved: bytes | None, until: int) -> tuple[bytes, list[dict[str, float]]]:
@@ -103,7 +107,7 @@ def test_every_world_size_has_the_same_bits(fleet: Fleet, overrides: tuple[str, 
         assert found == rows
 
 
-@pytest.mark.parametrize("overrides", [*MORE.values(), *RUNS.values()], ids=[*MORE, *RUNS])
+@pytest.mark.parametrize("overrides", EVERY)
 def test_the_bits_do_not_depend_on_how_many_threads_run_at_once(overrides: tuple[str, ...]) -> None:
     first, rows = segment(overrides, None, 4)
     other, found = segment((*overrides, "cluster.cpus_per_worker=3"), None, 4)
@@ -111,10 +115,7 @@ def test_the_bits_do_not_depend_on_how_many_threads_run_at_once(overrides: tuple
     assert found == rows
 
 
-DOUBLE = {name: case for name, case in (RUNS | MORE).items() if "bfloat16" not in name}
-
-
-@pytest.mark.parametrize("overrides", DOUBLE.values(), ids=DOUBLE)
+@pytest.mark.parametrize("overrides", [each for each in EVERY if each.id != "mlp-bfloat16"])
 def test_shards_compute_what_the_whole_batch_does(alone, overrides: tuple[str, ...]) -> None:
     assert_agree(trajectory((*overrides, "train.shards=4", "train.device=cpu")), alone(overrides))
 
