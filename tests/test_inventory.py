@@ -93,7 +93,8 @@ optim.clip_grad_norm_d optim.clip_grad_norm_g optim.d_steps optim.eps optim.lr_d
 optim.weight_decay_d optim.weight_decay_g penalty.dragan penalty.dragan_every penalty.drift penalty.gp penalty.gp_every
 penalty.gp_target penalty.r1 penalty.r1_every penalty.r2 penalty.r2_every run.dir run.name run.seed train.accumulation
 train.batch_size train.channels_last train.compile train.deterministic train.device train.images train.precision
-train.reuse_fakes train.shards wandb.artifact_mib wandb.artifacts wandb.entity wandb.group wandb.mode wandb.project wandb.tags
+train.reuse_fakes train.shards wandb.artifact_mib wandb.artifacts wandb.entity wandb.group wandb.mode wandb.project
+wandb.tags
 wandb.timeout
 """
 

@@ -15,6 +15,10 @@ from tests.trajectories import assert_agree, assert_same, load_state, trajectory
 
 SINGLE = ("train.precision=float32", "train.batch_size=13", "train.shards=5", "train.device=cpu")
 PROJECTION = ("model.generator.conditioning=norm", "model.discriminator.conditioning=projection")
+REACGAN = (
+    *("model.generator.conditioning=norm", "model.generator.norm=batch"),
+    *("model.discriminator.conditioning=reacgan", "loss.name=hinge"),
+)
 RPGAN = ("loss.name=relativistic_pairing", "loss.label_smoothing=0", "penalty.r2=0.1", "penalty.r1=0.1")
 AVERAGE = ("loss.name=relativistic_average", "loss.label_smoothing=0")
 ADA = ("augment.transforms=[flip, cutout]", "augment.adaptive=true", "augment.every=2", "augment.speed=100")
@@ -35,6 +39,7 @@ MORE = {
     "dcgan-stddev-ada-gp": (*DCGAN, *STDDEV, *ADA, "penalty.gp=1", "train.reuse_fakes=false"),
     "dcgan-recomputed": (*DCGAN, *BATCH_NORM, "train.checkpoint_activations=true", "train.channels_last=true"),
     "mlp-packing-dragan": (*MLP, "model.packing=2", "penalty.dragan=1", "train.batch_size=12"),
+    "resnet-reacgan": (*RESNET, *REACGAN, "penalty.orthogonal=1e-3", "optim.name_d=adamw", "optim.weight_decay_d=0.1"),
     "mlp-lecam": (*MLP, "penalty.lecam=0.3", "train.accumulation=2"),
     "mlp-auto_gamma": (*MLP, *RPGAN[:2], "penalty.auto=true"),
     "mlp-bfloat16": (*MLP, *BATCH_NORM, "train.precision=bfloat16"),
