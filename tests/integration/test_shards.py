@@ -40,6 +40,7 @@ MORE = {
     "dcgan-recomputed": (*DCGAN, *BATCH_NORM, "train.checkpoint_activations=true", "train.channels_last=true"),
     "mlp-packing-dragan": (*MLP, "model.packing=2", "penalty.dragan=1", "train.batch_size=12"),
     "resnet-reacgan": (*RESNET, *REACGAN, "penalty.orthogonal=1e-3", "optim.name_d=adamw", "optim.weight_decay_d=0.1"),
+    "mlp-spectral": (*MLP, "model.discriminator.spectral_norm=true", "loss.name=hinge"),
     "mlp-lecam": (*MLP, "penalty.lecam=0.3", "train.accumulation=2"),
     "mlp-auto_gamma": (*MLP, *RPGAN[:2], "penalty.auto=true"),
     "mlp-bfloat16": (*MLP, *BATCH_NORM, "train.precision=bfloat16"),
@@ -63,7 +64,7 @@ MORE = {
     ),
     "transformer": (*TRANSFORMER, *RPGAN, "penalty.r1_mode=finite_difference", "penalty.r2_mode=finite_difference"),
 }
-QUICK = (*RUNS, "mlp-lecam", "mlp-bfloat16", "dcgan-stddev-ada-gp")
+QUICK = (*RUNS, "mlp-spectral", "mlp-lecam", "mlp-bfloat16", "dcgan-stddev-ada-gp")
 EVERY = [
     pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in (RUNS | MORE).items()
 ]
