@@ -54,9 +54,8 @@ MORE = {
         "penalty.path_length=2",
         "penalty.path_length_every=2",
     ),
-    "biggan-reacgan": (
+    "biggan": (
         *BIGGAN,
-        "model.discriminator.conditioning=reacgan",
         "loss.name=hinge",
         "penalty.orthogonal=1e-3",
         "train.reuse_reals=false",
