@@ -130,7 +130,7 @@ BAD = [
     override(
         "architecture_is_nothing",
         "model.generator.name=",
-        "biggan, dcgan, mlp, r3gan, resnet, transformer",
+        "biggan, dcgan, mlp, r3gan, resnet, stylegan2, transformer",
         value="null",
     ),
     override("run_name_is_a_path", "run.name=../x", "use letters, digits"),
