@@ -96,7 +96,7 @@ OBJECTIVE = [
     override("beta2_of_one", f"optim.beta2={TO_ZERO}", "at most 0.999999"),
     override("schedule_of_what_has_none", f"optim.eps={TO_ZERO}", NUMBER),
     override("infinite_schedule", "optim.lr_g.start=.inf", "give a finite number", value="inf"),
-    override("key_named_as_a_tag", "optim.schedule=cosine", "use one of: auto, beta2"),
+    override("key_named_as_a_tag", "optim.schedule=cosine", "use one of: alpha_d, alpha_g, auto"),
     override("key_named_as_another_tag", "model.generator.number=1", "did you mean 'name'"),
     override("schedule_of_a_text", "optim.lr_g.end=small", NUMBER, "optim.lr_g.start=1", "optim.lr_g.over=5"),
 ]

@@ -117,7 +117,8 @@ def test_what_the_cluster_cannot_do_is_refused(cluster: Cluster, tmp_path: Path)
     assert "failed" in job.output
     assert "ganscale: error: optim.lrg = 1: unknown key\n  remedy: did you mean 'lr_g'?" in job.output
     assert "Traceback" not in job.output
-    assert not (tmp_path / "runs").exists()
+    left = {run.name: [path.name for path in run.iterdir()] for run in (tmp_path / "runs").iterdir()}
+    assert left == {"many": ["logs"], "gpu": ["logs"]}, "why the cluster did not do, and nothing else"
 
 
 def kill_a_worker(cluster: Cluster, reference: Reference, folder: Path, draw: random.Random, *nodes: int) -> None:
