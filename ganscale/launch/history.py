@@ -98,7 +98,10 @@ class History(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line of the command's log."""
-        self.note(self.format(record))
+        try:
+            self.note(self.format(record))
+        except Exception:
+            self.handleError(record)
 
     def note(self, text: str) -> None:
         """Add lines to the command's log.
@@ -173,8 +176,10 @@ class History(logging.Handler):
     def _write_log(self) -> None:
         if self._changed:
             self._changed = False
-            with suppress(OSError):
+            try:
                 _write(self.place / "driver.log", "".join(f"{line}\n" for line in list(self._lines)).encode())
+            except OSError:
+                self._changed = True  # the storage may answer next time
 
 
 def _write(place: Place, content: bytes) -> None:

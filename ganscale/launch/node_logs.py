@@ -7,7 +7,7 @@ from pathlib import Path
 FILE_BYTES = 1 << 18
 """Largest part of a file that is kept: its end."""
 NODE_FILES = 24
-"""Most files of a node: the newest."""
+"""Most files of a node: those of the job first, then the newest."""
 PATTERNS = (
     "worker-*-{job}-*.err",
     "worker-*-{job}-*.out",
@@ -31,7 +31,7 @@ def read_logs(folder: str, job: str, since: float) -> dict[str, bytes]:
     """
     newest = sorted(_files(Path(folder), job, since), reverse=True)[:NODE_FILES]
     found = {}
-    for _, name in newest:
+    for *_, name in newest:
         with suppress(OSError), (Path(folder) / name).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - FILE_BYTES))
@@ -39,10 +39,10 @@ def read_logs(folder: str, job: str, since: float) -> dict[str, bytes]:
     return found
 
 
-def _files(folder: Path, job: str, since: float) -> Iterator[tuple[float, str]]:
+def _files(folder: Path, job: str, since: float) -> Iterator[tuple[bool, float, str]]:
     for pattern in PATTERNS:
         for path in folder.glob(pattern.format(job=job)):
             with suppress(OSError):
                 stat = path.stat()
                 if stat.st_size and stat.st_mtime >= since:
-                    yield stat.st_mtime, path.relative_to(folder).as_posix()
+                    yield "{job}" in pattern, stat.st_mtime, path.relative_to(folder).as_posix()

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 
 from ganscale.config import Config, ConfigError
@@ -137,8 +136,11 @@ class WorkerPlanner:
         """The record's workers, after a wait for nodes; fewer if these do not come. Once is enough."""
         if not self._accepted_fewer:
             wanted = recorded(self._config, record, record.num_workers)
-            with suppress(ConfigError):
+            try:
                 return self._waited(wanted, lambda: place_recorded(self._config, record, nodes()), self._wait)
+            except ConfigError:
+                if self._is_canceled():  # a stop was requested, so that no attempt follows
+                    raise
         look = partial(place_recorded_or_fewer, self._config, record)
         placement = self._waited(self._config, lambda: look(nodes()), patience)
         self._accepted_fewer = (placement.use_gpu, placement.num_workers) < (record.use_gpu, record.num_workers)

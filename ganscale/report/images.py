@@ -125,7 +125,7 @@ def data_of(run: RunRecord) -> str:
         run: what was read of it.
     """
     name, sides, path = (run.settings.get(f"data.{key}") for key in ("name", "resolution", "path"))
-    if not name:
+    if not isinstance(name, str) or not name:
         return ""
     is_points = name in DATASETS and DATASETS[name].is_points
     text = "" if is_points or not sides else f" {'x'.join(map(str, sides)) if isinstance(sides, list) else sides}"

@@ -131,6 +131,32 @@ def test_a_failing_collection_is_noted(tmp_path: Path) -> None:
     assert "the head is gone" in contents(tmp_path / "logs")["driver.log"]
 
 
+def test_a_damaged_line_of_the_log_fails_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with recorded(RunDir(tmp_path), joined=True, collect=collected) as kept:
+        kept.start()
+        _logger.warning("%d images", "x")
+
+
+def test_a_log_that_the_storage_refused_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, refused = history._write, []
+
+    def flaky(place: Place, content: bytes) -> None:
+        if place.name == "driver.log" and not refused:
+            refused.append(content)
+            raise OSError("away")
+        write(place, content)
+
+    monkeypatch.setattr(history, "_write", flaky)
+    monkeypatch.setattr(history, "EVERY", 0.01)
+    with recorded(RunDir(tmp_path), joined=True, collect=collected) as kept:
+        kept.start()
+        _logger.warning("the only line")
+        while not refused:
+            time.sleep(0.01)
+    assert "the only line" in contents(tmp_path / "logs")["driver.log"]
+
+
 def test_the_newest_commands_are_kept(tmp_path: Path) -> None:
     for number in range(history.KEPT + 5):
         (tmp_path / "logs" / f"20200101-0000{number:02d}-w1").mkdir(parents=True)
@@ -170,9 +196,10 @@ def test_logs_are_limited(session: Callable[[str, bytes], None], tmp_path: Path)
     session(f"worker-a-{JOB}-1.err", b"a" * node_logs.FILE_BYTES + b"the end")
     for number in range(2 * node_logs.NODE_FILES):
         session(f"worker-{number}-{JOB}-1.out", b"x")
-    session("raylet.out", b"y")
+    session("raylet.out", b"y")  # the newest
     found = read_logs(str(tmp_path), JOB, 0.0)
     assert len(found) == node_logs.NODE_FILES
+    assert all(JOB in name for name in found), "what is not of the job comes last"
     assert all(len(content) <= node_logs.FILE_BYTES for content in found.values())
     (tmp_path / "raylet.out").unlink()
     for path in tmp_path.glob("*.out"):

@@ -215,6 +215,12 @@ def test_it_starts_with_fewer_after_the_wait_and_warns_once(
     assert sum(world.waits) == 2 * waited, "a node was lost since"
 
 
+def test_a_stop_while_it_waits_starts_no_attempt(world: World) -> None:
+    settings = config("cluster.node_wait=60")
+    with pytest.raises(ConfigError):
+        WorkerPlanner(settings, world.folder, joins=True, is_canceled=lambda: True).next(0.0)
+
+
 def test_a_failure_in_the_first_attempt_returns_to_its_number(world: World) -> None:
     """The record is the driver's own where the workers have written none."""
     world.folder.workers.unlink()
