@@ -98,11 +98,15 @@ _UNUSED = {
     "seeds": {
         "num_samples": "the seeds are 0 to --num-samples - 1",
         "project": "latents are searched for, not drawn",
+        "export": "the program takes z itself",
     },
+    "labels": {"export": "the program takes labels itself"},
     "truncation": {
         "truncations": "these are the truncations",
         "project": "latents are searched for, not drawn",
+        "export": "the program takes z itself",
     },
+    "out": {"images": "--images names the folder", "export": "--export names the folder"},
 }
 """Option of all modes to those that do not use it, and why."""
 
@@ -153,6 +157,12 @@ def _run(options: argparse.Namespace) -> int:
     device = "cpu" if options.workers else _device(options.device)
     generator = load_generator(options.path, device=device, checkpoint=options.checkpoint, ema=options.ema)
     labels = parse_labels(options.labels, generator.num_classes) if options.labels is not None else None
+    if not generator.can_truncate and (options.truncation != 1.0 or options.truncations is not None):
+        key = "--truncation" if options.truncations is None else "--truncations"
+        value = options.truncation if options.truncations is None else options.truncations
+        name = generator.description.generator["name"]
+        problem = f"{name} divides z by its size: only its direction has an effect"
+        raise ConfigError(problem, key=key, value=value, remedy="leave it out")
     about = generator.description
     classes = f", {about.num_classes} classes" if about.num_classes else ""
     size = "x".join(map(str, about.shape))

@@ -420,6 +420,9 @@ def _check_arithmetic(config: Config) -> None:
     penalty = config.penalty
     names = [name for name in ("gp", "r1", "r2", "dragan", "path_length") if name not in penalty.estimated]
     twice = [name for name in names if getattr(penalty, name) != 0.0 or (penalty.auto and name in ("r1", "r2"))]
+    if penalty.r1_separate and penalty.r1 == 0.0 and not penalty.auto:
+        problem = "there is no r1 that could have a step of its own (penalty.r1 = 0)"
+        raise ConfigError(problem, key="penalty.r1_separate", value=True, remedy="use false, or set penalty.r1")
     if penalty.r1_separate and (penalty.r1_every == 1 or "r1" in penalty.estimated):
         lazy = penalty.r1_every > 1
         raise ConfigError(

@@ -1,5 +1,6 @@
 """A hash that shows whether two replicas hold the same bits, computed on the tensors' device without copying them."""
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,12 @@ def state_hash(values: Any) -> int:
     """
     total = 0
     for value in _leaves(values):
-        part = int(_mixed(value)) if isinstance(value, Tensor) else hash(value)
+        if isinstance(value, Tensor):
+            part = int(_mixed(value))
+        elif isinstance(value, float):  # Python's hash of NaN is one of the object
+            part = int.from_bytes(struct.pack("<d", value), "little")
+        else:
+            part = hash(value)
         total = (total * 0x100000001B3 + part) % (1 << 64)
     return total - (1 << 64) if total >= 1 << 63 else total
 

@@ -109,6 +109,11 @@ class LoadedGenerator(nn.Module):
         """Whether truncation moves w towards its average (StyleGAN2) instead of z towards 0."""
         return bool(latent_averages(self.network))
 
+    @property
+    def can_truncate(self) -> bool:
+        """Whether truncation has an effect: not where the network divides z by its size and has no average of w."""
+        return self.truncates_w or not getattr(self.network, "normalizes_z", False)
+
     def forward(self, z: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """The network itself: z `[N, latent_dim]` and classes int64 `[N]` to examples `[N, *shape]`, not clipped.
 

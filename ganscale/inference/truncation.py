@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ganscale.config import ConfigError
+from ganscale.config.checks import check_files
+from ganscale.config.load import parse
 from ganscale.evaluation.evaluator import Evaluator
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.inference.generator import LoadedGenerator
@@ -71,8 +73,9 @@ def evaluate_truncations(generator: LoadedGenerator, psis: Sequence[float], num_
     if generator.config is None:
         remedy = "name the run's folder or one of its checkpoints"
         raise ConfigError("an export has no real images", key="--truncations", value=list(psis), remedy=remedy)
-    protocol = generator.config.eval.model_copy(update={"metrics": METRICS, "num_samples": num_samples})
-    config = generator.config.model_copy(update={"eval": protocol})
+    raw = generator.config.model_dump(mode="json")
+    config = parse({**raw, "eval": {**raw["eval"], "metrics": list(METRICS), "num_samples": num_samples}})
+    check_files(config, scores=True)
     source = build_source(config, generator.device)
     evaluator = Evaluator(config, source, device=generator.device, replica=Replica())
     return [evaluator.evaluate(Truncated(generator, psi), generator.description.images) for psi in psis]

@@ -229,6 +229,7 @@ class TransformerGenerator(Generator):
         geometry: of the images, and length of z.
     """
 
+    normalizes_z = True
     positions: Tensor
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
@@ -245,12 +246,16 @@ class TransformerGenerator(Generator):
             depth = settings.depth // settings.levels
             self.add_module(f"blocks_{level}", Chain(*(ModulatedBlock(settings, rotation) for _ in range(depth))))
             self.add_module(f"image_{level}", ToImage(settings, geometry.shape))
+        self._attentions = [module for module in self.modules() if isinstance(module, Attention)]
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
-        parts = self.input(z, labels).tensor_split((self.latent_dim,), dim=1)
+        x = self.input(z, labels)
+        parts = x.split((self.latent_dim, x.shape[1] - self.latent_dim), dim=1) if self.num_classes else (x,)
         w = self.mapping(torch.cat([_rms(part, 1e-8) for part in parts], dim=1))
-        x, images = self.positions.expand(len(z), -1, -1), []
+        for attention in self._attentions:  # path lengths differentiate twice
+            attention.written_out = z.requires_grad and torch.is_grad_enabled()
+        x, images = self.positions.expand(z.shape[0], -1, -1), []
         for level in range(self.num_levels):
             x = self.get_submodule(f"blocks_{level}")(x, w)
             images.append(self.get_submodule(f"image_{level}")(x, w))

@@ -20,7 +20,7 @@ from ganscale.health.diversity import spread_sums
 from ganscale.losses import DataToData, Targets
 from ganscale.models import Geometry
 from ganscale.models.base import Discriminator
-from ganscale.models.layers import Chain
+from ganscale.models.layers import Chain, filter_weights
 from ganscale.models.structure import freeze
 from ganscale.parallel.collectives import sum_over_replicas
 from ganscale.parallel.random import derive_seed
@@ -36,7 +36,7 @@ from ganscale.training.schedules import Schedule
 from ganscale.training.sharded import ShardedProbe, ShardedStep
 from ganscale.training.state import TrainState
 from ganscale.training.statistics import Total
-from ganscale.training.step import Step
+from ganscale.training.step import Step, decayed
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Of weights, latents and real examples; bfloat16 is an autocast around float32."""
@@ -365,6 +365,7 @@ def build_step(
         batch_rows=config.train.batch_size // packing,
         data_to_data=data_to_data,
     )
+    _check_effects(config, state)
     return kind(
         state.generator,
         objective_d,
@@ -386,3 +387,16 @@ def build_step(
         else nullcontext,
         replica=replica,
     )
+
+
+def _check_effects(config: Config, state: TrainState) -> None:
+    """Refuse settings that find no weight of these networks to act on."""
+    remedy = "use 0, or an architecture of linear layers and convolutions"
+    for side, network in (("g", state.generator), ("d", state.discriminator)):
+        strength = getattr(config.optim, f"weight_decay_{side}")
+        if strength and not decayed(network):
+            problem = "no weight of this network decays: its layers scale their weights by themselves"
+            raise ConfigError(problem, key=f"optim.weight_decay_{side}", value=strength, remedy=remedy)
+    if config.penalty.orthogonal and not filter_weights(state.generator):
+        problem = "the generator has no weights that could be orthogonal"
+        raise ConfigError(problem, key="penalty.orthogonal", value=config.penalty.orthogonal, remedy=remedy)

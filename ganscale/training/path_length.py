@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganscale.models.layers import upcast
 from ganscale.parallel.collectives import sum_over_replicas
 
 DECAY = 0.01
@@ -58,7 +59,7 @@ def path_lengths(images: Tensor, styles: Tensor, y: Tensor) -> Tensor:
     """
     pixels = math.prod(images.shape[2:])
     (gradients,) = torch.autograd.grad((images * y).sum() * pixels**-0.5, styles, create_graph=True)
-    squares = gradients.square().sum(-1)
+    squares = upcast(gradients).square().sum(-1)
     return ((squares if squares.dim() == 1 else squares.mean(1)) + 1e-12).sqrt()
 
 

@@ -9,7 +9,6 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -52,8 +51,8 @@ def find_rate(experiment: Experiment) -> float:
         PHASE.name = "reading data"
         batches = sampler.batches(state.images)
         before = _samples(experiment, batches)
-        controls = experiment.schedule.controls(state.images, augment_p=state.augment_p, gamma=state.gamma)
-        experiment.iterate(batches, replace(controls, lr_g=rate, lr_d=rate))
+        controls = experiment.schedule.controls(state.images, augment_p=state.augment_p, gamma=state.gamma, rate=rate)
+        experiment.iterate(batches, controls)
         after = _samples(experiment, batches)
         moved = _distance(before, after) / scale
         smooth = moved if step == 0 else SMOOTHING * smooth + (1.0 - SMOOTHING) * moved

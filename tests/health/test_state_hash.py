@@ -1,5 +1,6 @@
 """Fingerprints of states: equal bits give equal numbers, any other bit another one."""
 
+import math
 import random
 
 import pytest
@@ -36,6 +37,14 @@ def test_any_flipped_bit_is_seen(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
         assert state_hash({"a": [tensor]}) != number
         raw[place] ^= 1 << bit
     assert state_hash({"a": [tensor]}) == number
+
+
+def test_a_nan_has_one_hash() -> None:
+    """Python's hash of a NaN is that of the object, so that replicas that diverge alike would seem to differ."""
+    first, other = float("nan"), float("inf") - float("inf")
+    assert state_hash({"a": math.nan}) == state_hash({"a": float("nan")})
+    assert state_hash([first]) == state_hash([abs(other)])
+    assert state_hash([0.0]) != state_hash([1e-300])
 
 
 def test_places_and_order_count() -> None:

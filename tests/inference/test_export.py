@@ -15,8 +15,9 @@ from ganscale.inference import export as module
 from ganscale.inference.export import ExportError, compare, export, parse_formats
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.load import load_generator
-from tests.runs import BATCH_NORM, DCGAN, MLP, R3GAN, RESNET, RING, saved
+from tests.runs import BATCH_NORM, BIGGAN, DCGAN, MLP, R3GAN, RESNET, RING, STYLEGAN2, TRANSFORMER, saved
 
+CLASSES = "model.discriminator.conditioning=projection"
 RUNS = {
     "mlp": MLP,
     "concat": (*MLP, "model.generator.conditioning=concat", "model.discriminator.conditioning=projection"),
@@ -32,6 +33,10 @@ RUNS = {
     ),
     "resnet": RESNET,
     "r3gan": R3GAN,
+    "biggan": BIGGAN,
+    "stylegan2": STYLEGAN2,
+    "transformer": TRANSFORMER,
+    "transformer_conditional": (*TRANSFORMER, "model.generator.conditioning=concat", CLASSES),
 }
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from ganscale.config import ConfigError
 from ganscale.inference.load import load_generator
 from ganscale.inference.truncation import Truncated, parse_truncations, save_truncations
-from tests.runs import MLP, RING, saved
+from ganscale.sample import main
+from tests.runs import MLP, RING, TRANSFORMER, saved
 
 SMALL = ("data.name=stacked_mnist", "data.num_images=60")
 
@@ -51,3 +52,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         save_truncations(generator, tmp_path, [0], [1.0])
     assert caught.value.key == "--truncations"
+
+
+def test_a_transformer_cannot_be_truncated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path, *TRANSFORMER)
+    for words in (["--truncation", "0.5"], ["--truncations", "0.5,1"]):
+        assert main([str(tmp_path), *words]) == 2
+        assert f"{words[0]} = {words[1]}: " in capsys.readouterr().err
+    assert main([str(tmp_path), "--seeds", "0-3"]) == 0
+
+
+def test_the_runs_own_extractor_may_lack_the_scores(tmp_path: Path) -> None:
+    saved(tmp_path / "run", *MLP, *SMALL, "eval.extractor=patches", "eval.metrics=[swd]")
+    with pytest.raises(ConfigError) as caught:
+        save_truncations(load_generator(tmp_path / "run"), tmp_path, [0], [1.0], num_samples=40)
+    assert caught.value.key.startswith("eval.")

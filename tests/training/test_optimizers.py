@@ -11,7 +11,7 @@ from ganscale.training.memory import forecast
 from ganscale.training.schedules import Schedule
 from ganscale.training.step import Side, decayed
 from tests.fleet import Fleet
-from tests.runs import DCGAN, MLP, tiny
+from tests.runs import BIGGAN, DCGAN, MLP, STYLEGAN2, tiny
 from tests.trajectories import assert_agree, assert_same, check_world, continued, load_state, trajectory
 
 RMSPROP = ("optim.name_g=rmsprop", "optim.name_d=rmsprop", "optim.alpha_d=0.9")
@@ -126,6 +126,21 @@ def test_settings_of_other_optimizers_are_refused(overrides: tuple[str, ...], ke
     with pytest.raises(ConfigError) as caught:
         load(overrides=overrides)
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ((*STYLEGAN2, "optim.name_g=adamw", "optim.weight_decay_g=0.1"), "optim.weight_decay_g"),
+        ((*STYLEGAN2, "optim.name_d=adamw", "optim.weight_decay_d=0.1"), "optim.weight_decay_d"),
+        ((*BIGGAN, "optim.name_d=adamw", "optim.weight_decay_d=0.1"), "optim.weight_decay_d"),
+        ((*STYLEGAN2, "penalty.orthogonal=0.1"), "penalty.orthogonal"),
+    ],
+)
+def test_settings_without_a_weight_to_act_on_are_refused(overrides: tuple[str, ...], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(tiny(*overrides))
+    assert (caught.value.key, caught.value.value) == (key, 0.1)
 
 
 def test_rates_go_by_the_width() -> None:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from ganscale.config import load
 from ganscale.training.build import build
+from ganscale.training.loop import train
 from ganscale.training.path_length import DECAY, GeneratorModule, num_taking_part, path_lengths, taking_part
 from ganscale.training.schedules import PenaltyWeights, Schedule
-from tests.runs import MLP, STYLEGAN2, tiny
+from tests.runs import MLP, STYLEGAN2, TRANSFORMER, tiny
 
 LENGTHS = ("penalty.path_length=2", "penalty.path_length_every=1")
 SEPARATE = ("penalty.r1=3", "penalty.r1_every=2", "penalty.r1_separate=true")
@@ -121,3 +122,11 @@ def test_the_mean_length_is_saved() -> None:
     del saved["path_length"]  # as of earlier versions
     fresh.load_state_dict(saved)
     assert fresh.path_length == 0.0
+
+
+def test_lengths_of_a_transformer() -> None:
+    """Its attention has a second derivative where one is needed."""
+    experiment = build(tiny(*TRANSFORMER, *LENGTHS))
+    for _ in train(experiment, intervals={}, until=4 * experiment.sampler.images_per_iteration):
+        pass
+    assert float(experiment.state.path_length) > 0.0

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ganscale.storage.checkpoint import CheckpointStore, load
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training import loop
+from ganscale.training.batches import Batches
 from ganscale.training.build import build
 from ganscale.training.range_test import FASTEST, SLOWEST, find_rate
+from ganscale.training.schedules import Controls
+from ganscale.training.statistics import Statistics
 from tests.fleet import Fleet
 from tests.run.test_health_monitor import BACK, at, config
 from tests.runs import BATCH_NORM, MLP, RING, tiny
@@ -124,3 +128,16 @@ def test_a_rollback_lowers_the_rate_that_was_found(
     rows = [row for row in read_metrics(RunDir(tmp_path / "back")) if row["images"] > target]
     starts = [row["images"] - 12 for row in rows]
     assert [row["lr_d"] for row in rows] == pytest.approx([state["rate"] * 0.5 ** (1 + x / 600) for x in starts])
+
+
+def test_the_rate_that_is_tested_is_the_one_that_is_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where steps of their own correct it."""
+    experiment = build(tiny(*GIVEN, *MLP, RATE, "penalty.path_length=1", "penalty.path_length_every=1"))
+    rates, iterate = [], experiment.iterate
+
+    def spy(batches: Batches, controls: Controls) -> Statistics:
+        rates.append(controls.lr_g)
+        return iterate(batches, controls)
+
+    rate = find_rate(replace(experiment, iterate=spy))
+    assert rates[-1] == experiment.schedule.controls(0, rate=rate).lr_g == rate / 2
