@@ -38,6 +38,8 @@ def test_alerts() -> None:
         assert query.count("(") == query.count(")"), name
         assert query.count("{") == query.count("}"), name
         assert 'namespace="ganscale"' in query, f"{name}: other teams' runs are theirs"
+    assert " and " in found["RunStalled"]
+    assert found["RunStalled"].rpartition(" and ")[2].endswith(" offset 30m)"), "a young run has logged nothing yet"
     claim = the(render("overlays/gpu/setup"), "PersistentVolumeClaim")["metadata"]["name"]
     assert f'persistentvolumeclaim="{claim}"' in found["StorageFull"]
 
