@@ -1,12 +1,14 @@
 """The chart: values files render, k8s/overlays are the same, wrong values are refused, releases share no name."""
 
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.k8s.chart import CHART, FILES, arguments, helm, part, places, release
+from tests.k8s.chart import CHART, FILES, arguments, helm, parsed, part, places, release
 from tests.k8s.manifests import K8S, OVERLAYS, RENDERINGS, ROOT, Manifest, of_kind, ray_spec, render, the
 
 STORAGE = sorted(path.stem for path in (CHART / "values").glob("storage-*.yaml"))
@@ -61,6 +63,18 @@ REFUSED = {
     "storage.bucket=s3://b,storage.existingClaim=c": "storage.bucket and storage.existingClaim",
     "networkPolicy.dns.namespaces=": "/networkPolicy/dns/namespaces",
     "proxy.http=http://user:word@proxy": "/proxy/http",
+    "train.args={#a}": "/train/args/0",
+    "head.resources.memory=0Gi": "/head/resources/memory",
+    "worker.replicas=0": "worker.replicas: 0",
+    "worker.maxReplicas=4,ncclCheck.enabled=true": "ncclCheck.enabled with worker.maxReplicas",
+    "ncclCheck.enabled=true,train.enabled=false,sweep.enabled=true": "ncclCheck.enabled without train.enabled",
+    "worker.maxReplicas=4,serviceAccount.create=false": "serviceAccount.headName",
+    "sweep.timeZone=Etc/UTC": "sweep.timeZone without sweep.schedule",
+    "sweep.enabled=true,sweep.schedule=@daily,queue.scheduler=kueue": "sweep.schedule and queue.scheduler",
+    "queue.create=true": "queue.create with queue.scheduler: none",
+    "storage.class=nfs,storage.newClass.provisioner=nfs.csi.k8s.io": "storage.class and storage.newClass.provisioner",
+    "job.submitterImage.tag=1.0": "job.submitterImage.repository",
+    f"job.submitterImage.digest=sha256:{'a' * 64}": "job.submitterImage.repository",
 }
 
 
@@ -78,6 +92,47 @@ def test_long_names_are_refused() -> None:
         document["metadata"]["name"] for document in of_kind(release(["cpu"], *EVERYTHING, name="a" * 41), "RayJob")
     ]
     assert max(map(len, names)) == 47
+    nightly = ("--set", "sweep.enabled=true,sweep.schedule=@daily")
+    assert helm("template", "a" * 30, str(CHART), *nightly).returncode == 0, "cron jobs' names: 36"
+    assert "at most 30" in helm("template", "a" * 31, str(CHART), *nightly).stderr
+
+
+@pytest.mark.parametrize("name", ["2nd", "team.flowers"])
+def test_names_that_no_service_may_have_are_refused(name: str) -> None:
+    assert f"release name {name}: " in helm("template", name, str(CHART)).stderr
+
+
+@pytest.mark.parametrize(("schedule", "kind"), [("", "rayjob"), ("@daily", "raycronjob")])
+def test_notes_name_the_job(schedule: str, kind: str) -> None:
+    settings = f"train.enabled=false,sweep.enabled=true,sweep.schedule={schedule}"
+    done = helm("install", "any", str(CHART), "--dry-run=client", "--set", settings)
+    assert re.findall(r"get (\w+) any-sweep", done.stdout) == [kind], done.stderr
+
+
+def test_numbers_of_values_files(tmp_path: Path) -> None:
+    """Helm reads those of a file as floats, those of --set as integers."""
+    file = tmp_path / "values.yaml"
+    file.write_text(
+        "worker: {maxReplicas: 4, env: {NCCL_BUFFSIZE: 8388608, A: true, B: '1e3'}}\n"
+        "job: {keepSeconds: 1209600, submitterRetries: 2000000}\nenv: {C: 16777216}\n",
+        encoding="utf-8",
+    )
+    mixed = ["any", str(CHART), "--values", str(file), "--set"]
+    done = helm("template", *mixed, "worker.replicas=3")
+    assert done.returncode == 0, done.stderr
+    job = the([document for _, document in parsed(done.stdout)], "RayJob")
+    assert (job["spec"]["ttlSecondsAfterFinished"], job["spec"]["submitterConfig"]["backoffLimit"]) == (
+        1_209_600,
+        2_000_000,
+    )
+    (group,) = ray_spec(job)["workerGroupSpecs"]
+    environment = group["template"]["spec"]["containers"][0]["env"]
+    found = {each["name"]: each.get("value") for each in environment}
+    wanted = {"NCCL_BUFFSIZE": "8388608", "A": "true", "B": "1e3", "C": "16777216"}
+    assert found | wanted == found
+    assert (
+        "worker.maxReplicas: 4 is less than worker.replicas: 5" in helm("template", *mixed, "worker.replicas=5").stderr
+    )
 
 
 def test_the_schema_is_strict_and_complete() -> None:

@@ -98,7 +98,7 @@ def test_kubectl_takes_it(line: str, kubectl: tuple[str, dict[str, str]], tmp_pa
 
 
 def _words(line: str) -> list[str]:
-    words = shlex.split(line)
+    words = shlex.split(line.removesuffix(" &"))
     return words[: words.index("|")] if "|" in words else words
 
 

@@ -1,12 +1,16 @@
 """What single values of the chart change."""
 
+import os
+import re
 import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ganscale.config import load
-from tests.k8s.chart import release
+from tests.k8s.chart import CHART, helm, release
 from tests.k8s.manifests import ROOT, Manifest, matches, of_kind, pods, ray_spec, the
 from tests.k8s.schemas import core_errors, custom_errors
 
@@ -68,16 +72,35 @@ def test_the_check_before_training() -> None:
     words = shlex.split(the(made("ncclCheck.enabled=true"), "RayJob")["spec"]["entrypoint"])
     assert words[:2] == ["bash", "-c"]
     assert len(words) == 3
-    check, _, train = words[2].partition(" && exec ")
-    assert check.removeprefix("python -m ganscale.doctor --nccl ") == train.removeprefix("python -m ganscale.train ")
+    assert "$" not in words[2], "the submitter's shell would replace it"
+    check, train = re.findall(r"python -m ganscale\.(?:doctor --nccl --nodes 3|train) ([^&;]*[^&;\s])", words[2])
+    assert check == train
+
+
+@pytest.mark.parametrize(("failures", "calls", "status"), [(0, 2, 7), (2, 4, 7), (10, 10, 1)])
+def test_the_check_is_repeated(failures: int, calls: int, status: int, tmp_path: Path) -> None:
+    """Workers come back after a lost head; the command's status is the training's."""
+    words = shlex.split(the(made("ncclCheck.enabled=true"), "RayJob")["spec"]["entrypoint"])
+    script = f"""#!/bin/bash
+echo "$2" >> {tmp_path}/calls
+[ "$2" = ganscale.train ] && exit 7
+[ $(wc -l < {tmp_path}/calls) -gt {failures} ]
+"""
+    for name, content in (("python", script), ("sleep", "#!/bin/bash\n")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert subprocess.run(words, env=environment, timeout=60, check=False).returncode == status
+    assert len((tmp_path / "calls").read_text(encoding="utf-8").splitlines()) == calls
 
 
 def test_a_nightly_sweep() -> None:
     documents = made("sweep.enabled=true", "train.enabled=false", "sweep.schedule=0 1 * * *", "sweep.timeZone=Etc/UTC")
     cron = the(documents, "RayCronJob")
-    assert custom_errors(cron) == []
     assert (cron["spec"]["schedule"], cron["spec"]["timeZone"]) == ("0 1 * * *", "Etc/UTC")
     assert "ganscale.tune" in cron["spec"]["jobTemplate"]["entrypoint"]
+    assert cron["spec"]["jobTemplate"]["backoffLimit"] == 0, "the night before may hold the sweep"
+    assert custom_errors(cron) == []
 
 
 def test_the_platform_chooses_the_user() -> None:
@@ -167,3 +190,51 @@ def test_what_is_yours_reaches_pods() -> None:
 def test_nothing_may_be_evicted() -> None:
     budget = the(made("disruption.maxUnavailable=0"), "PodDisruptionBudget")
     assert budget["spec"]["minAvailable"] == 3, "head and two workers"
+
+
+@pytest.mark.parametrize(("least", "budgets"), [(0, []), (2, [2])])
+def test_budgets_under_autoscaling(least: int, budgets: list[int]) -> None:
+    """They count the least number of workers; where nothing may go, it is the head that stays."""
+    files = ("gpu", "autoscale")
+    documents = made(f"worker.replicas={least}", files=files)
+    assert [each["spec"]["minAvailable"] for each in of_kind(documents, "PodDisruptionBudget")] == budgets
+    documents = made(f"worker.replicas={least}", "disruption.maxUnavailable=0", files=files)
+    budget = the(documents, "PodDisruptionBudget")["spec"]
+    taken = [pod.owner for pod in pods(documents) if matches(budget["selector"], pod.labels)]
+    assert ([owner.rpartition(" ")[2] for owner in taken], budget["minAvailable"]) == (["head"], 1)
+
+
+def test_cpu_workers_use_their_cpus() -> None:
+    job = the(made("worker.resources.cpu=6", files=("cpu",)), "RayJob")
+    assert " cluster.cpus_per_worker=6 " in job["spec"]["entrypoint"]
+    (group,) = ray_spec(job)["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert (limits["cpu"], "num-cpus" in group["rayStartParams"]) == ("6", False), "Ray counts the container's limit"
+
+
+def test_an_account_of_the_heads_own() -> None:
+    documents = made("serviceAccount.create=false", "serviceAccount.headName=scaler", files=("gpu", "autoscale"))
+    assert not of_kind(documents, "ServiceAccount")
+    by_role = {pod.owner.split()[-1]: pod.spec["serviceAccountName"] for pod in pods(documents)}
+    assert by_role == {"head": "scaler", "workers": "default", "submitter": "default"}
+
+
+def test_affinity_of_your_own_is_added() -> None:
+    zone, node = "worker.affinity.podAffinity", "worker.affinity.podAntiAffinity"
+    documents = made(
+        f"{zone}.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
+        f"{zone}.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.topologyKey=rack",
+        f"{node}.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=rack",
+        "worker.onePerNode=true",
+    )
+    (pod,) = [pod for pod in pods(documents) if pod.owner.endswith("workers")]
+    near = pod.spec["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    apart = pod.spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert [term["podAffinityTerm"]["topologyKey"] for term in near] == ["rack", "topology.kubernetes.io/zone"]
+    assert [term["topologyKey"] for term in apart] == ["rack", "kubernetes.io/hostname"]
+
+
+def test_words_that_are_no_secrets() -> None:
+    assert variables(made("worker.env.TOKENIZERS_PARALLELISM=false"))["TOKENIZERS_PARALLELISM"] == "false"
+    for name in ("AWS_ACCESS_KEY_ID", "HF_TOKEN", "PASSWORD", "MY_SECRETS"):
+        assert name in helm("template", "any", str(CHART), "--set", f"env.{name}=x").stderr

@@ -23,7 +23,7 @@
         secretKeyRef: {name: {{ $v.wandb.secret | default (printf "%s-wandb" .root.Release.Name) }}, key: {{ $v.wandb.key }}, optional: true}
     {{- end }}
     {{- range $name, $value := mergeOverwrite (dict) $v.env (ternary $v.worker.env (dict) $worker) }}
-    - {name: {{ $name }}, value: {{ $value | toString | quote }}}
+    - {name: {{ $name }}, value: {{ include "ganscale.plain" $value | quote }}}
     {{- end }}
     {{- include "ganscale.proxy" $v.proxy | nindent 4 }}
     {{- with $v.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
@@ -47,7 +47,7 @@
     {{- with $v.volumeMounts }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- if and $worker (gt (int $v.worker.drainSeconds) 0) }}
   lifecycle: # AWS gives a spot node two minutes; GKE and AKS half a minute, whatever is asked here
-    preStop: {exec: {command: [/opt/ganscale/bin/drain-node, {{ $v.worker.drainSeconds | toString | quote }}]}}
+    preStop: {exec: {command: [/opt/ganscale/bin/drain-node, {{ $v.worker.drainSeconds | int64 | toString | quote }}]}}
   {{- end }}
   {{- range $probe, $failures := dict "startup" 60 "readiness" 6 "liveness" 60 }}
   {{ $probe }}Probe: # alive: ten minutes, a node that is busy is not dead
@@ -73,7 +73,7 @@
 {{- define "ganscale.cluster" -}}
 {{- $v := .root.Values }}
 {{- $scaled := gt (int $v.worker.maxReplicas) 0 }}
-{{- $head := dict "root" .root "job" .job "component" "head" "group" $v.head "account" (ternary (printf "%s-head" .root.Release.Name) "" $scaled) }}
+{{- $head := dict "root" .root "job" .job "component" "head" "group" $v.head "account" (ternary ($v.serviceAccount.headName | default (printf "%s-head" .root.Release.Name)) "" $scaled) }}
 {{- $worker := dict "root" .root "job" .job "component" "worker" "group" $v.worker }}
 rayVersion: {{ $v.image.rayVersion }}
 authOptions: {mode: token} # the operator makes the token, as the key auth_token of a Secret named like the RayCluster
@@ -82,7 +82,7 @@ enableInTreeAutoscaling: true
 autoscalerOptions: # beside the head, whose account may change the RayCluster: the operator gives it that role
   version: v2
   upscalingMode: Default
-  idleTimeoutSeconds: {{ $v.worker.idleSeconds }}
+  idleTimeoutSeconds: {{ $v.worker.idleSeconds | int64 }}
   imagePullPolicy: {{ $v.image.pullPolicy }}
   {{- include "ganscale.resources" (dict "cpu" "500m" "memory" "1Gi" "ephemeral-storage" "1Gi") | nindent 2 }}
   {{- include "ganscale.security" . | nindent 2 }}

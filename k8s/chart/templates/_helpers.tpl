@@ -36,6 +36,11 @@ metadata:
 {{ .Values.storage.bucket | trimSuffix "/" | default "/mnt/ganscale" }}
 {{- end }}
 
+{{- /* A value as text: numbers of values files are floats, which toString writes as 8.388608e+06. */}}
+{{- define "ganscale.plain" -}}
+{{ kindIs "string" . | ternary . (toJson .) }}
+{{- end }}
+
 {{- define "ganscale.image" -}}
 {{- with .registry }}{{ . }}/{{ end }}{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
@@ -65,7 +70,7 @@ metadata:
 {{- $words = append $words (printf "run.dir=%s/runs" $folder) }}
 {{- with $job.name }}{{ $words = append $words (printf "run.name=%s" .) }}{{ end }}
 {{- $words = append $words (printf "cluster.num_workers=%s" (include "ganscale.processes" .root)) }}
-{{- if $gpus }}{{ $words = append $words (printf "cluster.cpus_per_worker=%d" (max 1 (div $v.worker.resources.cpu $gpus))) }}{{ end }}
+{{- $words = append $words (printf "cluster.cpus_per_worker=%d" (max 1 (div $v.worker.resources.cpu (max 1 $gpus)))) }}
 {{- $words = append $words (printf "cluster.max_restarts=%d" (int $job.maxRestarts)) }}
 {{- else }}
 {{- $words = append $words (printf "sweep.dir=%s/sweeps" $folder) }}
@@ -76,7 +81,8 @@ metadata:
 {{- $words = append $words (printf "cluster.node_wait=%d" (int $v.job.nodeWait)) }}
 {{- $words = concat $words $job.args | join " " }}
 {{- if and $v.ncclCheck.enabled (eq .job "train") -}}
-bash -c "python -m ganscale.doctor --nccl {{ $words }} && exec python -m ganscale.train {{ $words }}"
+{{- /* After a lost head the workers come back one by one. No $: the submitter's shell would replace it. */ -}}
+bash -c "for try in 1 2 3 4 5 6 7 8 9 10; do python -m ganscale.doctor --nccl --nodes {{ add 1 $v.worker.replicas }} {{ $words }} && exec python -m ganscale.train {{ $words }}; sleep 30; done; exit 1"
 {{- else -}}
 python -m ganscale.{{ ternary "train" "tune" (eq .job "train") }} {{ $words }}
 {{- end }}
@@ -94,7 +100,7 @@ resources:
   {{- range list "requests" "limits" }}
   {{ . }}:
     {{- range $name, $amount := $ }}
-    {{ $name }}: {{ $amount | toString | quote }}
+    {{ $name }}: {{ include "ganscale.plain" $amount | quote }}
     {{- end }}
   {{- end }}
 {{- end }}
@@ -162,15 +168,21 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- $affinity := deepCopy $worker.affinity }}
 {{- $labels := dict "app.kubernetes.io/instance" .root.Release.Name "app.kubernetes.io/component" "worker" "ganscale.io/job" .job }}
 {{- $zone := dict "topologyKey" "topology.kubernetes.io/zone" "labelSelector" (dict "matchLabels" $labels) }}
+{{- $required := "requiredDuringSchedulingIgnoredDuringExecution" }}
+{{- $terms := list }}
 {{- if eq $worker.sameZone "required" }}
-{{- $affinity = merge $affinity (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $zone))) }}
+{{- $terms = append $terms (list "podAffinity" $required $zone) }}
 {{- else if eq $worker.sameZone "preferred" }}
-{{- $term := dict "weight" 100 "podAffinityTerm" $zone }}
-{{- $affinity = merge $affinity (dict "podAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list $term))) }}
+{{- $terms = append $terms (list "podAffinity" "preferredDuringSchedulingIgnoredDuringExecution" (dict "weight" 100 "podAffinityTerm" $zone)) }}
 {{- end }}
 {{- if $worker.onePerNode }}
 {{- $node := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (dict "app.kubernetes.io/part-of" "ganscale" "app.kubernetes.io/component" "worker")) }}
-{{- $affinity = merge $affinity (dict "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $node))) }}
+{{- $terms = append $terms (list "podAntiAffinity" $required $node) }}
+{{- end }}
+{{- range $terms }}
+{{- $kind := get $affinity (index . 0) | default dict }}
+{{- $_ := set $kind (index . 1) (append (get $kind (index . 1) | default list) (index . 2)) }}
+{{- $_ := set $affinity (index . 0) $kind }}
 {{- end }}
 {{- with $affinity }}{{ toYaml . }}{{ end }}
 {{- end }}
