@@ -35,7 +35,8 @@ STARTS = 4
 RATE, RAMP_UP, RAMP_DOWN = 0.1, 0.05, 0.25
 """Adam's learning rate, and the shares of the search in which it rises and falls."""
 NOISE, NOISE_SHARE = 0.05, 0.75
-"""Standard deviation of the noise on the latent at the start, in deviations of latents, and when it has gone."""
+"""Standard deviation of the noise on the latent at the start, in deviations of latents, and the share
+of the search in which it fades."""
 
 
 @dataclass(frozen=True)

@@ -152,12 +152,12 @@ def save_mixing(
         remedy = f"use fewer: a grid has at most {MAX_TILES} images"
         raise ConfigError("too many images for a grid", key="--mix", value=f"{len(sources)} sources", remedy=remedy)
     chosen = parse_layers(layers, num_styles(generator))
-    made = mix(generator, seeds, sources, chosen, label=label, truncation=truncation)
+    mixed = mix(generator, seeds, sources, chosen, label=label, truncation=truncation)
     whole = range(num_styles(generator))
     top = mix(generator, seeds, seeds[:1], [], label=label, truncation=truncation)[0]
     left = mix(generator, seeds[:1], sources, whole, label=label, truncation=truncation)[:, 0]
     blank = torch.ones_like(top[:1])
-    rows = [torch.cat((blank, top)), *(torch.cat((left[row : row + 1], made[row])) for row in range(len(sources)))]
+    rows = [torch.cat((blank, top)), *(torch.cat((left[row : row + 1], mixed[row])) for row in range(len(sources)))]
     path = folder / "mixing.png"
     facts = settings_text(generator, layers=layers, label=label, truncation=truncation, **(settings or {}))
     write_png(path, image_grid(to_array(torch.cat(rows)), columns=len(seeds) + 1), facts)

@@ -97,8 +97,8 @@ class StyleBlock(nn.Module):
         """The map `[N, C, H, W]` and the image of the last block (None at first), with `[N, k + 1, w_dim]`."""
         for index, convolution in enumerate(self.convolutions):
             x = convolution(x, styles[:, index], noise[index])
-        made = upcast(self.to_image(x, styles[:, -1]) + self.image_bias[:, None, None])
-        return x, made if image is None or self.upsample is None else self.upsample(image) + made
+        share = upcast(self.to_image(x, styles[:, -1]) + self.image_bias[:, None, None])
+        return x, share if image is None or self.upsample is None else self.upsample(image) + share
 
 
 class Synthesis(Chain):
