@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ganscale.config.evaluation import METRICS
 from ganscale.config.health import Health
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.health import detectors
 from ganscale.health.policy import Decision, healthy_until, respond, rollback_limit
+from ganscale.models.layers import EqualLinear
+from ganscale.models.transformer import MAPPING_RATE, ScaledLinear
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.drift import DriftCheck
@@ -25,21 +30,38 @@ from ganscale.storage.run_dir import RunDir
 from ganscale.training.build import Experiment, initial_state
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import weight_norm
+from ganscale.training.step import Side
 
 TIMES = ("seconds_per_iteration", "images_per_second", "decode_limit")
 ACTIONS = ("continue", "warn", "stop", "rollback")
 
 
+@torch.no_grad()
+def acting_weights(side: Side) -> list[Tensor]:
+    """A network's trained weights as its layers use them: those of mapping networks are stored over their rate.
+
+    Args:
+        side: the network's part in the update.
+    """
+    rates: dict[int, float] = {}
+    for module in side.network.modules():
+        scaled = MAPPING_RATE if isinstance(module, ScaledLinear) else 1.0
+        rate = module.rate if isinstance(module, EqualLinear) else scaled
+        if rate != 1.0:
+            rates |= {id(parameter): rate for parameter in module.parameters(recurse=False)}
+    return [each * rates[id(each)] if id(each) in rates else each for each in side.parameters]
+
+
 def weight_norms(experiment: Experiment) -> dict[str, float]:
-    """Weight norms of both networks, by their names in the log.
+    """Norms of both networks' acting weights, by their names in the log.
 
     Args:
         experiment: the run's objects.
     """
     step = experiment.step
     return {
-        "weight_norm_d": float(weight_norm(step.d.parameters)),
-        "weight_norm_g": float(weight_norm(step.g.parameters)),
+        "weight_norm_d": float(weight_norm(acting_weights(step.d))),
+        "weight_norm_g": float(weight_norm(acting_weights(step.g))),
     }
 
 

@@ -15,14 +15,15 @@ from ganscale.health import detectors
 from ganscale.health.detectors import Row, Verdict
 from ganscale.run import session
 from ganscale.run.checkpointing import Checkpointer
-from ganscale.run.health_monitor import read_rollbacks
+from ganscale.run.health_monitor import read_rollbacks, weight_norms
 from ganscale.run.session import Outcome, run_worker
 from ganscale.storage.checkpoint import CheckpointStore, load
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import JsonlTracker, read_events, read_metrics
 from ganscale.train import main
+from ganscale.training.build import build
 from tests.fleet import Fleet
-from tests.runs import FIFTY, QUIET
+from tests.runs import FIFTY, QUIET, STYLEGAN2, TRANSFORMER, tiny
 
 BACK = ("health.response=rollback", "health.rate_factor=0.5", "health.penalty_factor=2", "penalty.r1=1")
 CPU = torch.device("cpu")
@@ -270,3 +271,25 @@ def test_all_replicas_stop_together(fleet: Fleet, tmp_path: Path) -> None:
     ranks = fleet.run(train_badly, 2, str(tmp_path), ("health.response=stop",))
     assert [outcome.images for outcome, _ in ranks] == [420, 420]
     assert all(outcome.diagnosis for outcome, _ in ranks)
+
+
+@pytest.mark.parametrize("overrides", [STYLEGAN2, TRANSFORMER], ids=["stylegan2", "transformer"])
+def test_weights_of_a_mapping_network_count_as_they_act(overrides: tuple[str, ...]) -> None:
+    experiment = build(tiny(*overrides))
+    networks = {"weight_norm_d": experiment.state.discriminator, "weight_norm_g": experiment.state.generator}
+    found = weight_norms(experiment)
+    for column, network in networks.items():
+        acting = [
+            each.detach().flatten() * (0.01 if name.startswith("mapping.") and name[8].isdigit() else 1.0)
+            for name, each in network.named_parameters()
+        ]
+        torch.testing.assert_close(found[column], float(torch.cat(acting).norm()))
+    plain = torch.cat([each.detach().flatten() for each in networks["weight_norm_g"].parameters()]).norm()
+    assert found["weight_norm_g"] < 0.5 * float(plain), "the stored weights of the mapping network dominate"
+
+
+def test_weight_norms_of_other_networks_are_those_of_their_weights() -> None:
+    experiment = build(tiny(*FIFTY))
+    found = weight_norms(experiment)
+    for side, network in (("d", experiment.state.discriminator), ("g", experiment.state.generator)):
+        assert found[f"weight_norm_{side}"] == float(torch.nn.utils.get_total_norm(network.parameters(), foreach=True))
