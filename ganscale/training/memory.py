@@ -190,13 +190,23 @@ def _trace(config: Config, step: Step, shape: tuple[int, ...], rows: int, device
         batches = [[batch() for _ in range(micros)] for _ in range(updates)]
         p = config.augment.p
         p = 0.5 if config.augment.adaptive or isinstance(p, Scheduled) else p  # where it moves
-        controls = Schedule(config).controls(0, augment_p=p, details=True)
+        controls = Schedule(_at_most(config)).controls(0, augment_p=p, details=True)
         controls = replace(controls, penalties=controls.penalties[:1] * updates)
         fresh = None if config.train.reuse_fakes else [batch() for _ in range(micros)]
         if fresh and config.train.reuse_reals:
             fresh = [each._replace(z=other.z) for each, other in zip(batches[-1], fresh, strict=True)]
         step(Batches(batches, fresh), controls)
     return counter.trace
+
+
+def _at_most(config: Config) -> Config:
+    """The run with every scheduled penalty and the noise at its larger end, as an update needs most where all act."""
+    sections = {}
+    for name in ("penalty", "augment"):
+        section = getattr(config, name)
+        ends = {key: each for key, each in section if isinstance(each, Scheduled)}
+        sections[name] = section.model_copy(update={key: max(each.start, each.end) for key, each in ends.items()})
+    return config.model_copy(update=sections)
 
 
 def report(config: Config, source: Source, device: torch.device, replica: Replica) -> list[str]:

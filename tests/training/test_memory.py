@@ -126,6 +126,16 @@ def test_a_forecast_that_fails_does_not_stop_a_run(monkeypatch: pytest.MonkeyPat
     assert line == "memory per worker: not known: IndexError: at least five rows"
 
 
+@pytest.mark.parametrize("setting", ["penalty.r1", "penalty.gp", "penalty.path_length"])
+@pytest.mark.parametrize("ends", ["start: 0, end: 2", "start: 2, end: 0, begin: 24"])
+def test_a_scheduled_penalty_counts_as_one_that_acts(setting: str, ends: str) -> None:
+    without, constant, scheduled = (
+        forecast(load(overrides=[*MLP, "train.batch_size=12", *more]), (1, 8, 8)).activations
+        for more in ((), (f"{setting}=2",), (f"{setting}={{{ends}, over: 24}}",))
+    )
+    assert without < constant == scheduled
+
+
 def test_recomputed_activations_take_less() -> None:
     overrides = (*RESNET, *("model.generator.width=8", "model.discriminator.width=8"), "train.batch_size=64")
     kept, recomputed = (
