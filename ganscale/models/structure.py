@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganscale.models.base import Generator, Head
 from ganscale.models.layers import BatchNorm, Chain, ConditionalNorm
 from ganscale.models.layers.spectral import SpectralNorm
+from ganscale.models.stylegan2 import StyleBlock
 
 
 def chains(network: nn.Module) -> dict[str, Chain]:
@@ -102,7 +103,8 @@ def layer_keys(network: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     """A key for each entry of the state, equal for the same layer in networks for other resolutions.
 
     A layer of a chain is known by the side of its output, its kind and its number among those, not by its place in the
-    chain, which changes where a resolution is added; the layer that touches the image is a kind of its own.
+    chain, which changes where a resolution is added; the layer that touches the image is a kind of its own, unless
+    every layer makes a share of the image.
 
     Args:
         network: a generator or a discriminator.
@@ -116,7 +118,8 @@ def layer_keys(network: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     for chain_name, chain in chains(network).items():
         numbers: Counter[str] = Counter()
         layers = [(name, layer) for name, layer in chain.named_children() if next(layer.parameters(), None) is not None]
-        at_image = {layers[-1 if len(shape) == 1 else 0][0]} if layers else set()
+        edge = layers[-1:] if len(shape) == 1 else layers[:1]
+        at_image = {name for name, layer in edge if not isinstance(layer, StyleBlock)}
         for name, layer in layers:
             side = sides.get(f"{chain_name}.{name}")
             kind = type(layer).__name__.removeprefix("Parametrized")

@@ -14,6 +14,7 @@ from ganscale.config.architectures import (
     R3GANDiscriminator,
     ResNetDiscriminator,
     ResNetGenerator,
+    StyleGAN2Generator,
 )
 from ganscale.config.datasets import Resolution, height_width
 from ganscale.config.section import Section
@@ -68,6 +69,21 @@ def test_twice_the_resolution_takes_the_smaller_maps() -> None:
     left = {row.name for row in transfer.rows if row.reason}
     assert left == {name for name in before if name.startswith(("layers.5.", "layers.6.", "layers.8."))}
     assert all(torch.equal(large.state_dict()[name], before[name]) for name in left)
+
+
+def test_every_block_of_stylegan2_is_taken_at_twice_the_resolution() -> None:
+    settings = StyleGAN2Generator(channel_base=64, channel_max=4, w_dim=8, mapping_layers=2)
+    small, large = make(settings, 16, seed=1), make(settings, 32, seed=2)
+    transfer = match(large, (6,), small, (6,), {})
+    apply(transfer, large, small.state_dict())
+    last = max(
+        int(name.split(".")[1]) for name in large.state_dict() if name.startswith("layers.") and name[7].isdigit()
+    )
+    assert {row.name for row in transfer.rows if row.reason} == {
+        name for name in large.state_dict() if name.startswith(f"layers.{last}.")
+    }
+    for name, tensor in small.state_dict().items():
+        assert torch.equal(large.state_dict()[name], tensor), name
 
 
 def test_in_the_discriminator_layers_move_down_the_chain() -> None:
