@@ -125,8 +125,9 @@ def train(
                 state.augment_p, state.signs = next_p(state.augment_p, mean, passed, rule), (0.0, 0.0)
         if gamma_rule is not None and balances:
             found = balance(statistics, gamma_rule.guessing_loss, state.gamma, experiment.total)
-            passed = gamma_rule.every * sampler.images_per_iteration
-            state.gamma = next_gamma(state.gamma, found, passed, gamma_rule) if found else state.gamma
+            if found:
+                passed = schedule.images_since_change(state.images)
+                state.gamma = next_gamma(state.gamma, found, passed, gamma_rule)
         state.ema.update(sampler.images_per_iteration, schedule.half_life(after))
         state.images = after
         state.iteration += 1

@@ -1,6 +1,7 @@
 """Settings that change during a run, as pure functions of images."""
 
 from dataclasses import dataclass
+from itertools import count
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from ganscale.config.schedules import half_life, value
 from ganscale.config.schema import Config
 from ganscale.health.policy import rate_scale
 from ganscale.training.augment import AdaptiveRule
-from ganscale.training.auto import FIRST_GAMMA, GammaRule
+from ganscale.training.auto import EVERY, FIRST_GAMMA, GammaRule
 
 Number = float | Tensor
 """A value of an iteration: a float, or inside a CUDA graph, where a float would stay what it was, a tensor `[]`."""
@@ -150,6 +151,21 @@ class Schedule:
         for name in ("drift", "lecam", "centering"):
             weights[name] = scale * value(getattr(penalty, name), images)
         return PenaltyWeights(**weights)
+
+    def images_since_change(self, images: int) -> int:
+        """Images since gamma could last move (`penalty.auto`): it moves where R1 and R2 are both due.
+
+        Args:
+            images: before an iteration in which it moves; the first is taken for one of as many before it.
+        """
+        penalty, batch_size, d_steps = self._config.penalty, self._config.train.batch_size, self._config.optim.d_steps
+
+        def are_due(first: int) -> bool:
+            intervals = (penalty.r1_every, penalty.r2_every)
+            return all(any(update % every == 0 for update in range(first, first + d_steps)) for every in intervals)
+
+        update = images // batch_size
+        return next(n for n in count(EVERY, EVERY) if are_due(update - n * d_steps)) * d_steps * batch_size
 
     def augment_p(self, images: int) -> float:
         """Probability of each transform of D's inputs, unless ADA moves it.

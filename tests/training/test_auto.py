@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ganscale.config import load
+from ganscale.training import loop
 from ganscale.training.auto import BINDING, BOUNDS, FIRST_GAMMA, SPEED, Balance, GammaRule, balance, next_gamma
 from ganscale.training.build import build
 from ganscale.training.loop import train
@@ -94,6 +95,33 @@ def test_gamma_follows_d() -> None:
     assert all(index % 4 == 0 for index in changed), "every fourth iteration"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "every"),
+    [
+        ((), 4),
+        (("penalty.r1_every=16",), 16),
+        (("penalty.r1_every=6", "penalty.r2_every=4"), 12),
+        (("penalty.r1_every=16", "optim.d_steps=2"), 8),
+        (("penalty.r1_every=3", "penalty.r2_every=2", "optim.d_steps=3"), 4),
+    ],
+)
+def test_gamma_moves_by_the_images_since_it_last_could(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], every: int
+) -> None:
+    moves: list[int] = []
+
+    def follow(gamma: float, balance: Balance, images: int, rule: GammaRule) -> float:
+        moves.append(images)
+        return next_gamma(gamma, balance, images, rule)
+
+    monkeypatch.setattr(loop, "next_gamma", follow)
+    experiment = build(tiny(*RING, *GAMMA, "train.images=4800", *overrides))
+    size = experiment.sampler.images_per_iteration
+    for _ in train(experiment, intervals={}, until=size * 48):
+        pass
+    assert moves == [every * size] * (48 // every)
+
+
 AUTO = (*MLP, *GAMMA, "train.images=1200")
 
 
@@ -102,9 +130,10 @@ def test_any_number_of_workers_trains_alike(fleet: Fleet, alone, world_size: int
     check_world(fleet, alone, AUTO, world_size)
 
 
-def test_a_resume_is_exact() -> None:
-    straight = continued(AUTO, None, 12)
-    stopped = continued(AUTO, None, 6)
+@pytest.mark.parametrize("lazy", [(), ("penalty.r1_every=3", "train.images=9600")], ids=["plain", "lazy"])
+def test_a_resume_is_exact(lazy: tuple[str, ...]) -> None:
+    straight = continued((*AUTO, *lazy), None, 13)
+    stopped = continued((*AUTO, *lazy), None, 6)
     gamma = load_state(stopped)["gamma"]
     assert gamma not in (FIRST_GAMMA, load_state(straight)["gamma"])
-    assert_same(load_state(continued(AUTO, stopped, 12)), load_state(straight))
+    assert_same(load_state(continued((*AUTO, *lazy), stopped, 13)), load_state(straight))
