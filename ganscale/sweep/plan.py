@@ -4,14 +4,15 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ganscale.config import METRICS, Config, ConfigError
+from ganscale.config import LOSSES, METRICS, Config, ConfigError
 from ganscale.config.checks import metric_names
 from ganscale.sweep.config import Sweep, SweepSettings, load_sweep
 from ganscale.sweep.sampler import Sampler
-from ganscale.sweep.space import Space
+from ganscale.sweep.space import Parameter, Space
 
 FRESH = 1000
 """Distance of the winner's fresh seeds from the seeds of the search."""
@@ -19,6 +20,8 @@ PERTURBABLE = ("optim.", "penalty.", "loss.", "augment.", "ema.")
 """Sections that population-based training may change during a run; networks and data are fixed."""
 FIXED = ("loss.name", "ema.profiles", "optim.name_g", "optim.name_d")
 """Settings in them that it may not."""
+LEVELS = tuple(f"penalty.{name}" for name in ("drift", "lecam", "centering"))
+"""Weights that decide (`Penalty.levels`) whether D's logits have a bias where the loss is relativistic."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
         raise ConfigError("Optuna is not installed", key="sweep.search", value="optuna", remedy=remedy)
     if settings.scheduler == "pbt":
         _check_perturbable(space)
+        _check_logit_level(space, config)
     return SweepPlan(sweep, base, space, sampler, config, metrics)
 
 
@@ -133,3 +137,32 @@ def _check_perturbable(space: Space) -> None:
                     value=target,
                     remedy=f"search settings of {', '.join(p[:-1] for p in PERTURBABLE)}, or use another scheduler",
                 )
+
+
+def _check_logit_level(space: Space, config: Config) -> None:
+    """Refuse trials of which only some have a bias of D's logits: population-based training copies weights."""
+    if LOSSES[config.loss.name].boundary is not None:
+        return
+    base = {key: getattr(space.config({}).penalty, key.removeprefix("penalty.")) != 0.0 for key in LEVELS}
+    choices = [(parameter, _switches(parameter)) for parameter in space.parameters]
+    for parameter, options in choices:
+        others = [found for other, found in choices if other is not parameter]
+        for rest in product(*others):
+            fixed = base | {key: value for each in rest for key, value in each}
+            if len({any((fixed | dict(option)).values()) for option in options}) > 1:
+                raise ConfigError(
+                    f"with loss.name = {config.loss.name} D has a bias of its logits only where one of "
+                    f"{', '.join(LEVELS)} is not 0, and population-based training cannot change that during a run",
+                    key=f"space.{parameter.name}",
+                    value=list(parameter.probes()),
+                    remedy="search weights above 0 only, or use another scheduler",
+                )
+
+
+def _switches(parameter: Parameter) -> set[tuple[tuple[str, bool], ...]]:
+    """Which weights of `LEVELS` each value of a parameter turns on or off; none where it does not apply."""
+    found = {
+        tuple((key, each != 0.0) for key, each in parameter.settings(value).items() if key in LEVELS)
+        for value in parameter.probes()
+    }
+    return found | {()} if parameter.when else found

@@ -10,10 +10,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from ganscale.config import ConfigError
-from ganscale.sweep.plan import SweepPlan
+from ganscale.sweep.plan import SweepPlan, make_plan
 from ganscale.sweep.schedulers import make_scheduler
 from ganscale.sweep.trainable import IMAGES, SCORE
-from tests.sweep.sweeps import ring_plan
+from tests.sweep.sweeps import RING, ring_plan, sweep
 
 ENDS = (320, 640, 960, 1280)
 """Images at which the trials are evaluated."""
@@ -124,3 +124,43 @@ def test_the_median_stops_what_is_below_it(tmp_path: Path) -> None:
     images = reached(made, [1.0, 2.0, 3.0, 0.5, 9.0])
     assert images[3] < 1280
     assert images[4] == 1280
+
+
+LOSS = {"loss.name": "relativistic_pairing"}
+MIXED: dict[str, tuple[dict[str, Any], str]] = {
+    "bound": ({"penalty.centering": {"uniform": [0.0, 0.1]}}, "penalty.centering"),
+    "option": ({"penalty.lecam": {"choice": [0.0, 0.1]}}, "penalty.lecam"),
+    "bundle": ({"hold": {"choice": {"no": {"penalty.r1": 1.0}, "yes": {"penalty.drift": 0.1}}}}, "hold"),
+    "second": (
+        {"penalty.centering": {"choice": [0.1, 0.0]}, "penalty.drift": {"choice": [0.0, 0.2]}},
+        "penalty.centering",
+    ),
+}
+ALIKE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "positive": ({"penalty.centering": {"loguniform": [0.01, 0.1]}}, LOSS),
+    "another one holds": ({"penalty.centering": {"uniform": [0.0, 0.1]}}, {**LOSS, "penalty.drift": 0.001}),
+    "one or the other": (
+        {"hold": {"choice": {"one": {"penalty.lecam": 0.1}, "other": {"penalty.drift": 0.1}}}},
+        LOSS,
+    ),
+    "another loss": ({"penalty.drift": {"uniform": [0.0, 0.1]}}, {"loss.name": "hinge"}),
+}
+
+
+def plan(draws: dict[str, Any], run: dict[str, Any], scheduler: str = "pbt") -> SweepPlan:
+    given = {**RING, "loss.label_smoothing": 0.0, **run}
+    return make_plan(sweep(draws, run=given, name="try", scheduler=scheduler, metrics=["modes"]), {})
+
+
+@pytest.mark.parametrize(("draws", "name"), MIXED.values(), ids=MIXED)
+def test_a_population_has_a_bias_of_ds_logits_in_all_trials_or_in_none(draws: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(draws, LOSS)
+    assert caught.value.key == f"space.{name}"
+    assert caught.value.remedy
+    plan(draws, LOSS, "none")
+
+
+@pytest.mark.parametrize(("draws", "run"), ALIKE.values(), ids=ALIKE)
+def test_penalties_that_leave_d_its_bias_may_change(draws: dict[str, Any], run: dict[str, Any]) -> None:
+    plan(draws, run)
