@@ -26,17 +26,21 @@ class AverageSnapshots(Callback):
 
     def on_tick(self, tick: Tick, session: Any) -> None:
         """Write a snapshot if it is due; after a rollback delete those of the images that no longer count."""
-        rolled_back = session.decision.action == "rollback"
-        if not rolled_back and not tick.is_due("averages"):
-            return
+        if session.decision.action == "rollback":
+            self._try(lambda: drop_after(self._folder, self._state.images))
+        elif tick.is_due("averages"):
+            self.on_quiet_tick(tick, session)
+
+    def on_quiet_tick(self, tick: Tick, session: Any) -> None:
+        """Write a snapshot."""
         settings, state = self._settings, self._state
+        limits = {"every": settings.snapshot_every, "most": settings.snapshots}
+        averages = state.averages.state_dict()
+        self._try(lambda: write(self._folder, tick.images, state.iteration, averages, **limits))
+
+    def _try(self, action: Callable[[], None]) -> None:
         try:
             with phase("saving"):
-                if rolled_back:
-                    drop_after(self._folder, state.images)
-                else:
-                    averages = state.averages.state_dict()
-                    limits = {"every": settings.snapshot_every, "most": settings.snapshots}
-                    write(self._folder, tick.images, state.iteration, averages, **limits)
+                action()
         except OSError as error:
             self._info(f"the snapshot of the averages could not be saved ({error}); training continues")

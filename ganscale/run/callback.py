@@ -24,6 +24,14 @@ class Callback:
             session: with `metrics`, `evaluation` and `decision` of this tick.
         """
 
+    def on_quiet_tick(self, tick: Tick, session: Any) -> None:
+        """Called at ticks that only save averages (`ema.profiles`): nothing is measured, evaluated or decided there.
+
+        Args:
+            tick: where the run is, without metrics.
+            session: with what the tick before it left.
+        """
+
     def on_end(self, session: Any, *, completed: bool) -> None:
         """Called when training ends, also by an exception.
 

@@ -72,7 +72,8 @@ class Outcome:
 class Session:
     """The control flow of training, the same on every rank; ranks differ by their callbacks only.
 
-    At each tick: evaluate, check health (which may roll the state back), call the callbacks, yield the tick.
+    At each tick: evaluate, check health (which may roll the state back), call the callbacks, yield the tick. A quiet
+    tick is for `Callback.on_quiet_tick` alone, as a run with `ema.profiles` is the run without.
 
     Args:
         experiment: the run's objects, at the state to start from.
@@ -142,6 +143,10 @@ class Session:
             until, signal = self.config.train.images, self._stop_signal
             for tick in train(self.experiment, intervals=self._intervals, until=until, stop_signal=signal):
                 self._check_lease()
+                if tick.is_quiet:
+                    for callback in self._callbacks:
+                        callback.on_quiet_tick(tick, self)
+                    continue
                 self._examine(tick)
                 for callback in self._callbacks:
                     callback.on_tick(tick, self)

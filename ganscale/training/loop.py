@@ -12,6 +12,9 @@ from ganscale.training.build import Experiment
 from ganscale.training.range_test import find_rate
 from ganscale.training.statistics import Window, add_signs
 
+QUIET = frozenset({"averages"})
+"""Intervals whose ticks only save: they have no metrics, and the window of statistics continues over them."""
+
 
 @dataclass(frozen=True)
 class Tick:
@@ -21,7 +24,7 @@ class Tick:
         images: images so far.
         iteration: iterations so far.
         due: names of the intervals that ended; "end" when the run is complete, "stop" when a stop was requested.
-        metrics: numbers since the last tick, the same on all replicas except times.
+        metrics: numbers since the last tick that has some, the same on all replicas except times.
         histograms: counts of D's logits in the last iteration, for `real` and `fake`, by bin of
             `statistics.LOGIT_EDGES`.
     """
@@ -52,8 +55,13 @@ class Tick:
 
     @property
     def is_stop_only(self) -> bool:
-        """Whether the tick exists only because a stop was requested."""
-        return self.due == {"stop"}
+        """Whether the tick exists only because a stop was requested, perhaps where an interval of `QUIET` ends."""
+        return self.is_stop and self.due <= QUIET | {"stop"}
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether only an interval of `QUIET` ended: there are no metrics, and nothing is decided."""
+        return self.due == QUIET
 
 
 def due(intervals: Mapping[str, int], before: int, after: int, until: int) -> frozenset[str]:
@@ -78,9 +86,9 @@ def train(
 ) -> Iterator[Tick]:
     """Train the experiment's state, in place, and yield a tick whenever an interval ends.
 
-    The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the last tick;
-    logit statistics, gradient norms and diversity are those of the tick's own iteration. The caller may restore an
-    earlier state between two ticks; the loop continues from it.
+    The caller does everything else between two ticks: saving, samples, tracking. Losses are means since the last tick
+    that has metrics; logit statistics, gradient norms and diversity are those of the tick's own iteration. The caller
+    may restore an earlier state between two ticks; the loop continues from it.
 
     Args:
         experiment: the run's objects, at any state.
@@ -100,6 +108,7 @@ def train(
         names = due(intervals, state.images, after, until)
         if stop_signal():
             names |= {"stop"}
+        measures = not names <= QUIET
         adapts = rule is not None and (state.iteration + 1) % rule.every == 0
         balances = gamma_rule is not None and state.iteration % gamma_rule.every == 0
         PHASE.name = "reading data"
@@ -112,12 +121,12 @@ def train(
             augment_p=state.augment_p,
             gamma=state.gamma,
             rate=state.rate,
-            details=bool(names) or balances,
+            details=measures or balances,
         )
         statistics = experiment.iterate(batches, controls)
         if rule is not None:
             signs.append(statistics.sums["signs"])
-            if adapts or names:
+            if adapts or measures:
                 state.signs = add_signs(state.signs, signs, experiment.total)
                 signs = []
             if adapts:
@@ -134,7 +143,7 @@ def train(
         state.averages.update(state.iteration)
         PHASE.name = "between iterations"
         window.add(statistics)
-        if names:
+        if measures:
             seen = experiment.probe(batches, controls)
             statistics = statistics._replace(sums=statistics.sums | seen)
             metrics, histograms = window.close(
@@ -142,3 +151,6 @@ def train(
             )
             yield Tick(after, state.iteration, names, metrics, histograms)
             window = Window()
+        elif names:
+            with window.paused():
+                yield Tick(after, state.iteration, names, {})

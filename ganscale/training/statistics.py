@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -196,6 +197,13 @@ class Window:
         self._iterations += 1
         self._penalties |= statistics.penalties
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Leave the time in the block out of the window's."""
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
 
     def close(
         self,

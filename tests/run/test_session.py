@@ -93,7 +93,12 @@ def test_a_tick_answers_what_it_is() -> None:
         return Tick(0, 0, frozenset(due), {})
 
     assert tick("stop").is_stop_only
+    assert tick("stop", "averages").is_stop_only
     assert not tick("stop", "log").is_stop_only
+    assert not tick("averages").is_stop_only
+    assert tick("averages").is_quiet
+    assert not tick("averages", "stop").is_quiet
+    assert not tick("averages", "log").is_quiet
     assert tick("stop", "log").is_stop
     assert tick("end").is_final
     assert tick("log").is_due("eval", "log")

@@ -156,6 +156,26 @@ def test_losses_are_means_since_the_tick_before() -> None:
     assert {name: window[-1][name] for name in last} == last
 
 
+def test_the_window_goes_on_over_ticks_that_only_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def passes() -> bool:
+        clock[0] += 1.0
+        return False
+
+    experiment, ticks = build(tiny(*MLP)), list[Tick]()
+    for tick in train(experiment, intervals={"log": 48, "averages": 24}, until=48, stop_signal=passes):
+        ticks.append(tick)
+        clock[0] += 1e3  # what the caller takes does not count
+    monkeypatch.undo()
+    _, (plain,) = run(*MLP, until=48, intervals={"log": 48})
+    assert [(tick.images, bool(tick.metrics)) for tick in ticks] == [(24, False), (48, True)]
+    assert ticks[-1].metrics["seconds_per_iteration"] == 1.0
+    for name in ("loss_d", "loss_g"):
+        assert ticks[-1].metrics[name] == plain.metrics[name]
+
+
 def test_the_adversarial_loss_is_ds_loss_without_penalties_and_classes() -> None:
     def last(*overrides: str) -> dict[str, float]:
         return run(*MLP, *overrides, until=60, intervals={"row": 12})[1][-1].metrics
