@@ -37,11 +37,10 @@ def ended(pods: Pods) -> bool:
 
 
 def test_a_failed_job_says_why(tmp_path: Path) -> None:
-    """The submitter ends with another code than 0, its log has the key, the value and the remedy."""
+    """Ray says that the job failed, which is what the operator goes by; the log has key, value and remedy."""
     job = the(release(["cpu"], "worker.replicas=1"), "RayJob")
     with running(job, tmp_path / "pods", "fails", "data.name=folder data.path=/mnt/ganscale/nothing") as pods:
         until(pods, lambda: ended(pods))
-        assert pods.running[pods.submitter].returncode != 0
         assert "data.path = " in pods.log(pods.submitter)
         assert pods.status() == "FAILED"
 

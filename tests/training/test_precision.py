@@ -9,7 +9,9 @@ from ganscale.training.build import Experiment, build
 from ganscale.training.loop import train
 from tests.runs import BATCH_NORM, DCGAN, MLP, R3GAN, RESNET, TRANSFORMER, tiny
 
-NETWORKS = {"mlp": MLP, "dcgan": (*DCGAN, *BATCH_NORM), "resnet": RESNET, "r3gan": R3GAN, "transformer": TRANSFORMER}
+WIDER = (*TRANSFORMER, "model.generator.width=16", "model.discriminator.width=16")
+"""With 8 channels gradients of bfloat16 differ by 12 %, with 16 and more by 1 %."""
+NETWORKS = {"mlp": MLP, "dcgan": (*DCGAN, *BATCH_NORM), "resnet": RESNET, "r3gan": R3GAN, "transformer": WIDER}
 EVERYTHING = ("penalty.gp=1", "penalty.r1=1", "penalty.r2=1", "penalty.dragan=1", "loss.feature_matching=0.1")
 TRANSFORMED = ("augment.noise=0.1", "augment.transforms=[brightness, cutout]", "penalty.r2=1")
 RPGAN = ("loss.name=relativistic_pairing", "penalty.r1=1", "penalty.r2=1")
