@@ -64,8 +64,8 @@ def test_recorded_runs_are_not_trained_again(plan: SweepPlan, tmp_path: Path, mo
 
 
 def test_the_recorded_runs_are_of_this_sweep(plan: SweepPlan) -> None:
+    """As many as there are: the file grows over days, and begins anew where an initialization changes."""
     rows = robustness.read(Path(robustness.RECORDS))
-    assert rows
-    assert {each["images"] for each in rows} == {plan.config.train.images}
+    assert {each["images"] for each in rows} <= {plan.config.train.images}
     assert all(0 <= each["trial"] < len(plan.sampler) for each in rows)
     assert len({(each["trial"], each["seed"]) for each in rows}) == len(rows)
