@@ -40,6 +40,15 @@ class Snapshot:
     averages: dict[str, dict[str, "Tensor"]]
 
 
+def name_of(images: int) -> str:
+    """Name of a snapshot's file.
+
+    Args:
+        images: of the snapshot.
+    """
+    return f"{images:012d}{SUFFIX}"
+
+
 def stride(newest: int, most: int) -> int:
     """Which snapshots are kept: those whose number is a multiple of this power of two.
 
@@ -77,10 +86,10 @@ def write(
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         facts = {"iteration": iteration, "sha256": hashlib.sha256(save(tensors)).hexdigest()}
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomically(folder / f"{images:012d}{SUFFIX}", save(tensors, {_FACTS: json.dumps(facts)}))
+        write_bytes_atomically(folder / name_of(images), save(tensors, {_FACTS: json.dumps(facts)}))
     for each in numbers(folder):
         if each <= images and each // every % step:
-            (folder / f"{each:012d}{SUFFIX}").unlink(missing_ok=True)
+            (folder / name_of(each)).unlink(missing_ok=True)
 
 
 def drop_after(folder: Path, images: int) -> None:
@@ -95,7 +104,7 @@ def drop_after(folder: Path, images: int) -> None:
     """
     for each in numbers(folder):
         if each > images:
-            (folder / f"{each:012d}{SUFFIX}").unlink(missing_ok=True)
+            (folder / name_of(each)).unlink(missing_ok=True)
 
 
 def numbers(folder: Place) -> Collection[int]:
@@ -127,7 +136,7 @@ def read(folder: Place, images: int) -> Snapshot:
     from safetensors import SafetensorError
     from safetensors.torch import load, save
 
-    content = (folder / f"{images:012d}{SUFFIX}").read_bytes()
+    content = (folder / name_of(images)).read_bytes()
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -135,7 +144,7 @@ def read(folder: Place, images: int) -> Snapshot:
         if facts["sha256"] != hashlib.sha256(save(tensors)).hexdigest():
             raise ValueError("it was altered")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{images:012d}{SUFFIX} cannot be read ({error})") from None
+        raise SnapshotError(f"{name_of(images)} cannot be read ({error})") from None
     averages: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         width, _, parameter = name.partition("/")
