@@ -22,6 +22,19 @@ NUM_POINTS = 2500
 _PART = 1024
 
 
+def parse_ranges(text: str) -> Iterator[tuple[str, range | None]]:
+    """The parts of a text such as `0-63,100`, each with its range, or None where it is no range.
+
+    Args:
+        text: whole numbers and ranges, separated by commas.
+    """
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        last = last if dash else first
+        valid = first.isdecimal() and last.isdecimal() and int(first) <= int(last)
+        yield part.strip(), range(int(first), int(last) + 1) if valid else None
+
+
 def parse_seeds(text: str, *, key: str = "--seeds") -> list[int]:
     """Seeds such as `0-63,100`, in the order given.
 
@@ -33,16 +46,14 @@ def parse_seeds(text: str, *, key: str = "--seeds") -> list[int]:
         ConfigError: the syntax is wrong, or a seed is too large.
     """
     seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal()) or int(first) > int(last):
+    for part, found in parse_ranges(text):
+        if found is None:
             remedy = "write whole numbers and ranges, e.g. 0-63,100"
-            raise ConfigError(f"{part.strip()!r} is no range of seeds", key=key, value=text, remedy=remedy)
-        if int(last) >= MAX_SEED or int(last) - int(first) >= 10_000_000:
+            raise ConfigError(f"{part!r} is no range of seeds", key=key, value=text, remedy=remedy)
+        if found.stop > MAX_SEED or len(found) > 10_000_000:
             remedy = "use seeds below 2^48, at most 10 million; --num-samples makes more"
             raise ConfigError("too large", key=key, value=text, remedy=remedy)
-        seeds += range(int(first), int(last) + 1)
+        seeds += found
     return seeds
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganscale.config import ConfigError
 from ganscale.inference.generator import LoadedGenerator
-from ganscale.inference.grid import MAX_TILES, settings_text, to_array
+from ganscale.inference.grid import MAX_TILES, parse_ranges, settings_text, to_array
 from ganscale.tracking.images import image_grid, write_png
 
 
@@ -105,13 +105,11 @@ def parse_layers(text: str, count: int) -> list[int]:
     if text in named:
         return named[text].tolist()
     found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal()) or not int(first) <= int(last) < count:
+    for part, layers in parse_ranges(text):
+        if layers is None or layers.stop > count:
             remedy = f"write coarse, middle, fine, or layers from 0 to {count - 1}, e.g. 0-{count // 3}"
-            raise ConfigError(f"{part.strip()!r} is no range of layers", key="--layers", value=text, remedy=remedy)
-        found += range(int(first), int(last) + 1)
+            raise ConfigError(f"{part!r} is no range of layers", key="--layers", value=text, remedy=remedy)
+        found += layers
     return found
 
 
