@@ -113,6 +113,18 @@ def test_pods_without_ipv4() -> None:
     assert ray_spec(job)["headGroupSpec"]["rayStartParams"]["dashboard-host"] == "::"
 
 
+def test_whoever_logs_to_wandb_has_the_key_and_a_way_there() -> None:
+    """The worker of rank 0; of a sweep the head too, where Tune's driver logs the progress."""
+    for settings, groups in (((), {"workers"}), (("train.enabled=false", "sweep.enabled=true"), {"head", "workers"})):
+        documents = made(*settings)
+        (policy,) = [each for each in documents if each["metadata"]["name"] == "ganscale-wandb"]
+        for pod in pods(of_kind(documents, "RayJob")):
+            group = pod.owner.rpartition(" ")[-1]
+            names = {variable["name"] for variable in pod.spec["containers"][0].get("env", [])}
+            assert ("WANDB_API_KEY" in names) == (group in groups), pod.owner
+            assert matches(policy["spec"]["podSelector"], pod.labels) == (group in groups), pod.owner
+
+
 def test_a_proxy_is_for_the_outside_only() -> None:
     documents = made("proxy.https=http://proxy:3128", "proxy.exclude=.example.com")
     for group in ("head", "workers"):

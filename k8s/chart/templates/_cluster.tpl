@@ -17,8 +17,8 @@
     - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
     - {name: RAY_TRAIN_METRICS_ENABLED, value: "1"}
     - {name: PYTHONUNBUFFERED, value: "1"}
-    {{- if $worker }}
-    - name: WANDB_API_KEY # without the Secret the run is kept offline
+    {{- if or $worker (ne .job "train") }}
+    - name: WANDB_API_KEY # without the Secret the run is kept offline; the head logs a sweep's progress
       valueFrom:
         secretKeyRef: {name: {{ $v.wandb.secret | default (printf "%s-wandb" .root.Release.Name) }}, key: {{ $v.wandb.key }}, optional: true}
     {{- end }}
