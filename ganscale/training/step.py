@@ -31,7 +31,7 @@ from ganscale.parallel.phase import PHASE
 from ganscale.parallel.replica import Replica
 from ganscale.training import path_length as lengths
 from ganscale.training.batches import Batches
-from ganscale.training.objective import Batch, DiscriminatorObjective, GeneratorObjective
+from ganscale.training.objective import Batch, DiscriminatorObjective, DiscriminatorOutput, GeneratorObjective
 from ganscale.training.schedules import Controls, Number, PenaltyWeights, is_on
 from ganscale.training.statistics import Statistics, add_to, batch_sums, gradient_norm, logit_signs
 
@@ -241,6 +241,21 @@ class Step:
             fakes.sum().backward()
         self._buckets_built = True
 
+    def _micro_batches(self, side: Side, micros: Sequence[Batch], name: str) -> Iterator[Batch]:
+        """The micro-batches of an update: gradients of the loop's body add up, and are all-reduced in the last.
+
+        Args:
+            side: the network that is updated.
+            micros: this replica's rows.
+            name: of the network, for the phase.
+        """
+        self._zero_grad(side)
+        for index, batch in enumerate(micros):
+            with _synchronized(side.parallel, index == len(micros) - 1):
+                PHASE.name = f"{name} forward"
+                yield batch
+        PHASE.name = f"{name} optimizer"
+
     def _update_discriminator(
         self,
         micros: Sequence[Batch],
@@ -253,113 +268,89 @@ class Step:
         """One D update; returns its shares of loss and penalties, `Statistics.sums`, and the gradient norm."""
         r1 = weights.r1 if self.r1_separate else 0.0
         weights = replace(weights, r1=0.0) if self.r1_separate else weights
-        self._zero_grad(self.d)
-        total, penalties, sums = None, {}, {}
+        total, penalties, sums = {}, {}, {}
         logits = []
         if is_on(weights.dragan):
             deviation = batch_deviation([batch.reals for batch in micros])
             micros = [batch._replace(deviation=deviation) for batch in micros]
-        for index, batch in enumerate(micros):
-            with _synchronized(self.d.parallel, index == len(micros) - 1):
-                PHASE.name = "D forward"
-                fake_rows = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
-                with self.autocast():
-                    output = self.d.parallel(batch, fake_rows, weights, self.scale, controls.noise, controls.augment_p)
-                PHASE.name = "D backward"
-                output.loss.backward(inputs=self.d.parameters)  # not the images of R1 and R2
-            total = output.loss.detach() if total is None else total + output.loss.detach()
+        for batch in self._micro_batches(self.d, micros, "D"):
+            fake_rows = self._fakes_without_graph(batch) if fakes is None else fakes.detach()
+            output = self._backward_discriminator(batch, fake_rows, controls, weights)
+            add_to(total, {"loss": output.loss.detach()})
             add_to(penalties, output.penalties)
+            seen = (output.real_logits, output.fake_logits)
+            if self._averages is not None:
+                logits.append(seen)
             if controls.signs:
                 add_to(sums, {"signs": logit_signs(output.real_logits, self._loss)})
-            logits.append((output.real_logits, output.fake_logits))
             if details:
-                add_to(
-                    sums,
-                    batch_sums(
-                        output.real_logits, output.fake_logits, batch.reals, fake_rows, self._loss, self._targets
-                    ),
-                )
-        PHASE.name = "D optimizer"
+                add_to(sums, batch_sums(*seen, batch.reals, fake_rows, self._loss, self._targets))
         if self._averages is not None:
             real, fake = (torch.cat(side).double() for side in zip(*logits, strict=True))
             self._averages.update(torch.stack((real.sum(), fake.sum(), real.new_full((), float(real.numel())))))
         norm = self._apply(self.d, controls.lr_d, controls.betas_d, measure=details)
-        assert total is not None, "an update has at least one micro-batch"
-        if is_on(r1):
-            add_to(penalties, self._regularize_discriminator(micros, controls, PenaltyWeights(r1=r1)))
+        if is_on(r1):  # an optimizer step on R1 alone (Karras et al. 2020, appendix B)
+            for batch in self._micro_batches(self.d, micros, "D"):
+                output = self._backward_discriminator(batch, None, controls, PenaltyWeights(r1=r1))
+                add_to(penalties, output.penalties)
+            self._apply(self.d, controls.lr_d, controls.betas_d, measure=False)
         shares = {name: value * (self.scale / self.world_size) for name, value in penalties.items()}
-        return total / self.world_size, shares, sums, norm if details else None
+        return total["loss"] / self.world_size, shares, sums, norm if details else None
 
-    def _regularize_discriminator(
-        self, micros: Sequence[Batch], controls: Controls, weights: PenaltyWeights
-    ) -> dict[str, Tensor]:
-        """An optimizer step of D on R1 alone (Karras et al. 2020, appendix B); returns its sum over rows."""
-        self._zero_grad(self.d)
-        sums: dict[str, Tensor] = {}
-        for index, batch in enumerate(micros):
-            with _synchronized(self.d.parallel, index == len(micros) - 1):
-                PHASE.name = "D forward"
-                with self.autocast():
-                    output = self.d.parallel(batch, None, weights, self.scale, controls.noise, controls.augment_p)
-                PHASE.name = "D backward"
-                output.loss.backward(inputs=self.d.parameters)
-            add_to(sums, output.penalties)
-        PHASE.name = "D optimizer"
-        self._apply(self.d, controls.lr_d, controls.betas_d, measure=False)
-        return sums
-
-    def _regularize_generator(self, micros: Sequence[Batch], controls: Controls) -> dict[str, Tensor]:
-        """An optimizer step of G on its path lengths alone; returns this replica's share of their mean penalty.
-
-        The mean length is the one before this step, so that the loss is a sum over rows on any replicas.
-        """
-        self._zero_grad(self.g)
-        total, penalty = torch.zeros_like(self.path_length), torch.zeros_like(self.path_length)
-        count = lengths.num_taking_part(self.batch_size)
-        for index, batch in enumerate(micros):
-            with _synchronized(self.g.parallel, index == len(micros) - 1), frozen_statistics(self.g.norms):
-                PHASE.name = "G forward"
-                assert isinstance(batch.position, int), "there is no CUDA graph"
-                rows = lengths.taking_part(batch.position, self.batch_size)
-                y = self._draws.normal("path_length", batch.position, batch.reals.shape, batch.reals.dtype)[rows]
-                drawn = self._random(batch, "path_length")
-                random = tuple(type(each)(*(_taken(x, rows) for x in each)) for each in drawn)
-                with self.autocast():
-                    found, nothing = self.g.parallel(batch.z[rows], _taken(batch.labels, rows), random, y)
-                value = (found - self.path_length).square().sum()
-                PHASE.name = "G backward"
-                (controls.path_length * self.world_size / count * value + nothing).backward(inputs=self.g.parameters)
-            total, penalty = total + found.detach().sum(), penalty + value.detach()
-        PHASE.name = "G optimizer"
-        self._apply(self.g, controls.lr_g, controls.betas_g, measure=False)
-        lengths.advance(self.path_length, total, self.batch_size)
-        return {"path_length": penalty / count}
+    def _backward_discriminator(
+        self, batch: Batch, fakes: Tensor | None, controls: Controls, weights: PenaltyWeights
+    ) -> DiscriminatorOutput:
+        """Forward and backward of D's objective."""
+        with self.autocast():
+            output = self.d.parallel(batch, fakes, weights, self.scale, controls.noise, controls.augment_p)
+        PHASE.name = "D backward"
+        output.loss.backward(inputs=self.d.parameters)  # not the images of R1 and R2
+        return output
 
     def _update_generator(
         self, micros: Sequence[Batch], fakes: Tensor | None, controls: Controls, purpose: str
     ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The G update; returns this replica's shares of loss and penalty, and between them the gradient norm."""
-        self._zero_grad(self.g)
-        total = None
-        for index, batch in enumerate(micros):
-            synchronized = _synchronized(self.g.parallel, index == len(micros) - 1)
-            with synchronized, frozen_statistics(self.d.norms), _constant(self.d.parameters):
-                PHASE.name = "G forward"
+        total = {}
+        for batch in self._micro_batches(self.g, micros, "G"):
+            with frozen_statistics(self.d.norms), _constant(self.d.parameters):
                 fake_rows = self._fakes_with_graph(batch, purpose) if fakes is None else fakes
                 with self.autocast():
                     loss = self.objective_g(batch, fake_rows, self.scale, controls.noise, controls.augment_p)
                 PHASE.name = "G backward"
                 loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        PHASE.name = "G optimizer"
+            add_to(total, {"loss": loss.detach()})
         penalties = {}
         if self._filters:
             penalties["orthogonal"] = add_orthogonal_gradient(self._filters, self.orthogonal) / self.world_size
         norm = self._apply(self.g, controls.lr_g, controls.betas_g, measure=controls.details)
         for average in self.g.averages:
             average.advance()
-        assert total is not None, "an update has at least one micro-batch"
-        return total / self.world_size, norm if controls.details else None, penalties
+        return total["loss"] / self.world_size, norm if controls.details else None, penalties
+
+    def _regularize_generator(self, micros: Sequence[Batch], controls: Controls) -> dict[str, Tensor]:
+        """An optimizer step of G on its path lengths alone; returns this replica's share of their mean penalty.
+
+        The mean length is the one before this step, so that the loss is a sum over rows on any replicas.
+        """
+        sums = {}
+        count = lengths.num_taking_part(self.batch_size)
+        for batch in self._micro_batches(self.g, micros, "G"):
+            assert isinstance(batch.position, int), "there is no CUDA graph"
+            rows = lengths.taking_part(batch.position, self.batch_size)
+            y = self._draws.normal("path_length", batch.position, batch.reals.shape, batch.reals.dtype)[rows]
+            drawn = self._random(batch, "path_length")
+            random = tuple(type(each)(*(_taken(x, rows) for x in each)) for each in drawn)
+            with frozen_statistics(self.g.norms):
+                with self.autocast():
+                    found, nothing = self.g.parallel(batch.z[rows], _taken(batch.labels, rows), random, y)
+                penalty = (found - self.path_length).square().sum()
+                PHASE.name = "G backward"
+                (controls.path_length * self.world_size / count * penalty + nothing).backward(inputs=self.g.parameters)
+            add_to(sums, {"length": found.detach().sum(), "penalty": penalty.detach()})
+        self._apply(self.g, controls.lr_g, controls.betas_g, measure=False)
+        lengths.advance(self.path_length, sums["length"], self.batch_size)
+        return {"path_length": sums["penalty"] / count}
 
     def _fakes_with_graph(self, batch: Batch, purpose: str = "generator") -> Tensor:
         with self.autocast():
