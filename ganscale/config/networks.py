@@ -227,8 +227,27 @@ def _check_mixing(config: Any, settings: Any, key: str) -> None:
         )
 
 
+def _check_used(config: Any, settings: Any, key: str) -> None:
+    """Check that settings of a form of conditioning or of attention are given with it (a `Check`)."""
+    of_classes = ("concat",) if key.endswith("generator") else ("reacgan", "bilinear")
+    for name, other, uses in (
+        ("class_dim", "conditioning", of_classes),
+        ("conditional_output", "conditioning", ("norm",)),
+        ("head_width", "conditioning", ("projection",)),
+        ("attention_form", "attention", ()),
+    ):
+        fields, chosen = type(settings).model_fields, getattr(settings, other, None)
+        if name not in fields or getattr(settings, name) == fields[name].default:
+            continue
+        if chosen not in uses if uses else not chosen:
+            problem = f"{key}.{other} = {chosen} does not use it"
+            remedy = f"leave it out, or set {key}.{other}{f'={uses[0]}' if uses else ''}"
+            raise ConfigError(problem, key=f"{key}.{name}", value=getattr(settings, name), remedy=remedy)
+
+
 _AT = "ganscale.models"
-_UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
+_UNITS, _MAPS = (_check_norm, _check_units, _check_used), (_check_maps, _check_norm, _check_used)
+_GROUPS, _TOKENS = (_check_maps, _check_groups, _check_used), (_check_tokens, _check_used)
 
 GENERATORS: dict[str, Architecture] = {
     "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),
@@ -239,10 +258,13 @@ GENERATORS: dict[str, Architecture] = {
     ),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
     "stylegan2": Architecture(
-        own.StyleGAN2Generator, f"{_AT}.stylegan2:StyleGAN2Generator", (_check_maps, _check_mixing), needs_images=True
+        own.StyleGAN2Generator,
+        f"{_AT}.stylegan2:StyleGAN2Generator",
+        (_check_maps, _check_mixing, _check_used),
+        needs_images=True,
     ),
     "transformer": Architecture(
-        own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), needs_images=True
+        own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", _TOKENS, needs_images=True
     ),
 }
 """Every generator by name."""
@@ -260,7 +282,7 @@ DISCRIMINATORS: dict[str, Architecture] = {
         needs_images=True,
     ),
     "transformer": Architecture(
-        own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), needs_images=True
+        own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", _TOKENS, needs_images=True
     ),
 }
 """Every discriminator by name."""

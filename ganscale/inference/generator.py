@@ -7,7 +7,7 @@ so without fixed blocks the last bits would depend on which other images are req
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -200,24 +200,37 @@ class LoadedGenerator(nn.Module):
         Returns:
             Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]`.
         """
-        places = list(_places(lanes if lanes is not None else [row % LANES for row in range(len(z))]))
+        lanes = [row % LANES for row in range(len(z))] if lanes is None else lanes
+        examples = self.in_blocks(
+            lambda z, labels: self(z, labels, truncation), lanes, z.to(self.dtype), labels, shape=self.shape
+        )
+        return examples.clamp(-1.0, 1.0) if self.description.is_image else examples
+
+    @torch.no_grad()
+    def in_blocks(
+        self, function: Callable[..., Tensor], lanes: Sequence[int], *inputs: Tensor | None, shape: tuple[int, ...]
+    ) -> Tensor:
+        """What a function makes of each row, computed in blocks of `LANES` rows: `[N, *shape]`.
+
+        Args:
+            function: of this generator's network, from `inputs` to one result per row.
+            lanes: row of its block at which each row is computed, in [0, LANES).
+            inputs: `[N, ...]` each; None stays None.
+            shape: of one result.
+        """
+        places = list(_places(lanes))
         at = torch.tensor(places, dtype=torch.int64)
         size = -(-(max(places) + 1) // LANES) * LANES if places else 0
-        padded = torch.zeros(size, self.latent_dim, dtype=self.dtype)
-        padded[at] = z.to(device="cpu", dtype=self.dtype)
-        padded = padded.to(self.device)
-        classes = None
-        if labels is not None:
-            classes = torch.zeros(size, dtype=torch.int64)
-            classes[at] = labels.cpu()
-            classes = classes.to(self.device)
-        blocks = [
-            self(padded[start : start + LANES], None if classes is None else classes[start : start + LANES], truncation)
+        padded: list[Tensor | None] = []
+        for each in inputs:
+            rows = None if each is None else torch.zeros(size, *each.shape[1:], dtype=each.dtype)
+            padded.append(None if rows is None or each is None else rows.index_copy(0, at, each.cpu()).to(self.device))
+        results = [
+            function(*(None if each is None else each[start : start + LANES] for each in padded))
             for start in range(0, size, LANES)
         ]
-        examples = torch.cat(blocks) if blocks else torch.empty(0, *self.shape, dtype=self.dtype, device=self.device)
-        examples = examples.index_select(0, at.to(self.device))
-        return examples.clamp(-1.0, 1.0) if self.description.is_image else examples
+        whole = torch.cat(results) if results else torch.empty(0, *shape, dtype=self.dtype, device=self.device)
+        return whole.index_select(0, at.to(self.device))
 
 
 def rebuild(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ganscale.config import ConfigError
-from ganscale.inference.generator import LoadedGenerator
+from ganscale.inference.generator import LANES, LoadedGenerator
 from ganscale.inference.grid import MAX_TILES, parse_ranges, settings_text, to_array
 from ganscale.tracking.images import image_grid, write_png
 
@@ -36,7 +36,7 @@ def num_styles(generator: LoadedGenerator) -> int:
 def styles(
     generator: LoadedGenerator, seeds: Sequence[int], labels: Tensor | None = None, truncation: float = 1.0
 ) -> Tensor:
-    """w of each layer for seeds: `[N, num_styles, w_dim]`.
+    """w of each layer for seeds, as their images are made of: `[N, num_styles, w_dim]`.
 
     Args:
         generator: that has styles.
@@ -45,8 +45,15 @@ def styles(
         truncation: psi in [0, 1]: w is moved towards its mean.
     """
     network: Any = generator.network
-    z = generator.latents(seeds).to(generator.device)
-    return network.styles(z, None if labels is None else labels.to(generator.device), None, truncation)
+    lanes = [seed % LANES for seed in seeds]
+    shape = (num_styles(generator), network.average.value.numel())
+    return generator.in_blocks(
+        lambda z, labels: network.styles(z, labels, None, truncation),
+        lanes,
+        generator.latents(seeds),
+        labels,
+        shape=shape,
+    )
 
 
 def synthesize(generator: LoadedGenerator, w: Tensor) -> Tensor:
@@ -60,7 +67,6 @@ def synthesize(generator: LoadedGenerator, w: Tensor) -> Tensor:
     return network.layers(w, None)
 
 
-@torch.no_grad()
 def mix(
     generator: LoadedGenerator,
     seeds: Sequence[int],
@@ -82,11 +88,13 @@ def mix(
     """
     given = 0 if label is None and generator.num_classes else label
     own, others = (styles(generator, part, generator.classes(part, given), truncation) for part in (seeds, sources))
+    lanes = [seed % LANES for seed in seeds]
     rows = []
     for other in others:
         w = own.clone()
         w[:, list(layers)] = other[list(layers)]
-        rows.append(synthesize(generator, w).clamp(-1.0, 1.0))
+        images = generator.in_blocks(lambda w: synthesize(generator, w), lanes, w, shape=generator.shape)
+        rows.append(images.clamp(-1.0, 1.0))
     return torch.stack(rows)
 
 
@@ -151,9 +159,8 @@ def save_mixing(
         raise ConfigError("too many images for a grid", key="--mix", value=f"{len(sources)} sources", remedy=remedy)
     chosen = parse_layers(layers, num_styles(generator))
     mixed = mix(generator, seeds, sources, chosen, label=label, truncation=truncation)
-    whole = range(num_styles(generator))
-    top = mix(generator, seeds, seeds[:1], [], label=label, truncation=truncation)[0]
-    left = mix(generator, seeds[:1], sources, whole, label=label, truncation=truncation)[:, 0]
+    given = 0 if label is None and generator.num_classes else label
+    top, left = (generator.sample(part, given, truncation) for part in (seeds, sources))
     blank = torch.ones_like(top[:1])
     rows = [torch.cat((blank, top)), *(torch.cat((left[row : row + 1], mixed[row])) for row in range(len(sources)))]
     path = folder / "mixing.png"

@@ -14,6 +14,8 @@ FOLDER = ("data.name=folder", "data.path=x")
 MODEL = "model.generator.name=dcgan"
 SMALLEST = ("model.discriminator.name=resnet", "model.discriminator.smallest=14")
 CONDITIONAL_G, CONDITIONAL_D = "model.generator.conditioning=concat", "model.discriminator.conditioning=acgan"
+PROJECTION = (CONDITIONAL_G, "model.discriminator.conditioning=projection")
+RESNET, TRANSFORMER = ("model.generator.name=resnet",), ("model.discriminator.name=transformer",)
 PIXELS = "eval.extractor=pixels"
 
 NINES = f"{'9' * 27}...{'9' * 50}"  # a long value keeps its ends
@@ -54,6 +56,11 @@ BAD = [
         overrides=("a" + ".a" * 5000 + "=1",),
     ),
     file_text("digits_in_file", "train.images", NINES, WHOLE, f"train:\n  images: {'9' * 5000}\n"),
+    override("class_dim_of_no_class", "model.generator.class_dim=8", "conditioning=concat"),
+    override("class_dim_of_projection", "model.discriminator.class_dim=8", "conditioning=reacgan", *PROJECTION),
+    override("form_of_no_attention", "model.generator.attention_form=pooled", "set model.generator.attention", *RESNET),
+    override("last_norm_of_no_class", "model.generator.conditional_output=false", "conditioning=norm", *RESNET),
+    override("head_of_no_class", "model.discriminator.head_width=64", "conditioning=projection", *TRANSFORMER),
     override("digits", "train.images=" + "9" * 5000, WHOLE, value=NINES),
     override("digits_for_number", "optim.lr_g=" + "9" * 400, NUMBER, value=NINES),
     override("float_of_many_digits", "train.images=1e300", WHOLE, value="1e+300"),

@@ -5,6 +5,7 @@ from tests.config.case import NUMBER, Bad, file_text, override
 HINGE, RPGAN = "loss.name=hinge", "loss.name=relativistic_pairing"
 FLIPPED = "augment.transforms=[flip]"
 CLASSES = ("model.generator.conditioning=concat", "model.discriminator.conditioning=acgan")
+PROJECTION = (CLASSES[0], "model.discriminator.conditioning=projection")
 RATE = "optim:\n  lr_g: {{start: 1e-3, end: 1e-4, {}}}\n"
 ESTIMATED_R1 = ("penalty.r1=1", "penalty.r1_mode=finite_difference")
 WORKERS_4 = "cluster.num_workers=4"
@@ -30,6 +31,10 @@ OBJECTIVE = [
     override(
         "mixing_uniform", "model.generator.style_mixing=0.5", "model.latent: normal", "model.latent=uniform", *MAPS
     ),
+    override("decay_of_nothing", "penalty.lecam_decay=0.9", "penalty.lecam=0.3"),
+    override("class_weight_of_nothing", "loss.class_weight=0.5", "conditioning=acgan", *PROJECTION),
+    override("temperature_of_acgan", "loss.class_temperature=0.4", "conditioning=reacgan", *CLASSES),
+    override("margins_of_nothing", "loss.class_margins=[0.9, 0.1]", "conditioning=reacgan"),
     override("never_due", "penalty.r1_every=0", "greater than or equal to 1"),
     override("penalty_misspelt", "penalty.drfit=10", "did you mean 'drift'"),
     override("penalty_interval_misspelt", "penalty.r1_evry=4", "did you mean 'r1_every'"),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ganscale.config import ConfigError
-from ganscale.inference.generator import LoadedGenerator
+from ganscale.inference.generator import LoadedGenerator, build_network
 from ganscale.inference.load import load_generator
 from ganscale.inference.project import project, spaces_of
 from ganscale.inference.styles import mix, num_styles, parse_layers, save_mixing, styles, synthesize
@@ -20,7 +20,10 @@ from tests.runs import STYLEGAN2, saved
 def generator(tmp_path_factory: pytest.TempPathFactory) -> LoadedGenerator:
     folder = tmp_path_factory.mktemp("run")
     saved(folder, *STYLEGAN2, "train.precision=float64")
-    return load_generator(folder)
+    loaded = load_generator(folder)
+    return LoadedGenerator(
+        build_network(loaded.description), loaded.description
+    )  # images that are not all black or white
 
 
 def test_synthesis_of_a_seeds_styles_is_its_image(generator: LoadedGenerator) -> None:
@@ -40,6 +43,24 @@ def test_mixed_styles_are_those_of_the_sources_at_the_layers(generator: LoadedGe
     w = styles(generator, [3]).clone()
     w[:, 1] = styles(generator, [1])[:, 1]
     torch.testing.assert_close(mix(generator, [3], [1], [1])[0, 0], synthesize(generator, w).clamp(-1.0, 1.0)[0])
+
+
+@pytest.mark.parametrize("seeds", [[3], [3, 9, 4], [9, 41, *range(40)]])
+def test_pictures_of_a_mixing_grid_are_those_of_sample_to_the_bit(tmp_path: Path, seeds: list[int]) -> None:
+    wide = [f"model.generator.{each}" for each in ("channel_base=1024", "channel_max=64", "w_dim=64")]
+    saved(
+        tmp_path,
+        *STYLEGAN2,
+        *wide,
+        "model.generator.conditioning=concat",
+        "model.discriminator.conditioning=projection",
+    )
+    loaded = load_generator(tmp_path)
+    generator = LoadedGenerator(build_network(loaded.description), loaded.description)
+    for psi in (1.0, 0.4):
+        own = generator.sample(seeds, 2, psi)
+        assert torch.equal(mix(generator, seeds, [1], [], label=2, truncation=psi)[0], own)
+        assert torch.equal(mix(generator, seeds, seeds[:1], [2], label=2, truncation=psi)[0, 0], own[0])
 
 
 def test_layers() -> None:
