@@ -202,7 +202,7 @@ def test_a_drained_node_is_left_and_costs_no_work(cluster: LocalCluster, tmp_pat
         words = ["ray", "drain-node", "--node-id", cluster.id_of(busy[0]), *reason, "--deadline-remaining-seconds=60"]
         cluster.run(busy[0], words, check=True, capture_output=True)
         at = drained.reached()
-        drained.until(lambda: "the node of a worker is about to go" in drained.said())
+        drained.until(lambda: "the node of a worker is draining" in drained.said())
         drained.until(lambda: "resuming at" in drained.said())
         back = int(drained.said().partition("resuming at ")[2].partition(" images")[0].replace(",", ""))
         assert back >= at, "no image is trained twice"
