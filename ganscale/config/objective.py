@@ -79,7 +79,8 @@ class Penalty(Section):
     r1_separate: bool = Field(
         default=False,
         description="Give r1, when it is due, a backward pass and an optimizer step of its own, as StyleGAN2's code. "
-        "With c = r1_every / (r1_every + 1), D's rate is then multiplied by c and its betas become beta^c.",
+        "With c = r1_every / (r1_every + 1), D's rate is then multiplied by c, and beta^c and alpha^c take the "
+        "place of its betas and of RMSprop's alpha.",
     )
     r2: Weight = Field(
         default=0.0, description="R2: gamma of gamma/2 |dD/dx|^2 on fake images (Mescheder et al. 2018)."
@@ -106,7 +107,7 @@ class Penalty(Section):
         default=4,
         ge=1,
         description="Iterations between two times that path_length is due, in an optimizer step of its own; G's rate "
-        "and betas are corrected as by r1_separate.",
+        "and betas or alpha are corrected as by r1_separate.",
     )
     drift: Weight = Field(default=0.0, description="Weight of D(x)^2 on real images (Karras et al. 2018: 0.001).")
     orthogonal: float = Field(

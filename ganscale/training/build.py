@@ -303,15 +303,16 @@ def initial_state(config: Config, shape: tuple[int, ...], device: torch.device, 
 def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Module) -> list[Optimizer]:
     """Optimizers of what is trained; rates and betas are set again before every update, by the run's schedule."""
     trained_d = [each for each in discriminator.parameters() if each.requires_grad]
-    start = Schedule(config).controls(0)
-    settings, optimizers = config.optim, []
-    for side, parameters in (("g", generator.parameters()), ("d", trained_d)):
+    schedule = Schedule(config)
+    start, settings, optimizers = schedule.controls(0), config.optim, []
+    sides = zip("gd", (generator.parameters(), trained_d), schedule.shares, strict=True)
+    for side, parameters, share in sides:
         entry = find(OPTIMIZERS, getattr(settings, f"name_{side}"), key=f"optim.name_{side}")
         arguments = dict(entry.arguments) | {"lr": getattr(start, f"lr_{side}"), "eps": settings.eps}
         if "betas" in entry.settings:
             arguments["betas"] = getattr(start, f"betas_{side}")
         if "alpha" in entry.settings:
-            arguments["alpha"] = getattr(settings, f"alpha_{side}")
+            arguments["alpha"] = getattr(settings, f"alpha_{side}") ** share
         optimizers.append(resolve(entry.build)(parameters, **arguments))
     return optimizers
 

@@ -72,6 +72,10 @@ class Schedule:
 
     Args:
         config: the run.
+
+    Attributes:
+        shares: of G and D, by which rates are multiplied, and to which moving averages of gradients are raised, where a
+            network takes more steps than its loss has (Karras et al. 2020, appendix B).
     """
 
     def __init__(self, config: Config) -> None:
@@ -84,7 +88,7 @@ class Schedule:
         penalty = config.penalty
         separate = penalty.r1_separate and (penalty.auto or penalty.r1 != 0.0)
         every_g, every_d = (penalty.path_length_every, penalty.r1_every)
-        self._shares = (
+        self.shares = (
             every_g / (every_g + 1) if penalty.path_length != 0.0 else 1.0,
             every_d / (every_d + 1) if separate else 1.0,
         )
@@ -116,7 +120,7 @@ class Schedule:
         optim, batch_size = self._config.optim, self._config.train.batch_size
         scale = rate_scale(self._config.health.rate_factor, rollbacks, images / self._config.train.images)
         beta2 = None if optim.beta2 is None else value(optim.beta2, images)
-        share_g, share_d = self._shares
+        share_g, share_d = self.shares
         return Controls(
             lr_g=scale * share_g * (rate or self._widths[0] * value(optim.lr_g, images)),
             lr_d=scale * share_d * (rate or self._widths[1] * value(optim.lr_d, images)),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +107,10 @@ def test_more_steps_are_smaller() -> None:
     torch.testing.assert_close((controls.lr_g, controls.lr_d), (0.8e-3, 2e-3 * 2 / 3))
     torch.testing.assert_close(controls.betas_g, (0.0, 0.99**0.8))
     torch.testing.assert_close(controls.betas_d, (0.5 ** (2 / 3), 0.99 ** (2 / 3)))
+    rmsprop = ("optim.name_g=rmsprop", "optim.name_d=rmsprop", "optim.alpha_g=0.9", "optim.alpha_d=0.8")
+    state = build(tiny(*MLP, *rmsprop, "penalty.path_length=2", *SEPARATE)).state
+    alphas = [each.param_groups[0]["alpha"] for each in (state.optimizer_g, state.optimizer_d)]
+    assert alphas == pytest.approx((0.9**0.8, 0.8 ** (2 / 3)))
     joint = Schedule(load(overrides=[*rates, *SEPARATE, "penalty.r1_separate=false"])).controls(0)
     assert (joint.lr_g, joint.lr_d, joint.betas_g, joint.betas_d) == (1e-3, 2e-3, (0.0, 0.99), (0.5, 0.99))
     due = [Schedule(load(overrides=["penalty.path_length=2"])).controls(64 * i).path_length for i in range(9)]
