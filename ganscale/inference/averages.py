@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganscale.config import ConfigError
 from ganscale.config.schedules import exponent
-from ganscale.storage.averages import Snapshot, SnapshotError, numbers, read
+from ganscale.storage.averages import Snapshot, SnapshotError, numbers, read, read_iteration
 from ganscale.storage.store import Place
 
 MAX_FIT = 0.03
@@ -115,7 +115,7 @@ def reconstruct(folder: Place, images: int, newest: Snapshot, width: float) -> t
     """
     earlier = [each for each in numbers(folder) if each < images]
     try:
-        ends = [read(folder, each).iteration for each in earlier] + [newest.iteration]
+        ends = [read_iteration(folder, each) for each in earlier] + [newest.iteration]
         kept = tuple(newest.averages)
         widths = [float(each) for each in kept] * len(ends)
         limits = [end for end in ends for _ in kept]

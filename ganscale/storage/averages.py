@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ganscale.storage.files import write_bytes_atomically
-from ganscale.storage.store import Place
+from ganscale.storage.store import LocalStore, Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 _FACTS = "ganscale"
 """The only entry of the file's metadata, whose order would differ from process to process."""
+
+_MAX_HEADER = 100_000_000
+"""Bytes, of any file in this format."""
 
 
 class SnapshotError(ValueError):
@@ -139,8 +142,7 @@ def read(folder: Place, images: int) -> Snapshot:
     content = (folder / name_of(images)).read_bytes()
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        facts = json.loads(header["__metadata__"][_FACTS])
+        facts = _facts(content[8 : 8 + int.from_bytes(content[:8], "little")])
         if facts["sha256"] != hashlib.sha256(save(tensors)).hexdigest():
             raise ValueError("it was altered")
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -150,3 +152,29 @@ def read(folder: Place, images: int) -> Snapshot:
         width, _, parameter = name.partition("/")
         averages.setdefault(width, {})[parameter] = tensor
     return Snapshot(int(facts["iteration"]), averages)
+
+
+def read_iteration(folder: Place, images: int) -> int:
+    """Updates in a snapshot, of which only the header is read.
+
+    Args:
+        folder: of the run's snapshots.
+        images: of the snapshot.
+
+    Raises:
+        SnapshotError: the header is damaged.
+        OSError: it cannot be read.
+    """
+    path = folder / name_of(images)
+    store, key = (LocalStore(path.parent), path.name) if isinstance(path, Path) else (path.store, path.key)
+    size = int.from_bytes(store.read_range(key, 0, 8), "little")
+    try:
+        if size > _MAX_HEADER:
+            raise ValueError("its header has no end")
+        return int(_facts(store.read_range(key, 8, 8 + size))["iteration"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError(f"{name_of(images)} cannot be read ({error})") from None
+
+
+def _facts(header: bytes) -> dict[str, Any]:
+    return json.loads(json.loads(header)["__metadata__"][_FACTS])

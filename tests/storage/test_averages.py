@@ -7,7 +7,7 @@ import torch
 
 from ganscale.config import ConfigError
 from ganscale.run.callback import Callback
-from ganscale.storage.averages import SnapshotError, drop_after, numbers, read, stride, write
+from ganscale.storage.averages import SnapshotError, drop_after, numbers, read, read_iteration, stride, write
 from tests.run.test_session import run
 
 AVERAGES = {"0.05": {"a.weight": torch.ones(3)}, "0.1": {"a.weight": torch.zeros(3, dtype=torch.float64)}}
@@ -29,7 +29,7 @@ def test_few_are_kept_at_equal_distances(tmp_path: Path) -> None:
 def test_a_snapshot_reads_back_and_damage_is_found(tmp_path: Path) -> None:
     write(tmp_path, 20, 5, AVERAGES, every=10, most=8)
     snapshot = read(tmp_path, 20)
-    assert snapshot.iteration == 5
+    assert snapshot.iteration == read_iteration(tmp_path, 20) == 5
     for width, weights in AVERAGES.items():
         for name, each in weights.items():
             torch.testing.assert_close(snapshot.averages[width][name], each, rtol=0.0, atol=0.0)
@@ -39,6 +39,10 @@ def test_a_snapshot_reads_back_and_damage_is_found(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(SnapshotError, match=path.name):
             read(tmp_path, 20)
+    for damaged in (content[:20], b"", b"\xff" * 8 + content[8:], content[:8] + b"{}"):
+        path.write_bytes(damaged)
+        with pytest.raises(SnapshotError, match=path.name):
+            read_iteration(tmp_path, 20)
 
 
 class KilledError(Exception):
