@@ -30,7 +30,7 @@ from ganscale.launch.elastic import PlacementRequest, wait_for_placement, waitin
 from ganscale.launch.placement import NodeResources, count_gpus, describe
 from ganscale.storage.lease import Fence, Lease, acquire
 from ganscale.storage.run_dir import locate_in
-from ganscale.storage.store import BucketStore, Place, StorePath, in_parallel
+from ganscale.storage.store import BucketStore, Place, StorePath, in_parallel, remove
 from ganscale.sweep.config import SweepSettings
 from ganscale.sweep.filesystem import file_system
 from ganscale.sweep.plan import SweepPlan
@@ -103,6 +103,7 @@ def search_on_ray(plan: SweepPlan) -> tuple[str, ResultGrid | None]:
         lease.claim()
         folder.files.write_as(lease.confirm, periodic=False)
         prepare(folder, plan.sweep, plan.base)
+        remove(folder.root / ".ray")  # of earlier attempts, which no later one reads
         if warning := average_warning(plan.config):
             _logger.info(warning)
         with connected(_local_cluster(plan), dashboard=settings.workers > 1) as joined:

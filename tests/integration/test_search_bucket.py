@@ -97,6 +97,7 @@ def test_a_sweep_in_a_bucket_finds_what_one_in_a_folder_does(
         assert server.secret.encode() not in place.store.get(entry.key)[0], entry.key
 
     assert search_on_ray(there)[1] is None, "nothing was left to run"
+    assert not any(entry.key.startswith(".ray/") for entry in place.store.list()), "of the attempt before"
     monkeypatch.chdir(tmp_path)
     assert report([f"{uri}/try"]) == 0
     assert "trial 0002" in (tmp_path / "report.html").read_text(encoding="utf-8")
