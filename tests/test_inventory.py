@@ -28,7 +28,7 @@ NAMES = {
     "detectors": (
         DETECTORS,
         "non-finite divergence vanishing-gradient discriminator-strong mode-collapse discriminator-weak oscillation "
-        "replica-drift",
+        "replica-drift straggler",
     ),
 }
 SWEEPS = {"search": "random grid optuna", "scheduler": "none asha median pbt", "score": "lower_bound success_rate"}
@@ -53,9 +53,9 @@ cluster.restart_pause cluster.timeout data.background data.changed data.channels
 data.name data.num_images data.num_workers data.path data.range data.resolution ema.half_life ema.profiles ema.rampup
 ema.snapshot_every ema.snapshots eval.busy eval.cpus eval.every eval.extractor eval.gpus eval.metrics eval.mode
 eval.num_samples eval.seed eval.weights health.compare_every health.ignore health.max_rollbacks health.patience
-health.penalty_factor health.rate_factor health.response log.details log.every log.num_samples log.samples_every
-log.tensorboard loss.class_weight loss.clip_weights loss.fake_label_smoothing loss.feature_matching loss.label_smoothing
-loss.name model.discriminator[dcgan].activation model.discriminator[dcgan].attention
+health.penalty_factor health.rate_factor health.response health.straggler_factor log.details log.every log.num_samples
+log.samples_every log.tensorboard loss.class_weight loss.clip_weights loss.fake_label_smoothing loss.feature_matching
+loss.label_smoothing loss.name model.discriminator[dcgan].activation model.discriminator[dcgan].attention
 model.discriminator[dcgan].conditioning model.discriminator[dcgan].max_width model.discriminator[dcgan].minibatch_stddev
 model.discriminator[dcgan].name model.discriminator[dcgan].norm model.discriminator[dcgan].spectral_norm
 model.discriminator[dcgan].width model.discriminator[mlp].activation model.discriminator[mlp].conditioning
@@ -94,8 +94,7 @@ optim.weight_decay_d optim.weight_decay_g penalty.dragan penalty.dragan_every pe
 penalty.gp_target penalty.r1 penalty.r1_every penalty.r2 penalty.r2_every run.dir run.name run.seed train.accumulation
 train.batch_size train.channels_last train.compile train.deterministic train.device train.images train.precision
 train.reuse_fakes train.shards wandb.artifact_mib wandb.artifacts wandb.entity wandb.group wandb.mode wandb.project
-wandb.tags
-wandb.timeout
+wandb.tags wandb.timeout
 """
 
 

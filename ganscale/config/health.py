@@ -52,8 +52,9 @@ DETECTORS: dict[str, Detector] = {
     "discriminator-weak": Detector(f"{_RULES}:discriminator_weak", "D cannot tell real from fake", is_transient=True),
     "oscillation": Detector(f"{_RULES}:oscillation", "G and D win in turn", is_transient=True),
     "replica-drift": Detector(None, "workers' states differ"),
+    "straggler": Detector(None, "the others wait for one worker", is_transient=True, is_curable=False),
 }
-"""Every detector by the kind of its verdicts, the most severe first; the last one is about machines."""
+"""Every detector by the kind of its verdicts, the most severe first; the last two are about machines."""
 
 
 class Health(Section):
@@ -75,6 +76,13 @@ class Health(Section):
         ge=0,
         description="Images between two comparisons of the workers' states, which must be equal to the bit "
         "(replica-drift); at rows of metrics and checkpoints. 0: never.",
+    )
+    straggler_factor: float = Field(
+        default=1.5,
+        gt=1.0,
+        le=100.0,
+        description="A worker that takes so many times the median worker's time for its computation and data, in "
+        "`patience` rows in a row, is warned of (straggler), whatever the response. On CPUs only.",
     )
     max_rollbacks: Count = Field(
         default=3, ge=1, le=100, description="Rollbacks after which the next verdict stops the run."

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ganscale.parallel.clock import COMMUNICATION
 from ganscale.parallel.replica import Replica
 from ganscale.parallel.shared_memory import SharedMemory, connect
 
@@ -143,10 +144,11 @@ def reduce_(x: Tensor) -> None:
         _acting.replica.reduce_(x)
         return
     memory = _neighbors.find() if x.device.type == "cpu" else None
-    if memory:
-        memory.all_reduce(x)
-    else:
-        dist.all_reduce(x)
+    with COMMUNICATION:
+        if memory:
+            memory.all_reduce(x)
+        else:
+            dist.all_reduce(x)
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -197,7 +199,8 @@ def broadcast_ints(values: Sequence[int], device: torch.device) -> list[int]:
     if num_replicas() == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.int64, device=device)
-    dist.broadcast(tensor, 0)
+    with COMMUNICATION:
+        dist.broadcast(tensor, 0)
     return tensor.tolist()
 
 
@@ -219,16 +222,40 @@ def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
     if parameter.is_cuda:
         options["device_ids"] = [parameter.device.index]
     wrapped = DistributedDataParallel(module, **options)
-    if parameter.device.type == "cpu" and _neighbors.find():
-        wrapped.register_comm_hook(None, _reduce_bucket)
+    if parameter.device.type == "cpu":
+        hook = _reduce_in_memory if _neighbors.find() else _reduce_over_network
+        wrapped.register_comm_hook(list[dist.Work](), hook)
     return wrapped
 
 
-def _reduce_bucket(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
+def _reduce_in_memory(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
     """The mean of a bucket's gradients over replicas, as DDP's own hook makes it."""
     gradients, memory = bucket.buffer(), _neighbors.find()
     assert memory, "found before the hook was registered"
-    memory.all_reduce(gradients, divisor=num_replicas())
+    with COMMUNICATION:
+        memory.all_reduce(gradients, divisor=num_replicas())
+    return _done(gradients)
+
+
+def _reduce_over_network(pending: list[dist.Work], bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # pyright: ignore[reportPrivateImportUsage]
+    """The same bits as without a hook, but the time of waiting is known.
+
+    DDP starts the buckets in order and the last one when all gradients are there; it would wait for all of them next.
+    """
+    if bucket.index() == 0:
+        pending.clear()  # of a backward pass that failed
+    gradients = bucket.buffer().mul_(1.0 / num_replicas())
+    work = dist.all_reduce(gradients, async_op=True)
+    assert work, "as it is asynchronous"
+    pending.append(work)
+    if bucket.is_last():
+        with COMMUNICATION:
+            while pending:
+                pending.pop(0).wait()
+    return _done(gradients)
+
+
+def _done(gradients: Tensor) -> torch.futures.Future[Tensor]:
     future: torch.futures.Future[Tensor] = torch.futures.Future()
     future.set_result(gradients)
     return future

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ganscale.parallel.clock import COMMUNICATION
 from ganscale.parallel.replica import Replica
 
 Node = tuple[int, int]
@@ -116,7 +117,8 @@ class TreeExchange:
         if self._world_size == 1:
             return list(like)
         flat = torch.stack([torch.cat([each.reshape(-1) for each in tensors]) for tensors in partial_sums])
-        total = self._gather(flat) if flat.shape[1] <= SMALL else self._share(flat)
+        with COMMUNICATION:
+            total = self._gather(flat) if flat.shape[1] <= SMALL else self._share(flat)
         parts = total.split([each.numel() for each in like])
         return [part.view(each.shape) for part, each in zip(parts, like, strict=True)]
 

@@ -15,13 +15,14 @@ from torch import Tensor
 from ganscale.config.evaluation import METRICS
 from ganscale.config.health import Health
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.health import detectors
+from ganscale.health import detectors, stragglers
 from ganscale.health.policy import Decision, healthy_until, respond, rollback_limit
 from ganscale.models.layers import EqualLinear
 from ganscale.models.transformer import MAPPING_RATE, ScaledLinear
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.drift import DriftCheck
+from ganscale.run.straggler_check import StragglerCheck
 from ganscale.run.warm_start import warm_start
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
@@ -32,7 +33,7 @@ from ganscale.training.loop import Tick
 from ganscale.training.statistics import weight_norm
 from ganscale.training.step import Side
 
-TIMES = ("seconds_per_iteration", "images_per_second", "decode_limit")
+TIMES = ("seconds_per_iteration", "images_per_second", "decode_limit", *stragglers.METRICS)
 ACTIONS = ("continue", "warn", "stop", "rollback")
 
 
@@ -119,6 +120,7 @@ class HealthMonitor:
         self._images: list[int] = [row["images"] for row in rows]
         self._rows = [numbers(row) for row in rows]
         self._drift = DriftCheck(experiment, store, self._settings, flush=flush)
+        self._stragglers = StragglerCheck(experiment.device, self._settings)
         verdict = self._verdict() if rows else None
         self._reported = {verdict.kind} if verdict else set[str]()
 
@@ -148,7 +150,7 @@ class HealthMonitor:
         decision = self._agree(decision)
         if decision.action == "rollback":
             self._restore(decision.target, self._experiment.state.rollbacks + 1)
-        return decision
+        return self._stragglers(tick) if decision.action == "continue" else decision
 
     def _verdict(self) -> detectors.Verdict | None:
         settings = self._settings

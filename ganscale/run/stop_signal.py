@@ -15,6 +15,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from ganscale.parallel.clock import COMMUNICATION
 from ganscale.parallel.replica import Replica
 from ganscale.storage.store import Place
 
@@ -100,7 +101,8 @@ class StopSignal:
         if self._world_size == 1:
             return reason, window
         numbers = torch.tensor([reason, -window], dtype=torch.int64, device=self._device)
-        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        with COMMUNICATION:
+            dist.all_reduce(numbers, dist.ReduceOp.MAX)
         largest, shortest = numbers.tolist()
         return largest, -shortest
 

@@ -89,5 +89,20 @@ FAMILIES = (
         "images/s",
     ),
     Family("Time per iteration", "Speed and memory", "", {"seconds_per_iteration": ""}, "s"),
+    Family(
+        "Time of the workers",
+        "Speed and memory",
+        "Per iteration, the median worker's: its own computation, waiting in collectives, and waiting for data.",
+        {"compute_seconds": "computation", "waiting_seconds": "waiting", "data_seconds": "data"},
+        "s",
+    ),
+    Family(
+        "Time of the slowest workers",
+        "Speed and memory",
+        "Per iteration; a worker far above the median one is a straggler.",
+        {"compute_seconds_max": "computation", "data_seconds_max": "data"},
+        "s",
+    ),
+    Family("Slowest worker", "Speed and memory", "Rank for which the others wait.", {"slowest_rank": "rank"}),
     Family("Memory of rank 0", "Speed and memory", "", {"memory_mib": "host", "gpu_memory_mib": "GPU"}, "MiB"),
 )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ganscale.data.source import Prefetching, Source
+from ganscale.parallel.clock import READING
 from ganscale.parallel.random import Stream
 from ganscale.parallel.replica import Replica
 from ganscale.training.objective import Batch
@@ -195,6 +196,7 @@ class BatchSampler:
     def _batch(self, first: int, place: int, index: int) -> Batch:
         """Rows of the update that begins at image `first` and at the data's position `place`."""
         start, stop = self.rows[index]
-        reals, labels = self.source.read(place + start, place + stop)
+        with READING:
+            reals, labels = self.source.read(place + start, place + stop)
         labels = labels if self.conditional else None
         return Batch(reals, self._z(first, start, stop), labels, first + start, place=self.places[index])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ganscale.parallel.clock import RankTimes
 from ganscale.parallel.phase import PHASE
 from ganscale.training.augment import next_p
 from ganscale.training.auto import balance, next_gamma
@@ -27,6 +28,7 @@ class Tick:
         metrics: numbers since the last tick that has some, the same on all replicas except times.
         histograms: counts of D's logits in the last iteration, for `real` and `fake`, by bin of
             `statistics.LOGIT_EDGES`.
+        times: of all ranks, since the last tick that has some; the same on all replicas.
     """
 
     images: int
@@ -34,6 +36,7 @@ class Tick:
     due: frozenset[str]
     metrics: dict[str, float]
     histograms: dict[str, list[float]] = field(default_factory=dict)
+    times: tuple[RankTimes, ...] = ()
 
     def is_due(self, *names: str) -> bool:
         """Whether one of these intervals ended.
@@ -146,10 +149,10 @@ def train(
         if measures:
             seen = experiment.probe(batches, controls)
             statistics = statistics._replace(sums=statistics.sums | seen)
-            metrics, histograms = window.close(
+            metrics, histograms, times = window.close(
                 statistics, sampler.images_per_iteration, experiment.reference, experiment.total
             )
-            yield Tick(after, state.iteration, names, metrics, histograms)
+            yield Tick(after, state.iteration, names, metrics, histograms, times)
             window = Window()
         elif names:
             with window.paused():

@@ -1,7 +1,6 @@
 """Numbers of the update for the log, for health verdicts and for ADA: kept as tensors until a tick needs them."""
 
 import math
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ganscale.health.diversity import copies, diversity, mean_gap, sliced_frechet, spread_sums
+from ganscale.health.stragglers import time_metrics
 from ganscale.losses import AdversarialLoss, Targets
+from ganscale.parallel.clock import Lap, RankTimes
 from ganscale.parallel.collectives import sum_over_replicas
 
 NUM_BINS = 128
@@ -183,7 +184,7 @@ class Window:
     """Sums since the last tick, and the newest penalties; tensors until the tick turns them into numbers."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._lap = Lap()
         self._iterations = 0
         self._losses: dict[str, Tensor] = {}
         self._penalties: dict[str, Tensor] = {}
@@ -201,9 +202,9 @@ class Window:
     @contextmanager
     def paused(self) -> Generator[None]:
         """Leave the time in the block out of the window's."""
-        started = time.perf_counter()
+        pause = Lap()
         yield
-        self._started += time.perf_counter() - started
+        self._lap.skip(pause)
 
     def close(
         self,
@@ -211,7 +212,7 @@ class Window:
         images_per_iteration: int,
         reference: Sequence[float],
         total: Total = sum_over_replicas,
-    ) -> tuple[dict[str, float], dict[str, list[float]]]:
+    ) -> tuple[dict[str, float], dict[str, list[float]], tuple[RankTimes, ...]]:
         """Reduce the window's numbers over all replicas in one message.
 
         Args:
@@ -221,10 +222,11 @@ class Window:
             total: sums over all replicas.
 
         Returns:
-            The tick's metrics by name, and counts of D's logits by bin for `real` and `fake`.
+            The tick's metrics by name, counts of D's logits by bin for `real` and `fake`, and times by rank.
         """
         penalties = {f"penalty_{name}": value for name, value in self._penalties.items()}
-        tensors = statistics.sums | penalties | self._losses
+        times = {"times": self._lap.of_all_ranks(statistics.sums["rows"])}
+        tensors = statistics.sums | penalties | self._losses | times
         totals = total([*tensors.values()])
         sums: dict[str, Any] = {name: value.tolist() for name, value in zip(tensors, totals, strict=True)}
         metrics = {name: sums[name] / self._iterations for name in self._losses}
@@ -241,7 +243,9 @@ class Window:
         metrics["sliced_frechet_real"] = sliced_frechet(reference, real, chance=BEYOND_CHANCE)
         metrics |= {name: sums[name] for name in penalties} | probe_metrics(sums)
         metrics |= {name: float(value) for name, value in statistics.grad_norms.items()}
-        seconds = time.perf_counter() - self._started
+        ranks = tuple(RankTimes(*each) for each in sums["times"])
+        metrics |= time_metrics(ranks, self._iterations, waits=statistics.loss_d.device.type == "cpu")
+        seconds = self._lap.seconds
         metrics["seconds_per_iteration"] = seconds / self._iterations
         metrics["images_per_second"] = self._iterations * images_per_iteration / seconds
-        return metrics, {side: sums[f"{side}_bins"] for side in ("real", "fake")}
+        return metrics, {side: sums[f"{side}_bins"] for side in ("real", "fake")}, ranks

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script, too
 
 import pytest
 
+from ganscale.run.health_monitor import TIMES
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir, read_objects
 from ganscale.tracking.jsonl import read_metrics
@@ -36,7 +37,7 @@ from tests.chaos.bucket_run import IMAGES, LIMIT, SETTINGS, BucketRun, environme
 from tests.processes import Command
 
 PER_RUN = 3
-TIMES = ("images_per_second", "seconds_per_iteration", "memory_mib")
+OTHERS = (*TIMES, "memory_mib")
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def rows(run: RunDir) -> list[dict[str, Any]]:
     Args:
         run: its folder.
     """
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in read_metrics(run.pull())]
+    return [{key: value for key, value in row.items() if key not in OTHERS} for row in read_metrics(run.pull())]
 
 
 def attempt(planned: Planned, proxy: Proxy, undisturbed: Undisturbed, out: Path) -> Record:

@@ -19,6 +19,7 @@ from ganscale.dashboard import main as dashboard
 from ganscale.evaluate import main as evaluate
 from ganscale.report.__main__ import main as report
 from ganscale.report.sweep import open_results
+from ganscale.run.health_monitor import TIMES
 from ganscale.sample import main as sample
 from ganscale.storage.checkpoint import CheckpointStore, verify
 from ganscale.storage.run_dir import RunDir
@@ -34,7 +35,7 @@ from tests.run.test_stop_signal import RUN
 pytestmark = pytest.mark.usefixtures("all_held_out")
 
 COMMAND = ("--launcher", "local", *RUN, "checkpoint.keep=2")
-TIMES = ("images_per_second", "seconds_per_iteration", "memory_mib")
+OTHERS = (*TIMES, "memory_mib")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def final(uri: str) -> str:
 
 
 def rows(place: Path | str) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(RunDir(place).pull())]
+    return [{k: v for k, v in row.items() if k not in OTHERS} for row in read_metrics(RunDir(place).pull())]
 
 
 def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ganscale.parallel.clock import COMMUNICATION
 from ganscale.parallel.collectives import Replica, all_reduce_sum, data_parallel, num_replicas, sum_over_replicas
-from tests.fleet import Fleet
+from tests.fleet import Fleet, over_gloo
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 3, 5])
@@ -117,6 +118,33 @@ def _wrapped_options() -> tuple[bool, bool]:
 @pytest.mark.multiprocess
 def test_ddp_copies_neither_buffers_nor_gradients(fleet: Fleet) -> None:
     assert fleet.run(_wrapped_options, 2) == [(False, True)] * 2
+
+
+def _gradients_with_and_without_hook() -> tuple[int, bool, float]:
+    """Number of buckets, whether DDP's gradients have the bits of DDP without a hook, and seconds in collectives."""
+    replica, before = Replica.current(), COMMUNICATION.seconds
+    torch.manual_seed(0)
+    modules = [nn.Sequential(*(nn.Linear(600, 600) for _ in range(4))) for _ in range(2)]
+    modules[1].load_state_dict(modules[0].state_dict())
+    with over_gloo():
+        hooked = data_parallel(modules[0], replica)
+    plain = DistributedDataParallel(modules[1], gradient_as_bucket_view=True)
+    x = torch.randn(5, 600, generator=torch.Generator().manual_seed(replica.rank))
+    for _ in range(3):
+        for module in (hooked, plain):
+            module.zero_grad(set_to_none=True)
+            module(x).square().sum().backward()
+    equal = [torch.equal(*grads) for grads in zip(*([p.grad for p in m.parameters()] for m in modules), strict=True)]
+    sizes = hooked._get_ddp_logging_data()["rebuilt_bucket_sizes"]  # pyright: ignore[reportCallIssue]
+    return len(sizes.split(",")), all(equal), COMMUNICATION.seconds - before
+
+
+@pytest.mark.multiprocess
+def test_timing_the_network_changes_no_bit_of_the_gradients(fleet: Fleet) -> None:
+    for buckets, equal, seconds in fleet.run(_gradients_with_and_without_hook, 3):
+        assert buckets > 1
+        assert equal
+        assert seconds > 0.0
 
 
 ENDS = """

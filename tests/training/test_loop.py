@@ -6,9 +6,11 @@ import math
 import pytest
 import torch
 
+from ganscale.health import stragglers
 from ganscale.health.diversity import diversity, mean_gap, spread_sums
 from ganscale.parallel.collectives import Replica
 from ganscale.parallel.random import Stream
+from ganscale.run.health_monitor import TIMES
 from ganscale.training.build import Experiment, build
 from ganscale.training.loop import Tick, due, train
 from ganscale.training.statistics import LOGIT_EDGES
@@ -91,8 +93,9 @@ METRICS = {
     "grad_norm_g",
     "seconds_per_iteration",
     "images_per_second",
+    "compute_seconds",
+    "data_seconds",
 }
-TIMES = {"seconds_per_iteration", "images_per_second"}
 CONDITIONAL = (
     *DCGAN,
     *("model.generator.conditioning=norm", "model.generator.norm=batch", "model.discriminator.conditioning=projection"),
@@ -152,7 +155,7 @@ def test_losses_are_means_since_the_tick_before() -> None:
         for half in (0, 1):
             mean = sum(row[name] for row in every[half * 5 : half * 5 + 5]) / 5
             assert window[half][name] == pytest.approx(mean, rel=1e-12)
-    last = {name: value for name, value in every[-1].items() if name not in TIMES | {"loss_d", "loss_g"}}
+    last = {name: value for name, value in every[-1].items() if name not in (*TIMES, "loss_d", "loss_g")}
     assert {name: window[-1][name] for name in last} == last
 
 
@@ -219,8 +222,8 @@ def test_metrics_are_equal_on_all_ranks_and_worlds(fleet: Fleet, overrides, worl
     ranks = fleet.run(metrics, world_size, overrides)
     for rows in ranks:
         for row, first, alone in zip(rows, ranks[0], expected, strict=True):
-            assert row.keys() == alone.keys()
-            for name in row.keys() - TIMES:
+            assert row.keys() == alone.keys() | set(stragglers.METRICS)
+            for name in row.keys() - set(TIMES):
                 assert row[name] == first[name], f"ranks disagree on {name}"
                 assert row[name] == pytest.approx(alone[name], rel=1e-6, abs=1e-12), name
 
