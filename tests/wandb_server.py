@@ -1,7 +1,7 @@
 """A W&B server that keeps what it is sent in memory: as much of the protocol as a run, its resumption and a sync need.
 
-It answers GraphQL, takes the lines of `file_stream` at their offsets, and takes files by PUT. Nothing is checked but
-that the request carries an API key.
+It answers GraphQL, takes the lines of `file_stream` at their offsets, and takes files by PUT, those of artifacts too.
+Nothing is checked but that the request carries an API key.
 """
 
 import base64
@@ -23,6 +23,31 @@ ENTITY = "tester"
 HISTORY, EVENTS, OUTPUT = "wandb-history.jsonl", "wandb-events.jsonl", "output.log"
 KEY = "0123456789abcdef" * 2 + "01234567"
 """An API key of the right form; nobody's."""
+
+
+@dataclass
+class Artifact:
+    """What has arrived of a version of an artifact.
+
+    Attributes:
+        name: of its collection.
+        kind: its type.
+        metadata: as JSON has it.
+        aliases: of the version.
+        maker: id of the run that logged it; empty for one that is only used.
+        users: ids of the runs that use it.
+        files: by name, the manifest among them.
+        committed: whether all of it is here.
+    """
+
+    name: str
+    kind: str
+    metadata: dict[str, Any]
+    aliases: list[str]
+    maker: str
+    users: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    committed: bool = False
 
 
 @dataclass
@@ -81,6 +106,7 @@ class WandbServer:
 
     Attributes:
         runs: by id.
+        artifacts: versions in the order in which they were made; an id is a position from 1 on.
         unknown: operations that were requested and that it does not know.
         requests: number of requests across restarts.
         delay: seconds before each answer.
@@ -89,6 +115,7 @@ class WandbServer:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.artifacts: list[Artifact] = []
         self.unknown: list[str] = []
         self.requests = 0
         self.delay = 0.0
@@ -146,8 +173,49 @@ class WandbServer:
         if operation == "NotifyScriptableRunAlert":
             self.runs[run].alerts.append((given["title"], given["text"]))
             return {"notifyScriptableRunAlert": {"success": True}}
+        answered = self._answer_of_artifacts(operation, given)
+        if answered is not None:
+            return answered
         self.unknown.append(operation)
         return {}
+
+    def _answer_of_artifacts(self, operation: str, given: dict[str, Any]) -> dict[str, Any] | None:
+        """The data of an operation on artifacts; None for other operations."""
+        given = given.get("input") or given
+        number = str(given.get("artifactID") or "")
+        if operation == "CreateArtifact":
+            made = Artifact(
+                given["artifactCollectionName"],
+                given["artifactTypeName"],
+                json.loads(given.get("metadata") or "{}"),
+                [each["alias"] for each in given.get("aliases") or []],
+                given.get("runName") or "",
+            )
+            self.artifacts.append(made)
+            number = str(len(self.artifacts))
+            sequence = {"id": f"sequence-{made.name}", "latestArtifact": None}
+            return {"createArtifact": {"artifact": {"id": number, "state": "PENDING", "artifactSequence": sequence}}}
+        if operation in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            number = number or str(given.get("artifactManifestID") or "").removeprefix("manifest-")
+            file = self._upload(number, "wandb_manifest.json")
+            kind = operation[0].lower() + operation[1:]
+            return {kind: {"artifactManifest": {"id": f"manifest-{number}", "file": file}}}
+        if operation == "CreateArtifactFiles":
+            files = [self._upload(str(each["artifactID"]), each["name"]) for each in given["artifactFiles"]]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": file} for file in files]}}}
+        if operation == "CommitArtifact":
+            self.artifacts[int(number) - 1].committed = True
+            return {"commitArtifact": {"artifact": {"id": number, "digest": ""}}}
+        if operation == "UseArtifact":
+            self.artifacts[int(number) - 1].users.append(given["runName"])
+            return {"useArtifact": {"artifact": {"id": number}}}
+        return None
+
+    def _upload(self, number: str, name: str) -> dict[str, Any]:
+        """Where a file of an artifact goes."""
+        url = f"{self.url}/artifacts/{number}/{name}"
+        known = {"id": name, "name": name, "displayName": name, "uploadHeaders": [], "storagePath": None}
+        return known | {"uploadUrl": url, "uploadMultipartUrls": None, "artifact": {"id": number}}
 
     def _upsert(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         inserted = name not in self.runs
@@ -250,11 +318,14 @@ class _Handler(BaseHTTPRequestHandler):
         return self._reply(200, answer)
 
     def do_PUT(self) -> None:
-        """A file of a run."""
-        _, _, run, name = self.path.split("/", 3)
+        """A file of a run, or of an artifact."""
+        _, kind, owner, name = self.path.split("/", 3)
         content = self._body()
         with self.owner.lock:
-            self.owner.runs[run].files[name] = content
+            if kind == "artifacts":
+                self.owner.artifacts[int(owner) - 1].files[name] = content
+            else:
+                self.owner.runs[owner].files[name] = content
         self._reply(200, {})
 
     def _may_write(self) -> bool:

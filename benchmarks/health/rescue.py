@@ -16,10 +16,10 @@ from benchmarks.health.score import healthy_runs, is_good
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import ConfigError, load
 from ganscale.evaluation.compare import read_evaluations
-from ganscale.run.health_monitor import read_rollbacks
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
 from ganscale.sweep.score import wilson
+from ganscale.tracking.jsonl import read_rollbacks
 
 FIRST_SEED = 5000
 """Its runs were not used to choose anything."""

@@ -39,8 +39,21 @@ def check(config: Config) -> None:
     _check_arithmetic(config)
     _check_shards(config)
     _check_evaluation(config)
+    _check_table(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
         raise ConfigError("W&B needs a project", key="wandb.project", value=config.wandb.project, remedy="name one")
+
+
+def _check_table(config: Config) -> None:
+    """The table of samples is one of images, and of those in the grid."""
+    count, key = config.log.table_samples, "log.table_samples"
+    if count and DATASETS[config.data.name].is_points:
+        problem = "a table of samples is one of images, and data.name has points"
+        raise ConfigError(problem, key=key, value=count, remedy="use 0")
+    if count > config.log.num_samples:
+        problem = f"a table has rows of the sample grid, which has {config.log.num_samples} images"
+        remedy = f"use at most {config.log.num_samples}, or raise log.num_samples"
+        raise ConfigError(problem, key=key, value=count, remedy=remedy)
 
 
 def check_files(config: Config, *, scores: bool = False) -> None:

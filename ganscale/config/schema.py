@@ -265,6 +265,19 @@ class Log(Section):
     num_samples: Count = Field(
         default=64, ge=1, le=4096, description="Images in a sample grid (2-D data: 2500 points always)."
     )
+    table_samples: Count = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Images of each sample grid, the first ones, that also stand in a table: class, D's logit, nearest "
+        "real image and distance; in samples/ and in W&B. Not for 2-D data.",
+    )
+    table_reals: Count = Field(
+        default=10_000,
+        ge=0,
+        description="Real images among which a table's nearest ones are searched, drawn once by the seed: rank 0 reads "
+        "them for each table. 0: no search.",
+    )
     details: bool = Field(
         default=True,
         description="In W&B and TensorBoard also real examples, interpolations, samples by class and D's logits.",

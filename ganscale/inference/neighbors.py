@@ -90,8 +90,9 @@ def nearest(
     features: Features = pixels,
     mirror: bool = False,
     without: Tensor | None = None,
+    among: Tensor | None = None,
 ) -> Neighbors:
-    """Compare images with the whole training set, block by block, in float64.
+    """Compare images with the training set, block by block, in float64.
 
     Args:
         images: `[N, C, H, W]` in [-1, 1].
@@ -100,6 +101,7 @@ def nearest(
         features: what is compared; by default pixels.
         mirror: also compare with mirrored training images (for runs with `data.mirror`).
         without: for each image a row of the set that is excluded (itself), int64 `[N]`.
+        among: rows of the set that are compared, more than K, int64 `[M]`; None for all.
 
     Returns:
         The K nearest of each image; with `mirror` each training image counts with the nearer of its two sides.
@@ -107,8 +109,7 @@ def nearest(
     wanted = features(images).double().cpu()
     best = torch.full((len(images), count), torch.inf, dtype=torch.float64)
     where = torch.full((len(images), count), -1, dtype=torch.int64)
-    for start in range(0, source.num_images, BLOCK):
-        rows = torch.arange(start, min(start + BLOCK, source.num_images))
+    for rows in (torch.arange(source.num_images) if among is None else among).split(BLOCK):
         reals = source.gather(rows)[0]
         distances = _distances(wanted, features(reals))
         if mirror:

@@ -19,6 +19,7 @@ from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.storage.failures import Failure, read_failures
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_environment, read_events, read_metrics
+from ganscale.tracking.timeline import Goodput, goodput, seconds
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class RunRecord:
         real: file of a grid of real examples, if there is one.
         environment: what its last attempt ran on, as plain nested mappings.
         failures: attempts that failed, oldest first.
+        goodput: seconds that it kept and lost.
         started: when its log begins, by the clock of the machine that wrote it; None if unknown.
         ended: when its log ends.
         is_trial: whether it is the mean over the seeds of a sweep's trial.
@@ -51,6 +53,7 @@ class RunRecord:
     real: Path | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
+    goodput: Goodput = field(default_factory=lambda: Goodput(0.0, 0.0))
     started: datetime | None = None
     ended: datetime | None = None
     is_trial: bool = False
@@ -69,13 +72,7 @@ class RunRecord:
     @property
     def seconds(self) -> float | None:
         """Seconds of training, of the rows that there are: their images by their speeds; None if no row has one."""
-        before, seconds = 0, 0.0
-        for row in self.rows:
-            speed = row.get("images_per_second")
-            if isinstance(speed, int | float) and speed > 0:
-                seconds += (row["images"] - before) / speed
-            before = row["images"]
-        return seconds or None
+        return seconds(self.rows) or None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -124,6 +121,7 @@ def read_run(path: Path) -> RunRecord:
         real=folder.real if folder.real.is_file() else None,
         environment=read_environment(folder),
         failures=read_failures(folder.failures),
+        goodput=goodput(folder),
         started=started,
         ended=ended,
     )

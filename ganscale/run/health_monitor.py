@@ -6,7 +6,6 @@ Rank 0 decides, as it alone has the rows of earlier attempts, and broadcasts the
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_rollbacks
 from ganscale.training.build import Experiment, initial_state
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import weight_norm
@@ -73,19 +73,6 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         row: as read.
     """
     return {name: math.nan if value is None else float(value) for name, value in row.items() if name != "images"}
-
-
-def read_rollbacks(folder: RunDir) -> list[dict[str, Any]]:
-    """Rollbacks of a run so far: images at which (`at`), to which (`to`), and the verdict (`kind`).
-
-    Args:
-        folder: the run's.
-    """
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(folder.rollbacks.read_text(encoding="utf-8"))
-        if isinstance(found, list):
-            return found
-    return []
 
 
 class HealthMonitor:

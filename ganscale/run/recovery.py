@@ -17,7 +17,6 @@ from ganscale.data.identity import RULE
 from ganscale.data.source import Finite
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
-from ganscale.run.health_monitor import read_rollbacks
 from ganscale.run.heartbeats import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
@@ -26,7 +25,7 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.lease import BusyError, Lease, acquire
 from ganscale.storage.run_dir import RunDir, inspect, prepare
 from ganscale.storage.store import Place, modified, remove
-from ganscale.tracking.jsonl import read_metrics
+from ganscale.tracking.jsonl import read_metrics, read_rollbacks
 from ganscale.training.build import Experiment
 
 

@@ -1,15 +1,22 @@
-"""Pictures of a run: samples of the generator's moving average from fixed latents."""
+"""Pictures of a run: samples of the generator's moving average from fixed latents, and tables of these."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ganscale.config import DATASETS
 from ganscale.data.order import draw
 from ganscale.data.source import Finite
 from ganscale.inference.interpolate import slerp
+from ganscale.inference.neighbors import nearest
 from ganscale.parallel.random import Stream
-from ganscale.tracking.images import image_grid, scatter
+from ganscale.tracking.images import image_grid, scatter, to_pixels
+from ganscale.tracking.tables import SampleTable
 from ganscale.training.build import Experiment
+from ganscale.training.objective import pack
 
 NUM_POINTS = 2500
 """Points in a picture of 2-D samples, as the evaluation of mixtures takes."""
@@ -37,6 +44,7 @@ class SampleRenderer:
         self._z = sampler.latents(Stream(config.run.seed, "samples", experiment.device), 0, self._count)
         stream = Stream(config.run.seed, "samples/details", experiment.device)
         self._more = sampler.latents(stream, 0, max(2 * WALKS, PER_CLASS))
+        self._experiment, self._among = experiment, None
         self._num_classes = sampler.source.num_classes if sampler.conditional else 0
         self._reference = None if self._is_image else sampler.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
 
@@ -60,6 +68,48 @@ class SampleRenderer:
         if first:
             pictures["real"] = self._real()
         return pictures
+
+    def table(self) -> SampleTable:
+        """The first `log.table_samples` images of the grid with what is known of each."""
+        count = self._experiment.config.log.table_samples
+        labels = self._labels(torch.arange(count, device=self._device))
+        made = torch.from_numpy(self._make(self._z[:count], labels))
+        pictures, distances, rows = self._nearest(made)
+        classes = [] if labels is None else self._class_names(labels.tolist())
+        return SampleTable(to_pixels(made.numpy()), classes, self._logits(made, labels), pictures, distances, rows)
+
+    def _nearest(self, made: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The nearest of `log.table_reals` real images: pictures, distances, rows; none of an infinite set."""
+        source, config = self._source, self._experiment.config
+        if not isinstance(source, Finite) or not config.log.table_reals:
+            empty = np.empty(0)
+            return np.empty((0, 1, 1, 3), np.uint8), empty, empty.astype(np.int64)
+        if self._among is None:
+            total = source.num_images
+            rows = draw(total, min(config.log.table_reals, total), seed=self._seed, stream="samples/table")
+            self._among = rows.cpu().sort().values
+        finite = made.nan_to_num(0.0, 0.0, 0.0)
+        found = nearest(finite, source, 1, mirror=config.data.mirror, among=self._among)
+        pictures = source.gather(found.rows[:, 0])[0].double().cpu().numpy()
+        return to_pixels(pictures), found.distances[:, 0].numpy(), found.rows[:, 0].numpy()
+
+    @torch.no_grad()
+    def _logits(self, made: Tensor, labels: Tensor | None) -> np.ndarray:
+        """D's logits in eval mode, where it waits for no other worker; with packing of whole packs, the rest NaN."""
+        experiment, packing = self._experiment, self._experiment.config.model.packing
+        discriminator, whole = experiment.state.discriminator, len(made) // packing * packing
+        logits = np.full(len(made), np.nan)
+        eager = torch.compiler.set_stance("force_eager") if experiment.config.train.compile else nullcontext()
+        if whole:
+            x = pack(made[:whole].to(self._z), packing)
+            given = None if labels is None else labels[:whole:packing]
+            with eager, _in_eval_mode(discriminator), experiment.step.autocast():
+                logits[:whole] = discriminator(x, given).double().cpu().repeat_interleave(packing).numpy()
+        return logits
+
+    def _class_names(self, labels: list[int]) -> list[str | int]:
+        names = getattr(self._source, "class_names", ()) or DATASETS[self._experiment.config.data.name].class_names
+        return [names[label] if names else label for label in labels]
 
     def _interpolation(self) -> np.ndarray:
         """A row per pair of latents, by slerp for normal z, straight for uniform z."""
@@ -96,3 +146,15 @@ class SampleRenderer:
         parts = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
         chunks = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
         return torch.cat(chunks).double().cpu().numpy()
+
+
+@contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Switch all modules to eval mode, and each back to what it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -379,11 +379,18 @@ def _rank_zero_callbacks(
     if names := getattr(experiment.sampler.source, "class_names", ()):
         facts["classes"] = list(names)
     local.environment(facts)
+    local.attempt(state.images, workers=Replica.current().world_size)
     trackers: list[Tracker] = [local, WandbTracker(config, folder, console.info, environment=facts), console, *others]
     if config.log.tensorboard:
         trackers.append(TensorBoardTracker(folder, console.info, images=state.images))
-    renderer, details = SampleRenderer(experiment), config.log.details
-    tracking = TrackerCallback(trackers, folder, console.info, renderer=renderer, details=details)
+    tracking = TrackerCallback(
+        trackers,
+        folder,
+        console.info,
+        renderer=SampleRenderer(experiment),
+        details=config.log.details,
+        tables=config.log.table_samples > 0,
+    )
     console.starts(state.images, config.train.images)
     store = checkpoint_store(config, folder)
     return tracking, Checkpointer(store, experiment, tracking, stop_signal, remembered=folder.interval)

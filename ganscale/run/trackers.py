@@ -10,7 +10,15 @@ from ganscale.run.callback import Callback
 from ganscale.run.samples import SampleRenderer
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place
-from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker, Tracker
+from ganscale.tracking import (
+    CheckpointTracker,
+    DetailedTracker,
+    EventTracker,
+    Histogram,
+    LateTracker,
+    TableTracker,
+    Tracker,
+)
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import LOGIT_EDGES
@@ -27,6 +35,7 @@ class TrackerCallback(Callback):
         info: takes a line for the log.
         renderer: draws sample grids; None for none.
         details: whether trackers that support it get histograms and further pictures (`log.details`).
+        tables: whether they get tables of samples (`log.table_samples`).
     """
 
     def __init__(
@@ -37,9 +46,11 @@ class TrackerCallback(Callback):
         *,
         renderer: SampleRenderer | None = None,
         details: bool = False,
+        tables: bool = False,
     ) -> None:
         self.info = info
-        self._trackers, self._folder, self._renderer, self._details = trackers, folder, renderer, details
+        self._trackers, self._folder, self._renderer = trackers, folder, renderer
+        self._details, self._tables = details, tables
 
     def on_start(self, session: Any) -> None:
         """Show samples of the initial generator."""
@@ -104,7 +115,10 @@ class TrackerCallback(Callback):
         with phase("sample grid"):
             picture = self._renderer.render()
             pictures = self._renderer.details(first=images == 0) if self._details else {}
+            table = self._renderer.table() if self._tables else None
         self._each(lambda tracker: tracker.samples(images, picture))
+        if table:
+            self._each(lambda tracker: tracker.table(images, table), TableTracker)
         if self._details:
             self._each(lambda tracker: tracker.details(images, pictures, {}), DetailedTracker)
 

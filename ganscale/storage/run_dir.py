@@ -7,8 +7,9 @@
     health.jsonl      a row per health event, if there was one
     rollbacks.json    how often the run was rolled back, from where to where
     failures.jsonl    a row per attempt that failed
+    attempts.jsonl    a row per attempt: when it started, at which images, with how many workers
     abandoned.jsonl   rows of metrics that rollbacks took out of metrics.jsonl
-    samples/          grids of fixed latents, <images>.png
+    samples/          grids of fixed latents, <images>.png, and tables of them, <images>.npz (log.table_samples)
     real.png          a grid of real examples
     data.json         hash of the data that the run trains on
     environment.json  what the last attempt ran on: versions, git revision, devices
@@ -77,6 +78,7 @@ class RunDir:
             path / f"{name}.jsonl" for name in ("metrics", "abandoned", "health")
         )
         self.rollbacks, self.failures = path / "rollbacks.json", path / "failures.jsonl"
+        self.attempts = path / "attempts.jsonl"
         self.samples, self.real = path / "samples", path / "real.png"
         self.data, self.workers = path / "data.json", path / "workers.json"
         self.environment, self.evaluations = path / "environment.json", path / "evaluations"

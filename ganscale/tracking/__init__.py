@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ganscale.storage.store import Place
+    from ganscale.tracking.tables import SampleTable
 
 
 class Tracker(Protocol):
@@ -94,6 +95,20 @@ class LateTracker(Tracker, Protocol):
         Args:
             scores: numbers of each evaluation by the images that it belongs to, their position on the x axis.
             at: images of the tick, more than all of theirs.
+        """
+        ...
+
+
+@runtime_checkable
+class TableTracker(Tracker, Protocol):
+    """A tracker that also records tables of samples."""
+
+    def table(self, images: int, table: "SampleTable") -> None:
+        """Record a table, right after the picture of the same samples.
+
+        Args:
+            images: images so far.
+            table: a row per sample.
         """
         ...
 

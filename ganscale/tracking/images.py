@@ -22,10 +22,8 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
         padding: pixels between images.
         minimum: minimal height of an image, in pixels.
     """
-    count, channels, height, _ = images.shape
-    pixels = np.nan_to_num((images + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
-    pixels = pixels.astype(np.uint8).transpose(0, 2, 3, 1)
-    pixels = pixels.repeat(3, axis=3) if channels == 1 else on_white(pixels)
+    count, _, height, _ = images.shape
+    pixels = to_pixels(images)
     factor = max(1, math.ceil(minimum / height))
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
     columns = columns or math.ceil(math.sqrt(count))
@@ -36,6 +34,20 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
         top, left = padding + index // columns * (h + padding), padding + index % columns * (w + padding)
         canvas[top : top + h, left : left + w] = tile
     return canvas
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Images as RGB.
+
+    Args:
+        images: as `image_grid` takes them.
+
+    Returns:
+        uint8 `[N, H, W, 3]`.
+    """
+    pixels = np.nan_to_num((images + 1.0) * 127.5, nan=0.0, posinf=255.0, neginf=0.0).clip(0, 255).round()
+    pixels = pixels.astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels.repeat(3, axis=3) if images.shape[1] == 1 else on_white(pixels)
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:

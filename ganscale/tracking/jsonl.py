@@ -6,6 +6,7 @@ they belong to, and the images at which they have come in `LATE`; `read_metrics`
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -14,14 +15,15 @@ import numpy as np
 
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir, read_objects
-from ganscale.tracking import DetailedTracker, EventTracker, Histogram, LateTracker
+from ganscale.tracking import DetailedTracker, EventTracker, Histogram, LateTracker, TableTracker
 from ganscale.tracking.images import write_png
+from ganscale.tracking.tables import SampleTable, table_path, write_table
 
 LATE = "evaluation_arrived"
 """Column of late rows: images at which they were written."""
 
 
-class JsonlTracker(DetailedTracker, EventTracker, LateTracker):
+class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
     """Writes `metrics.jsonl`, `health.jsonl` and `samples/`.
 
     Args:
@@ -37,8 +39,8 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker):
     def _cut(self, images: int) -> None:
         rows = [row for row in read_raw_metrics(self.folder) if row["images"] <= images]
         write_atomically(self.folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-        for path in self.folder.samples.glob("*.png"):
-            if path.stem.isdigit() and int(path.stem) > images:
+        for path in self.folder.samples.glob("*"):
+            if path.suffix in (".png", ".npz") and path.stem.isdigit() and int(path.stem) > images:
                 path.unlink()
 
     def rewind(self, images: int) -> None:
@@ -75,6 +77,10 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker):
         """Write `samples/<images>.png` (a `Tracker`)."""
         write_png(self.folder.samples / f"{images:08d}.png", picture)
 
+    def table(self, images: int, table: SampleTable) -> None:
+        """Write `samples/<images>.npz` (a `TableTracker`)."""
+        write_table(table_path(self.folder.samples, images), table)
+
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
         """Write the picture `real` to `real.png` and ignore the rest (a `DetailedTracker`)."""
         if "real" in pictures:
@@ -94,6 +100,18 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker):
         """
         with suppress(OSError):
             write_atomically(self.folder.environment, json.dumps(facts, indent=1) + "\n")
+
+    def attempt(self, images: int, *, workers: int) -> None:
+        """Note that an attempt starts, for the time line; storage errors are ignored.
+
+        Args:
+            images: at which it starts.
+            workers: number of its workers.
+        """
+        row = {"time": time.time(), "images": images, "workers": workers}
+        rows = [*read_attempts(self.folder), row]
+        with suppress(OSError):
+            write_atomically(self.folder.attempts, "".join(json.dumps(each) + "\n" for each in rows))
 
     def close(self, *, completed: bool) -> None:
         """Close the file (a `Tracker`)."""
@@ -131,6 +149,28 @@ def read_events(folder: RunDir) -> list[dict[str, Any]]:
         folder: of the run.
     """
     return read_objects(folder.events)
+
+
+def read_attempts(folder: RunDir) -> list[dict[str, Any]]:
+    """Time, images and number of workers at the start of each attempt, oldest first, without damaged rows.
+
+    Args:
+        folder: of the run.
+    """
+    return [row for row in read_objects(folder.attempts) if row.keys() >= {"time", "images", "workers"}]
+
+
+def read_rollbacks(folder: RunDir) -> list[dict[str, Any]]:
+    """Rollbacks of a run so far: images at which (`at`), to which (`to`), and the verdict (`kind`).
+
+    Args:
+        folder: of the run.
+    """
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(folder.rollbacks.read_text(encoding="utf-8"))
+        if isinstance(found, list):
+            return [row for row in found if isinstance(row, dict)]
+    return []
 
 
 def read_environment(folder: RunDir) -> dict[str, Any]:

@@ -17,15 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ganscale.config import Config
 from ganscale.config.evaluation import METRICS
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place, size_of
-from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker
+from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker, TableTracker
 from ganscale.tracking.jsonl import LATE, read_environment, read_events, read_metrics, read_raw_metrics
+from ganscale.tracking.tables import KEY, SampleTable, read_table
+from ganscale.tracking.timeline import goodput, timeline
+from ganscale.tracking.wandb_media import (
+    checkpoint_artifact,
+    data_artifact,
+    image,
+    result_artifacts,
+    sample_table,
+    timeline_table,
+)
 from ganscale.tracking.wandb_server import CONNECT_TIMEOUT, has_key, unreachable
 
 RETRIES = 10_000
@@ -131,6 +140,9 @@ def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
     for path in folder.samples.glob("*.png"):
         if path.stem.isdigit():
             rows.setdefault(int(path.stem), {})["samples"] = path
+    for path in folder.samples.glob("*.npz"):
+        if path.stem.isdigit():
+            rows.setdefault(int(path.stem), {})[KEY] = path
     if 0 in rows and folder.real.exists():
         rows[0]["real"] = folder.real
     return {images: rows[images] for images in sorted(rows) if images > after}
@@ -175,10 +187,18 @@ def trimmed(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
     return counts[first : last + 1], edges[first : last + 2]
 
 
-def _image(picture: np.ndarray) -> Any:
+def _with_media(images: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `read_rows` with pictures and tables in place of their files; damaged ones are left out."""
     import wandb
 
-    return wandb.Image(Image.fromarray(picture))
+    found = dict(row)
+    for name, value in row.items():
+        if name == KEY:
+            table = read_table(value)
+            found[name] = sample_table(images, table) if table else None
+        elif isinstance(value, Path):
+            found[name] = wandb.Image(str(value))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _line(event: Mapping[str, Any]) -> str:
@@ -186,8 +206,8 @@ def _line(event: Mapping[str, Any]) -> str:
     return f"at {event.get('images')} images: {event.get('kind')}: {event.get('text')}"
 
 
-class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker):
-    """Logs numbers, sample grids, health events and checkpoints to a W&B run, online or offline.
+class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker, TableTracker):
+    """Logs numbers, sample grids, tables, health events and checkpoints to a W&B run, online or offline.
 
     A server that does not answer at the start makes this attempt an offline one; W&B itself retries one that goes away
     later. The first failure of a call turns W&B off for the rest of the attempt, with a warning.
@@ -249,9 +269,13 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._note()
         self._replace_offline_attempts(earlier)
         self._define_metrics()
+        # W&B would ask the server for the type of each artifact's name, and wait for the answer.
+        self._run._assert_can_log_artifact = lambda artifact: None
         place = self._run.url if self._online else f"offline; upload with: wandb sync {self._run.sync_dir}"
         self._notify(f"W&B run {self._run.id}: {place}")
         self._catch_up(earlier)
+        self._use_data()
+        self._log_timeline()
 
     def _open(self) -> Any:
         """Create the W&B run, or resume it where the server knows it."""
@@ -312,11 +336,9 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
 
     def _catch_up(self, earlier: Attempt | None) -> None:
         """Log what the run folder has and W&B lacks, and upload media that an unfinished attempt left."""
-        import wandb
-
         reached = self._reached
         for images, row in read_rows(self._folder, reached).items():
-            self._log(images, {k: wandb.Image(str(v)) if isinstance(v, Path) else v for k, v in row.items()})
+            self._log(images, _with_media(images, row))
         for event in read_events(self._folder):
             if event.get("images", -1) > reached:
                 self._alert(event)
@@ -363,7 +385,11 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
 
     def samples(self, images: int, picture: np.ndarray) -> None:
         """Log a picture of samples (part of `Tracker`)."""
-        self._guard(lambda: self._log(images, {"samples": _image(picture)}))
+        self._guard(lambda: self._log(images, {"samples": image(picture)}))
+
+    def table(self, images: int, table: SampleTable) -> None:
+        """Log a table of samples (part of `TableTracker`)."""
+        self._guard(lambda: self._log(images, {KEY: sample_table(images, table)}))
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
         """Log further pictures, and histograms without their empty outer bins (part of `DetailedTracker`)."""
@@ -371,7 +397,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         def log() -> None:
             import wandb
 
-            row = {name: _image(picture) for name, picture in pictures.items()}
+            row = {name: image(picture) for name, picture in pictures.items()}
             row |= {name: wandb.Histogram(np_histogram=trimmed(each)) for name, each in histograms.items()}
             if row:
                 self._log(images, row)
@@ -415,6 +441,24 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._run.notes = "\n".join(dict.fromkeys((*notes, *known, newest)))
         title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]
         self._run.alert(title=title, text=newest, level="WARN")
+        self._log_timeline()
+
+    def _log_timeline(self) -> None:
+        """Put the time line, if anything happened, and the goodput so far into the run's summary."""
+        incidents, spent = timeline(self._folder), goodput(self._folder)
+        facts: dict[str, Any] = {} if spent.share is None else {"goodput": spent.share, "seconds_lost": spent.lost}
+        if incidents:
+            facts["timeline"] = timeline_table(incidents)
+        if facts:
+            self._run.summary.update(facts)
+
+    def _use_data(self) -> None:
+        """Declare the data as this run's input, where it logs artifacts; W&B's `use_artifact` waits for the server."""
+        if self._config.wandb.artifacts == "none":
+            return
+        artifact = data_artifact(self._config.data.name, self._folder.data)
+        if artifact:
+            self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     def saved(self, images: int, folder: Place, *, best: bool) -> None:
         """Upload a checkpoint as an artifact, if `wandb.artifacts` includes it and it is not too large."""
@@ -424,8 +468,6 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
             self._guard(lambda: self._log_artifact(images, folder, best=best))
 
     def _log_artifact(self, images: int, folder: Place, *, best: bool) -> None:
-        import wandb
-
         files = list[Place]()
         with suppress(FileNotFoundError):  # a later checkpoint, written meanwhile, has taken its place
             files = sorted(folder.iterdir(), key=lambda path: path.name)
@@ -436,14 +478,11 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
             skipped = f"the checkpoint at {images:,} images is not uploaded"
             self._notify(f"{skipped}: {size:,.0f} MiB is more than wandb.artifact_mib = {limit}")
             return
-        artifact = wandb.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"images": images})
-        for path in files:
-            if isinstance(path, Path):
-                artifact.add_file(str(path))
-            else:
-                with artifact.new_file(path.name, mode="wb") as file:
-                    file.write(path.read_bytes())
-        self._run.log_artifact(artifact, aliases=["latest", f"images-{images}", *(["best"] if best else [])])
+        aliases = ["latest", f"images-{images}", *(["best"] if best else [])]
+        self._run.log_artifact(checkpoint_artifact(self._run.id, images, files), aliases=aliases)
+        metadata = {"images": images, "checkpoint": f"checkpoint-{self._run.id}:images-{images}"}
+        for artifact in result_artifacts(self._run.id, images, self._folder, metadata):
+            self._run.log_artifact(artifact, aliases=aliases)
 
     def close(self, *, completed: bool) -> None:
         """Finish the W&B run, waiting at most `wandb.timeout + GRACE` seconds for the upload (part of `Tracker`)."""
@@ -452,6 +491,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
             return
         if self._config.wandb.artifacts == "best" and not self._config.checkpoint.best_metric and last:
             self._guard(lambda: self._log_artifact(*last, best=True))
+        self._guard(self._log_timeline)
         self._run, self._off = None, False  # after a failure too: W&B may still have rows to upload
         finished = threading.Event()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
-from ganscale.tracking.dashboards import Dashboard, Panel
+from ganscale.tracking.dashboards import ABSTRACT, REPRODUCE, Dashboard, Panel
 from ganscale.tracking.wandb_server import has_key
 
 COLUMNS = 24
@@ -79,7 +79,7 @@ def make_workspace(dashboard: Dashboard, entity: str, project: str) -> Any:
 
 
 def make_report(dashboard: Dashboard, entity: str, project: str) -> Any:
-    """Return the report of a dashboard, not saved.
+    """Return the report of a dashboard, not saved: an abstract to write, sections with notes, how to reproduce it.
 
     Args:
         dashboard: sections and panels.
@@ -91,11 +91,14 @@ def make_report(dashboard: Dashboard, entity: str, project: str) -> Any:
     report = wr.Report(
         entity=entity, project=project, title=dashboard.name, description=dashboard.description, width="fluid"
     )
-    report.blocks = [wr.TableOfContents()]
+    report.blocks = [wr.MarkdownBlock(text=ABSTRACT), wr.TableOfContents()]
     for headline, panels in dashboard.sections.items():
         runset = wr.Runset(entity=entity, project=project, filters=_filters(dashboard))
         placed = [make_panel(panel, layout=_layout(index)) for index, panel in enumerate(panels)]
-        report.blocks += [wr.H2(text=headline), wr.PanelGrid(runsets=[runset], panels=placed)]
+        note = dashboard.notes.get(headline)
+        report.blocks += [wr.H2(text=headline), *([wr.MarkdownBlock(text=note)] if note else [])]
+        report.blocks.append(wr.PanelGrid(runsets=[runset], panels=placed))
+    report.blocks += [wr.H2(text="How to reproduce"), wr.MarkdownBlock(text=REPRODUCE)]
     return report
 
 
@@ -114,6 +117,10 @@ def make_panel(panel: Panel, layout: Any = None) -> Any:
         return wr.LinePlot(title=panel.title, x="images", y=list(panel.keys), log_y=log, **place)
     if panel.kind == "pictures":
         return wr.MediaBrowser(title=panel.title, media_keys=list(panel.keys), **place)
+    if panel.kind == "table":
+        return wr.WeavePanelSummaryTable(table_name=panel.keys[0], **place)
+    if panel.kind == "bars":
+        return wr.BarPlot(title=panel.title, metrics=[wr.SummaryMetric(name) for name in panel.keys], **place)
     if panel.kind == "parallel":
         *settings, score = panel.keys
         columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in settings]

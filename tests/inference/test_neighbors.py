@@ -42,6 +42,15 @@ def test_the_whole_set_is_searched(source: ImageSource) -> None:
     assert torch.equal(found.rows, rows[:, :5])
 
 
+def test_only_the_rows_that_are_named_are_searched(source: ImageSource) -> None:
+    images = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    among = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 48, 49])
+    found = nearest(images, source, 2, among=among)
+    distances, places = brute_force(images, source)[:, among].sort(1)
+    torch.testing.assert_close(found.distances, distances[:, :2])
+    assert torch.equal(found.rows, among[places[:, :2]])
+
+
 def test_copies_have_distance_zero(source: ImageSource) -> None:
     rows = torch.tensor([3, 17, 49])
     found = nearest(source.gather(rows)[0], source, 1)

@@ -18,12 +18,12 @@ from ganscale.health.detectors import Row, Verdict
 from ganscale.parallel.replica import Replica
 from ganscale.run.async_evaluation import MAX_FAILURES
 from ganscale.run.callback import Callback
-from ganscale.run.health_monitor import TIMES, read_rollbacks
+from ganscale.run.health_monitor import TIMES
 from ganscale.run.session import Outcome, Session, run_worker
 from ganscale.run.stop_signal import StopReason
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking.jsonl import LATE, JsonlTracker, read_metrics, read_raw_metrics
+from ganscale.tracking.jsonl import LATE, JsonlTracker, read_metrics, read_raw_metrics, read_rollbacks
 from ganscale.training.loop import Tick
 from tests.fleet import Fleet
 from tests.processes import final_state

@@ -15,11 +15,11 @@ from ganscale.health import detectors
 from ganscale.health.detectors import Row, Verdict
 from ganscale.run import session
 from ganscale.run.checkpointing import Checkpointer
-from ganscale.run.health_monitor import read_rollbacks, weight_norms
+from ganscale.run.health_monitor import weight_norms
 from ganscale.run.session import Outcome, run_worker
 from ganscale.storage.checkpoint import CheckpointStore, load
 from ganscale.storage.run_dir import RunDir
-from ganscale.tracking.jsonl import JsonlTracker, read_events, read_metrics
+from ganscale.tracking.jsonl import JsonlTracker, read_events, read_metrics, read_rollbacks
 from ganscale.train import main
 from ganscale.training.build import build
 from tests.fleet import Fleet

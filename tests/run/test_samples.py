@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ganscale.data.source import Finite
+from ganscale.inference.neighbors import nearest
 from ganscale.run.samples import MOST_CLASSES, PER_CLASS, STEPS, WALKS, SampleRenderer
-from ganscale.tracking.images import image_grid
+from ganscale.tracking.images import image_grid, to_pixels
 from ganscale.training.build import Experiment, build
 from tests.runs import MLP, RING, tiny
 
@@ -94,3 +96,67 @@ def test_points_have_a_scatter_plot_alone() -> None:
     renderer = SampleRenderer(build(tiny(*RING), device=CPU))
     assert renderer.details(first=True) == {}
     assert renderer.render().shape == (512, 512, 3)
+
+
+TABLE = ("log.table_samples=7", "log.table_reals=300")
+
+
+def test_a_table_has_the_rows_of_the_grid() -> None:
+    experiment = lively(*TABLE)
+    renderer = SampleRenderer(experiment)
+    table = renderer.table()
+    z, labels = renderer._z[:7], torch.arange(7)
+    made = experiment.state.ema.module(z, labels).detach()
+    np.testing.assert_array_equal(table.samples, to_pixels(made.numpy()))
+    assert list(table.classes) == list("0123456")
+    discriminator = experiment.state.discriminator.eval()
+    np.testing.assert_allclose(table.logits, discriminator(made, labels).detach().numpy())
+    source = experiment.sampler.source
+    assert isinstance(source, Finite)
+    assert len(set(renderer._among.tolist())) == 300
+    distances = (source.gather(renderer._among)[0] - made[:, None]).square().mean((2, 3, 4)).sqrt()
+    np.testing.assert_allclose(table.distances, distances.min(1).values)
+    np.testing.assert_array_equal(table.rows, renderer._among[distances.argmin(1)])
+    np.testing.assert_array_equal(table.nearest, to_pixels(source.gather(torch.from_numpy(table.rows))[0].numpy()))
+
+
+def test_a_whole_set_is_searched_where_it_is_not_larger() -> None:
+    experiment = lively("log.table_samples=2", "log.table_reals=1_000_000")
+    table = SampleRenderer(experiment).table()
+    source = experiment.sampler.source
+    assert isinstance(source, Finite)
+    made = experiment.state.ema.module(SampleRenderer(experiment)._z[:2], torch.arange(2)).detach()
+    np.testing.assert_array_equal(table.rows, nearest(made, source, 1).rows[:, 0])
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_table_moves_nothing(norm: str) -> None:
+    experiment = lively(*TABLE, f"model.discriminator.norm={norm}")
+    discriminator = experiment.state.discriminator
+    before = {name: value.clone() for name, value in discriminator.state_dict().items()}
+    modes = [module.training for module in discriminator.modules()]
+    SampleRenderer(experiment).table()
+    torch.testing.assert_close(discriminator.state_dict(), before, rtol=0, atol=0)
+    assert [module.training for module in discriminator.modules()] == modes
+    assert all(modes)
+
+
+def test_what_cannot_be_known_is_left_out() -> None:
+    packed = lively(
+        "log.table_samples=5", "log.table_reals=0", "model.packing=2", "model.discriminator.conditioning=none"
+    )
+    table = SampleRenderer(packed).table()
+    assert (len(table.nearest), len(table.distances), len(table.rows)) == (0, 0, 0)
+    assert np.isnan(table.logits).tolist() == [False] * 4 + [True], "the fifth has no partner"
+    assert table.logits[0] == table.logits[1] != table.logits[2] == table.logits[3]
+    with torch.no_grad():
+        next(packed.state.ema.module.parameters()).fill_(torch.nan)
+    assert np.isnan(SampleRenderer(packed).table().logits).all()
+
+
+def test_samples_that_are_not_finite_have_a_nearest_image_all_the_same() -> None:
+    broken = lively(*TABLE)
+    with torch.no_grad():
+        next(broken.state.ema.module.parameters()).fill_(torch.nan)
+    renderer = SampleRenderer(broken)
+    assert set(renderer.table().rows.tolist()) <= set(renderer._among.tolist())

@@ -1,9 +1,14 @@
 """The W&B tracker: what is logged, one W&B run over all attempts, and failures that do not stop training."""
 
+import inspect
+import io
+import json
 import math
 import sys
 import threading
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,17 @@ from PIL import Image
 
 from ganscale.config import load
 from ganscale.config.evaluation import METRICS
+from ganscale.evaluation.evaluator import store_evaluation
+from ganscale.storage.failures import Failure, append_failure
 from ganscale.storage.run_dir import RunDir, locate
 from ganscale.tracking import Histogram
 from ganscale.tracking import wandb as module
 from ganscale.tracking.jsonl import JsonlTracker
+from ganscale.tracking.tables import COLUMNS, table_path
 from ganscale.tracking.wandb import WandbTracker, read_attempt, run_id, trimmed, upload
 from ganscale.tracking.wandb_server import has_key
+from tests.report.folders import evaluation
+from tests.tracking.test_tables import table
 from tests.wandb_files import read_history, read_records
 from tests.wandb_server import KEY
 
@@ -117,6 +127,13 @@ def test_wandb_0_31_has_the_experimental_settings_in_use() -> None:
     assert retries <= set(wandb.Settings.model_fields), f"they are missing in wandb {wandb.__version__}"
 
 
+def test_wandb_0_31_has_the_private_methods_in_use() -> None:
+    run = pytest.importorskip("wandb").Run
+    assert {"is_user_created", "use_after_commit"} <= inspect.signature(run._log_artifact).parameters.keys()
+    assert list(inspect.signature(run._assert_can_log_artifact).parameters) == ["self", "artifact"]
+    assert "self._assert_can_log_artifact(" in inspect.getsource(run._log_artifact)
+
+
 class FakeRun:
     """A W&B run that fails in one method."""
 
@@ -129,6 +146,13 @@ class FakeRun:
         self.artifacts: list[tuple[Any, list[str]]] = []
         self.media: list[str] = []
         self.alerts: list[str] = []
+        self.summary: dict[str, Any] = {}
+        self.inputs: list[Any] = []
+
+    def _log_artifact(self, artifact: Any, *, is_user_created: bool, use_after_commit: bool) -> None:
+        assert is_user_created
+        assert use_after_commit
+        self.inputs.append(artifact)
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         self._do("define_metric")
@@ -186,7 +210,14 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fak
         def add_file(self, path: str) -> None:
             self.files.append(Path(path).name)
 
+        @contextmanager
+        def new_file(self, name: str, mode: str = "w") -> Iterator[io.StringIO]:
+            self.text = io.StringIO()
+            yield self.text
+            self.files.append(name)
+
     wandb.Settings, wandb.init, wandb.Image, wandb.Artifact = dict, init, image, Artifact
+    wandb.Table = lambda **given: given
     wandb.teardown = lambda: None
     monkeypatch.setattr(module, "unreachable", lambda timeout: "")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
@@ -454,6 +485,74 @@ def test_checkpoints_are_uploaded_as_configured(
     assert all(artifact.files == ["manifest.json", "state.pt"] for artifact, _ in fake.artifacts)
     assert all(artifact.name == "checkpoint-fake" and "latest" in aliases for artifact, aliases in fake.artifacts)
     assert len(messages) == 1
+
+
+def test_a_checkpoint_takes_its_samples_and_scores_along(fake: FakeRun, tmp_path: Path) -> None:
+    _, folder, _ = tracker(tmp_path, "wandb.mode=disabled")
+    folder.data.write_text('{"sha256": "abc", "num_images": 3, "earlier": [{"sha256": "old"}]}')
+    local = JsonlTracker(folder)
+    for images in (10, 20, 30):
+        local.samples(images, PICTURE)
+        store_evaluation(evaluation(images, 9.0), folder.evaluations)
+    local.table(20, table())
+    wandb, _, _ = tracker(tmp_path, "wandb.mode=online", "wandb.artifacts=all")
+    (data,) = fake.inputs
+    assert (data.name, data.facts["type"], data.files) == ("data-mnist", "dataset", ["data.json"])
+    assert json.loads(data.text.getvalue()) == data.facts["metadata"] == {"sha256": "abc", "num_images": 3}
+    wandb.saved(25, checkpoint(tmp_path, 25), best=False)
+    assert [(a.name, a.facts["type"], aliases) for a, aliases in fake.artifacts] == [
+        (f"{name}-fake", kind, ["latest", "images-25"])
+        for name, kind in (("checkpoint", "model"), ("samples", "samples"), ("metrics", "metrics"))
+    ]
+    _, samples, metrics = [artifact for artifact, _ in fake.artifacts]
+    assert samples.files == ["00000020.png", "00000020.npz"], "those of later images are not this checkpoint's"
+    assert [name.partition("-")[0] for name in metrics.files] == [f"{10:012d}", f"{20:012d}"]
+    assert samples.facts["metadata"] == {"images": 25, "checkpoint": "checkpoint-fake:images-25"}
+
+
+def test_without_artifacts_the_data_are_no_input(fake: FakeRun, tmp_path: Path) -> None:
+    _, folder, _ = tracker(tmp_path, "wandb.mode=disabled")
+    folder.data.write_text('{"sha256": "abc"}')
+    tracker(tmp_path, "wandb.mode=online")
+    assert fake.inputs == []
+
+
+def test_tables_are_logged_and_come_again_from_the_run_folder(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    local = JsonlTracker(folder)
+    for images in (10, 20, 30):
+        local.log(images, {})
+        local.table(images, table())
+    wandb.table(10, table())
+    first = fake.rows[0]["sample_table"]
+    assert first["columns"] == list(COLUMNS)
+    assert first["data"] == [
+        [10, 0, "cat", "picture", 1.5, 0.25, "picture", 5],
+        [10, 1, 7, "picture", None, 0.5, "picture", 3],
+    ]
+    wandb.table(20, table(searched=False, classes=()))
+    assert fake.rows[1]["sample_table"]["columns"] == ["images", "index", "sample", "logit"]
+    table_path(folder.samples, 30).write_bytes(b"damaged")
+    fake.starting_step = 11
+    tracker(tmp_path, "wandb.mode=online")
+    assert [(row["step"], "sample_table" in row) for row in fake.rows] == [(20, True), (30, False)]
+    assert fake.rows[0]["sample_table"]["data"][1][0] == 20
+
+
+def test_the_summary_has_the_time_line_and_the_goodput(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    assert fake.summary == {}, "nothing is known yet"
+    local = JsonlTracker(folder)
+    local.log(100, {"images_per_second": 10.0})
+    wandb.close(completed=False)
+    assert fake.summary == {"goodput": 1.0, "seconds_lost": 0.0}
+    append_failure(folder.failures, Failure(50.0, "killed", 2, 150, 100, 10.0))
+    resumed, _, _ = tracker(tmp_path, "wandb.mode=online")
+    assert fake.summary["goodput"] == 0.5
+    assert fake.summary["timeline"]["data"] == [[150, "fault", 100, 50.0, 10.0, 2, "killed"]]
+    local.event(160, "collapse", "one mode")
+    resumed.event(160, "collapse", "one mode")
+    assert [row[:2] for row in fake.summary["timeline"]["data"]] == [[150, "fault"], [160, "verdict"]]
 
 
 def test_a_large_checkpoint_is_not_uploaded(fake: FakeRun, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Workspaces and reports as wandb-workspaces makes them, and that the second save updates the first."""
 
+import json
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from ganscale.tracking import wandb_dashboards as module
-from ganscale.tracking.dashboards import Dashboard, Panel, for_runs
+from ganscale.tracking.dashboards import Dashboard, Panel, for_runs, for_sweep
 from ganscale.tracking.wandb_dashboards import make_report, make_workspace, save
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")
@@ -17,8 +18,10 @@ PANELS = (
     Panel("parallel", "Both", ("optim.lr_g", "score")),
     Panel("importance", "Which", ("score",)),
     Panel("settings", "Differences"),
+    Panel("table", "Samples one by one", ("sample_table",)),
+    Panel("bars", "Goodput", ("goodput",)),
 )
-SWEEP = Dashboard("sweep x", "sweepx", "Trials.", "x", {"All": PANELS})
+SWEEP = Dashboard("sweep x", "sweepx", "Trials.", "x", {"All": PANELS}, {"All": "All of them."})
 
 
 def test_every_panel_becomes_a_panel_of_wandb() -> None:
@@ -31,9 +34,14 @@ def test_every_panel_becomes_a_panel_of_wandb() -> None:
         "Parallel Coordinates Plot",
         "Parameter Importance",
         "Run Comparer",
+        "Weave",
+        "Bar Chart",
     ]
     assert views == kinds
-    lines, media, parallel, *_ = [panel["config"] for panel in section["panels"]]
+    lines, media, parallel, importance, _, table, bars = [panel["config"] for panel in section["panels"]]
+    assert importance["targetKey"] == "score"
+    assert "sample_table" in json.dumps(table)
+    assert bars["metrics"] == ["goodput"]
     assert (lines["xAxis"], lines["metrics"], lines["yLogScale"]) == ("images", ["loss_d", "loss_g"], True)
     assert media["mediaKeys"] == ["samples"]
     assert len(parallel["columns"]) == 2
@@ -47,11 +55,22 @@ def test_wandb_workspaces_0_4_has_the_private_fields_in_use() -> None:
     assert (workspace._internal_name, workspace._internal_id) == ("nw-sweepx-v", "")
 
 
-def test_a_report_has_a_headline_and_a_grid_per_section() -> None:
-    report = make_report(for_runs(), "me", "p")
+@pytest.mark.parametrize("dashboard", [for_runs(), for_sweep("s", ["modes"], ["optim.lr_g"])], ids=["runs", "sweep"])
+def test_a_report_has_a_headline_a_note_and_a_grid_per_section(dashboard: Dashboard) -> None:
+    report = make_report(dashboard, "me", "p")
     kinds = [type(block).__name__ for block in report.blocks]
-    assert kinds == ["TableOfContents", *["H2", "PanelGrid"] * len(for_runs().sections)]
-    places = [(panel.layout.x, panel.layout.y) for panel in report.blocks[2].panels]
+    sections = ["H2", "MarkdownBlock", "PanelGrid"] * len(dashboard.sections)
+    assert kinds == ["MarkdownBlock", "TableOfContents", *sections, "H2", "MarkdownBlock"]
+    assert [block.text for block in report.blocks[3:-2:3]] == list(dashboard.notes.values())
+    heads = [block.text for block in report.blocks if type(block).__name__ == "H2"]
+    assert heads == [*dashboard.sections, "How to reproduce"]
+    assert list(dashboard.notes) == list(dashboard.sections)
+
+
+def test_panels_of_a_report_stand_three_in_a_row() -> None:
+    report = make_report(for_runs(), "me", "p")
+    grid = next(block for block in report.blocks if type(block).__name__ == "PanelGrid")
+    places = [(panel.layout.x, panel.layout.y) for panel in grid.panels][:4]
     assert places == [(0, 0), (8, 0), (16, 0), (0, 8)]
 
 
