@@ -120,7 +120,7 @@ def make_panel(panel: Panel, layout: Any = None) -> Any:
     if panel.kind == "table":
         return wr.WeavePanelSummaryTable(table_name=panel.keys[0], **place)
     if panel.kind == "bars":
-        return wr.BarPlot(title=panel.title, metrics=[wr.SummaryMetric(name) for name in panel.keys], **place)
+        return wr.BarPlot(title=panel.title, metrics=list(panel.keys), **place)
     if panel.kind == "parallel":
         *settings, score = panel.keys
         columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in settings]

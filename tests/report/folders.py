@@ -95,11 +95,13 @@ class Page(HTMLParser):
             self._open = tag
 
     def handle_endtag(self, tag: str) -> None:
+        if self._open == tag in ("th", "td"):
+            self.rows[-1][-1] = " ".join(self.rows[-1][-1].split())
         self._open = self._open * (self._open != tag)
 
     def handle_data(self, data: str) -> None:
         if self._open in ("th", "td"):
-            self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
+            self.rows[-1][-1] += data
         elif self._open:
             self.texts.append(data)
 

@@ -173,6 +173,12 @@ def test_of_many_curves_the_nearest_is_named(browser: Any, tmp_path: Path) -> No
     assert complaints(browser) == []
 
 
+def test_forty_curves_of_a_thousand_points_are_there(browser: Any, large: Path) -> None:
+    open_page(browser, large)
+    points = "return [...document.querySelectorAll('.chart')].flatMap(c => c.plot.data.slice(1)).map(y => y.length)"
+    assert len([count for count in browser.execute_script(points) if count >= 1000]) == 40
+
+
 def test_charts_are_built_after_the_page_is_read(browser: Any, large: Path) -> None:
     """So that the first paint has tables and samples, and waits for no chart."""
     open_page(browser, large)
@@ -208,6 +214,48 @@ def test_the_score_is_in_sight(browser: Any, tmp_path: Path, width: int) -> None
     assert cell.text.split() == ["Fréchet", "distance", "9,", "floor", "1.5"]
     right = browser.execute_script("return arguments[0].getBoundingClientRect().right", cell)
     assert right <= width
+
+
+def test_the_share_of_successes_is_in_sight_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    rate = {"value": "relativistic_pairing", "successes": 5, "runs": 6, "configs": 2, "interval": [0.25, 0.99]}
+    trials = [folders.trial(0, {"penalty.r1.start": 0.1}, [folders.seed(0, modes=5.0)] * 3)]
+    path = folders.sweep(tmp_path / "s", trials, success_by_setting={"penalty.r1.start,penalty.r2.start": [rate]})
+    assert main([str(path)]) == 0
+    open_page(browser, path / "report.html", 390)
+    cell = next(one for one in browser.find_elements("css selector", ".overview td") if "83%" in one.text)
+    right, lines = browser.execute_script(
+        "const box = arguments[0].getBoundingClientRect(); return [box.right, box.height]", cell
+    )
+    assert right <= 390, lines
+
+
+def test_names_break_at_their_joints(browser: Any, tmp_path: Path) -> None:
+    """Not within a word, as a narrow column would have it."""
+    paths = [
+        folders.run(tmp_path / f"mnist_conditional_{name}", evaluations=[folders.evaluation(10, 9.0)]) for name in "ab"
+    ]
+    assert main([*map(str, paths), "--out", str(tmp_path / "page.html")]) == 0
+    open_page(browser, tmp_path / "page.html", 390)
+    cell = browser.find_element("css selector", "#overview tbody th")
+    assert cell.text == "mnist_conditional_a"
+    rows = browser.execute_script(
+        "const range = document.createRange(); const nodes = [...arguments[0].childNodes].filter(n => n.nodeType === 3);"
+        "return nodes.map(n => { range.selectNodeContents(n); return range.getClientRects().length; })",
+        cell,
+    )
+    assert rows == [1, 1, 1], "each part stands in one line"
+
+
+def test_a_table_of_trials_is_printed_whole(browser: Any, tmp_path: Path) -> None:
+    keys = ("loss.name", "optim.lr_g.start", "optim.lr_d.start", "penalty.r1.start,penalty.r2.start", "optim.betas_g.0")
+    drawn = dict.fromkeys(keys, 0.0012345) | {"loss.name": "relativistic_pairing"}
+    trials = [folders.trial(0, drawn, [folders.seed(0, modes=5.0)] * 3, reason="by the scheduler at 10,240 images")]
+    path = folders.sweep(tmp_path / "s", trials)
+    assert main([str(path)]) == 0
+    open_page(browser, path / "report.html", 688)  # A4 within margins of 14 mm
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    width = browser.execute_script("return document.querySelector('.trials').getBoundingClientRect().right")
+    assert width <= 688
 
 
 @pytest.mark.parametrize("dark", [False, True])

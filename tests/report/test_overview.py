@@ -97,3 +97,8 @@ def test_health_is_told_in_words(tmp_path: Path) -> None:
     assert ["b", "10", "collapse", "stuck"] in rows
     assert ["b", "300", "100", "1 min 15 s", "4", "worker 1 <died>"] in rows
     assert any("1 verdict, 1 failed attempt" in row for row in rows)
+    assert "Goodput" not in render(runs[:1])
+    kept = read_run(tmp_path / "b").seconds
+    assert kept
+    assert f"Goodput of b: {kept / (kept + 75.0):.0%} of the time" in text
+    assert "cost 1 min 15 s" in " ".join(text.split())

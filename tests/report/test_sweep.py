@@ -40,7 +40,7 @@ def test_trials_rates_pairs_and_importance_are_rows(tmp_path: Path) -> None:
         "complete; 1 failed: collapse: <stuck>",
     ]
     assert [row[0] for row in page.rows if "best" in row[0]] == ["trial 0000 best"]
-    assert [row[1:] for row in page.rows if row[0] == "loss"] == [["<hinge>", "2", "5/6", "83% (25% to 99%)"]]
+    assert [row[1:] for row in page.rows if row[0] == "loss"] == [["<hinge>", "83% (25% to 99%)", "5/6", "2"]]
     found = [row[1:] for row in page.rows if row[0] == "x"]
     assert found[0] == ["<a>", "b", "+25%", "-10% to +60%", "8"]
     assert found[1][2] == "+100%"

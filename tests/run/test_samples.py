@@ -142,11 +142,10 @@ def test_a_table_moves_nothing(norm: str) -> None:
 
 
 def test_what_cannot_be_known_is_left_out() -> None:
-    packed = lively(
-        "log.table_samples=5", "log.table_reals=0", "model.packing=2", "model.discriminator.conditioning=none"
-    )
+    none = [f"model.{side}.conditioning=none" for side in ("generator", "discriminator")]
+    packed = lively("log.table_samples=5", "log.table_reals=0", "model.packing=2", *none)
     table = SampleRenderer(packed).table()
-    assert (len(table.nearest), len(table.distances), len(table.rows)) == (0, 0, 0)
+    assert (len(table.nearest), len(table.distances), len(table.rows), len(table.classes)) == (0, 0, 0, 0)
     assert np.isnan(table.logits).tolist() == [False] * 4 + [True], "the fifth has no partner"
     assert table.logits[0] == table.logits[1] != table.logits[2] == table.logits[3]
     with torch.no_grad():
