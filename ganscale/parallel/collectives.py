@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ganscale.parallel.clock import COMMUNICATION
+from ganscale.parallel.eager import distributed_data_parallel
 from ganscale.parallel.replica import Replica
 from ganscale.parallel.shared_memory import SharedMemory, connect
 
@@ -221,7 +222,7 @@ def data_parallel(module: nn.Module, replica: Replica) -> nn.Module:
     parameter = next(module.parameters())
     if parameter.is_cuda:
         options["device_ids"] = [parameter.device.index]
-    wrapped = DistributedDataParallel(module, **options)
+    wrapped = distributed_data_parallel(module, **options)
     if parameter.device.type == "cpu":
         hook = _reduce_in_memory if _neighbors.find() else _reduce_over_network
         wrapped.register_comm_hook(list[dist.Work](), hook)

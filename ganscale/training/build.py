@@ -23,6 +23,7 @@ from ganscale.models.base import Discriminator
 from ganscale.models.layers import Chain, filter_weights
 from ganscale.models.structure import freeze
 from ganscale.parallel.collectives import sum_over_replicas
+from ganscale.parallel.eager import eager_optimizer
 from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.parallel.shards import ShardGroup
@@ -313,7 +314,7 @@ def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Mo
             arguments["betas"] = getattr(start, f"betas_{side}")
         if "alpha" in entry.settings:
             arguments["alpha"] = getattr(settings, f"alpha_{side}") ** share
-        optimizers.append(resolve(entry.build)(parameters, **arguments))
+        optimizers.append(eager_optimizer(resolve(entry.build))(parameters, **arguments))
     return optimizers
 
 

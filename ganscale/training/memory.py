@@ -1,5 +1,6 @@
 """How much memory a worker will need, found before it trains: by two small iterations, counted operator by operator."""
 
+import inspect
 import os
 import resource
 import weakref
@@ -76,6 +77,10 @@ class MemoryCounter(TorchDispatchMode):
 
     def _release(self, size: int) -> None:
         self.live -= size
+
+
+# torch wraps the method so that torch.compile leaves it out, and imports torch._dynamo at its first call.
+MemoryCounter.__torch_dispatch__ = inspect.unwrap(MemoryCounter.__torch_dispatch__)
 
 
 @dataclass(frozen=True)
