@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "scaling": "weak and strong scaling over workers, and the prediction for more of them and a link",
     "growth": "cost of random numbers, sampler and log per replica for world sizes up to 1,024",
     "startup": "seconds from the command to the first training step, broken down",
+    "processes": "processor seconds of each process until a run trains, and until it does again after a kill",
     "saving": "what saving checkpoints costs the training loop on slow storage, inline and in a thread",
     "evaluation": "what evaluation costs training, beside it and inline",
     "variants": "bf16, channels_last and torch.compile beside float32 eager, alternating",
@@ -115,6 +116,13 @@ def _startup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=positive, default=3, help="of each, after a warm-up (default: %(default)s)")
 
 
+def _processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ways", default="local,ray", help="to start (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="of each (default: %(default)s)")
+    other = "another checkout of the repository; starts alternate with its own"
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help=other)
+
+
 def _saving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="between two checkpoints (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=20.0, help="of the storage, in MB/s (default: %(default)s)")
@@ -180,6 +188,12 @@ _PARSERS = {
         "Time real commands from their start to the end of the first iteration, each in a folder of its own.",
         "mlp",
         _startup,
+    ),
+    "processes": (
+        "Start a run with Ray (`ray`) or in one process (`local`), and add up the processor time of each process\n"
+        "until its first row; with Ray then kill a worker and add up until the next row (`restart`). Linux only.",
+        "mlp",
+        _processes,
     ),
     "shards": (
         "Train the same run without shards and with several numbers of them, alternating in one process, and compare\n"
