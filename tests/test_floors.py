@@ -118,6 +118,11 @@ def test_the_package_itself_loads_nothing() -> None:
     assert not {"torch", "pydantic", "numpy", "ray", "wandb"} & loaded
 
 
+def test_the_driver_of_a_run_on_ray_loads_no_torch() -> None:
+    loaded = loaded_by("import ganscale.train, ganscale.launch.ray_train, ganscale.launch.worker_group")
+    assert not {"torch", "torchvision", "matplotlib", "wandb", "sympy", "scipy", "PIL", "rich"} & loaded
+
+
 def test_the_core_runs_without_ray_and_wandb() -> None:
     modules = [name for name in MODULES if name.partition(".")[0] in CORE and "__main__" not in name]
     loaded = loaded_by("import " + ", ".join(f"ganscale.{module}" for module in modules))

@@ -73,8 +73,8 @@ def on_ray(request: dict[str, Any]) -> dict[str, Any]:
     from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, run_worker_group
 
     config = parse(request["together"])
-    with tempfile.TemporaryDirectory() as folder, connected(config):
-        group = WorkerGroupSpec(config, place(config, nodes()), Path(folder), 0)
+    with tempfile.TemporaryDirectory() as folder, connected(config) as joined:
+        group = WorkerGroupSpec(config, place(config, nodes()), Path(folder), 0, joined=joined)
         try:
             found = run_worker_group(_in_ray_worker, {"request": request}, group).return_value
         except TrainingError as error:

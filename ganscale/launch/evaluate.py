@@ -24,8 +24,9 @@ def evaluate_on_ray(config: Config, folders: list[Place], storage: Path) -> list
         ConfigError: Data, checkpoint or extractor are missing or damaged, or the cluster is too small.
         TrainingError: A worker failed.
     """
-    with connected(config):
-        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0, name=f"{config.run.name}-evaluation")
+    with connected(config) as joined:
+        name = f"{config.run.name}-evaluation"
+        group = WorkerGroupSpec(config, place(config, nodes()), storage, 0, name=name, joined=joined)
         found = run_worker_group(_evaluate_loop, {"folders": [str(folder) for folder in folders]}, group).return_value
     assert found is not None, "rank 0 returns the evaluations"
     return found

@@ -9,7 +9,9 @@ import torch.distributed as dist
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
-from ganscale.run.session import Outcome, collective_timeout, run_worker
+from ganscale.run.heartbeats import collective_timeout
+from ganscale.run.outcome import Outcome
+from ganscale.run.session import run_worker
 from ganscale.run.stop_signal import SigtermFlag, on_sigterm
 from ganscale.storage.store import Place
 from ganscale.training.loop import Tick

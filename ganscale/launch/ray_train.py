@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayError
 from ray.train import Result
@@ -16,27 +16,22 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, unreachable_nodes
 from ganscale.launch.elastic import ClusterMonitor
-from ganscale.launch.evaluation_actor import ActorExecutor
-from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatActor
+from ganscale.launch.heartbeat_actor import HeartbeatActor
 from ganscale.launch.history import History, recorded
 from ganscale.launch.placement import Placement
-from ganscale.launch.prometheus import GaugeTracker
-from ganscale.launch.reporting import reporting
-from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, run_worker_group
 from ganscale.launch.workers import WorkerPlanner
-from ganscale.parallel.replica import Replica
-from ganscale.run.heartbeats import read_heartbeats
-from ganscale.run.recovery import clear_heartbeats
-from ganscale.run.session import Outcome, run_worker
+from ganscale.run.heartbeats import HEARTBEAT_TIMEOUT, clear_heartbeats, read_heartbeats
+from ganscale.run.outcome import Outcome
 from ganscale.run.stop_signal import StopFile, StopReason, on_sigterm
-from ganscale.run.watchdog import HEARTBEAT_TIMEOUT
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import RestartBudget, history, read_failures
 from ganscale.storage.lease import BusyError, check_free
 from ganscale.storage.run_dir import RunDir
-from ganscale.storage.store import open_place
 from ganscale.tracking.console import LogFollower
-from ganscale.training.loop import Tick
+
+if TYPE_CHECKING:
+    from ganscale.training.loop import Tick
 
 __all__ = ["RayOutcome", "TrainingError", "train_on_ray"]
 
@@ -55,7 +50,7 @@ class RayOutcome(Outcome):
     result: Result | None = None
 
 
-def train_on_ray(config: Config, folder: RunDir, callbacks: Sequence[Callable[[Tick], None]] = ()) -> RayOutcome:
+def train_on_ray(config: Config, folder: RunDir, callbacks: "Sequence[Callable[[Tick], None]]" = ()) -> RayOutcome:
     """Run to the end on a Ray cluster; after a failure, workers restart from the last checkpoint.
 
     Args:
@@ -92,7 +87,7 @@ class _Supervisor:
         config: Config,
         folder: RunDir,
         stop_file: StopFile,
-        callbacks: Sequence[Callable[[Tick], None]] = (),
+        callbacks: "Sequence[Callable[[Tick], None]]" = (),
         *,
         autoscales: bool = True,
         history: History | None = None,
@@ -138,7 +133,8 @@ class _Supervisor:
             actor = HeartbeatActor(self._folder, self._config.run.name)
         except RayError as error:
             raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
-        group = WorkerGroupSpec(self._config, placement, self._folder.path / ".ray", max_restarts=0)
+        storage, joined = self._folder.path / ".ray", self._autoscales
+        group = WorkerGroupSpec(self._config, placement, storage, max_restarts=0, joined=joined)
         self._patience = max(60.0, self._config.cluster.timeout)
         with (
             actor,
@@ -222,32 +218,10 @@ def _iterations(folder: RunDir) -> dict[int, int]:
 
 
 def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
-    """Run in each Ray Train worker, in its process group; errors of the configuration are returned, not retried.
+    """`worker_loop.train_loop`, which the workers alone import: it needs torch."""
+    from ganscale.launch.worker_loop import train_loop
 
-    After a failure a folder in use is retried: a worker of the previous attempt may be cut off from the others but
-    not from the storage. It ends when its iteration has lasted `cluster.timeout`; until then starts fail.
-    """
-    try:
-        config, device = prepare_worker(settings)
-        path, gauges = open_place(settings["path"]), GaugeTracker(config.run.name)
-        heartbeats = ActorChannel(settings["actor"], path)
-        with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
-            return run_worker(
-                config,
-                path,
-                device=device,
-                echo=False,
-                trackers=[gauges, *reports],
-                ask=heartbeats.ask,
-                previous_failure=settings["previous_failure"],
-                callbacks=settings["callbacks"],
-                make_executor=ActorExecutor,
-                heartbeats=heartbeats,
-            )
-    except ConfigError as error:
-        if isinstance(error, BusyError) and settings["previous_failure"] is not None:
-            raise
-        return error
+    return train_loop(settings)
 
 
 @contextmanager

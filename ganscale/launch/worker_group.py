@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import ray
 from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
@@ -21,15 +21,19 @@ from ray.train import (
     TrainingFailedError,
     WorkerGroupError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED, register
 from ganscale.launch.compat import root_cause
 from ganscale.launch.placement import Placement, worker_resources
+from ganscale.launch.process_group import ProcessGroup
 from ganscale.launch.reporting import REPORTS_KEPT, SnapshotFileSystem
-from ganscale.run.session import collective_timeout
+from ganscale.launch.trainer import LeanTrainer
+from ganscale.run.heartbeats import collective_timeout
+
+if TYPE_CHECKING:
+    import torch
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class WorkerGroupSpec:
     storage: Path  # folder for Ray's own files; each group gets one of its own below it
     max_restarts: int  # how often Ray restarts a failed group
     name: str = ""  # name in Ray's dashboard and results; empty: the run's
+    joined: bool = True  # whether the cluster was there before, and may have other jobs and an autoscaler
 
 
 def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Result:
@@ -65,14 +70,15 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, config.cluster.node_wait))
     kind = "GPU" if placement.use_gpu else "CPU"
     _logger.info("starting %d workers on %s (this takes a moment)", placement.num_workers, kind)
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         loop,
+        alone=not group.joined,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "extension": ADDED,  # cloudpickle includes classes of the user's script
             **settings,
         },
-        torch_config=TorchConfig(timeout_s=max(1, round(collective_timeout(config)))),
+        backend_config=ProcessGroup(collective_timeout(config)),
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
             use_gpu=placement.use_gpu,
@@ -106,7 +112,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
     return result
 
 
-def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
+def prepare_worker(settings: dict[str, Any]) -> "tuple[Config, torch.device]":
     """Set up a worker: register the user's networks and losses, and return the run's config and the device.
 
     Args:
@@ -115,8 +121,13 @@ def prepare_worker(settings: dict[str, Any]) -> tuple[Config, torch.device]:
     Raises:
         ConfigError: The config does not fit the package that is installed here.
     """
-    device = get_device()
-    if device.type == "cuda":
+    import torch  # by the workers alone: the driver and Ray's controller need none
+
+    device = torch.device("cpu")
+    if ray.get_gpu_ids():
+        from ray.train.torch import get_device
+
+        device = get_device()
         torch.cuda.set_device(device)
     register(**settings["extension"])
     return parse(settings["config"]), device

@@ -7,12 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ganscale.storage.store import Place, modified
+from ganscale.config import Config
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place, modified, remove
 
 EVERY = 2.0
 """Seconds between two heartbeats."""
 OBJECT_EVERY = 10.0
 """Seconds between two heartbeats as objects of a bucket, where each one is a request."""
+MISSED = 5
+"""Heartbeats that a worker may miss before it is declared dead."""
+HEARTBEAT_TIMEOUT = MISSED * EVERY
+"""Seconds after which that is, where no heartbeat is left out."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +143,21 @@ def read_heartbeats(folder: Place) -> list[Heartbeat]:
                     heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
                     found.append(replace(heartbeat, time=modified(path)))
     return found
+
+
+def clear_heartbeats(folder: RunDir) -> None:
+    """Remove the heartbeats of a run that ended in order: heartbeats that stay mean a failure.
+
+    Args:
+        folder: the run's.
+    """
+    remove(folder.heartbeats)
+
+
+def collective_timeout(config: Config) -> float:
+    """Seconds after which a collective of the workers fails: later than the watchdog, whose message is better.
+
+    Args:
+        config: the run.
+    """
+    return 1.25 * config.cluster.timeout + 2 * EVERY

@@ -17,14 +17,14 @@ from ganscale.data.identity import RULE
 from ganscale.data.source import Finite
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
-from ganscale.run.heartbeats import read_heartbeats
+from ganscale.run.heartbeats import clear_heartbeats, read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import Failure, append_failure
 from ganscale.storage.files import write_atomically
 from ganscale.storage.lease import BusyError, Lease, acquire
 from ganscale.storage.run_dir import RunDir, inspect, prepare
-from ganscale.storage.store import Place, modified, remove
+from ganscale.storage.store import Place, modified
 from ganscale.tracking.jsonl import read_metrics, read_rollbacks
 from ganscale.training.build import Experiment
 
@@ -214,15 +214,6 @@ def record_failure(folder: RunDir, start: int, previous_failure: str | None, inf
         folder.push()
     clear_heartbeats(folder)
     info(f"the previous attempt failed at about {reached:,} images: {cause}; {failure.images_lost:,} images lost")
-
-
-def clear_heartbeats(folder: RunDir) -> None:
-    """Remove the heartbeats of a run that ended in order: heartbeats that stay mean a failure.
-
-    Args:
-        folder: the run's.
-    """
-    remove(folder.heartbeats)
 
 
 def _count(fact: bool, replica: Replica) -> int:

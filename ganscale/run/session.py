@@ -4,7 +4,6 @@ import resource
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +26,9 @@ from ganscale.run.callback import Callback, TickFunction
 from ganscale.run.checkpointing import Checkpointer
 from ganscale.run.environment import environment
 from ganscale.run.health_monitor import HealthMonitor, weight_norms
-from ganscale.run.heartbeats import EVERY, HeartbeatChannel, PlaceChannel
-from ganscale.run.recovery import check_data, check_shared, clear_heartbeats, record_failure, resume, take
+from ganscale.run.heartbeats import HeartbeatChannel, PlaceChannel, clear_heartbeats
+from ganscale.run.outcome import Outcome
+from ganscale.run.recovery import check_data, check_shared, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
 from ganscale.run.stop_signal import StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
@@ -50,23 +50,6 @@ from ganscale.training.memory import advice, is_out_of_memory, report, rows_at_a
 
 class OutOfMemoryError(ExecutionError):
     """The networks and their updates do not fit into a worker's memory."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        images: images reached.
-        resumed_at: images at which this attempt started.
-        diagnosis: why a health verdict stopped it; empty if none did. Only rank 0 has the full text.
-        stop_reason: why it stopped before its end, to be resumed later.
-    """
-
-    images: int
-    resumed_at: int
-    diagnosis: str = ""
-    stop_reason: StopReason = StopReason.NONE
 
 
 class Session:
@@ -200,15 +183,6 @@ def run_intervals(config: Config) -> dict[str, int]:
     if config.eval.every:
         intervals["eval"] = config.eval.every
     return intervals
-
-
-def collective_timeout(config: Config) -> float:
-    """Seconds after which a collective of the workers fails: later than the watchdog, whose message is better.
-
-    Args:
-        config: the run.
-    """
-    return 1.25 * config.cluster.timeout + 2 * EVERY
 
 
 def run_worker(

@@ -11,13 +11,12 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
-
-from ganscale.parallel.clock import COMMUNICATION
-from ganscale.parallel.replica import Replica
 from ganscale.storage.store import Place
+
+if TYPE_CHECKING:
+    import torch
 
 EVERY = 2.0
 """Seconds between two reductions; a request reaches all replicas after about twice that, or one iteration."""
@@ -63,11 +62,13 @@ class StopSignal:
 
     def __init__(
         self,
-        device: torch.device,
+        device: "torch.device",
         ask: Callable[[], StopReason] = lambda: StopReason.NONE,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        from ganscale.parallel.replica import Replica
+
         self.agreed = StopReason.NONE
         self._device, self._ask, self._clock = device, ask, clock
         self._own = StopReason.NONE
@@ -100,6 +101,11 @@ class StopSignal:
         """The largest reason of all replicas, and the shortest of their windows."""
         if self._world_size == 1:
             return reason, window
+        import torch
+        import torch.distributed as dist
+
+        from ganscale.parallel.clock import COMMUNICATION
+
         numbers = torch.tensor([reason, -window], dtype=torch.int64, device=self._device)
         with COMMUNICATION:
             dist.all_reduce(numbers, dist.ReduceOp.MAX)

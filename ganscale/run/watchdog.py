@@ -16,14 +16,10 @@ from types import FrameType, TracebackType
 
 from ganscale.parallel.phase import PHASE, WAITING
 from ganscale.parallel.replica import Replica
-from ganscale.run.heartbeats import EVERY, Heartbeat, HeartbeatChannel
+from ganscale.run.heartbeats import EVERY, HEARTBEAT_TIMEOUT, MISSED, Heartbeat, HeartbeatChannel
 from ganscale.storage.lease import born
 from ganscale.training.state import TrainState
 
-MISSED = 5
-"""Heartbeats that a worker may miss before it is declared dead."""
-HEARTBEAT_TIMEOUT = MISSED * EVERY
-"""Seconds after which that is, where no heartbeat is left out."""
 EXIT_HANG = 76
 """Exit code of a worker that the watchdog ends."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ganscale.config import load as load_config
-from ganscale.launch import ray_train
+from ganscale.launch import ray_train, worker_loop
 from ganscale.launch.cluster import unreachable_nodes
 from ganscale.launch.ray_train import _Supervisor as Supervisor
 from ganscale.launch.ray_train import _train_loop, _wait_until_free
@@ -70,8 +70,8 @@ def test_a_folder_in_use_is_retried_after_a_failure(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(ray_train, "run_worker", refuse)
-    monkeypatch.setattr(ray_train, "prepare_worker", lambda _: (CONFIG, None))
+    monkeypatch.setattr(worker_loop, "run_worker", refuse)
+    monkeypatch.setattr(worker_loop, "prepare_worker", lambda _: (CONFIG, None))
     settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": (), "actor": None}
     if returned:
         assert _train_loop(settings) is error
