@@ -239,7 +239,8 @@ def test_names_break_at_their_joints(browser: Any, tmp_path: Path) -> None:
     cell = browser.find_element("css selector", "#overview tbody th")
     assert cell.text == "mnist_conditional_a"
     rows = browser.execute_script(
-        "const range = document.createRange(); const nodes = [...arguments[0].childNodes].filter(n => n.nodeType === 3);"
+        "const range = document.createRange();"
+        "const nodes = [...arguments[0].childNodes].filter(n => n.nodeType === 3);"
         "return nodes.map(n => { range.selectNodeContents(n); return range.getClientRects().length; })",
         cell,
     )

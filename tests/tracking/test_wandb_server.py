@@ -1,6 +1,7 @@
 """Online runs against a W&B server that is killed, restarted, or never there: training continues, no row is lost."""
 
 import io
+import json
 import os
 import shlex
 import statistics
@@ -18,7 +19,7 @@ from ganscale.config import load
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import read_metrics
 from tests.processes import TRAIN, Command
-from tests.runs import RING
+from tests.runs import MLP, RING
 from tests.wandb_server import KEY, Run, WandbServer
 
 EVERY, SAMPLES_EVERY, UNTIL = 1_600, 16_000, 96_000
@@ -172,3 +173,49 @@ def test_a_run_that_is_killed_resumes_without_a_gap(server: WandbServer, tmp_pat
     with train(server, tmp_path, name="again") as command:
         assert "resuming at " in command.succeed(300)
     assert check(server, tmp_path, histograms=0.5).exit_code == 0
+
+
+@pytest.mark.slow
+def test_tables_and_lineage_arrive_once_through_a_kill(server: WandbServer, tmp_path: Path) -> None:
+    """Each grid has its table; the data are used, and checkpoints come with their samples."""
+    images = (*MLP, "log.every=1600", "log.samples_every=3200", "train.images=9600", "checkpoint.every=3200")
+    extra = ("log.num_samples=4", "log.table_samples=3", "log.table_reals=50", "wandb.artifacts=all", "eval.every=0")
+    given = (*images, *extra, "data.name=mnist", "wandb.timeout=60")
+    server.start()
+    with train(server, tmp_path, *given) as command:
+        command.until((tmp_path / "runs/try1/checkpoints" / f"{3_200:012d}").exists, 300)
+        command.kill()
+    with train(server, tmp_path, *given, name="again") as command:
+        assert "resuming at " in command.succeed(300)
+    ((name, run),) = server.runs.items()
+    assert server.unknown == []
+    assert [row["_step"] for row in run.history] == list(range(0, 9_601, 1_600))
+    tables = {row["_step"]: row["sample_table"]["path"] for row in run.history if "sample_table" in row}
+    assert list(tables) == [0, 3_200, 6_400, 9_600]
+    for step, path in tables.items():
+        table = json.loads(run.files[path])
+        assert table["columns"] == ["images", "index", "sample", "logit", "distance", "nearest", "row"]
+        assert [row[:2] for row in table["data"]] == [[step, index] for index in range(3)]
+    made = [each for each in server.artifacts if each.committed]
+    assert {each.name: each.maker for each in made if each.kind == "dataset"} == {"data-mnist": ""}
+    assert {user for each in made if each.kind == "dataset" for user in each.users} == {name}
+    for kind in ("model", "samples"):
+        own = [each for each in made if each.kind == kind]
+        assert {each.metadata["images"] for each in own} == {3_200, 6_400, 9_600}
+        assert {each.maker for each in own} == {name}
+    newest = next(each for each in made if each.kind == "samples" and each.metadata["images"] == 9_600)
+    assert {"00009600.png", "00009600.npz"} <= newest.files.keys()
+    assert newest.metadata["checkpoint"] == f"checkpoint-{name}:images-9600"
+
+
+@pytest.mark.slow
+def test_tables_and_artifacts_wait_for_no_server(server: WandbServer, tmp_path: Path) -> None:
+    images = (*MLP, "log.every=1600", "log.samples_every=1600", "train.images=32_000", "checkpoint.every=1600")
+    extra = ("log.num_samples=4", "log.table_samples=3", "log.table_reals=50", "wandb.artifacts=all", "eval.every=0")
+    server.start()
+    with train(server, tmp_path, *images, *extra, "data.name=mnist") as command:
+        command.until(lambda: any(len(run.history) > 0 for run in server.runs.values()), 300)
+        server.kill()
+        output = command.succeed(300)
+    assert "complete at 32,000 images" in output
+    assert "W&B failed" not in output
