@@ -99,7 +99,7 @@ def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(
     files = {entry.key.partition("/")[0] for entry in StorePath(open_place(uri).store).store.list()}  # pyright: ignore
     assert files == {
         "checkpoints", "config.yaml", "data.json", "environment.json", "evaluations", "failures.jsonl", "lease.json",
-        "metrics.jsonl", "samples", "train.log", "workers.json",
+        "attempts.jsonl", "metrics.jsonl", "samples", "train.log", "workers.json",
     }  # fmt: skip
 
 
