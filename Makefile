@@ -21,7 +21,7 @@ HELM := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(VENV)/.helm-
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE # tests start hundreds of processes: without bytecode each compiles torch and Ray
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs wheel try-wheel sbom notes image k8s-overlays k8s-validate clean
+.PHONY: help setup demo data-emoji test test-slow test-ray coverage lint format lock bench gpu docs docs-site figures wheel try-wheel sbom notes image k8s-overlays k8s-validate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -87,6 +87,8 @@ format: setup ## fix style and format
 lock: | $(UV) ## resolve the dependencies of pyproject.toml anew
 	@$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
 		--custom-compile-command "make lock" --python-version 3.11 --extra dev -o requirements.lock pyproject.toml
+	@$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --no-emit-index-url \
+		--custom-compile-command "make lock" --python-version 3.11 --group docs -o docs/requirements.lock
 
 bench: setup ## measure training throughput
 	@$(BIN)/python -m benchmarks.speed
@@ -94,8 +96,17 @@ bench: setup ## measure training throughput
 gpu: setup ## measure and check the GPU of this machine in about seven minutes; resumes what gpu.json lacks
 	@$(BIN)/python -m benchmarks.gpu
 
-docs: setup ## bring docs/config.md up to date
+docs: setup ## bring the pages that are made from the code up to date
 	@mkdir -p docs && $(BIN)/python -m ganscale.config.reference > docs/.config.md && mv docs/.config.md docs/config.md
+	@$(BIN)/python -m docs.tools.reference
+
+docs-site: | $(UV) ## build the documentation site in site/, in an environment of its own, .venv-docs
+	@test -d .venv-docs || $(PYTHON) -m venv .venv-docs
+	@$(UV) pip sync --quiet --python .venv-docs/bin/python --require-hashes docs/requirements.lock
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --clean
+
+figures: setup ## draw the figures of README.md from benchmarks/figures/; FRESH=1 runs what they show, minutes on two cores
+	@$(BIN)/python -m benchmarks.figures $(if $(FRESH),--fresh)
 
 wheel: setup ## build dist/*.whl and dist/*.tar.gz, the same bytes from the same commit
 	@rm -rf build dist
@@ -131,5 +142,5 @@ k8s-validate: setup ## render the chart and k8s/overlays and check them against 
 	@$(BIN)/python -m pytest tests/k8s
 
 clean: ## remove the environment and caches (runs/ stays)
-	@rm -rf $(VENV) .venv-ray .venv-wheel build dist *.egg-info .coverage* .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .venv-docs .venv-ray .venv-wheel build site dist *.egg-info .coverage* .pytest_cache .ruff_cache
 	@find ganscale tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,12 +40,16 @@ def text() -> str:
 
 
 def markdown() -> str:
-    """The reference page."""
-    lines = ["# Configuration reference", "", "Made by `python -m ganscale.config.reference`; do not edit.", ""]
-    lines += ["| key | default | allowed | what it does |", "| --- | --- | --- | --- |"]
+    """The reference page, a table per section; settings of one architecture are a section of their own."""
+    lines = ["# Configuration reference", "", "Made by `python -m ganscale.config.reference`; do not edit."]
+    sections: dict[str, list[tuple[str, str, str, str]]] = {}
     for row in rows():
-        key, default, allowed, description = (cell.replace("|", "\\|") for cell in row)
-        lines.append(f"| `{key}` | `{default}` | {allowed} | {description} |")
+        sections.setdefault(row[0].rpartition(".")[0], []).append(row)
+    for section, group in sections.items():
+        lines += ["", f"## {section}", "", "| key | default | allowed | what it does |", "| --- | --- | --- | --- |"]
+        for row in group:
+            key, default, allowed, description = (cell.replace("|", "\\|") for cell in row)
+            lines.append(f"| `{key}` | `{default}` | {allowed} | {description} |")
     return "\n".join(lines) + "\n"
 
 
