@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a07800")
+COLORS = ("#0072b2", "#d55e00", "#00795a", "#a3457f", "#8a6a00")
 INK, QUIET = "#1b1f24", "#59636e"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -63,9 +63,7 @@ def worlds(found: Mapping[str, Any], path: Path) -> None:
                 width, dash = (9.5 - 1.9 * place, "-") if kind == "ganscale" else (1.8, "-")
                 label = f"{workers} worker{'s' * (int(workers) > 1)}"
                 axes.plot(images, values, dash, color=COLORS[place], lw=width, label=label, solid_capstyle="round")
-            axes.set_title(title)
             axes.text(0.0, 1.005, note, transform=axes.transAxes, color=QUIET, fontsize=9.5, va="bottom")
-            axes.title.set_position((0.0, 1.0))
             axes.set_title(title, pad=20)
             axes.set_xlabel("images shown to the discriminator")
             axes.xaxis.set_major_formatter(THOUSANDS)
@@ -92,12 +90,14 @@ def faults(found: Mapping[str, Any], path: Path) -> None:
         (_, first), (resumed, second), (grown, third) = found["attempts"]
         above.axvline(found["killed"], color=COLORS[3], lw=1.2, ls="--")
         above.axvline(grown, color=COLORS[2], lw=1.2, ls="--")
-        top = above.get_ylim()[1]
+        low, high = above.get_ylim()
+        top = high + 0.08 * (high - low)
+        above.set_ylim(low, top)
         above.text(found["killed"], top, " both workers killed", color=COLORS[3], va="top", fontsize=9.5)
         above.text(grown, top, " stopped, three workers", color=COLORS[2], va="top", fontsize=9.5)
         above.set_ylabel("discriminator's loss")
         above.grid(axis="y", color="#e3e7ec", lw=0.8)
-        above.legend(frameon=False, fontsize=9.5, loc="lower right")
+        above.legend(frameon=False, fontsize=9.5, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0))
         steps = [0, found["killed"], found["killed"], grown, grown, images[-1]]
         numbers = [first, first, second, second, third, third]
         below.fill_between(steps, numbers, color=COLORS[0], alpha=0.25, lw=0)

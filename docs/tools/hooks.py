@@ -94,7 +94,7 @@ def notebook_page(path: Path) -> str:
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are no files of docs/."""
-    from mkdocs.structure.files import File, InclusionLevel
+    from mkdocs.structure.files import File, InclusionLevel  # pyright: ignore[reportMissingImports] (in .venv-docs)
 
     pages = {f"project/{name}": (ROOT / name).read_text(encoding="utf-8") for name in PROJECT}
     pages[NOTEBOOK_PAGE] = notebook_page(NOTEBOOK)
