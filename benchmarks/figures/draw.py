@@ -104,10 +104,10 @@ def faults(found: Mapping[str, Any], path: Path) -> None:
         below.plot(steps, numbers, color=COLORS[0], lw=1.4)
         below.set(ylabel="workers", xlabel="images shown to the discriminator", ylim=(0, 3.6), yticks=(0, 1, 2, 3))
         below.xaxis.set_major_formatter(THOUSANDS)
-        above.set_title("A run that is killed, resumed on one worker and grown to three", pad=20)
+        above.set_title("A run that is killed, resumed on one worker and grown to three", pad=30)
         same = len(set(found["sha256"].values())) == 1
         note = f"resumed at {resumed:,} images; last states: {'one SHA-256' if same else 'different'}"
-        above.text(0.0, 1.02, note, transform=above.transAxes, color=QUIET, fontsize=9.5, va="bottom")
+        above.text(0.0, 1.04, note, transform=above.transAxes, color=QUIET, fontsize=9.5, va="bottom")
         save(figure, path)
 
 
