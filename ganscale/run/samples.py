@@ -73,12 +73,14 @@ class SampleRenderer:
         """The first `log.table_samples` images of the grid with what is known of each."""
         count = self._experiment.config.log.table_samples
         labels = self._labels(torch.arange(count, device=self._device))
-        made = torch.from_numpy(self._make(self._z[:count], labels))
-        pictures, distances, rows = self._nearest(made)
+        samples = torch.from_numpy(self._make(self._z[:count], labels))
+        pictures, distances, rows = self._nearest(samples)
         classes = [] if labels is None else self._class_names(labels.tolist())
-        return SampleTable(to_pixels(made.numpy()), classes, self._logits(made, labels), pictures, distances, rows)
+        return SampleTable(
+            to_pixels(samples.numpy()), classes, self._logits(samples, labels), pictures, distances, rows
+        )
 
-    def _nearest(self, made: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _nearest(self, samples: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nearest of `log.table_reals` real images: pictures, distances, rows; none of an infinite set."""
         source, config = self._source, self._experiment.config
         if not isinstance(source, Finite) or not config.log.table_reals:
@@ -88,20 +90,20 @@ class SampleRenderer:
             total = source.num_images
             rows = draw(total, min(config.log.table_reals, total), seed=self._seed, stream="samples/table")
             self._among = rows.cpu().sort().values
-        finite = made.nan_to_num(0.0, 0.0, 0.0)
+        finite = samples.nan_to_num(0.0, 0.0, 0.0)
         found = nearest(finite, source, 1, mirror=config.data.mirror, among=self._among)
         pictures = source.gather(found.rows[:, 0])[0].double().cpu().numpy()
         return to_pixels(pictures), found.distances[:, 0].numpy(), found.rows[:, 0].numpy()
 
     @torch.no_grad()
-    def _logits(self, made: Tensor, labels: Tensor | None) -> np.ndarray:
+    def _logits(self, samples: Tensor, labels: Tensor | None) -> np.ndarray:
         """D's logits in eval mode, where it waits for no other worker; with packing of whole packs, the rest NaN."""
         experiment, packing = self._experiment, self._experiment.config.model.packing
-        discriminator, whole = experiment.state.discriminator, len(made) // packing * packing
-        logits = np.full(len(made), np.nan)
+        discriminator, whole = experiment.state.discriminator, len(samples) // packing * packing
+        logits = np.full(len(samples), np.nan)
         eager = torch.compiler.set_stance("force_eager") if experiment.config.train.compile else nullcontext()
         if whole:
-            x = pack(made[:whole].to(self._z), packing)
+            x = pack(samples[:whole].to(self._z), packing)
             given = None if labels is None else labels[:whole:packing]
             with eager, _in_eval_mode(discriminator), experiment.step.autocast():
                 logits[:whole] = discriminator(x, given).double().cpu().repeat_interleave(packing).numpy()

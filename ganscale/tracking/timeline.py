@@ -53,7 +53,7 @@ def timeline(folder: RunDir) -> list[Incident]:
 
 
 def _verdicts(folder: RunDir) -> list[Incident]:
-    """Health events; those that led to a rollback say where to, and what was thrown away."""
+    """Health events; those that led to a rollback have its target and its cost."""
     rollbacks = [each for each in read_rollbacks(folder) if each.keys() >= {"at", "to"}]
     lost = _seconds_abandoned(folder, rollbacks)
     open_rollbacks = list(zip(rollbacks, lost, strict=True))
