@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class SampleRenderer:
         self._z = sampler.latents(Stream(config.run.seed, "samples", experiment.device), 0, self._count)
         stream = Stream(config.run.seed, "samples/details", experiment.device)
         self._more = sampler.latents(stream, 0, max(2 * WALKS, PER_CLASS))
-        self._experiment, self._among = experiment, None
+        self._experiment = experiment
         self._num_classes = sampler.source.num_classes if sampler.conditional else 0
         self._reference = None if self._is_image else sampler.source.read(0, NUM_POINTS)[0].double().cpu().numpy()
 
@@ -86,14 +87,18 @@ class SampleRenderer:
         if not isinstance(source, Finite) or not config.log.table_reals:
             empty = np.empty(0)
             return np.empty((0, 1, 1, 3), np.uint8), empty, empty.astype(np.int64)
-        if self._among is None:
-            total = source.num_images
-            rows = draw(total, min(config.log.table_reals, total), seed=self._seed, stream="samples/table")
-            self._among = rows.cpu().sort().values
         finite = samples.nan_to_num(0.0, 0.0, 0.0)
         found = nearest(finite, source, 1, mirror=config.data.mirror, among=self._among)
         pictures = source.gather(found.rows[:, 0])[0].double().cpu().numpy()
         return to_pixels(pictures), found.distances[:, 0].numpy(), found.rows[:, 0].numpy()
+
+    @cached_property
+    def _among(self) -> Tensor:
+        """Rows of the training set among which the nearest are searched, int64 `[M]`."""
+        assert isinstance(self._source, Finite), "only a finite set has rows"
+        total = self._source.num_images
+        count = min(self._experiment.config.log.table_reals, total)
+        return draw(total, count, seed=self._seed, stream="samples/table").cpu().sort().values
 
     @torch.no_grad()
     def _logits(self, samples: Tensor, labels: Tensor | None) -> np.ndarray:

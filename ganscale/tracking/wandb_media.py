@@ -38,8 +38,10 @@ def sample_table(images: int, table: SampleTable) -> Any:
     import wandb
 
     lines = table.lines(images)
-    columns = [name for name in COLUMNS if any(line[name] is not None for line in lines)]
-    rows = [[image(line[name]) if name in ("sample", "nearest") else line[name] for name in columns] for line in lines]
+    columns: list[Any] = [name for name in COLUMNS if any(line[name] is not None for line in lines)]
+    rows: list[Any] = [
+        [image(line[name]) if name in ("sample", "nearest") else line[name] for name in columns] for line in lines
+    ]
     return wandb.Table(columns=columns, data=rows)
 
 
