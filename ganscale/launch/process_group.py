@@ -81,7 +81,7 @@ def _join(address: str, port: int, timeout_s: float) -> None:
     }
     os.environ |= {name: str(value) for name, value in places.items()}
     if ray.get_gpu_ids() and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:
-        # As Ray does; without it NCCL may wait for ever for a worker that is gone.
+        # As Ray does; without it NCCL may wait for ever for a lost worker.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     dist.init_process_group("nccl" if ray.get_gpu_ids() else "gloo", timeout=timedelta(seconds=timeout_s))
 
