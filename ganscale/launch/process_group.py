@@ -24,7 +24,7 @@ class _ProcessGroupBackend(Backend):
 
     share_cuda_visible_devices = True
 
-    def on_start(self, worker_group: Any, backend_config: "ProcessGroup") -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Let all workers join one group, of which the first one keeps the store."""
         address, port = worker_group.execute_single(0, _free_address)
         worker_group.execute(_join, address, port, backend_config.timeout_s)

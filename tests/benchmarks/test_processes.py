@@ -58,7 +58,7 @@ def test_only_what_came_since_counts() -> None:
 def test_a_row_after_the_last_start_is_training(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     assert not rows_after_start(log, restarts=0)
-    lines = ["12:00 building mlp on ring for 2 workers on cpu", "12:01  8 / 16 images  50.0%  7 images/s"]
+    lines = ["12:00 building mlp on ring for 2 workers on cpu", "12:01  8 / 16 images  50.0%  7 images/s  eta 0:01"]
     seen = []
     for line in lines * 2:
         with log.open("a") as file:

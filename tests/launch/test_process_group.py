@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import GetTimeoutError
 
 from ganscale.launch import process_group
 from ganscale.launch.process_group import ProcessGroup
@@ -29,7 +29,7 @@ class OneWorker:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> OneWorker:
+def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
     places = {"world_rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 1, "node_rank": 0}
     context = SimpleNamespace(**{f"get_{name}": lambda value=value: value for name, value in places.items()})
     monkeypatch.setattr("ray.train.get_context", lambda: context)
@@ -41,7 +41,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> OneWorker:
     return OneWorker()
 
 
-def test_workers_join_a_group_and_leave_it(worker: OneWorker) -> None:
+def test_workers_join_a_group_and_leave_it(worker: Any) -> None:
     config = ProcessGroup(77.0)
     backend = config.backend_cls()
     backend.on_start(worker, config)
@@ -56,7 +56,7 @@ def test_workers_join_a_group_and_leave_it(worker: OneWorker) -> None:
     backend.on_shutdown(worker, config)
 
 
-def test_workers_with_gpus_take_nccl(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_with_gpus_take_nccl(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.get_gpu_ids", lambda: [3])
     monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
     monkeypatch.setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "")
@@ -70,10 +70,10 @@ def test_workers_with_gpus_take_nccl(worker: OneWorker, monkeypatch: pytest.Monk
     assert config.backend_cls.share_cuda_visible_devices, "so that NCCL can use peer-to-peer copies"
 
 
-def test_workers_that_do_not_leave_in_time_are_ended_by_ray(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_do_not_leave_in_time_are_ended_by_ray(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def late(_: Any, timeout: float) -> None:
         assert timeout == process_group.LEAVE_TIMEOUT
-        raise ray.exceptions.GetTimeoutError
+        raise GetTimeoutError
 
     monkeypatch.setattr("ray.get", late)
     config = ProcessGroup(5.0)

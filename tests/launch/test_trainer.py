@@ -66,7 +66,7 @@ def test_the_controller_needs_no_torch(tmp_path: Path, monkeypatch: pytest.Monke
     """Neither for what it is handed, nor for what the workers return through it."""
     given = handed_to_the_controller(tmp_path, monkeypatch, alone=True)
     outcome = Outcome(8, 0, stop_reason=StopReason.STOP)
-    (tmp_path / "given").write_bytes(cloudpickle.dumps((given, outcome)))
+    (tmp_path / "given").write_bytes(cloudpickle.dumps((given, outcome)))  # pyright: ignore
     code = (
         "import sys, ray.cloudpickle; from ray.train.v2._internal.execution.controller import TrainController\n"
         "print(ray.cloudpickle.load(open(sys.argv[1], 'rb'))[1])\n"
