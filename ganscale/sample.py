@@ -197,7 +197,7 @@ def _home(text: str) -> Path:
 def _grid(request: _Request) -> Iterator[str]:
     from ganscale.inference.grid import NUM_POINTS, save_grid
 
-    few = 10 if request.labels else 64 if request.generator.description.is_image else NUM_POINTS
+    few = 10 if request.labels else NUM_POINTS if len(request.generator.shape) == 1 else 64
     seeds, text = request.seeds_or(few)
     path, options = request.folder / "grid.png", request.options
     settings = {"seeds": text, "labels": options.labels}

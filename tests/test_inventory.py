@@ -18,7 +18,7 @@ NAMES = {
     ),
     "generators": (GENERATORS, "mlp dcgan resnet biggan r3gan stylegan2 transformer"),
     "discriminators": (DISCRIMINATORS, "mlp dcgan resnet biggan r3gan stylegan2 transformer"),
-    "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder"),
+    "datasets": (DATASETS, "mnist stacked_mnist ring grid cifar10 folder latents"),
     "metrics": (
         METRICS,
         "frechet kid inception_score precision recall density coverage modes reverse_kl excess_kl high_quality swd "

@@ -47,8 +47,9 @@ def check(config: Config) -> None:
 def _check_table(config: Config) -> None:
     """The table of samples is one of images, and of those in the grid."""
     count, key = config.log.table_samples, "log.table_samples"
-    if count and DATASETS[config.data.name].is_points:
-        problem = "a table of samples is one of images, and data.name has points"
+    data = DATASETS[config.data.name]
+    if count and (data.is_points or data.is_latent):
+        problem = f"a table of samples is one of images, and data.name = {config.data.name} has none"
         raise ConfigError(problem, key=key, value=count, remedy="use 0")
     if count > config.log.num_samples:
         problem = f"a table has rows of the sample grid, which has {config.log.num_samples} images"
@@ -153,6 +154,10 @@ def _check_model(config: Config) -> None:
                 value=settings.name,
                 remedy=f"use {' or '.join(name for name, entry in table.items() if not entry.needs_images)}",
             )
+        tanh = table[settings.name].is_bounded or getattr(settings, "output", "") == "tanh"
+        if tanh and side == "generator" and DATASETS[config.data.name].is_latent:
+            problem, remedy = "its images lie in [-1, 1], which latents exceed", "use transformer, stylegan2 or r3gan"
+            raise ConfigError(problem, key=f"{key}.name", value=settings.name, remedy=remedy)
         for check_settings in table[settings.name].checks:
             check_settings(config, settings, key)
     model = config.model
@@ -313,12 +318,13 @@ def _check_objective(config: Config) -> None:
                 remedy=f"use 0, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_labels)}",
             )
     _check_used(config)
-    if config.augment.transforms and DATASETS[config.data.name].is_points:
+    data = DATASETS[config.data.name]
+    if config.augment.transforms and (data.is_points or data.is_latent):
         raise ConfigError(
             f"data.name = {config.data.name} has no images to transform",
             key="augment.transforms",
             value=list(config.augment.transforms),
-            remedy="use [] (augment.noise works for points)",
+            remedy="use [] (augment.noise works for all)",
         )
     if "rotate90" in config.augment.transforms and isinstance(config.data.resolution, tuple):
         raise ConfigError(

@@ -61,6 +61,7 @@ class Dataset:
         path: what `data.path` must name, in words; empty if it needs no files.
         resolution: the only one that it has, in pixels; None for any.
         is_points: whether examples are 2-D points, not images.
+        is_latent: whether examples are latents `[C, H, W]` of another network, not images.
         can_mirror: whether a mirrored image is still one of the data set.
         has_pictures: whether `data.labels`, `channels`, `fit`, `background`, `range`, `balance` and `shuffle_block`
             apply.
@@ -81,6 +82,7 @@ class Dataset:
     path: str = ""
     resolution: int | None = None
     is_points: bool = False
+    is_latent: bool = False
     can_mirror: bool = False
     has_pictures: bool = False
     check: Function | None = None
@@ -159,6 +161,14 @@ DATASETS: dict[str, Dataset] = {
         can_mirror=True,
         has_pictures=True,
         check="ganscale.data.check:check_pictures",
+    ),
+    "latents": Dataset(
+        "ganscale.data.latents:open_latents",
+        "latents of an autoencoder that `ganscale prepare` made of .npy files, at data.path (docs/data.md)",
+        channels=4,
+        path="a prepared set of latents",
+        is_latent=True,
+        check="ganscale.data.latents:check_latents",
     ),
 }
 """Every data set by name."""

@@ -27,12 +27,14 @@ class Architecture:
             labels to examples; a discriminator maps examples `[N, ...]` and labels to logits `[N]`.
         checks: of its settings, each as `Check`.
         needs_images: whether it cannot be used with 2-D points.
+        is_bounded: whether all images of a generator lie in [-1, 1].
     """
 
     settings: type[Section] | str
     build: Function
     checks: tuple[Check, ...] = ()
     needs_images: bool = False
+    is_bounded: bool = False
 
     def make(self, settings: Any, geometry: Any) -> Any:
         """Build the network.
@@ -246,16 +248,15 @@ def _check_used(config: Any, settings: Any, key: str) -> None:
 
 
 _AT = "ganscale.models"
+_TANH: Any = {"needs_images": True, "is_bounded": True}
 _UNITS, _MAPS = (_check_norm, _check_units, _check_used), (_check_maps, _check_norm, _check_used)
 _GROUPS, _TOKENS = (_check_maps, _check_groups, _check_used), (_check_tokens, _check_used)
 
 GENERATORS: dict[str, Architecture] = {
-    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS),
-    "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, needs_images=True),
-    "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, needs_images=True),
-    "biggan": Architecture(
-        own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), needs_images=True
-    ),
+    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS, is_bounded=True),
+    "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, **_TANH),
+    "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, **_TANH),
+    "biggan": Architecture(own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), **_TANH),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
     "stylegan2": Architecture(
         own.StyleGAN2Generator,

@@ -69,6 +69,7 @@ VALUE_TITLES: dict[str, dict[str, str]] = {
         "grid": "Grid of 25 Gaussians",
         "cifar10": "CIFAR-10",
         "folder": "Pictures",
+        "latents": "Latents",
     },
     "model.generator.name": _NETWORKS,
     "model.discriminator.name": _NETWORKS,

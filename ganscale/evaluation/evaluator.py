@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ganscale.config import EXTRACTORS, METRICS, Config, ConfigError
+from ganscale.config import DATASETS, EXTRACTORS, METRICS, Config, ConfigError
 from ganscale.config.checks import extractor_name, metric_names
 from ganscale.config.datasets import resolution_text
 from ganscale.config.section import is_conditional
@@ -98,7 +98,7 @@ class Evaluator:
         self.config, self.device, self.replica = config, device, replica
         self.names = metric_names(config)
         self.num_samples, self.seed = config.eval.num_samples, config.eval.seed
-        self._is_image = len(source.shape) == 3
+        self._is_image = len(source.shape) == 3 and not DATASETS[config.data.name].is_latent
         self.extractor: Extractor = make_extractor(
             extractor_name(config), config.data.name, source.shape, weights=config.eval.weights, device=device
         )

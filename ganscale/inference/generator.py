@@ -47,6 +47,7 @@ class Description:
         run: name of the run that it comes from.
         images: images seen by the run so far.
         sha256: of the checkpoint's state, or empty; of a reconstructed average, of that and how it was made.
+        scale: of latents (`data.latents.LatentSource`); else empty.
     """
 
     generator: dict[str, Any]
@@ -59,15 +60,17 @@ class Description:
     run: str
     images: int
     sha256: str
+    scale: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_image(self) -> bool:
-        """Images lie in [-1, 1]; points are unbounded."""
-        return len(self.shape) == 3
+        """Images lie in [-1, 1]; points and latents are unbounded."""
+        return len(self.shape) == 3 and not self.scale
 
     def to_json(self) -> dict[str, Any]:
         """Plain mappings, lists, texts and numbers."""
-        return {**asdict(self), "shape": list(self.shape)}
+        found = {**asdict(self), "shape": list(self.shape)}
+        return found if self.scale else {name: value for name, value in found.items() if name != "scale"}
 
 
 class LoadedGenerator(nn.Module):
@@ -147,7 +150,8 @@ class LoadedGenerator(nn.Module):
                 w' = mean(w) + psi (w - mean(w)) (Karras et al. 2019, appendix B), else z' = psi z; 1 as in training.
 
         Returns:
-            Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]` as they are, on the generator's device.
+            Images `[N, C, H, W]` in [-1, 1] (clipped), latents as the autoencoder takes them, or points `[N, 2]` as
+            they are, on the generator's device.
 
         Raises:
             ValueError: a seed, a label or `truncation` lies outside its range, or the lengths differ.
@@ -198,12 +202,15 @@ class LoadedGenerator(nn.Module):
             truncation: psi, as in `sample`.
 
         Returns:
-            Images `[N, C, H, W]` in [-1, 1] (clipped), or points `[N, 2]`.
+            Images `[N, C, H, W]` in [-1, 1] (clipped), latents as the autoencoder takes them, or points `[N, 2]`.
         """
         lanes = [row % LANES for row in range(len(z))] if lanes is None else lanes
         examples = self.in_blocks(
             lambda z, labels: self(z, labels, truncation), lanes, z.to(self.dtype), labels, shape=self.shape
         )
+        if self.description.scale:
+            zero, one = examples.new_tensor(self.description.scale).T[:, :, None, None]
+            return zero + one * examples
         return examples.clamp(-1.0, 1.0) if self.description.is_image else examples
 
     @torch.no_grad()

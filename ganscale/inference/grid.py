@@ -120,7 +120,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
 def draw(
     generator: LoadedGenerator, seeds: Sequence[int], labels: Sequence[int] | None = None, truncation: float = 1.0
 ) -> np.ndarray:
-    """A grid of images, or a scatter plot of 2-D points over real ones.
+    """A grid of images (of latents, their first three channels), or a scatter plot of 2-D points over real ones.
 
     Args:
         generator: that makes the samples.
@@ -137,13 +137,16 @@ def draw(
     """
     rows = list(seeds) * len(labels) if labels else list(seeds)
     classes = [label for label in labels for _ in seeds] if labels else None
-    if not generator.description.is_image:
+    if len(generator.shape) == 1:
         samples = to_array(generator.sample(rows, classes, truncation))
         return scatter(samples, _real_points(generator, samples))
     if len(rows) > MAX_TILES:
         remedy = f"name at most {MAX_TILES}, or write single images with --images FOLDER"
         raise ConfigError("too many for a grid", key="--seeds", value=f"{len(rows):,} images", remedy=remedy)
     samples = to_array(generator.sample(rows, classes, truncation))
+    if generator.description.scale:  # the first three channels as colors
+        zero, one = np.array(generator.description.scale).T[:, :, None, None]
+        samples = ((samples - zero) / one)[:, : 3 if len(zero) >= 3 else 1]
     return image_grid(samples, columns=len(seeds) if labels else None)
 
 
@@ -189,6 +192,8 @@ def save_images(
 ) -> int:
     """Write one PNG per image: `seed000012.png`, with `labels` `seed000012-class3.png` for each seed and class.
 
+    Of latents it is a `.npy` file, float `[C, H, W]`, as the autoencoder takes it.
+
     Args:
         generator: that makes the images.
         folder: where the PNGs go.
@@ -203,26 +208,31 @@ def save_images(
         ConfigError: the examples are 2-D points.
         OSError: the folder cannot be written.
     """
-    if not generator.description.is_image:
+    if len(generator.shape) == 1:
         remedy = "leave it out for a scatter plot, or write numbers with --num-samples"
         raise ConfigError("2-D points are no images", key="--images", value=str(folder), remedy=remedy)
     count = 0
     for seed, label, pixels in _singles(generator, seeds, labels, truncation):
         name = f"seed{seed:06d}" + (f"-class{label}" if labels else "")
+        count += 1
+        if generator.description.scale:
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"{name}.npy", pixels)
+            continue
         text = settings_text(generator, seed=seed, label=label, truncation=truncation)
         write_png(folder / f"{name}.png", pixels.squeeze(2) if pixels.shape[2] == 1 else pixels, text)
-        count += 1
     return count
 
 
 def _singles(
     generator: LoadedGenerator, seeds: Sequence[int], labels: Sequence[int] | None, truncation: float
 ) -> Iterator[tuple[int, int | None, np.ndarray]]:
-    """Seed, class and bytes `[H, W, C]` of each image."""
+    """Seed, class and bytes `[H, W, C]` of each image, or the numbers of each latent."""
+    convert = to_bytes if generator.description.is_image else to_array
     for label in labels or [None]:
         for start in range(0, len(seeds), _PART):
             part = seeds[start : start + _PART]
-            images = to_bytes(generator.sample(part, label, truncation))
+            images = convert(generator.sample(part, label, truncation))
             classes = generator.classes(part, label)
             for row, seed in enumerate(part):
                 yield seed, None if classes is None else int(classes[row]), images[row]

@@ -89,7 +89,9 @@ def save_interpolation(
         OSError: the folder cannot be written.
     """
     if not generator.description.is_image:
-        raise ConfigError("2-D points are no images", key="--interpolate", value="", remedy="name a run of images")
+        raise ConfigError(
+            "points and latents are no images", key="--interpolate", value="", remedy="name a run of images"
+        )
     if len(seeds) < 2 or (len(seeds) - 1) * steps > MAX_TILES:
         remedy = f"name two or more; the grid has at most {MAX_TILES} images"
         raise ConfigError(

@@ -141,7 +141,7 @@ def _load_checkpoint(folder: Place, device: torch.device | str, ema: float | Non
         raise ConfigError(f"invalid checkpoint: {error}", key="path", value=str(folder), remedy=remedy) from None
     config = parse(manifest.config)
     weights = state["ema"]
-    description = describe(config, manifest, weights)
+    description = describe(config, manifest, state)
     if ema is None:
         return rebuild(description, weights, config, device)
     if not state.get("averages"):
@@ -156,26 +156,28 @@ def _load_checkpoint(folder: Place, device: torch.device | str, ema: float | Non
     return loaded
 
 
-def describe(config: Config, manifest: Manifest, weights: dict[str, Tensor]) -> Description:
+def describe(config: Config, manifest: Manifest, state: dict[str, Any]) -> Description:
     """The description of a checkpoint's generator, without reading its data set.
 
     Args:
         config: the run's.
         manifest: the checkpoint's.
-        weights: the state of the generator's moving average.
+        state: what it holds.
     """
+    weights, scale = state["ema"], tuple((zero, one) for zero, one in state.get("scale", ()))
     model, dtype = config.model, DTYPES[config.train.precision]
     description = Description(
         generator=model.generator.model_dump(mode="json"),
         latent_dim=model.latent_dim,
         latent=model.latent,
-        shape=find(DATASETS, config.data.name, key="data.name").shape(config.data.resolution),
+        shape=find(DATASETS, config.data.name, key="data.name").shape(config.data.resolution, len(scale)),
         num_classes=0,
         dtype=str(dtype).removeprefix("torch."),
         data=config.data.name,
         run=config.run.name,
         images=manifest.images,
         sha256=manifest.sha256,
+        scale=scale,
     )
     entry, channels = DATASETS[config.data.name], config.data.channels
     if entry.has_pictures:
@@ -234,7 +236,8 @@ def _load_export(folder: Path, device: torch.device | str) -> LoadedGenerator:
         if hashlib.sha256(content).hexdigest() != raw.pop("weights_sha256"):
             raise ValueError(f"{WEIGHTS} is not the file that {CONFIG} was written for")
         raw.pop("ganscale")
-        description = Description(**{**raw, "shape": tuple(raw["shape"])})
+        scale = tuple((zero, one) for zero, one in raw.get("scale", ()))
+        description = Description(**{**raw, "shape": tuple(raw["shape"]), "scale": scale})
         weights = load_safetensors(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -201,6 +201,8 @@ def _training_set(generator: LoadedGenerator, count: int, num_samples: int) -> t
     if config is None:
         remedy = "name the run's folder or one of its checkpoints"
         raise ConfigError("an export has no training set", key=key, value=count, remedy=remedy)
+    if generator.description.scale:
+        raise ConfigError("latents are no images", key=key, value=count, remedy="name a run of images")
     source = build_source(config, torch.device("cpu"))
     if not isinstance(source, Finite):
         raise ConfigError("2-D points have no finite training set", key=key, value=count, remedy="leave it out")

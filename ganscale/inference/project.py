@@ -67,7 +67,7 @@ def read_pictures(paths: Sequence[Path], generator: LoadedGenerator) -> Tensor:
         ConfigError: a file cannot be read as a picture, or the generator makes no images.
     """
     if not generator.description.is_image:
-        raise ConfigError("2-D points are no images", key="--project", value="", remedy="name a run of images")
+        raise ConfigError("points and latents are no images", key="--project", value="", remedy="name a run of images")
     channels, height, width = generator.shape
     resolution: Resolution = height if height == width else (height, width)
     rules = Rules() if generator.config is None else rules_of(generator.config.data)

@@ -108,7 +108,7 @@ def save_truncations(
     """
     key, value = "--truncations", ",".join(f"{psi:g}" for psi in psis)
     if not generator.description.is_image:
-        raise ConfigError("2-D points are no images", key=key, value=value, remedy="name a run of images")
+        raise ConfigError("points and latents are no images", key=key, value=value, remedy="name a run of images")
     if len(seeds) * len(psis) > MAX_TILES:
         remedy = f"name fewer: a grid has at most {MAX_TILES} images"
         raise ConfigError("too many for a grid", key="--seeds", value=f"{len(seeds)} seeds", remedy=remedy)

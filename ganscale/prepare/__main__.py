@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ganscale.cli import DONE, Parser, command
@@ -44,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     description = (
         "Check every picture of SOURCE once, convert all to shards with an index and checksums in OUT, and report "
-        "classes, statistics and duplicates. The same command continues after an interruption."
+        "classes, statistics and duplicates. The same command continues after an interruption. A folder of latents "
+        "(.npy files) becomes a set of latents."
     )
     parser = _Parser("prepare", description, epilog="docs/data.md describes the format and the rules")
     add = parser.add_argument
@@ -90,8 +92,17 @@ def _run(options: argparse.Namespace) -> int:
 
     from ganscale.data.pictures import Rules
     from ganscale.prepare.convert import Settings, as_text, prepare
+    from ganscale.prepare.latents import is_latents, prepare_latents
     from ganscale.storage.store import open_place
 
+    source, target = open_place(options.source, key="SOURCE"), open_place(options.out, key="OUT")
+    if is_latents(source):
+        for name, value in vars(options).items():
+            if name not in ("source", "out", "workers") and value != make_parser().get_default(name):
+                key, remedy = f"--{name.replace('_', '-')}", "leave it out"
+                raise ConfigError("latents (.npy) are taken as they are", key=key, value=value, remedy=remedy)
+        show(prepare_latents(Path(str(source)), target))
+        return DONE
     try:
         resolution = None if options.resolution is None else as_resolution(options.resolution)
     except ValueError:
@@ -112,7 +123,6 @@ def _run(options: argparse.Namespace) -> int:
         workers=options.workers,
         skip_bad=options.skip_bad,
     )
-    source, target = open_place(options.source, key="SOURCE"), open_place(options.out, key="OUT")
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bad]} bad"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("pictures", total=None, bad=0)

@@ -41,6 +41,7 @@ class SampleRenderer:
         self._generator, self._seed = experiment.state.ema.module, config.run.seed
         self._source, self._device, self._uniform = sampler.source, experiment.device, config.model.latent == "uniform"
         self._is_image = len(sampler.source.shape) == 3
+        self._shown = slice(3 if experiment.state.scale and sampler.source.shape[0] > 3 else None)
         self._count = config.log.num_samples if self._is_image else NUM_POINTS
         self._z = sampler.latents(Stream(config.run.seed, "samples", experiment.device), 0, self._count)
         stream = Stream(config.run.seed, "samples/details", experiment.device)
@@ -142,7 +143,7 @@ class SampleRenderer:
             images = source.gather(rows)[0]
         else:
             images = source.read(0, self._count)[0]
-        return image_grid(images.double().cpu().numpy())
+        return image_grid(images[:, self._shown].double().cpu().numpy())
 
     def _labels(self, numbers: Tensor) -> Tensor | None:
         """Classes in turn; None where the networks get no labels."""
@@ -151,7 +152,7 @@ class SampleRenderer:
     @torch.no_grad()
     def _make(self, z: Tensor, labels: Tensor | None) -> np.ndarray:
         parts = [slice(start, start + CHUNK) for start in range(0, len(z), CHUNK)]
-        chunks = [self._generator(z[part], None if labels is None else labels[part]) for part in parts]
+        chunks = [self._generator(z[part], None if labels is None else labels[part])[:, self._shown] for part in parts]
         return torch.cat(chunks).double().cpu().numpy()
 
 

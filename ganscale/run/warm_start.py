@@ -203,7 +203,7 @@ def _read_checkpoint(folder: Place) -> Origin:
     try:
         manifest, state = checkpoint.load(folder)
         config = parse(manifest.config)
-        geometry = describe(config, manifest, state["ema"])
+        geometry = describe(config, manifest, state)
         cpu = torch.device("cpu")
         generator, discriminator = build_networks(config, geometry.shape, cpu, num_classes=geometry.num_classes)
         average = copy.deepcopy(generator)

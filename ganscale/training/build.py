@@ -183,6 +183,7 @@ def build(
     set_tf32(config.train.tf32)
     source = build_source(config, device) if source is None else source
     state = initial_state(config, source.shape, device, num_classes=source.num_classes)
+    state.scale = getattr(source, "scale", ())
     if config.train.compile:
         state.generator.compile()
         state.discriminator.compile()

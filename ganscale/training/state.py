@@ -30,6 +30,7 @@ class TrainState:
         logit_averages: of LeCam.
         rollbacks: number of rollbacks so far, each of which lowered the rates.
         averages: further ones of the generator, of `ema.profiles`.
+        scale: of data that networks see scaled, as `data.latents.LatentSource`; else empty.
         path_length: mean length of G's Jacobian so far, `[]`, on its device (`penalty.path_length`).
     """
 
@@ -47,6 +48,7 @@ class TrainState:
     rollbacks: int = 0
     logit_averages: LogitAverages = field(default_factory=LogitAverages)
     averages: PowerAverages = field(default_factory=lambda: PowerAverages(nn.Module(), ()))
+    scale: tuple[tuple[float, float], ...] = ()
     path_length: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,7 +68,9 @@ class TrainState:
             "rollbacks": self.rollbacks,
             "logit_averages": self.logit_averages.totals,
             "path_length": float(self.path_length),
-        } | ({"averages": self.averages.state_dict()} if self.averages.widths else {})
+            **({"averages": self.averages.state_dict()} if self.averages.widths else {}),
+            **({"scale": [list(each) for each in self.scale]} if self.scale else {}),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load all of it, in place.
