@@ -21,7 +21,6 @@ SMALL = {
         "channel_max=8",
         "mapping_layers=2",
         "model.generator.w_dim=12",
-        "model.generator.class_dim=12",
     ),
     "transformer": ("width=8", "heads=2", "depth=4", "patch=4"),
 }
@@ -41,6 +40,8 @@ def pair(
 ) -> tuple[Generator, Discriminator]:
     """A small generator and discriminator in float64; overrides as `model.side.key=value`, or `key=value` for both."""
     settings = ["cluster.num_workers=1", f"data.resolution={list(height_width(resolution))}"]
+    if name == "stylegan2" and "model.generator.conditioning=concat" in overrides:
+        settings += ["model.generator.name=stylegan2", "model.generator.class_dim=12"]  # as w_dim
     settings += [] if isinstance(resolution, int) else ["data.name=folder", "data.path=x"]
     for setting in (f"name={name}", *SMALL[name], *overrides):
         sides = ("",) if setting.startswith("model.") else ("model.generator.", "model.discriminator.")

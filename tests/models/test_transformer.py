@@ -24,7 +24,9 @@ def close(found: Tensor, wanted: Tensor, name: str = "") -> None:
 
 def networks(*overrides: str) -> tuple[Generator, TransformerDiscriminator]:
     """A pair whose weights are all random, those that start alike too."""
-    more = (f"model.generator.levels={LEVELS}", "model.discriminator.head_width=10")
+    more = [f"model.generator.levels={LEVELS}"]
+    if "model.discriminator.conditioning=projection" in overrides:
+        more.append("model.discriminator.head_width=10")
     generator, discriminator = pair("transformer", *SMALL, *more, *overrides, resolution=SHAPE[1:])
     assert isinstance(discriminator, TransformerDiscriminator)
     random = torch.Generator().manual_seed(7)
