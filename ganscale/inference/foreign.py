@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ganscale.config import DISCRIMINATORS, GENERATORS, ConfigError
 from ganscale.config.networks import named
 from ganscale.inference import foreign_stylegan2 as stylegan2
+from ganscale.inference.foreign_stylegan2 import Layout
 from ganscale.models import Geometry
 from ganscale.storage import pickles
 from ganscale.storage.pickles import PickleError
@@ -70,17 +71,18 @@ def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
         styles = stylegan2.is_stylegan2(weights["G"])
         if not styles and any(not name.startswith("Model.") for each in weights.values() for name in each):
             raise PickleError("its networks are neither R3GAN's nor StyleGAN2's")
-        (generator, settings, geometry), (ema, average_settings, average_geometry) = (
-            _style_generator(weights[name], root[name]) if styles else _generator(weights[name])
+        of_g, of_ema = (
+            stylegan2.generator(weights[name], root[name]) if styles else _generator(weights[name])
             for name in ("G", "G_ema")
         )
-        discriminator, *others = (
-            _style_discriminator(weights["D"], root["D"]) if styles else _discriminator(weights["D"])
-        )
-        if (average_settings, average_geometry) != (settings, geometry):
+        of_d = stylegan2.discriminator(weights["D"], root["D"]) if styles else _discriminator(weights["D"])
+        if of_g[:2] != of_ema[:2]:
             raise PickleError("its generator and the average differ in shape")
-        if others != [geometry.shape, geometry.num_classes]:
+        geometry = of_g.geometry
+        if (of_d.geometry.shape, of_d.geometry.num_classes) != (geometry.shape, geometry.num_classes):
             raise PickleError("its generator and discriminator do not fit each other")
+        generator, ema = (_build("generator", each) for each in (of_g, of_ema))
+        discriminator = _build("discriminator", of_d)
     except OSError as error:
         reason = error.strerror or "cannot be read"
         raise ConfigError(reason, key=key, value=str(path), remedy="name a file that can be read") from None
@@ -90,7 +92,7 @@ def read_foreign(path: Place, *, key: str = "path") -> ForeignNetworks:
     images = root.get("cur_nimg")
     sha256 = hashlib.sha256(content).hexdigest()
     seen = images if type(images) is int and images >= 0 else 0
-    return ForeignNetworks(generator, discriminator, ema, settings, geometry, seen, sha256)
+    return ForeignNetworks(generator, discriminator, ema, of_g.settings, geometry, seen, sha256)
 
 
 def _blocks(weights: Mapping[str, Tensor], prefix: str, first: int) -> list[dict[str, Tensor]]:
@@ -152,17 +154,8 @@ def _settings(stages: list[list[dict[str, Tensor]]]) -> dict[str, Any]:
     }
 
 
-def _style_generator(weights: Mapping[str, Tensor], module: Any) -> tuple[nn.Module, dict[str, Any], Geometry]:
-    settings, geometry, own = stylegan2.generator(weights, module)
-    return _build("generator", settings, geometry, own), settings, geometry
-
-
-def _style_discriminator(weights: Mapping[str, Tensor], module: Any) -> tuple[nn.Module, tuple[int, ...], int]:
-    settings, geometry, own = stylegan2.discriminator(weights, module)
-    return _build("discriminator", settings, geometry, own), geometry.shape, geometry.num_classes
-
-
-def _build(side: str, settings: dict[str, Any], geometry: Geometry, weights: dict[str, Tensor]) -> nn.Module:
+def _build(side: str, layout: Layout) -> nn.Module:
+    settings, geometry, weights = layout
     name = settings["name"]
     entry = {"generator": GENERATORS, "discriminator": DISCRIMINATORS}[side][name]
     with torch.random.fork_rng(devices=[]):
@@ -174,7 +167,7 @@ def _build(side: str, settings: dict[str, Any], geometry: Geometry, weights: dic
     return network
 
 
-def _generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Any], Geometry]:
+def _generator(weights: Mapping[str, Tensor]) -> Layout:
     stages = _num_stages(weights)
     own: dict[str, Tensor] = {
         "basis": weights["Model.MainLayers.0.Layers.0.Basis"],
@@ -203,10 +196,10 @@ def _generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Any]
         settings |= {"conditioning": "concat", "class_dim": class_dim}
     side = 4 * 2 ** (stages - 1)
     geometry = Geometry((own[f"layers.{index}.weight"].shape[0], side, side), latent_dim, num_classes)
-    return _build("generator", settings, geometry, own), settings, geometry
+    return Layout(settings, geometry, own)
 
 
-def _discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[int, ...], int]:
+def _discriminator(weights: Mapping[str, Tensor]) -> Layout:
     stages = _num_stages(weights)
     own: dict[str, Tensor] = {"layers.0.weight": weights["Model.ExtractionLayer.Layer.weight"]}
     blocks, index, place = [], 1, ""
@@ -233,4 +226,4 @@ def _discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, tuple[int,
         settings |= {"conditioning": "bilinear", "class_dim": class_dim}
     side = 4 * 2 ** (stages - 1)
     shape = (own["layers.0.weight"].shape[1], side, side)
-    return _build("discriminator", settings, Geometry(shape, 1, num_classes), own), shape, num_classes
+    return Layout(settings, Geometry(shape, 1, num_classes), own)
