@@ -35,6 +35,7 @@ PLACES = {
     "wandb": ("tracking.wandb", "tracking.wandb_dashboards"),
     "tensorboard": ("tracking.tensorboard",),
     "obstore": ("storage.store",),
+    "torchft": ("parallel.quorum",),
     "argparse": (*COMMANDS, "report.__main__", "prepare.__main__"),
 }
 CORE = ("training", "run", "models", "storage", "health", "inference", "evaluation", "report")

@@ -49,24 +49,24 @@ SETTINGS = """
 augment.adaptive augment.every augment.noise augment.p augment.speed augment.target augment.transforms
 checkpoint.best_metric checkpoint.every checkpoint.hours_between_faults checkpoint.keep checkpoint.mode
 checkpoint.on_failure cluster.address cluster.cpus_per_worker cluster.max_restarts cluster.node_wait cluster.num_workers
-cluster.restart_pause cluster.timeout data.background data.changed data.channels data.fit data.labels data.mirror
-data.name data.num_images data.num_workers data.path data.range data.resolution ema.half_life ema.profiles ema.rampup
-ema.snapshot_every ema.snapshots eval.busy eval.cpus eval.every eval.extractor eval.gpus eval.metrics eval.mode
-eval.num_samples eval.seed eval.weights health.compare_every health.ignore health.max_rollbacks health.patience
-health.penalty_factor health.rate_factor health.response health.straggler_factor log.details log.every log.num_samples
-log.samples_every log.tensorboard loss.class_weight loss.clip_weights loss.fake_label_smoothing loss.feature_matching
-loss.label_smoothing loss.name model.discriminator[dcgan].activation model.discriminator[dcgan].attention
-model.discriminator[dcgan].conditioning model.discriminator[dcgan].max_width model.discriminator[dcgan].minibatch_stddev
-model.discriminator[dcgan].name model.discriminator[dcgan].norm model.discriminator[dcgan].spectral_norm
-model.discriminator[dcgan].width model.discriminator[mlp].activation model.discriminator[mlp].conditioning
-model.discriminator[mlp].depth model.discriminator[mlp].growth model.discriminator[mlp].minibatch_stddev
-model.discriminator[mlp].name model.discriminator[mlp].norm model.discriminator[mlp].spectral_norm
-model.discriminator[mlp].width model.discriminator[r3gan].activation model.discriminator[r3gan].attention
-model.discriminator[r3gan].conditioning model.discriminator[r3gan].depth model.discriminator[r3gan].expansion
-model.discriminator[r3gan].group_size model.discriminator[r3gan].max_width model.discriminator[r3gan].minibatch_stddev
-model.discriminator[r3gan].name model.discriminator[r3gan].width model.discriminator[resnet].activation
-model.discriminator[resnet].attention model.discriminator[resnet].conditioning model.discriminator[resnet].depth
-model.discriminator[resnet].final_blocks model.discriminator[resnet].max_width
+cluster.recovery cluster.restart_pause cluster.timeout data.background data.changed data.channels data.fit data.labels
+data.mirror data.name data.num_images data.num_workers data.path data.range data.resolution ema.half_life ema.profiles
+ema.rampup ema.snapshot_every ema.snapshots eval.busy eval.cpus eval.every eval.extractor eval.gpus eval.metrics
+eval.mode eval.num_samples eval.seed eval.weights health.compare_every health.ignore health.max_rollbacks
+health.patience health.penalty_factor health.rate_factor health.response health.straggler_factor log.details log.every
+log.num_samples log.samples_every log.tensorboard loss.class_weight loss.clip_weights loss.fake_label_smoothing
+loss.feature_matching loss.label_smoothing loss.name model.discriminator[dcgan].activation
+model.discriminator[dcgan].attention model.discriminator[dcgan].conditioning model.discriminator[dcgan].max_width
+model.discriminator[dcgan].minibatch_stddev model.discriminator[dcgan].name model.discriminator[dcgan].norm
+model.discriminator[dcgan].spectral_norm model.discriminator[dcgan].width model.discriminator[mlp].activation
+model.discriminator[mlp].conditioning model.discriminator[mlp].depth model.discriminator[mlp].growth
+model.discriminator[mlp].minibatch_stddev model.discriminator[mlp].name model.discriminator[mlp].norm
+model.discriminator[mlp].spectral_norm model.discriminator[mlp].width model.discriminator[r3gan].activation
+model.discriminator[r3gan].attention model.discriminator[r3gan].conditioning model.discriminator[r3gan].depth
+model.discriminator[r3gan].expansion model.discriminator[r3gan].group_size model.discriminator[r3gan].max_width
+model.discriminator[r3gan].minibatch_stddev model.discriminator[r3gan].name model.discriminator[r3gan].width
+model.discriminator[resnet].activation model.discriminator[resnet].attention model.discriminator[resnet].conditioning
+model.discriminator[resnet].depth model.discriminator[resnet].final_blocks model.discriminator[resnet].max_width
 model.discriminator[resnet].minibatch_stddev model.discriminator[resnet].name model.discriminator[resnet].norm
 model.discriminator[resnet].pooling model.discriminator[resnet].smallest model.discriminator[resnet].spectral_norm
 model.discriminator[resnet].width model.discriminator[transformer].conditioning model.discriminator[transformer].depth

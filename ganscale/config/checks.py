@@ -38,6 +38,7 @@ def check(config: Config) -> None:
     _check_optimizers(config)
     _check_arithmetic(config)
     _check_shards(config)
+    _check_live(config)
     _check_evaluation(config)
     _check_table(config)
     if config.wandb.mode == "online" and not config.wandb.project.strip():
@@ -521,6 +522,24 @@ def _check_shards(config: Config) -> None:
         if is_set:
             problem = f"not with train.shards = {shards}, which is to give the same bits for every number of workers"
             raise ConfigError(problem, key=key, value=value, remedy=f"use {remedy}, or train.shards = 0")
+
+
+def _check_live(config: Config) -> None:
+    """Refuse settings that live recovery does not support."""
+    if config.cluster.recovery != "live":
+        return
+    train = config.train
+    refused = {
+        "train.device": (train.device == "cuda", "cuda", "cpu"),
+        "train.shards": (train.shards > 0, train.shards, "0"),
+        "train.compile": (train.compile, True, "false"),
+        "train.cuda_graphs": (train.cuda_graphs, True, "false"),
+        "eval.mode": (config.eval.mode == "async", "async", "inline"),
+    }
+    for key, (is_set, value, remedy) in refused.items():
+        if is_set:
+            problem = "not with cluster.recovery = live"
+            raise ConfigError(problem, key=key, value=value, remedy=f"use {remedy}, or cluster.recovery = restart")
 
 
 def check_workers(config: Config, num_workers: int) -> None:

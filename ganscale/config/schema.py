@@ -362,6 +362,12 @@ class Cluster(Section):
         "autoscaler for them; with [least, most], and after nodes were lost, it also asks for what the run can grow "
         "by. 0: neither.",
     )
+    recovery: Literal["restart", "live"] = Field(
+        default="restart",
+        description="What happens when a worker is lost: restart, all workers start again from the last checkpoint; or "
+        "live, the others keep their processes and their state and redo at most one iteration, and workers come and "
+        "go between two iterations. live needs torchft and its lighthouse, and is for CPUs.",
+    )
     max_restarts: Count = Field(
         default=3,
         ge=0,

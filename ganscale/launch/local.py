@@ -10,9 +10,10 @@ import torch.distributed as dist
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.run.heartbeats import collective_timeout
+from ganscale.run.live import run_live
 from ganscale.run.outcome import Outcome
 from ganscale.run.session import run_worker
-from ganscale.run.stop_signal import SigtermFlag, on_sigterm
+from ganscale.run.stop_signal import SigtermFlag, StopReason, on_sigterm
 from ganscale.storage.store import Place
 from ganscale.training.loop import Tick
 
@@ -77,6 +78,8 @@ def launch_local(config: Config, path: Place, callbacks: Sequence[Callable[[Tick
         ConfigError: The config requires several workers or a missing GPU.
     """
     _check_evaluation(config)
+    if config.cluster.recovery == "live":
+        return _launch_live(config, path, callbacks)
     if not _fits(config, 1):
         wanted, remedy = config.cluster.num_workers, "use --launcher ray or torchrun, or cluster.num_workers=1"
         raise ConfigError("the local launcher runs one worker", key="cluster.num_workers", value=wanted, remedy=remedy)
@@ -100,6 +103,15 @@ def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[T
         remedy = "start it with: torchrun --nproc-per-node 2 -m ganscale.train --launcher torchrun ..."
         raise ConfigError("torchrun did not start this process", key="--launcher", value="torchrun", remedy=remedy)
     _check_evaluation(config)
+    if config.cluster.recovery == "live":
+        if os.environ["WORLD_SIZE"] != "1":
+            raise ConfigError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, and ends all of them with the first",
+                key="cluster.recovery",
+                value="live",
+                remedy="start each worker by its own torchrun, with --nnodes=1 --nproc-per-node=1",
+            )
+        return _launch_live(config, path, callbacks)
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     if not _fits(config, world_size):
         raise ConfigError(
@@ -125,3 +137,10 @@ def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[T
             return run_worker(config, path, device=device, echo=True, ask=flag, callbacks=callbacks)
     finally:
         dist.destroy_process_group()
+
+
+def _launch_live(config: Config, path: Place, callbacks: Sequence[Callable[[Tick], None]]) -> Outcome:
+    """Train as one of the workers that reach the lighthouse; SIGTERM lets this one leave."""
+    flag = SigtermFlag(StopReason.DRAIN)
+    with on_sigterm(flag.set):
+        return run_live(config, path, device=pick_device(config), echo=True, ask=flag, callbacks=callbacks)

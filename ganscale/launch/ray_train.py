@@ -62,6 +62,9 @@ def train_on_ray(config: Config, folder: RunDir, callbacks: "Sequence[Callable[[
         ConfigError: The cluster cannot provide what the config requires, or another process writes to the folder.
         TrainingError: The workers failed more than `cluster.max_restarts` times without progress.
     """
+    if config.cluster.recovery == "live":
+        remedy = "use --launcher torchrun or local for each worker (docs/faults.md), or cluster.recovery=restart"
+        raise ConfigError("not with Ray", key="cluster.recovery", value="live", remedy=remedy)
     _wait_until_free(config, folder)
     stop_file = StopFile(folder.stop)
     stop_file.clear()

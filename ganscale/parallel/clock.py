@@ -74,6 +74,19 @@ class Lap:
         self.start = [a + now - b for a, now, b in zip(self.start, _read(), since.start, strict=True)]
 
     @property
+    def times(self) -> list[float]:
+        """Seconds of the lap: all, in collectives, for data."""
+        return [now - start for now, start in zip(_read(), self.start, strict=True)]
+
+    def resume(self, times: Sequence[float]) -> None:
+        """Continue a lap of an earlier group of processes.
+
+        Args:
+            times: of that lap.
+        """
+        self.start = [now - spent for now, spent in zip(_read(), times, strict=True)]
+
+    @property
     def seconds(self) -> float:
         """Seconds of the lap."""
         return time.perf_counter() - self.start[0]
@@ -84,7 +97,7 @@ class Lap:
         Args:
             rows: of a D update on this rank, `[]`, or of each of its shards, `[S]`.
         """
-        total, waiting, data = (now - start for now, start in zip(_read(), self.start, strict=True))
+        total, waiting, data = self.times
         replica = Replica.current()
         table = torch.zeros(rows.numel(), replica.world_size, 4, dtype=torch.float64, device=rows.device)
         table[0, replica.rank, :3] = table.new_tensor((total - waiting - data, waiting, data))

@@ -120,8 +120,18 @@ class _Neighbors:
             self._group = weakref.ref(group)
         return self._memory
 
+    def abort(self) -> None:
+        """Let the calls of all processes of the connection fail, if there is one."""
+        if self._memory:
+            self._memory.abort()
+
 
 _neighbors = _Neighbors()
+
+
+def disconnect() -> None:
+    """Let pending and later all-reduces through shared memory fail on all processes; any thread may call it."""
+    _neighbors.abort()
 
 
 def _connect(group: Any) -> SharedMemory | None:

@@ -126,6 +126,12 @@ class SharedMemory:
             else:
                 raise RuntimeError(f"worker {rank} did not join an all-reduce for {waited:.0f} s")
 
+    def abort(self) -> None:
+        """Let pending and later calls fail, here and on the other processes; any thread may call it."""
+        for peer in self._peers.values():
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the sockets; the others see that this process has left."""
         for peer in self._peers.values():

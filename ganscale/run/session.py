@@ -4,6 +4,7 @@ import resource
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.errors import ExecutionError
 from ganscale.config.objective import Scheduled
 from ganscale.config.schedules import average_warning
+from ganscale.data import Source
 from ganscale.data.source import Decoding
 from ganscale.evaluation.callback import EvaluationCallback
 from ganscale.evaluation.metrics.result import Evaluation
@@ -30,7 +32,7 @@ from ganscale.run.heartbeats import HeartbeatChannel, PlaceChannel, clear_heartb
 from ganscale.run.outcome import Outcome
 from ganscale.run.recovery import check_data, check_shared, record_failure, resume, take
 from ganscale.run.samples import SampleRenderer
-from ganscale.run.stop_signal import StopReason, StopSignal
+from ganscale.run.stop_signal import LiveStopSignal, RegroupError, StopReason, StopSignal
 from ganscale.run.trackers import TrackerCallback
 from ganscale.run.warm_start import recorded_start, warm_start
 from ganscale.run.watchdog import Watchdog
@@ -40,12 +42,13 @@ from ganscale.storage.store import Place
 from ganscale.storage.workers import WorkerRecord, record_workers
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
-from ganscale.tracking.jsonl import JsonlTracker, read_metrics
+from ganscale.tracking.jsonl import JsonlTracker, drop_rollbacks, read_metrics
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build, build_source
 from ganscale.training.loop import Tick, train
 from ganscale.training.memory import advice, is_out_of_memory, report, rows_at_a_time
+from ganscale.training.transactions import Transactions
 
 
 class OutOfMemoryError(ExecutionError):
@@ -67,6 +70,7 @@ class Session:
         callbacks: of this rank, in order.
         stop_signal: whether the ranks agreed to stop.
         lease: rank 0's right to write to the run folder, checked at each tick.
+        transactions: of a run that outlives its workers.
 
     Attributes:
         metrics: of the current tick, with the evaluation's.
@@ -85,7 +89,9 @@ class Session:
         callbacks: Sequence[Callback] = (),
         stop_signal: StopSignal | None = None,
         lease: Lease | None = None,
+        transactions: Transactions | None = None,
     ) -> None:
+        self._transactions = transactions
         self.experiment, self.config, self.replica = experiment, experiment.config, Replica.current()
         self.metrics: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
@@ -123,8 +129,13 @@ class Session:
         try:
             for callback in self._callbacks:
                 callback.on_start(self)
-            until, signal = self.config.train.images, self._stop_signal
-            for tick in train(self.experiment, intervals=self._intervals, until=until, stop_signal=signal):
+            for tick in train(
+                self.experiment,
+                intervals=self._intervals,
+                until=self.config.train.images,
+                stop_signal=self._stop_signal,
+                transactions=self._transactions,
+            ):
                 self._check_lease()
                 if tick.is_quiet:
                     for callback in self._callbacks:
@@ -169,6 +180,33 @@ class Session:
             raise codes[code]("worker 0 lost the run folder")  # pyright: ignore[reportOptionalCall]
 
 
+@dataclass
+class Live:
+    """What outlives a group of replicas, on one of them (`cluster.recovery: live`).
+
+    Attributes:
+        transactions: copies of the run's state.
+        abort: lets the group's collective calls fail.
+        start: called by rank 0 once it is the run's writer.
+        source: the run's data, once they are open.
+    """
+
+    transactions: Transactions
+    abort: Callable[[], None]
+    start: Callable[[], None]
+    source: Source | None = None
+
+    def open(self, config: Config, device: torch.device) -> Source:
+        """The run's data, opened once.
+
+        Args:
+            config: the run.
+            device: where batches go.
+        """
+        self.source = self.source or build_source(config, device)
+        return self.source
+
+
 def run_intervals(config: Config) -> dict[str, int]:
     """Intervals of a run's ticks in images, by name.
 
@@ -197,6 +235,7 @@ def run_worker(
     previous_failure: str | None = None,
     make_executor: Callable[[Config], EvaluationExecutor] = ProcessExecutor,
     heartbeats: HeartbeatChannel | None = None,
+    live: Live | None = None,
 ) -> Outcome:
     """Train one replica's share of a run to its end, resuming from the newest valid checkpoint.
 
@@ -213,12 +252,14 @@ def run_worker(
         previous_failure: where the same command restarts the run after a failure: its cause.
         make_executor: starts the process that evaluates with `eval.mode: async`; called by rank 0 with the config.
         heartbeats: how this replica's heartbeats travel; None for files, or objects, where the run lies.
+        live: what outlives this group of replicas (`run_live`); None for a run that restarts from its checkpoint.
 
     Raises:
         BusyError: another process writes to the run's folder.
         ConfigError: its checkpoint belongs to another run or network, its data have changed, or the folder was removed.
         OutOfMemoryError: the device's memory does not suffice.
         RuntimeError: the replicas do not share the run's folder, or another process has taken it over.
+        RegroupError: another group is to continue; only with `live`.
         OSError: the last checkpoint could not be saved.
     """
     replica, folder = Replica.current(), RunDir(path)
@@ -227,25 +268,29 @@ def run_worker(
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     patience = config.cluster.timeout * (0.5 if previous_failure is None else 1.0)
+    if live and not live.transactions.count:
+        patience = 5.0  # a group that trains is to take these workers in, and does not while they wait for its lease
     lease = take(config, folder, replica, patience=patience, echo=echo)
     try:
         check_shared(folder, replica)
+        if live and lease:
+            live.start()
         if lease:
             record_workers(folder, config, WorkerRecord(replica.world_size, device.type == "cuda"))
         console = Console(folder.log, echo=echo) if lease else None
         info = console.info if console else lambda _: None
         where = f"{replica.world_size} worker{'s' * (replica.world_size > 1)} on {device.type}"
         info(f"building {config.model.generator.name} on {config.data.name} for {where}")
-        source = build_source(config, device)
+        source = live.open(config, device) if live else build_source(config, device)
         check_data(config, folder, source, replica, info)
         if warning := average_warning(config):
             info(warning)
-        if console:
+        if console and not (live and live.transactions.count):
             for line in report(config, source, device, replica):
                 info(line)
         experiment = build(config, device=device, replica=replica, source=source)
-        origin = _begin(experiment, folder, replica, info)
-        start, stop_signal = experiment.state.images, StopSignal(device, ask)
+        origin = _begin(experiment, folder, replica, info, live)
+        start, stop_signal = experiment.state.images, (LiveStopSignal if live else StopSignal)(device, ask)
         own: list[Callback] = []
         checkpointer: Checkpointer | None = None
         if console:
@@ -272,8 +317,16 @@ def run_worker(
             callbacks=[*own, *(each if isinstance(each, Callback) else TickFunction(each) for each in callbacks)],
             stop_signal=stop_signal,
             lease=lease,
+            transactions=live.transactions if live else None,
         )
-        outcome = _train(session, folder, heartbeats or PlaceChannel(folder.heartbeats), info, start)
+        watchdog = Watchdog(
+            heartbeats or PlaceChannel(folder.heartbeats),
+            experiment.state,
+            timeout=config.cluster.timeout,
+            info=info,
+            abort=live.abort if live else None,
+        )
+        outcome = _train(session, folder, watchdog, start)
         folder.push()
         return outcome
     except (RuntimeError, MemoryError) as error:
@@ -290,9 +343,17 @@ def run_worker(
             lease.release()
 
 
-def _begin(experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None]) -> Mapping[str, Any]:
+def _begin(
+    experiment: Experiment, folder: RunDir, replica: Replica, info: Callable[[str], None], live: Live | None
+) -> Mapping[str, Any]:
     """Resume the run, or start it, from other weights if it says so; return the record of these."""
-    config, resumed = experiment.config, resume(experiment, folder, replica, info)
+    config = experiment.config
+    if live and live.transactions.restore(experiment.state):
+        info(f"continuing at {experiment.state.images:,} images, from the memory of a worker")
+        if replica.is_rank_zero:
+            drop_rollbacks(folder, experiment.state.rollbacks)
+        return recorded_start(folder) if config.train.init_from else {}
+    resumed = resume(experiment, folder, replica, info)
     if not config.train.init_from:
         return {}
     if resumed:
@@ -301,15 +362,13 @@ def _begin(experiment: Experiment, folder: RunDir, replica: Replica, info: Calla
     return warm_start(config, experiment.state, experiment.sampler.source, folder, info)
 
 
-def _train(
-    session: Session, folder: RunDir, heartbeats: HeartbeatChannel, info: Callable[[str], None], start: int
-) -> Outcome:
+def _train(session: Session, folder: RunDir, watchdog: Watchdog, start: int) -> Outcome:
     """Train to the end; the heartbeats stay where the run fails."""
     try:
-        with Watchdog(heartbeats, session.experiment.state, timeout=session.config.cluster.timeout, info=info):
+        with watchdog:
             for _ in session.ticks():
                 pass
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RegroupError):
         clear_heartbeats(folder)
         raise
     if session.replica.is_rank_zero:

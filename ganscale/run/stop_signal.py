@@ -99,18 +99,50 @@ class StopSignal:
 
     def _reduced(self, reason: int, window: int) -> tuple[int, int]:
         """The largest reason of all replicas, and the shortest of their windows."""
+        largest, shortest = self._largest([reason, -window])
+        return largest, -shortest
+
+    def _largest(self, numbers: list[int]) -> list[int]:
+        """The largest of all replicas for each of some numbers."""
         if self._world_size == 1:
-            return reason, window
+            return numbers
         import torch
         import torch.distributed as dist
 
         from ganscale.parallel.clock import COMMUNICATION
 
-        numbers = torch.tensor([reason, -window], dtype=torch.int64, device=self._device)
+        tensor = torch.tensor(numbers, dtype=torch.int64, device=self._device)
         with COMMUNICATION:
-            dist.all_reduce(numbers, dist.ReduceOp.MAX)
-        largest, shortest = numbers.tolist()
-        return largest, -shortest
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+
+class RegroupError(Exception):
+    """The group of workers ends before the next iteration, and another one continues (`cluster.recovery: live`).
+
+    Args:
+        leaves: whether this replica is not to be one of it.
+    """
+
+    def __init__(self, *, leaves: bool) -> None:
+        super().__init__("this worker leaves" if leaves else "the workers change")
+        self.leaves = leaves
+
+
+class LiveStopSignal(StopSignal):
+    """A `StopSignal` of a run that outlives its workers: only STOP and STORAGE stop it, or DRAIN on every replica.
+
+    RESIZE and DRAIN of some replicas let the others continue in another group. Args: those of `StopSignal`.
+    """
+
+    def _reduced(self, reason: int, window: int) -> tuple[int, int]:
+        largest, shortest, smallest = self._largest([reason, -window, -reason])
+        shortest, smallest = -shortest, -smallest
+        if smallest == largest == StopReason.DRAIN:
+            largest = StopReason.STOP
+        if StopReason.NONE < largest < StopReason.STOP:
+            raise RegroupError(leaves=reason == StopReason.DRAIN)
+        return largest, shortest
 
 
 class StopFile:
@@ -177,14 +209,18 @@ def on_sigterm(react: Callable[[], None]) -> Iterator[None]:
 
 
 class SigtermFlag:
-    """Remembers that SIGTERM came; the `ask` of a process that trains by itself."""
+    """Remembers that SIGTERM came; the `ask` of a process that trains by itself.
 
-    def __init__(self) -> None:
-        self._reason = StopReason.NONE
+    Args:
+        reason: what it means.
+    """
+
+    def __init__(self, reason: StopReason = StopReason.STOP) -> None:
+        self._meaning, self._reason = reason, StopReason.NONE
 
     def set(self) -> None:
         """Remember it."""
-        self._reason = StopReason.STOP
+        self._reason = self._meaning
 
     def __call__(self) -> StopReason:
         """The reason to stop, if any."""

@@ -105,6 +105,7 @@ class Watchdog:
         timeout: seconds that an iteration may last; a single worker has no limit.
         info: takes a line for the log.
         end: ends the process.
+        abort: lets this worker's collective calls fail instead, where it is not the one that hangs; None for `end`.
     """
 
     def __init__(
@@ -115,9 +116,11 @@ class Watchdog:
         timeout: float,
         info: Callable[[str], None],
         end: Callable[[int], None] = os._exit,
+        abort: Callable[[], None] | None = None,
     ) -> None:
         self._channel = channel
         self._state, self._timeout, self._info, self._end = state, timeout, info, end
+        self._abort = abort
         self._replica = Replica.current()
         self._thread_id = threading.get_ident()
         self._own = (socket.gethostname(), os.getpid(), born(os.getpid()))
@@ -155,7 +158,7 @@ class Watchdog:
         return heartbeat
 
     def _give_up(self) -> None:
-        """Log who hangs, end that process if it is on this machine, then this one."""
+        """Log who hangs, end that process if it is on this machine, then this one, or its part in the group."""
         heartbeats, silent = self._channel.read(), MISSED * self._channel.every
         now = next((heartbeat.time for heartbeat in heartbeats if heartbeat.rank == self._replica.rank), time.time())
         behind, _ = missing(heartbeats, now, self._replica.world_size, silent=silent)
@@ -167,4 +170,7 @@ class Watchdog:
             if each.host == host and each.pid != own and each.born and born(each.pid) == each.born:
                 with suppress(OSError):
                     os.kill(each.pid, signal.SIGKILL)
-        self._end(EXIT_HANG)
+        if self._abort and all((each.host, each.pid) != (host, own) for each in behind):
+            self._abort()
+        else:
+            self._end(EXIT_HANG)

@@ -23,7 +23,7 @@ EVERY = 10.0
 """Seconds between two uploads of what has changed: what a killed writer loses of logs, at most."""
 MOST_SEGMENTS = 500
 """Segments of a file, after which it is uploaded whole."""
-APART = ("checkpoints", "logs", ".heartbeats", ".stop", "lease.json")
+APART = ("checkpoints", "logs", ".heartbeats", ".stop", ".group", "lease.json")
 """Objects of a run that are no copies of files."""
 
 _SEGMENT = re.compile(r"^(.+)/(\d{8}-\d{4})-(\d{6})$")

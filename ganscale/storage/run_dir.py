@@ -24,6 +24,7 @@
     tensorboard/      TensorBoard's files, if log.tensorboard is on
     .heartbeats/      the workers' heartbeats while the run trains
     .lock, .stop      the writer; a request to stop
+    .group            the last group of workers (`cluster.recovery: live`)
 
 In a bucket (`run.dir=s3://bucket/runs`) the same names are objects, or folders of segments (`ganscale.storage.mirror`),
 and `lease.json` names the writer.
@@ -72,6 +73,7 @@ class RunDir:
             path = self.root
         self.path = path
         self.heartbeats, self.stop = self.root / ".heartbeats", self.root / ".stop"
+        self.group = self.root / ".group"
         self.checkpoints = self.root / "checkpoints"
         self.config, self.log = path / "config.yaml", path / "train.log"
         self.metrics, self.abandoned, self.events = (

@@ -89,6 +89,9 @@ def make_plan(sweep: Sweep, base: dict[str, Any]) -> SweepPlan:
     if config.eval.mode == "async":
         problem = "trials are scored by the evaluation of the images that they have reached"
         raise ConfigError(problem, key="eval.mode", value="async", remedy="use inline")
+    if config.cluster.recovery == "live":
+        problem = "the workers of a trial restart together"
+        raise ConfigError(problem, key="cluster.recovery", value="live", remedy="use restart")
     computed = metric_names(config)
     metrics = settings.metrics or computed[:1]
     for name in metrics:

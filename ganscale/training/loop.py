@@ -12,6 +12,7 @@ from ganscale.training.auto import balance, next_gamma
 from ganscale.training.build import Experiment
 from ganscale.training.range_test import find_rate
 from ganscale.training.statistics import Window, add_signs
+from ganscale.training.transactions import Transactions
 
 QUIET = frozenset({"averages"})
 """Intervals whose ticks only save: they have no metrics, and the window of statistics continues over them."""
@@ -86,6 +87,7 @@ def train(
     intervals: Mapping[str, int],
     until: int,
     stop_signal: Callable[[], bool] = lambda: False,
+    transactions: Transactions | None = None,
 ) -> Iterator[Tick]:
     """Train the experiment's state, in place, and yield a tick whenever an interval ends.
 
@@ -98,12 +100,18 @@ def train(
         intervals: lengths in images, by name.
         until: length of the run in images.
         stop_signal: called before each iteration; whether to yield a tick after it, at which the caller may stop.
+        transactions: keep each iteration, with what the caller does at its tick, apart from those before, for a run
+            that outlives its workers; None for none.
     """
     state, sampler, schedule = experiment.state, experiment.sampler, experiment.schedule
     rule, gamma_rule = schedule.adaptive, schedule.gamma_rule
     window = Window()
     signs: list[Tensor] = []
+    if transactions:
+        transactions.resume(window)
     while state.images < until:
+        if transactions:
+            transactions.begin(state, window)
         if experiment.config.optim.auto and state.rate is None:
             state.rate = find_rate(experiment)
             window = Window()  # its clock starts here
@@ -127,9 +135,11 @@ def train(
             details=measures or balances,
         )
         statistics = experiment.iterate(batches, controls)
+        if transactions:
+            statistics = transactions.share(statistics)
         if rule is not None:
             signs.append(statistics.sums["signs"])
-            if adapts or measures:
+            if adapts or measures or transactions:
                 state.signs = add_signs(state.signs, signs, experiment.total)
                 signs = []
             if adapts:
@@ -157,3 +167,5 @@ def train(
         elif names:
             with window.paused():
                 yield Tick(after, state.iteration, names, {})
+        if names and transactions:
+            transactions.finish_tick()

@@ -199,6 +199,31 @@ class Window:
         self._penalties |= statistics.penalties
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
 
+    def sums(self, factor: float) -> dict[str, Any]:
+        """What was added so far, for `load_sums`.
+
+        Args:
+            factor: of all tensors.
+        """
+        return {
+            "iterations": self._iterations,
+            "times": self._lap.times,
+            "losses": {name: value * factor for name, value in self._losses.items()},
+            "penalties": {name: value * factor for name, value in self._penalties.items()},
+        }
+
+    def load_sums(self, sums: Mapping[str, Any], factor: float) -> None:
+        """Continue from `sums`.
+
+        Args:
+            sums: of another window.
+            factor: of all tensors.
+        """
+        self._iterations = sums["iterations"]
+        self._lap.resume(sums["times"])
+        self._losses = {name: value * factor for name, value in sums["losses"].items()}
+        self._penalties = {name: value * factor for name, value in sums["penalties"].items()}
+
     @contextmanager
     def paused(self) -> Generator[None]:
         """Leave the time in the block out of the window's."""

@@ -155,6 +155,18 @@ BAD = [
         "cluster.num_workers=4",
         "train.accumulation=4",
     ),
+    *(
+        override(
+            f"live_{name}", setting, f"use {remedy}, or cluster.recovery = restart", "cluster.recovery=live", *more
+        )
+        for name, setting, remedy, *more in (
+            ("on_gpus", "train.device=cuda", "cpu"),
+            ("shards", "train.shards=2", "0", "train.device=cpu"),
+            ("compiled", "train.compile=true", "false"),
+            ("graphs", "train.cuda_graphs=true", "false"),
+            ("async_evaluation", "eval.mode=async", "inline"),
+        )
+    ),
     override("shards_above_batch", "train.shards=9", "use at most 8", "train.batch_size=8"),
     override(
         "shards_above_packs",

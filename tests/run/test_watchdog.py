@@ -144,6 +144,29 @@ def until(ready: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def test_a_live_run_gives_the_group_up_and_ends_only_the_one_that_hangs(tmp_path: Path) -> None:
+    """The heartbeats name another worker, then this one."""
+    ended, aborted = list[int](), list[str]()
+    made = Watchdog(
+        PlaceChannel(tmp_path),
+        State(),  # pyright: ignore[reportArgumentType]
+        timeout=0.5,
+        info=lambda _: None,
+        end=ended.append,
+        abort=lambda: aborted.append("group"),
+    )
+    made._replica = replace(made._replica, world_size=2)
+    host, pid, start = made._own
+    own = Heartbeat(0, host, pid, start, time.time(), 640, 10, "D reduction", 60.0)
+    other = replace(own, rank=1, host="elsewhere", pid=7)
+    for hanging in (replace(other, phase="reading data"), other):
+        channel = PlaceChannel(tmp_path)
+        channel.send(own if hanging is not other else replace(own, phase="reading data"))
+        PlaceChannel(tmp_path).send(hanging)
+        made._give_up()
+    assert (aborted, ended) == (["group"], [EXIT_HANG])
+
+
 def test_a_run_that_moves_gives_signs_of_life_and_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

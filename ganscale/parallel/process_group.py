@@ -1,0 +1,89 @@
+"""torch.distributed's default group over gloo, which a process can give up at any time and make again with others."""
+
+import os
+import socket
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+import torch.distributed as dist
+
+from ganscale.parallel.collectives import disconnect
+
+FORMING = 30.0
+"""Seconds within which all members of a new group must have connected."""
+
+
+class ProcessGroup:
+    """The default group while the block runs; it may be the next of several in a process.
+
+    Gloo's own `abort` does nothing (torch 2.13), and its sockets stay open as long as anything refers to the group, a
+    DDP module or the traceback of an error: so the sockets are shut down here, after which every collective call that
+    waits for this process fails on all of them.
+
+    Args:
+        store: `HOST:PORT` of the TCPStore of a member.
+        name: of this group; no other one has had it.
+        rank: of this process.
+        world_size: number of members.
+        timeout: seconds after which a collective call fails.
+    """
+
+    def __init__(self, store: str, name: str, rank: int, world_size: int, *, timeout: float) -> None:
+        self._store, self._name, self._timeout = store, name, timedelta(seconds=timeout)
+        self._rank, self._world_size = rank, world_size
+        self._sockets: set[str] = set()
+
+    def __enter__(self) -> "ProcessGroup":
+        host, _, port = self._store.rpartition(":")
+        forming = timedelta(seconds=FORMING)
+        server = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            host, int(port), is_master=False, wait_for_workers=False, timeout=forming
+        )
+        before = _connections().keys()
+        store = dist.PrefixStore(self._name, server)  # pyright: ignore[reportPrivateImportUsage]
+        c10d = dist.distributed_c10d
+        c10d._world.group_count = 0  # a part of the group's name; those who failed to form one have counted further
+        try:
+            dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._world_size, timeout=forming)
+            c10d._set_pg_timeout(self._timeout, dist.group.WORLD)
+        except BaseException:
+            self._sockets = _connections().keys() - before
+            self._end(failed=True)
+            raise
+        self._sockets = _connections().keys() - before
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._end(failed=kind is not None)
+
+    def _end(self, *, failed: bool) -> None:
+        if failed:
+            self.abort()
+        disconnect()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def abort(self) -> None:
+        """Let pending and later collective calls fail, here and on the other members; any thread may call it."""
+        disconnect()
+        for inode, descriptor in _connections().items():
+            if inode in self._sockets:
+                with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _connections() -> dict[str, int]:
+    """This process's connected network sockets: the inode and a file descriptor of each."""
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            inode = os.readlink(path)
+            if not inode.startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as opened:
+                listens = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if not listens and opened.family in (socket.AF_INET, socket.AF_INET6):
+                    found[inode] = int(path.name)
+    return found

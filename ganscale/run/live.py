@@ -1,0 +1,208 @@
+"""A run that outlives its workers: when one is lost, the others form a new group (`cluster.recovery: live`).
+
+A process that trains stays; the group it trains in does not. Each group is one call of `run_worker`, so that everything
+that depends on the number of workers is built again, from the copy of the state that each replica keeps in memory.
+"""
+
+import gc
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+
+from ganscale.config import Config, ConfigError
+from ganscale.config.checks import check_workers
+from ganscale.config.errors import ExecutionError
+from ganscale.parallel.collectives import broadcast_ints
+from ganscale.parallel.process_group import ProcessGroup
+from ganscale.parallel.quorum import Membership, Quorum, QuorumError
+from ganscale.parallel.replica import Replica
+from ganscale.run.heartbeats import collective_timeout
+from ganscale.run.outcome import Outcome
+from ganscale.run.session import Live, run_worker
+from ganscale.run.stop_signal import RegroupError, StopFile, StopReason
+from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.storage.lease import BusyError
+from ganscale.storage.run_dir import RunDir
+from ganscale.storage.store import Place
+from ganscale.training.transactions import Transactions
+
+MAX_FAILURES = 3
+"""Failures in a row of one transaction, with the same members, after which it is not the loss of one that fails it."""
+
+PATIENCE = 1800.0
+"""Seconds, at least, to wait for a quorum: for workers that evaluate or save, and for others where too few are left."""
+
+_logger = logging.getLogger(__name__)
+
+
+def run_live(
+    config: Config,
+    path: Place,
+    *,
+    ask: Callable[[], StopReason] = lambda: StopReason.NONE,
+    lighthouse: str | None = None,
+    **options: Any,
+) -> Outcome:
+    """Train as one of the workers that reach a lighthouse, to the end of the run or until this one is to leave.
+
+    There must be no default process group: this makes them, one after another.
+
+    Args:
+        config: the whole run.
+        path: the run's folder, on storage that all workers share, or its place in a bucket.
+        ask: whether this worker should leave (DRAIN) or the run stop (STOP); asked every few seconds.
+        lighthouse: its address; None for that of the environment.
+        **options: of `run_worker`.
+
+    Raises:
+        ConfigError: of `run_worker`; or torchft or the lighthouse's address is not there.
+        QuorumError: too few workers are left, or the lighthouse does not answer.
+        RuntimeError: of `run_worker`, or a transaction failed `MAX_FAILURES` times though no worker was lost.
+    """
+    if options["device"].type != "cpu":
+        remedy = "use cpu, or cluster.recovery = restart"
+        raise ConfigError("live recovery is for CPUs", key="train.device", value=config.train.device, remedy=remedy)
+    folder = RunDir(path)
+    bell = StopFile(folder.stop)
+    live = Live(Transactions(), lambda: None, lambda: None)
+    failures = _Failures()
+    rank, failure = None, options.pop("previous_failure", None)
+    with Membership(lambda: _ring(bell), lighthouse) as membership:
+        while True:
+            gc.collect()  # what the last group was built with
+            try:
+                quorum, rank = _wait(config, membership, live.transactions, rank)
+            except QuorumError:
+                if (images := _saved(folder)) >= config.train.images:  # the others have completed the run
+                    return Outcome(images, images)
+                raise
+            try:
+                with _group(config, quorum, rank) as group:
+                    live.abort, live.start = group.abort, partial(_record, quorum, folder, bell)
+                    _synchronize(live.transactions, quorum, folder)
+                    return run_worker(
+                        config, path, ask=_asking(ask, bell), previous_failure=failure, live=live, **options
+                    )
+            except RegroupError as change:
+                failure = None
+                if change.leaves:
+                    return Outcome(live.transactions.images, live.transactions.images, stop_reason=StopReason.DRAIN)
+            except (RuntimeError, BusyError) as error:
+                if isinstance(error, ExecutionError):
+                    raise
+                failures.add(live.transactions.count, quorum, error)
+                line = str(error).splitlines()[0][:200]
+                _logger.warning("worker %d of %d: %s", rank, len(quorum.members), line)
+                failure = None if isinstance(error, BusyError) else f"a worker was lost, the others continued: {line}"
+
+
+def _wait(config: Config, membership: Membership, transactions: Transactions, rank: int | None) -> tuple[Quorum, int]:
+    """The next quorum, of which this worker is one, and its rank."""
+    least, most = bounds(config)
+    patience = max(PATIENCE, 2.0 * collective_timeout(config))  # that the watchdog ends one that hangs
+    quorum = membership.quorum(transactions.count, transactions.group, rank, least=least, most=most, timeout=patience)
+    if quorum.rank is None:
+        raise ExecutionError(f"the run has all the {most} workers that it may have (cluster.num_workers)")
+    return quorum, quorum.rank
+
+
+def _synchronize(transactions: Transactions, quorum: Quorum, folder: RunDir) -> None:
+    """Give all members the newest state; none, if a group that has been lost since was further; a collective call."""
+    recorded = _newest_group(folder) if quorum.rank == 0 else 0
+    (newest,) = broadcast_ints([recorded], torch.device("cpu"))
+    if newest > quorum.members[quorum.source].group:
+        transactions.discard()
+    transactions.synchronize(quorum.source, quorum.time)
+
+
+def _record(quorum: Quorum, folder: RunDir, bell: StopFile) -> None:
+    """Record the group as the one that trains, which has let in those who rang; rank 0 does, with the lease."""
+    with suppress(OSError):
+        folder.group.write_text(str(quorum.time), encoding="utf-8")
+    if bell.read() == StopReason.RESIZE:
+        bell.clear()
+
+
+def _newest_group(folder: RunDir) -> int:
+    """`Quorum.time` of the last group that trained the run; 0 without one."""
+    with suppress(OSError, ValueError):
+        return int(folder.group.read_text(encoding="utf-8"))
+    return 0
+
+
+def _saved(folder: RunDir) -> int:
+    """Images of the newest checkpoint."""
+    with suppress(OSError):
+        return max((int(path.name) for path in CheckpointStore(folder.checkpoints).folders()), default=0)
+    return 0
+
+
+def bounds(config: Config) -> tuple[int, int]:
+    """How many workers a run with live recovery may have: with a fixed number fewer continue when some are lost.
+
+    Args:
+        config: the run.
+    """
+    wanted = config.cluster.num_workers
+    least, most = wanted if isinstance(wanted, tuple) else (1, wanted)
+    most = config.train.batch_size if most == "auto" else most
+    while most > least and not _has_rows(config, most):
+        most -= 1
+    return least, most
+
+
+def _has_rows(config: Config, num_workers: int) -> bool:
+    with suppress(ConfigError):
+        check_workers(config, num_workers)
+        return True
+    return False
+
+
+def _group(config: Config, quorum: Quorum, rank: int) -> ProcessGroup:
+    store, timeout = quorum.members[0].store, collective_timeout(config)
+    return ProcessGroup(store, quorum.name, rank, len(quorum.members), timeout=timeout)
+
+
+def _ring(bell: StopFile) -> None:
+    """Ask those who train to form a new group with this worker."""
+    if bell.read() == StopReason.NONE:
+        bell.write(StopReason.RESIZE)
+
+
+def _asking(ask: Callable[[], StopReason], bell: StopFile) -> Callable[[], StopReason]:
+    """Ask this worker, and on rank 0 the run's folder, where a worker that waits has rung."""
+
+    def asked() -> StopReason:
+        rung = bell.read() if Replica.current().is_rank_zero else StopReason.NONE
+        return max(ask(), rung if rung in (StopReason.RESIZE, StopReason.STOP) else StopReason.NONE)
+
+    return asked
+
+
+class _Failures:
+    """Failures in a row of one transaction with the same members."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, frozenset[str]] | None = None
+        self._count = 0
+
+    def add(self, count: int, quorum: Quorum, error: Exception) -> None:
+        """Count one.
+
+        Args:
+            count: of the transaction.
+            quorum: that failed.
+            error: why.
+
+        Raises:
+            RuntimeError: it is one too many.
+        """
+        this = count, frozenset(member.id for member in quorum.members)
+        self._count = self._count + 1 if this == self._last else 1
+        self._last = this
+        if self._count >= MAX_FAILURES:
+            raise error

@@ -1,0 +1,211 @@
+"""Seeded faults of runs with live recovery: `python -m tests.chaos.live_campaign --out FOLDER`.
+
+A history is one run of 2 to 4 workers, some of which die or stop at random moments: between D's and G's update, at the
+end of an iteration, while worker 0 writes a row or a checkpoint, while another one joins. Each is replaced by a new
+one. The run must end with the weights and rows of the undisturbed one, to 1e-9 in float64, and all workers that were
+left alone must still be the processes that they were. Records are in `FOLDER/records.jsonl`; the same command again
+continues.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganscale.config import load
+from ganscale.run.health_monitor import TIMES
+from ganscale.run.session import run_worker
+from ganscale.storage import checkpoint
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
+from tests.fleet import make_quick
+from tests.live import Fault, Workers, gaps
+from tests.runs import QUIET, RING
+
+ITERATIONS, BATCH, EVERY = 60, 12, 10
+RUN = (
+    *(*RING, *QUIET, "train.precision=float64", f"train.batch_size={BATCH}", f"train.images={ITERATIONS * BATCH}"),
+    *("model.discriminator.minibatch_stddev=true", "ema.half_life=100", "penalty.r1=1", "penalty.r1_every=2"),
+    *("eval.every=0", f"log.every={EVERY * BATCH}", f"checkpoint.every={2 * EVERY * BATCH}"),
+    f"log.samples_every={ITERATIONS * BATCH}",
+)
+OTHERS = (*TIMES, "memory_mib")
+"""Columns of rows that are no function of the config."""
+CALLS = {"update": 50, "commit": 50, "begin": 50, "row": 4, "save": 2, "tick": 4, "join": 2}
+"""Moments, and up to which call of them a worker dies."""
+MOST_WORKERS, MOST_REPLACEMENTS = 4, 6
+
+
+@dataclass(frozen=True)
+class Record:
+    """A history and its outcome.
+
+    Attributes:
+        seed: of the history.
+        faults: each as "moment call" of a worker, "stop" for one that was stopped.
+        signaled: workers that were killed or stopped.
+        survivors: workers that were to live to the end.
+        lost: whether the run did not come to its end.
+        same: whether weights and rows are those of the undisturbed run, to 1e-9.
+        unchanged: survivors that ended in order, as the processes that they were.
+        recoveries: seconds from the begin of each lost iteration to that of its repetition.
+        seconds: that the history took.
+    """
+
+    seed: int
+    faults: list[str]
+    signaled: int
+    survivors: int
+    lost: bool
+    same: bool
+    unchanged: int
+    recoveries: list[float]
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is lost or differs."""
+        return not self.lost and self.same and self.unchanged == self.survivors
+
+
+def plan(seed: int) -> tuple[list[Fault | None], list[Fault | None]]:
+    """Faults of the first workers, of which the first is worker 0, and of those that replace them.
+
+    Args:
+        seed: of the history.
+    """
+    draw = random.Random(seed)
+
+    def fault(moments: Sequence[str]) -> Fault:
+        moment = draw.choice(moments)
+        number = signal.SIGSTOP if draw.random() < 0.15 else signal.SIGKILL
+        return Fault(moment, draw.randint(1, CALLS[moment]), number)
+
+    count = draw.randint(2, MOST_WORKERS)
+    first: list[Fault | None] = [None] * count
+    anywhere = ("update", "commit", "begin", "tick")
+    if draw.random() < 0.5:
+        first[0] = fault(tuple(CALLS))
+    else:
+        first[-1] = fault(anywhere)
+    if draw.random() < 0.25:  # two at once
+        other = next((place for place in range(count) if first[place] is None), 0)
+        first[other] = next(each for each in first if each)
+    later = [fault(("join", "update", "tick")) if draw.random() < 0.25 else None for _ in range(MOST_REPLACEMENTS)]
+    return first, later
+
+
+def history(first: list[Fault | None], later: list[Fault | None], folder: Path) -> tuple[int, int, int]:
+    """Train a run through its faults; returns the signaled workers, the survivors, and those that ended in order."""
+    with Workers((*RUN, "cluster.timeout=20"), folder, wanted=len(first)) as workers:
+        workers.start(first[0])
+        workers.until(lambda: workers.members() > 0 or workers.ended() > 0, "the first worker trains")
+        for fault in first[1:]:
+            workers.start(fault)
+        replaced = 0
+        while workers.ended() < len(workers.processes):
+            signaled = sum(process.exitcode == -signal.SIGKILL for process in workers.processes)
+            while replaced < signaled:
+                workers.start(later[replaced] if replaced < len(later) else None)
+                replaced += 1
+            time.sleep(0.05)
+        codes = [process.exitcode for process in workers.processes]
+    signaled = codes.count(-signal.SIGKILL)
+    return signaled, len(codes) - signaled, codes.count(0)
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last state, and the rows without times."""
+    _, state = checkpoint.load(folder / "checkpoints" / f"{ITERATIONS * BATCH:012d}")
+    rows = [{name: x for name, x in row.items() if name not in OTHERS} for row in read_metrics(RunDir(folder))]
+    return state, rows
+
+
+def agree(folder: Path, undisturbed: Path) -> tuple[bool, bool]:
+    """Whether a run came to its end, and whether it has the numbers of the undisturbed one."""
+    try:
+        found, expected = outcome(folder), outcome(undisturbed)
+    except checkpoint.CheckpointError:
+        return False, False
+    try:
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    except AssertionError as error:
+        print(folder.name, error, flush=True)
+        return True, False
+    return True, True
+
+
+def record(seed: int, out: Path, undisturbed: Path) -> Record:
+    """Run a history.
+
+    Args:
+        seed: of the history.
+        out: folder of all runs.
+        undisturbed: folder of the run without faults.
+    """
+    folder, started = out / f"{seed}", time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    first, later = plan(seed)
+    signaled, survivors, unchanged = history(first, later, folder)
+    complete, same = agree(folder, undisturbed)
+    names = [f"{each.moment} {each.call}{' stop' * (each.number == signal.SIGSTOP)}" for each in first if each]
+    recoveries = [round(each, 2) for each in gaps(folder)]
+    seconds = round(time.monotonic() - started, 1)
+    return Record(seed, names, signaled, survivors, not complete, same, unchanged, recoveries, seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; exit code 1 if a history is not good."""
+    parser = argparse.ArgumentParser(description="Seeded faults of runs with live recovery.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of records and runs")
+    parser.add_argument("--histories", type=int, default=200, help="number of histories (200)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no further history after this time")
+    options = parser.parse_args(arguments)
+    out: Path = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    file, until = out / "records.jsonl", time.monotonic() + 60.0 * options.minutes
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = [Record(**json.loads(line)) for line in lines]
+    undisturbed = out / "undisturbed"
+    make_quick(setattr)  # as the workers do
+    run_worker(load(overrides=RUN), undisturbed, device=torch.device("cpu"), echo=False)
+    done = {each.seed for each in records}
+    for seed in range(options.histories):
+        if seed in done or time.monotonic() >= until:
+            continue
+        records.append(record(seed, out, undisturbed))
+        with file.open("a", encoding="utf-8") as records_file:
+            records_file.write(json.dumps(asdict(records[-1])) + "\n")
+        print(records[-1], flush=True)
+    print(summary(records))
+    return 0 if records and all(each.good for each in records) else 1
+
+
+def summary(records: Sequence[Record]) -> str:
+    """All histories in a line.
+
+    Args:
+        records: at least one.
+    """
+    seconds = [each for record in records for each in record.recoveries]
+    median = f"{statistics.median(seconds):.1f} s" if seconds else "none"
+    return (
+        f"{len(records)} histories, {sum(each.signaled for each in records)} workers killed: "
+        f"{sum(each.lost for each in records)} lost runs, {sum(not each.same for each in records)} other numbers, "
+        f"{sum(each.unchanged for each in records)} of {sum(each.survivors for each in records)} survivors unchanged, "
+        f"median recovery {median}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

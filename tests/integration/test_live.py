@@ -1,0 +1,71 @@
+"""`cluster.recovery: live`: workers die, hang, come and go; the others keep their processes and the run its numbers."""
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ganscale.config import load
+from ganscale.run.session import run_worker
+from tests.chaos.live_campaign import RUN, outcome
+from tests.live import Fault, Workers
+
+pytest.importorskip("torchft", reason="torchft has wheels for CPython 3.11 on Linux only")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The end of the run that one worker computes by itself."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_worker(load(overrides=RUN), folder, device=torch.device("cpu"), echo=False)
+    return outcome(folder)
+
+
+def check(folder: Path, undisturbed: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    """The run has the numbers of the undisturbed one."""
+    (state, rows), (expected, expected_rows) = outcome(folder), undisturbed
+    torch.testing.assert_close(state, expected, rtol=1e-9, atol=1e-9)
+    assert [row["images"] for row in rows] == [row["images"] for row in expected_rows]
+    torch.testing.assert_close(rows, expected_rows, rtol=1e-9, atol=1e-9)
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("update", 25), pytest.param(Fault("row", 3), marks=pytest.mark.slow)],
+    ids=["update", "row"],
+)
+def test_a_worker_is_killed_and_another_joins(
+    tmp_path: Path, undisturbed: tuple[dict[str, Any], list[dict[str, Any]]], fault: Fault
+) -> None:
+    with Workers(RUN, tmp_path / "run", wanted=3) as workers:
+        victim = workers.start(fault)
+        workers.until(lambda: workers.members() == 1, "the first worker trains")
+        survivors = [workers.start(), workers.start()]
+        assert workers.wait(victim) == -signal.SIGKILL
+        joined = workers.start()
+        assert [workers.wait(each) for each in (*survivors, joined)] == [0, 0, 0]
+        assert workers.members() == 3
+        assert "resuming at" not in workers.log  # the state comes from memory, not from storage
+        check(workers.folder, undisturbed)
+
+
+@pytest.mark.multiprocess
+def test_a_worker_that_is_to_leave_does_so_between_two_iterations(
+    tmp_path: Path, undisturbed: tuple[dict[str, Any], list[dict[str, Any]]]
+) -> None:
+    with Workers(RUN, tmp_path / "run", wanted=3) as workers:
+        first, second = workers.start(), workers.start()
+        workers.until(lambda: workers.members() == 2, "both workers train")
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGTERM)
+        workers.want(1)
+        assert workers.wait(first) == 75
+        assert workers.wait(second) == 0
+        assert "resuming at" not in workers.log
+        check(workers.folder, undisturbed)

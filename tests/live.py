@@ -1,0 +1,227 @@
+"""Workers of runs with `cluster.recovery: live` in processes of this machine, which die or hang at a given moment."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ganscale.config import load
+from ganscale.parallel import quorum
+from ganscale.parallel.replica import Replica
+from ganscale.run import checkpointing, live, stop_signal
+from ganscale.run.stop_signal import SigtermFlag, StopFile, StopReason, on_sigterm
+from ganscale.storage.files import write_atomically
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import JsonlTracker
+from ganscale.training.step import Step
+from ganscale.training.transactions import Transactions
+from tests.fleet import make_quick
+
+MOMENTS: dict[str, tuple[type, str]] = {
+    "update": (Step, "_update_generator"),
+    "commit": (Transactions, "share"),
+    "begin": (Transactions, "begin"),
+    "row": (JsonlTracker, "log"),
+    "save": (checkpointing.Checkpointer, "_save"),
+    "tick": (Transactions, "finish_tick"),
+    "join": (Transactions, "synchronize"),
+}
+"""Functions that a worker calls in a run, by what it does there: between D's and G's update, and so on."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """When a worker sends itself a signal.
+
+    Attributes:
+        moment: of `MOMENTS`.
+        call: which call of that function, from 1.
+        number: of the signal.
+    """
+
+    moment: str
+    call: int
+    number: int = signal.SIGKILL
+
+
+@contextmanager
+def failing(fault: Fault | None) -> Iterator[None]:
+    """Send this process a signal when it comes to a moment."""
+    if fault is None:
+        yield
+        return
+    owner, name = MOMENTS[fault.moment]
+    act, left = getattr(owner, name), fault.call
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), fault.number)
+        return act(*arguments, **options)
+
+    setattr(owner, name, count)
+    try:
+        yield
+    finally:
+        setattr(owner, name, act)
+
+
+def wait_for_workers(folder: Path) -> None:
+    """Wait at a tick until so many workers train as `Workers.wanted` says, or another one is about to join."""
+    bell = StopFile(RunDir(folder).stop)
+    while Replica.current().world_size < int(_wanted(folder).read_text()) and not bell.read():
+        time.sleep(0.05)
+
+
+def _wanted(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.wanted")
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Write the seconds from the begin of each iteration that fails to that of its repetition to a file."""
+    begin, add = Transactions.begin, live._Failures.add
+    began, lost = time.monotonic(), False
+
+    def begin_timed(self: Transactions, *arguments: Any) -> None:
+        nonlocal began, lost
+        if lost:
+            with _gaps(folder).open("a", encoding="utf-8") as file:
+                file.write(f"{time.monotonic() - began}\n")
+        began, lost = time.monotonic(), False
+        begin(self, *arguments)
+
+    def add_noticed(self: Any, *arguments: Any) -> None:
+        nonlocal lost
+        lost = True
+        add(self, *arguments)
+
+    setattr(Transactions, "begin", begin_timed)  # noqa: B010
+    setattr(live._Failures, "add", add_noticed)  # noqa: B010
+    try:
+        yield
+    finally:
+        Transactions.begin, live._Failures.add = begin, add
+
+
+def gaps(folder: Path) -> list[float]:
+    """What all workers of a run have written (`timed`)."""
+    path = _gaps(folder)
+    return [float(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _gaps(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.gaps")
+
+
+def work(overrides: tuple[str, ...], folder: Path, lighthouse: str, fault: Fault | None) -> None:
+    """Train as a worker; the exit code is 0 at the end of the run, 75 after it has left."""
+    torch.set_num_threads(1)
+    make_quick(setattr)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    stop_signal.EVERY, quorum.RING_AFTER = 0.02, 0.5
+    flag = SigtermFlag(StopReason.DRAIN)
+    options = {"device": torch.device("cpu"), "echo": False, "lighthouse": lighthouse}
+    with timed(folder), failing(fault), on_sigterm(flag.set):
+        callbacks = [lambda tick: wait_for_workers(folder)]
+        outcome = live.run_live(load(overrides=overrides), folder, ask=flag, callbacks=callbacks, **options)
+    os._exit(75 if outcome.stop_reason else 0)
+
+
+class Lighthouse:
+    """torchft's lighthouse in this process."""
+
+    def __init__(self, *, heartbeat_timeout: float = 15.0) -> None:
+        from torchft.coordination import LighthouseServer
+
+        self._server = LighthouseServer(
+            bind="[::]:0",
+            min_replicas=1,
+            join_timeout_ms=3_600_000,
+            quorum_tick_ms=50,
+            heartbeat_timeout_ms=int(1000 * heartbeat_timeout),
+        )
+        self.address = f"http://127.0.0.1:{self._server.address().rpartition(':')[2]}"
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+
+
+class Workers:
+    """Starts workers of one run; leaving the `with` block kills those that are left.
+
+    Args:
+        overrides: the run's settings.
+        folder: the run's.
+        wanted: workers without which rank 0 does not go beyond a tick.
+    """
+
+    def __init__(self, overrides: tuple[str, ...], folder: Path, *, wanted: int) -> None:
+        self.overrides, self.folder = overrides, folder
+        self.want(wanted)
+        self.lighthouse = Lighthouse()
+        self.processes: list[BaseProcess] = []
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["torch", "torchft.coordination", "tests.live"])
+
+    def want(self, count: int) -> None:
+        """Change the number of workers without which rank 0 does not go beyond a tick."""
+        write_atomically(_wanted(self.folder), str(count))
+
+    def start(self, fault: Fault | None = None) -> BaseProcess:
+        """Start a worker."""
+        arguments = (self.overrides, self.folder, self.lighthouse.address, fault)
+        process: Any = self._context.Process(target=work, args=arguments, daemon=True)
+        process.start()
+        self.processes.append(process)
+        return process
+
+    def wait(self, process: BaseProcess, timeout: float = 600.0) -> int:
+        """A worker's exit code."""
+        process.join(timeout)
+        assert process.exitcode is not None, f"no end within {timeout:.0f} s\n{self.log}"
+        return process.exitcode
+
+    def ended(self) -> int:
+        """How many of the processes have ended."""
+        return sum(process.exitcode is not None for process in self.processes)
+
+    @property
+    def log(self) -> str:
+        """What rank 0 has logged so far."""
+        with suppress(OSError):
+            return (self.folder / "train.log").read_text(encoding="utf-8")
+        return ""
+
+    def until(self, condition: Callable[[], bool], what: str, timeout: float = 600.0) -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, f"{what}: not within {timeout:.0f} s\n{self.log}"
+            time.sleep(0.05)
+
+    def members(self) -> int:
+        """How many workers train, by the run's log."""
+        found = re.findall(r" for (\d+) workers? on cpu", self.log)
+        return int(found[-1]) if found else 0
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+            process.join(10.0)
+        self.lighthouse.close()

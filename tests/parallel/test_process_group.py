@@ -1,0 +1,84 @@
+"""The default process group that can be given up at any time and made again with others."""
+
+import os
+import threading
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ganscale.parallel.collectives import data_parallel, reduce_
+from ganscale.parallel.process_group import ProcessGroup, _connections
+from ganscale.parallel.replica import Replica
+from tests.fleet import Fleet
+
+LATE = 3600.0
+"""Seconds after which a collective call fails that the sockets do not let fail: too late for the test."""
+
+
+def store_address() -> str:
+    """A TCPStore of rank 0, known to all."""
+    box = [None]
+    if dist.get_rank() == 0:
+        store_address.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore
+        box = [f"127.0.0.1:{store_address.store.port}"]  # pyright: ignore[reportFunctionMemberAccess]
+    dist.broadcast_object_list(box, 0)
+    assert isinstance(box[0], str)
+    return box[0]
+
+
+def give_up(group: ProcessGroup, kept: list) -> None:
+    """Rank 1 gives up while it waits for another rank, and the others wait for it."""
+    with group:
+        kept.append((group, data_parallel(nn.Linear(3, 3), Replica.current()), dist.group.WORLD))
+        reduce_(torch.ones(3))
+        if dist.get_rank() == 1:
+            threading.Timer(0.2, group.abort).start()
+            dist.recv(torch.ones(3), (dist.get_rank() + 1) % dist.get_world_size())  # what no other sends
+        reduce_(torch.ones(3))
+
+
+def given_up(shared_memory: bool) -> float:
+    """Rank 1 gives the group up while the others wait for it, twice; then all meet again."""
+    if not shared_memory:
+        os.environ["GANSCALE_SHARED_MEMORY"] = "0"
+    rank, size, address = dist.get_rank(), dist.get_world_size(), store_address()
+    dist.barrier()
+    dist.destroy_process_group()
+    kept = []  # what refers to a group does not keep its sockets open
+    for turn in range(2):
+        with pytest.raises(RuntimeError):
+            give_up(ProcessGroup(address, f"group/{turn}", rank, size, timeout=LATE), kept)
+        assert not dist.is_initialized()
+    with ProcessGroup(address, "group/last", rank, size, timeout=LATE):
+        x = torch.ones(3)
+        reduce_(x)
+    os.environ.pop("GANSCALE_SHARED_MEMORY", None)
+    return x.sum().item()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("shared_memory", [False, True], ids=["gloo", "shared_memory"])
+def test_a_member_that_gives_up_is_noticed_by_all_at_once_and_they_meet_again(
+    fleet: Fleet, shared_memory: bool
+) -> None:
+    assert fleet.run(given_up, 3, shared_memory) == [9.0] * 3
+
+
+def timeouts(address: str = "") -> tuple[bool, float]:
+    address = store_address()
+    rank, size = dist.get_rank(), dist.get_world_size()
+    dist.destroy_process_group()
+    with ProcessGroup(address, "timeouts", rank, size, timeout=3.0):
+        options = dist.group.WORLD._get_backend(torch.device("cpu")).options  # pyright: ignore
+        return options._timeout == timedelta(seconds=3.0), len(_connections())
+
+
+@pytest.mark.multiprocess
+def test_private_torch_2_13_functions_do_what_they_did(fleet: Fleet) -> None:
+    """`_set_pg_timeout` sets gloo's own, and connections are found among the descriptors."""
+    for is_set, connections in fleet.run(timeouts, 2):
+        assert is_set
+        assert connections >= 1

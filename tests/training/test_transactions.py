@@ -1,0 +1,113 @@
+"""Copies of a run's state before each iteration: what a transaction that fails is done again from."""
+
+import copy
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+
+from ganscale.run.health_monitor import TIMES
+from ganscale.training.build import build
+from ganscale.training.loop import train
+from ganscale.training.transactions import Transactions
+from tests.fleet import Fleet
+from tests.runs import BATCH_NORM, DCGAN, MLP, tiny
+
+RUNS = {
+    "mlp": (*MLP, "penalty.r1=1", "optim.d_steps=2"),
+    "dcgan-ada": (
+        *(*DCGAN, *BATCH_NORM, "augment.transforms=[flip]", "augment.adaptive=true", "augment.every=3"),
+        *("penalty.lecam=0.3", "model.discriminator.spectral_norm=true"),
+    ),
+}
+EVERY = 4
+
+
+class LostError(RuntimeError):
+    """Stands for a collective call that fails."""
+
+
+def attempt(
+    overrides: tuple[str, ...], transactions: Transactions | None, until: int, fails_in: int = -1
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """State and rows from a copy on, or from the start; optionally fails in an iteration once both networks moved."""
+    experiment = build(tiny(*overrides))
+    iterate, every = experiment.iterate, experiment.sampler.images_per_iteration
+
+    def failing(*arguments: Any) -> Any:
+        statistics = iterate(*arguments)
+        if experiment.state.iteration == fails_in:
+            raise LostError
+        return statistics
+
+    object.__setattr__(experiment, "iterate", failing)
+    if transactions:
+        transactions.restore(experiment.state)
+    rows: list[dict[str, float]] = []
+    with suppress(LostError):
+        for tick in train(experiment, intervals={"log": EVERY * every}, until=until * every, transactions=transactions):
+            rows += [{"images": tick.images, **{k: v for k, v in tick.metrics.items() if k not in TIMES}}]
+    return copy.deepcopy(experiment.state.state_dict()), rows
+
+
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+def test_iterations_that_fail_are_done_again_from_the_copy(overrides: tuple[str, ...]) -> None:
+    expected, expected_rows = attempt(overrides, None, 10)
+    transactions, rows = Transactions(), []
+    for fails_in in (0, 5, 5, 7, -1):
+        state, found = attempt(overrides, transactions, 10, fails_in)
+        rows += found
+    torch.testing.assert_close(state, expected, rtol=0.0, atol=0.0)
+    assert rows == expected_rows
+
+
+def test_the_count_moves_once_for_each_iteration_that_is_done() -> None:
+    transactions = Transactions()
+    counts = []
+    for fails_in in (2, 2, 3):
+        attempt(RUNS["mlp"], transactions, 10, fails_in)
+        counts.append(transactions.count)
+    assert counts == [3, 3, 4]
+
+
+def of_a_first_group() -> tuple[int, int, int]:
+    """What replicas tell the next group, before and after their first iterations."""
+    transactions = Transactions()
+    transactions.synchronize(0, 5)
+    before = transactions.count
+    attempt(RUNS["mlp"], transactions, 3)
+    return before, transactions.count, transactions.group
+
+
+@pytest.mark.multiprocess
+def test_copies_belong_to_the_group_that_makes_them(fleet: Fleet) -> None:
+    assert fleet.run(of_a_first_group, 2) == [(0, 3, 5)] * 2
+
+
+def handed_over(overrides: tuple[str, ...]) -> tuple[dict[str, Any], list[dict[str, float]], int]:
+    """One replica has half of a run behind it, the others none of it: they continue together."""
+    replica, transactions = torch.distributed.get_rank(), Transactions()
+    if replica == 1:
+        from ganscale.parallel.collectives import alone
+        from ganscale.parallel.replica import Replica
+
+        one = Replica.current
+        Replica.current = staticmethod(lambda: Replica())  # pyright: ignore[reportAttributeAccessIssue]
+        with alone():
+            attempt(overrides, transactions, 10, 5)
+        Replica.current = one
+    transactions.synchronize(1, 5)
+    state, rows = attempt(overrides, transactions, 10)
+    assert transactions.group == 5
+    return state, rows, transactions.count
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+def test_a_copy_goes_to_all_replicas_with_the_sums_for_the_next_row(fleet: Fleet, overrides: tuple[str, ...]) -> None:
+    expected, expected_rows = attempt(overrides, None, 10)
+    for state, rows, count in fleet.run(handed_over, 3, overrides):
+        torch.testing.assert_close(state, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rows, expected_rows[1:], rtol=1e-9, atol=1e-9)
+        assert count == 10
