@@ -32,7 +32,7 @@ COMMANDS = (*ORDER[:8], "cli")
 
 PLACES = {
     "ray": ("launch", "sweep"),
-    "wandb": ("tracking.wandb", "tracking.wandb_dashboards"),
+    "wandb": ("tracking.wandb", "tracking.wandb_media", "tracking.wandb_dashboards"),
     "tensorboard": ("tracking.tensorboard",),
     "obstore": ("storage.store",),
     "torchft": ("parallel.quorum",),

@@ -7,8 +7,9 @@ from typing import Literal
 from ganscale.config.evaluation import METRICS
 from ganscale.config.titles import metric_title
 from ganscale.tracking.families import FAMILIES, GROUPS
-from ganscale.tracking.tables import KEY
 
+SAMPLE_TABLE = "sample_table"
+"""Under which W&B has the table of samples."""
 PENALTIES = ("gp", "r1", "r2", "dragan", "drift", "lecam", "centering", "orthogonal")
 LOGARITHMIC = frozenset({"Gradient norm", "Learning rate"})
 PLOTS = ("success", "success_curves", "importance", "learning_curves", "parallel_coordinates", "pareto")
@@ -101,7 +102,7 @@ def for_runs() -> Dashboard:
         Panel("pictures", "Real images", ("real",)),
         Panel("pictures", "Interpolation", ("interpolation",)),
         Panel("pictures", "Samples by class", ("classes",)),
-        Panel("table", "Samples one by one", (KEY,)),
+        Panel("table", "Samples one by one", (SAMPLE_TABLE,)),
     )
     quality = tuple(
         Panel("lines", f"{metric_title(name)} ({_better(name)} is better)", (name, f"{name}_floor")) for name in METRICS

@@ -13,8 +13,6 @@ import numpy as np
 
 from ganscale.storage.files import write_bytes_atomically
 
-KEY = "sample_table"
-"""Under which W&B has the table."""
 COLUMNS = ("images", "index", "class", "sample", "logit", "distance", "nearest", "row")
 """Of the table; `images` and `index` name a row in every run, so tables of several runs join on them."""
 

@@ -24,8 +24,9 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place, size_of
 from ganscale.tracking import CheckpointTracker, DetailedTracker, EventTracker, Histogram, LateTracker, TableTracker
+from ganscale.tracking.dashboards import SAMPLE_TABLE
 from ganscale.tracking.jsonl import LATE, read_environment, read_events, read_metrics, read_raw_metrics
-from ganscale.tracking.tables import KEY, SampleTable, read_table
+from ganscale.tracking.tables import SampleTable, read_table
 from ganscale.tracking.timeline import goodput, timeline
 from ganscale.tracking.wandb_media import (
     checkpoint_artifact,
@@ -142,7 +143,7 @@ def read_rows(folder: RunDir, after: int) -> dict[int, dict[str, Any]]:
             rows.setdefault(int(path.stem), {})["samples"] = path
     for path in folder.samples.glob("*.npz"):
         if path.stem.isdigit():
-            rows.setdefault(int(path.stem), {})[KEY] = path
+            rows.setdefault(int(path.stem), {})[SAMPLE_TABLE] = path
     if 0 in rows and folder.real.exists():
         rows[0]["real"] = folder.real
     return {images: rows[images] for images in sorted(rows) if images > after}
@@ -193,7 +194,7 @@ def _with_media(images: int, row: Mapping[str, Any]) -> dict[str, Any]:
 
     found = dict(row)
     for name, value in row.items():
-        if name == KEY:
+        if name == SAMPLE_TABLE:
             table = read_table(value)
             found[name] = sample_table(images, table) if table else None
         elif isinstance(value, Path):
@@ -389,7 +390,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
 
     def table(self, images: int, table: SampleTable) -> None:
         """Log a table of samples (part of `TableTracker`)."""
-        self._guard(lambda: self._log(images, {KEY: sample_table(images, table)}))
+        self._guard(lambda: self._log(images, {SAMPLE_TABLE: sample_table(images, table)}))
 
     def details(self, images: int, pictures: Mapping[str, np.ndarray], histograms: Mapping[str, Histogram]) -> None:
         """Log further pictures, and histograms without their empty outer bins (part of `DetailedTracker`)."""

@@ -131,7 +131,7 @@ BAD = [
     override("seed_too_large", f"run.seed={2**63}", "less than"),
     override("smoothing_of_one", "loss.label_smoothing=1", "less than 0.5"),
     override("unknown_loss", "loss.name=non_saturated", "did you mean 'non_saturating'"),
-    override("unknown_data", "data.name=imagenet", "use one of: cifar10, folder, grid, mnist, ring, stacked_mnist"),
+    override("unknown_data", "data.name=imagenet", "cifar10, folder, grid, latents, mnist, ring, stacked_mnist"),
     override("unknown_activation", "model.generator.activation=rellu", "did you mean 'relu'"),
     override("unknown_architecture", "model.generator.name=dcgna", "did you mean 'dcgan'"),
     override(

@@ -12,9 +12,8 @@ from ganscale.run.samples import SampleRenderer
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import wandb_dashboards as module
-from ganscale.tracking.dashboards import PENALTIES, for_runs, for_sweep, outline
+from ganscale.tracking.dashboards import PENALTIES, SAMPLE_TABLE, for_runs, for_sweep, outline
 from ganscale.tracking.jsonl import read_metrics
-from ganscale.tracking.tables import KEY
 from ganscale.training.build import build
 from tests.report.folders import seed, sweep, trial
 from tests.runs import MLP, tiny
@@ -37,7 +36,7 @@ def test_all_that_a_run_logs_has_a_panel(tmp_path: Path) -> None:
     assert logged <= keys()
     conditional = ("model.generator.conditioning=concat", "model.discriminator.conditioning=projection")
     assert set(SampleRenderer(build(tiny(*MLP, *conditional), device=CPU)).details(first=True)) <= keys()
-    assert {KEY, "goodput", "timeline"} <= keys()
+    assert {SAMPLE_TABLE, "goodput", "timeline"} <= keys()
     assert set(PENALTIES) == {name for name in Penalty.model_fields if "_" not in name} - {"sigma", "auto"}
 
 
