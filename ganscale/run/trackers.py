@@ -72,12 +72,12 @@ class TrackerCallback(Callback):
         if self._details:
             counts = {f"{side}_logits": Histogram(each, LOGIT_EDGES) for side, each in tick.histograms.items()}
             self._each(lambda tracker: tracker.details(images, {}, counts), DetailedTracker)
+        if decision.action == "rollback":  # before the event, whose time line counts the rows that this moves
+            self._each(lambda tracker: tracker.rewind(decision.target, at=images), JsonlTracker)
         if decision.action != "continue":
             kind = decision.kind if decision.action == "warn" else f"{decision.kind}, {decision.action}"
             self._each(lambda tracker: tracker.event(images, kind, decision.text), EventTracker)
-        if decision.action == "rollback":
-            self._each(lambda tracker: tracker.rewind(decision.target), JsonlTracker)
-        elif decision.action == "stop" or tick.is_due("samples", "end"):
+        if decision.action == "stop" or (decision.action != "rollback" and tick.is_due("samples", "end")):
             self._show(images)
 
     def on_end(self, session: Any, *, completed: bool) -> None:

@@ -43,16 +43,17 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
             if path.suffix in (".png", ".npz") and path.stem.isdigit() and int(path.stem) > images:
                 path.unlink()
 
-    def rewind(self, images: int) -> None:
-        """Move later rows to `abandoned.jsonl` and delete later pictures.
+    def rewind(self, images: int, *, at: int) -> None:
+        """Move later rows, with the late scores of their images, to `abandoned.jsonl` and delete later pictures.
 
         Args:
             images: to rewind to.
+            at: images reached, from which; both are written into each row.
 
         Raises:
             OSError: the storage cannot be written.
         """
-        later = [row for row in read_raw_metrics(self.folder) if row["images"] > images]
+        later = [row | {"at": at, "to": images} for row in read_metrics(self.folder) if row["images"] > images]
         with self.folder.abandoned.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in later))
         self._file.close()

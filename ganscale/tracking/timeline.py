@@ -1,13 +1,13 @@
 """The time line of a run: failed attempts, changes of the number of workers, verdicts, rollbacks, and the goodput."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ganscale.storage.failures import read_failures
 from ganscale.storage.run_dir import RunDir, read_objects
-from ganscale.tracking.jsonl import read_attempts, read_events, read_metrics, read_rollbacks
+from ganscale.tracking.jsonl import LATE, read_attempts, read_events, read_metrics, read_rollbacks
 
 
 class Incident(NamedTuple):
@@ -54,9 +54,7 @@ def timeline(folder: RunDir) -> list[Incident]:
 
 def _verdicts(folder: RunDir) -> list[Incident]:
     """Health events; those that led to a rollback have its target and its cost."""
-    rollbacks = [each for each in read_rollbacks(folder) if each.keys() >= {"at", "to"}]
-    lost = _seconds_abandoned(folder, rollbacks)
-    open_rollbacks = list(zip(rollbacks, lost, strict=True))
+    open_rollbacks = _rollbacks(folder)
     found = []
     for event in read_events(folder):
         images, kind = event.get("images"), str(event.get("kind", ""))
@@ -76,16 +74,37 @@ def _verdicts(folder: RunDir) -> list[Incident]:
     return found
 
 
-def _seconds_abandoned(folder: RunDir, rollbacks: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds that each rollback threw away, of its block of rows with rising images in `abandoned.jsonl`."""
-    blocks: list[list[dict[str, Any]]] = []
-    for row in read_objects(folder.abandoned):
-        if isinstance(row.get("images"), int):
-            if not blocks or row["images"] <= blocks[-1][-1]["images"]:
-                blocks.append([])
-            blocks[-1].append(row)
-    padded = [*blocks, *[[]] * len(rollbacks)]
-    return [seconds(block, start=each["to"]) for each, block in zip(rollbacks, padded, strict=False)]
+def _rollbacks(folder: RunDir) -> list[tuple[Mapping[str, Any], float]]:
+    """All rollbacks with the seconds that each threw away: those on record, then those that only left rows (drift)."""
+    rows = [row for row in read_objects(folder.abandoned) if isinstance(row.get("images"), int) and LATE not in row]
+    recorded = [each for each in read_rollbacks(folder) if _is_rollback(each)]
+    found = [(each, seconds(_take(rows, each), start=each["to"])) for each in recorded]
+    rows = [row for row in rows if _is_rollback(row)]
+    while rows:
+        rollback = {name: rows[0][name] for name in ("at", "to")}
+        found.append((rollback, seconds([rows.pop(0), *_take(rows, rollback)], start=rollback["to"])))
+    return found
+
+
+def _is_rollback(row: Mapping[str, Any]) -> bool:
+    """Whether it says from where to where the run was rolled back."""
+    return isinstance(row.get("at"), int) and isinstance(row.get("to"), int)
+
+
+def _take(rows: list[dict[str, Any]], rollback: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Remove a rollback's rows from abandoned ones: the first that rise and are its own, or without `at` in its range."""
+    at, to = rollback["at"], rollback["to"]
+
+    def fits(row: Mapping[str, Any]) -> bool:
+        return (row["at"], row["to"]) == (at, to) if _is_rollback(row) else to < row["images"] <= at
+
+    first = next((place for place, row in enumerate(rows) if fits(row)), len(rows))
+    end = first
+    while end < len(rows) and fits(rows[end]) and (end == first or rows[end]["images"] > rows[end - 1]["images"]):
+        end += 1
+    taken = rows[first:end]
+    del rows[first:end]
+    return taken
 
 
 def seconds(rows: Iterable[Mapping[str, Any]], *, start: int = 0) -> float:

@@ -19,7 +19,9 @@ from ganscale.run.health_monitor import weight_norms
 from ganscale.run.session import Outcome, run_worker
 from ganscale.storage.checkpoint import CheckpointStore, load
 from ganscale.storage.run_dir import RunDir
+from ganscale.tracking import EventTracker, Tracker
 from ganscale.tracking.jsonl import JsonlTracker, read_events, read_metrics, read_rollbacks
+from ganscale.tracking.timeline import timeline
 from ganscale.train import main
 from ganscale.training.build import build
 from tests.fleet import Fleet
@@ -45,8 +47,8 @@ def config(folder: Path, name: str, *overrides: str) -> Config:
     return load_config(overrides=(*FIFTY, *QUIET, f"run.dir={folder}", f"run.name={name}", *overrides))
 
 
-def run(folder: Path, name: str, *overrides: str) -> Outcome:
-    return run_worker(config(folder, name, *overrides), folder / name, device=CPU, echo=False)
+def run(folder: Path, name: str, *overrides: str, trackers: Sequence[Tracker] = ()) -> Outcome:
+    return run_worker(config(folder, name, *overrides), folder / name, device=CPU, echo=False, trackers=trackers)
 
 
 def final(folder: Path, name: str) -> dict[str, Any]:
@@ -147,6 +149,36 @@ def test_a_run_killed_around_a_roll_back_ends_as_if_it_had_not_been(
     assert run(tmp_path, "killed", *BACK).resumed_at == target
     torch.testing.assert_close(final(tmp_path, "killed"), final(tmp_path, "straight"), rtol=0, atol=0)
     assert [row["lr_g"] for row in rows(tmp_path, "killed")] == [row["lr_g"] for row in rows(tmp_path, "straight")]
+
+
+class Reads(EventTracker):
+    """Reads the time line at each event, as W&B's tracker does.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: RunDir) -> None:
+        self._folder = folder
+        self.lost: list[float | None] = []
+
+    def log(self, images: int, metrics: Any) -> None: ...
+
+    def samples(self, images: int, picture: Any) -> None: ...
+
+    def close(self, *, completed: bool) -> None: ...
+
+    def event(self, images: int, kind: str, text: str) -> None:
+        self.lost += [each.seconds_lost for each in timeline(self._folder)]
+
+
+def test_the_time_line_has_what_a_rollback_costs_at_its_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectors, "diagnose", at(420, since=3))
+    reads = Reads(RunDir(tmp_path / "back"))
+    run(tmp_path, "back", *BACK, trackers=[reads])
+    assert reads.lost == [each.seconds_lost for each in timeline(RunDir(tmp_path / "back"))]
+    assert reads.lost
+    assert reads.lost[0]
 
 
 def test_a_state_that_did_not_help_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

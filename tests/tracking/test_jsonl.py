@@ -39,14 +39,14 @@ def test_a_roll_back_puts_later_rows_aside(folder: RunDir) -> None:
     for images in (10, 20, 30):
         tracker.log(images, {"loss_d": 1.0})
         tracker.samples(images, PICTURE)
-    tracker.rewind(10)
+    tracker.rewind(10, at=30)
     tracker.log(15, {"loss_d": 2.0})
-    tracker.rewind(10)
+    tracker.rewind(10, at=15)
     tracker.log(20, {"loss_d": 3.0})
     tracker.close(completed=True)
     assert [(row["images"], row["loss_d"]) for row in read_metrics(folder)] == [(10, 1.0), (20, 3.0)]
-    lost = [json.loads(line)["images"] for line in folder.abandoned.read_text(encoding="utf-8").splitlines()]
-    assert lost == [20, 30, 15]
+    lost = [json.loads(line) for line in folder.abandoned.read_text(encoding="utf-8").splitlines()]
+    assert [(row["images"], row["at"], row["to"]) for row in lost] == [(20, 30, 10), (30, 30, 10), (15, 15, 10)]
     assert [path.name for path in folder.samples.iterdir()] == ["00000010.png"]
 
 
@@ -167,7 +167,8 @@ def test_late_scores_read_back_in_the_row_of_their_images(folder: RunDir) -> Non
     assert read_metrics(folder) == merged[:2], "scores stay with their images, whenever they came"
     resumed.late({10: {"frechet": 3.0}}, at=30)
     assert read_metrics(folder) == merged[:2]
-    resumed.rewind(10)
+    resumed.rewind(10, at=30)
     assert read_metrics(folder) == merged[:1]
-    assert [json.loads(line)["images"] for line in folder.abandoned.read_text().splitlines()] == [20, 20]
+    abandoned = [json.loads(line) for line in folder.abandoned.read_text().splitlines()]
+    assert abandoned == [merged[1] | {"at": 30, "to": 10}], "late scores have no rows of their own there"
     resumed.close(completed=True)

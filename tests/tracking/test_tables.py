@@ -1,5 +1,6 @@
 """Tables of samples as files."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +48,29 @@ def test_a_damaged_file_is_no_table(tmp_path: Path, content: bytes | None) -> No
     assert read_table(path) is None
 
 
+def test_damage_within_a_file_is_found_too(tmp_path: Path) -> None:
+    path = tmp_path / "1.npz"
+    write_table(path, table())
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+        place = archive.getinfo("samples.npy").header_offset + 80  # in the compressed bytes
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes([255]) * 20 + whole[place + 20 :])
+    assert read_table(path) is None
+    header = np.lib.format.magic(1, 0) + (16).to_bytes(2, "little") + b"{'descr': (     "
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (contents | {"logits.npy": header}).items():
+            archive.writestr(name, content)
+    assert read_table(path) is None
+
+
 def test_tables_of_a_folder_are_rewound_with_the_grids(tmp_path: Path) -> None:
     folder = RunDir(tmp_path)
     tracker = JsonlTracker(folder)
     for images in (0, 10, 20):
         tracker.samples(images, np.zeros((4, 4, 3), np.uint8))
         tracker.table(images, table())
-    tracker.rewind(10)
+    tracker.rewind(10, at=20)
     assert sorted(path.name for path in folder.samples.iterdir()) == [
         f"{images:08d}.{kind}" for images in (0, 10) for kind in ("npz", "png")
     ]

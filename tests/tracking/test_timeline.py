@@ -75,3 +75,57 @@ def test_seconds_are_images_by_speed() -> None:
     found = [*rows(100, 200), {"images": 300}, {"images": 400, "images_per_second": None}, *rows(500, speed=20.0)]
     assert seconds(found) == 10.0 + 10.0 + 5.0
     assert seconds(rows(100), start=60) == 4.0
+
+
+def lost(folder: RunDir) -> list[tuple[int, int | None, float | None]]:
+    return [(each.images, each.resumed, each.seconds_lost) for each in timeline(folder)]
+
+
+def rolled_back(folder: RunDir, *pairs: tuple[int, int], speed: float = 100.0) -> None:
+    """A run with a row per 1,000 images whose metrics are rewound from `at` to `to`, by pairs."""
+    tracker = JsonlTracker(folder)
+    images = 0
+    for at, to in pairs:
+        for reached in range(images + 1000, at + 1, 1000):
+            tracker.log(reached, {"images_per_second": speed})
+        tracker.late({at - 1000: {"frechet": 3.0}}, at=at)
+        tracker.rewind(to, at=at)
+        images = to
+    tracker.close(completed=True)
+
+
+FORWARD = ((8_000, 4_000), (90_000, 80_000), (90_000, 80_000))
+
+
+def test_each_rollback_has_the_seconds_of_its_own_rows(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    rolled_back(folder, *FORWARD)
+    folder.rollbacks.write_text(json.dumps([{"at": at, "to": to} for at, to in FORWARD]))
+    assert lost(folder) == [(8_000, 4_000, 40.0), (90_000, 80_000, 100.0), (90_000, 80_000, 100.0)]
+
+
+def test_a_rollback_without_rows_takes_none_of_another(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    rolled_back(folder, *FORWARD[:2])
+    pairs = (FORWARD[0], (50_000, 3_000), FORWARD[1])
+    folder.rollbacks.write_text(json.dumps([{"at": at, "to": to} for at, to in pairs]))
+    assert lost(folder) == [(8_000, 4_000, 40.0), (50_000, 3_000, 0.0), (90_000, 80_000, 100.0)]
+
+
+def test_rows_without_their_rollback_belong_to_the_first_whose_range_they_are_in(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    late = {"images": 890_500, "evaluation_arrived": 900_000}
+    found = [*rows(6_000, 8_000, speed=100.0), late, *rows(895_000, 900_000, speed=100.0)]
+    folder.abandoned.write_text(lines(found))
+    folder.rollbacks.write_text(json.dumps([{"at": 8_000, "to": 4_000}, {"at": 900_000, "to": 890_000}]))
+    assert lost(folder) == [(8_000, 4_000, 40.0), (900_000, 890_000, 100.0)]
+
+
+def test_a_rollback_for_drift_is_one_although_only_its_rows_tell(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path)
+    rolled_back(folder, *FORWARD)
+    tracker = JsonlTracker(folder)
+    tracker.event(8_000, "drift, rollback", "worker 1 differs")
+    tracker.close(completed=True)
+    kinds = [(each.images, each.kind, each.seconds_lost) for each in timeline(folder)]
+    assert kinds == [(8_000, "rollback", 40.0), (90_000, "rollback", 100.0), (90_000, "rollback", 100.0)]
