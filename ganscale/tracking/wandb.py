@@ -192,14 +192,14 @@ def _with_media(images: int, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `read_rows` with pictures and tables in place of their files; damaged ones are left out."""
     import wandb
 
-    found = dict(row)
-    for name, value in row.items():
-        if name == SAMPLE_TABLE:
-            table = read_table(value)
-            found[name] = sample_table(images, table) if table else None
-        elif isinstance(value, Path):
-            found[name] = wandb.Image(str(value))
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in row.items() if not isinstance(value, Path) and value is not None}
+    for name, path in row.items():
+        if isinstance(path, Path):
+            with suppress(Exception):  # whatever a damaged file leads to: W&B lacks this picture, not the whole attempt
+                table = read_table(path) if name == SAMPLE_TABLE else None
+                if name != SAMPLE_TABLE or table:
+                    found[name] = sample_table(images, table) if table else wandb.Image(str(path))
+    return found
 
 
 def _line(event: Mapping[str, Any]) -> str:
@@ -431,8 +431,13 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._guard(log)
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Raise an alert and add a line to the run's notes, unless the notes have it (part of `EventTracker`)."""
-        self._guard(lambda: self._alert({"images": images, "kind": kind, "text": text}))
+        """Raise an alert, add a line to the run's notes, unless they have it, and log the time line (`EventTracker`)."""
+
+        def log() -> None:
+            self._alert({"images": images, "kind": kind, "text": text})
+            self._log_timeline()
+
+        self._guard(log)
 
     def _alert(self, event: Mapping[str, Any]) -> None:
         notes, newest = (self._run.notes or "").splitlines(), _line(event)
@@ -442,7 +447,6 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._run.notes = "\n".join(dict.fromkeys((*notes, *known, newest)))
         title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]
         self._run.alert(title=title, text=newest, level="WARN")
-        self._log_timeline()
 
     def _log_timeline(self) -> None:
         """Put the time line, if anything happened, and the goodput so far into the run's summary."""

@@ -539,6 +539,23 @@ def test_tables_are_logged_and_come_again_from_the_run_folder(fake: FakeRun, tmp
     assert fake.rows[0]["sample_table"]["data"][1][0] == 20
 
 
+def test_a_damaged_picture_is_left_out(fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    local = JsonlTracker(folder)
+    for images in (10, 20):
+        local.log(images, {"loss_d": 0.5})
+        local.samples(images, PICTURE)
+    (folder.samples / "00000010.png").write_bytes(b"damaged")
+    fake.starting_step = 10
+    monkeypatch.setattr(sys.modules["wandb"], "Image", lambda path: Image.open(path).size)
+    _, _, messages = tracker(tmp_path, "wandb.mode=online")
+    assert [(row["step"], row["loss_d"], row.get("samples")) for row in fake.rows] == [
+        (10, 0.5, None),
+        (20, 0.5, (8, 8)),
+    ]
+    assert not any("off" in line for line in messages)
+
+
 def test_the_summary_has_the_time_line_and_the_goodput(fake: FakeRun, tmp_path: Path) -> None:
     wandb, folder, _ = tracker(tmp_path, "wandb.mode=online")
     assert fake.summary == {}, "nothing is known yet"
@@ -553,6 +570,20 @@ def test_the_summary_has_the_time_line_and_the_goodput(fake: FakeRun, tmp_path: 
     local.event(160, "collapse", "one mode")
     resumed.event(160, "collapse", "one mode")
     assert [row[:2] for row in fake.summary["timeline"]["data"]] == [[150, "fault"], [160, "verdict"]]
+
+
+def test_the_time_line_is_logged_once_however_many_events_are_missing(
+    fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    local = JsonlTracker(folder)
+    for images in (10, 20, 30):
+        local.event(images, "collapse", "one mode")
+    read: list[RunDir] = []
+    monkeypatch.setattr(module, "timeline", lambda folder: read.append(folder) or [])
+    tracker(tmp_path, "wandb.mode=online")
+    assert fake.alerts
+    assert len(read) == 1
 
 
 def test_a_large_checkpoint_is_not_uploaded(fake: FakeRun, tmp_path: Path) -> None:
