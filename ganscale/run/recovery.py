@@ -1,6 +1,7 @@
 """How a replica enters a run: the writer's lease, the newest valid checkpoint, the record of the last failure."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.lease import BusyError, Lease, acquire
 from ganscale.storage.run_dir import RunDir, inspect, prepare
 from ganscale.storage.store import Place, modified
-from ganscale.tracking.jsonl import read_metrics, read_rollbacks
+from ganscale.tracking.jsonl import read_attempts, read_metrics, read_rollbacks
 from ganscale.training.build import Experiment
 
 
@@ -204,16 +205,31 @@ def record_failure(folder: RunDir, start: int, previous_failure: str | None, inf
     cause = previous_failure or "no message: the process was killed or its machine failed"
     with suppress(OSError):
         cause = (folder.heartbeats / "hang.txt").read_text(encoding="utf-8")
-    since = first.time
-    with suppress(OSError):
-        since = modified(folder.checkpoints / f"{start:012d}" / "manifest.json")
+    restarted = previous_failure is not None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     reached = max([first.images, *(row["images"] for row in read_metrics(folder)[-1:])])
-    failure = Failure(first.time, cause, len(heartbeats), reached, start, max(0.0, time.time() - since))
+    lost = _seconds_lost(folder, start, first.time, restarted=restarted)
+    failure = Failure(first.time, cause, len(heartbeats), reached, start, lost)
     with suppress(OSError):
         append_failure(folder.failures, failure)
         folder.push()
     clear_heartbeats(folder)
     info(f"the previous attempt failed at about {reached:,} images: {cause}; {failure.images_lost:,} images lost")
+
+
+def _seconds_lost(folder: RunDir, start: int, last: float, *, restarted: bool) -> float:
+    """Seconds of work of the previous attempt that are done again, and of waiting where a launcher restarted it.
+
+    Args:
+        folder: the run's.
+        start: images at which this attempt starts.
+        last: time of the previous attempt's last heartbeat, in seconds since the epoch.
+        restarted: whether the same command goes on; a pause before the next command is not lost.
+    """
+    begins = [float(row["time"]) for row in read_attempts(folder)[-1:]]
+    with suppress(OSError):
+        begins.append(modified(folder.checkpoints / f"{start:012d}" / "manifest.json"))
+    work = max(0.0, last - max(begins, default=last))
+    return work + (max(0.0, time.time() - last) if restarted else 0.0)
 
 
 def _count(fact: bool, replica: Replica) -> int:

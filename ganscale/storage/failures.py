@@ -24,8 +24,8 @@ class Failure:
         workers: number of its workers.
         reached: images of its last heartbeat.
         resumed: images at which the next attempt resumed.
-        seconds_lost: from the checkpoint at which the next attempt resumed, or without one from the last heartbeat,
-            until that attempt trained: lost work and the time without any.
+        seconds_lost: of work, from the checkpoint at which the next attempt resumed, or from this one's start where
+            that is later, until its last heartbeat; where the launcher restarted it, also from there until it trained.
     """
 
     time: float

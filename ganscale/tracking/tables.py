@@ -101,7 +101,7 @@ def read_table(path: Path) -> SampleTable | None:
     with (
         suppress(Exception),
         np.load(path) as file,
-    ):  # of zipfile, zlib, tokenize, ast and NumPy, by where the damage is
+    ):  # by where the damage is: of zlib, tokenize and others
         numbers = (file[name] for name in ("logits", "nearest", "distances", "rows"))
         return SampleTable(file["samples"], json.loads(str(file["classes"])), *numbers)
     return None

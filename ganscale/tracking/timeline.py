@@ -92,7 +92,7 @@ def _is_rollback(row: Mapping[str, Any]) -> bool:
 
 
 def _take(rows: list[dict[str, Any]], rollback: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Remove a rollback's rows from abandoned ones: the first that rise and are its own, or without `at` in its range."""
+    """Remove a rollback's rows: the first that rise and name it, or are in its range and name none."""
     at, to = rollback["at"], rollback["to"]
 
     def fits(row: Mapping[str, Any]) -> bool:

@@ -431,7 +431,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._guard(log)
 
     def event(self, images: int, kind: str, text: str) -> None:
-        """Raise an alert, add a line to the run's notes, unless they have it, and log the time line (`EventTracker`)."""
+        """Raise an alert and add to the run's notes, unless they have it, and log the time line (an `EventTracker`)."""
 
         def log() -> None:
             self._alert({"images": images, "kind": kind, "text": text})

@@ -1,6 +1,9 @@
-"""The data of a run: recorded when it begins, and other data refused when it is resumed, by all replicas."""
+"""How a run is taken up: other data are refused, by all replicas, and what the last failure cost is recorded."""
 
 import json
+import os
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from ganscale.config import load as load_config
 from ganscale.data import FolderSource, PointSource, open_source
 from ganscale.parallel.replica import Replica
 from ganscale.run import recovery
-from ganscale.run.recovery import check_data
+from ganscale.run.heartbeats import Heartbeat
+from ganscale.run.recovery import check_data, record_failure
 from ganscale.run.session import run_worker
+from ganscale.storage.failures import read_failures
 from ganscale.storage.run_dir import RunDir
 from tests.fleet import Fleet
 from tests.runs import FIFTY, QUIET
@@ -146,3 +151,50 @@ def test_all_replicas_refuse_and_only_rank_zero_reads(fleet: Fleet, pictures: Pa
     assert first == ("data.path", 1)
     assert second[0].startswith("data.")
     assert second[1] == 0
+
+
+DAY = 86_400.0
+
+
+def failed(folder: RunDir, *, started: float, checkpoint: float | None, died: float) -> None:
+    """A folder as a killed attempt leaves it: times in seconds before now, with a checkpoint at 60 images or none."""
+    now = time.time()
+    folder.attempts.write_text(json.dumps({"time": now - started, "images": 0, "workers": 1}) + "\n")
+    if checkpoint is not None:
+        manifest = folder.path / "checkpoints" / f"{60:012d}" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.touch()
+        os.utime(manifest, (now - checkpoint, now - checkpoint))
+    beat = folder.path / ".heartbeats" / "0.json"
+    beat.parent.mkdir()
+    beat.write_text(json.dumps(asdict(Heartbeat(0, "host", 1, 1, 0.0, 90, 9, "step", 0.0))))
+    os.utime(beat, (now - died, now - died))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "cause", "restarts", "lost"),
+    [
+        pytest.param(DAY + 40.0, None, "0", 40.0, id="repeated a day after the kill"),
+        pytest.param(DAY + 40.0, "worker 1 died", "0", DAY + 40.0, id="restarted by Ray"),
+        pytest.param(DAY + 40.0, None, "1", DAY + 40.0, id="restarted by torchrun"),
+        pytest.param(None, None, "0", 100.0, id="killed before its first checkpoint"),
+        pytest.param(7 * DAY, None, "0", 100.0, id="resumed at an old checkpoint, and killed before a new one"),
+    ],
+)
+def test_lost_seconds_are_work_and_the_wait_of_one_command(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: float | None,
+    cause: str | None,
+    restarts: str,
+    lost: float,
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    folder = RunDir(tmp_path)
+    failed(folder, started=DAY + 100.0, checkpoint=checkpoint, died=DAY)
+    record_failure(folder, 60 if checkpoint else 0, cause, lambda line: None)
+    (failure,) = read_failures(folder.failures)
+    assert failure.seconds_lost == pytest.approx(lost, abs=0.01)
+    assert not folder.heartbeats.exists()
