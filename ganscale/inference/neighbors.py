@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,36 @@ Features = Callable[[Tensor], Tensor]
 """Maps images `[n, C, H, W]` in [-1, 1] to features `[n, F]`."""
 
 BLOCK = 1024
-"""Training images that are in memory together."""
+"""Training images that are in memory together, at most."""
+BLOCK_BYTES = 2**26
+"""Bytes of these as float64, at most, where one alone has no more."""
+
+
+class Searchable(Protocol):
+    """What `nearest` reads of a training set.
+
+    Attributes:
+        num_images: number of its images.
+    """
+
+    num_images: int
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images `[n, C, H, W]` in [-1, 1], and something more of each.
+
+        Args:
+            rows: indices into the set, int64 `[n]`.
+        """
+        ...
+
+
+def block_rows(values: int) -> int:
+    """How many images are compared at a time.
+
+    Args:
+        values: of one image.
+    """
+    return max(1, min(BLOCK, BLOCK_BYTES // (8 * values)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +114,7 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
 @torch.no_grad()
 def nearest(
     images: Tensor,
-    source: Finite,
+    source: Searchable,
     count: int,
     *,
     features: Features = pixels,
@@ -109,7 +139,8 @@ def nearest(
     wanted = features(images).double().cpu()
     best = torch.full((len(images), count), torch.inf, dtype=torch.float64)
     where = torch.full((len(images), count), -1, dtype=torch.int64)
-    for rows in (torch.arange(source.num_images) if among is None else among).split(BLOCK):
+    size = block_rows(images[0].numel())
+    for rows in (torch.arange(source.num_images) if among is None else among).split(size):
         reals = source.gather(rows)[0]
         distances = _distances(wanted, features(reals))
         if mirror:

@@ -1,6 +1,6 @@
 """Pictures of a run: samples of the generator's moving average from fixed latents, and tables of these."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 
@@ -12,8 +12,9 @@ from ganscale.config import DATASETS
 from ganscale.data.order import draw
 from ganscale.data.source import Finite
 from ganscale.inference.interpolate import slerp
-from ganscale.inference.neighbors import nearest
+from ganscale.inference.neighbors import nearest, pixels
 from ganscale.parallel.random import Stream
+from ganscale.run.reals import ReducedImages, most, reduced
 from ganscale.tracking.images import image_grid, scatter, to_pixels
 from ganscale.tracking.tables import SampleTable
 from ganscale.training.build import Experiment
@@ -34,9 +35,11 @@ class SampleRenderer:
 
     Args:
         experiment: the run's objects on this replica.
+        info: takes a line for the log.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, info: Callable[[str], None] = lambda line: None) -> None:
+        self._info = info
         config, sampler = experiment.config, experiment.sampler
         self._generator, self._seed = experiment.state.ema.module, config.run.seed
         self._source, self._device, self._uniform = sampler.source, experiment.device, config.model.latent == "uniform"
@@ -88,17 +91,30 @@ class SampleRenderer:
         if not isinstance(source, Finite) or not config.log.table_reals:
             empty = np.empty(0)
             return np.empty((0, 1, 1, 3), np.uint8), empty, empty.astype(np.int64)
-        finite = samples.nan_to_num(0.0, 0.0, 0.0)
-        found = nearest(finite, source, 1, mirror=config.data.mirror, among=self._among)
-        pictures = source.gather(found.rows[:, 0])[0].double().cpu().numpy()
-        return to_pixels(pictures), found.distances[:, 0].numpy(), found.rows[:, 0].numpy()
+        finite, mirror = samples.nan_to_num(0.0, 0.0, 0.0), config.data.mirror
+        rows = self._among[nearest(reduced(finite), self._reals, 1, mirror=mirror).rows[:, 0]]
+        pictures, distances = [], []
+        for sample, row in zip(finite.split(1), rows.split(1), strict=True):  # one at a time: they may be large
+            real = source.gather(row)[0].double().cpu()
+            sides = (real, real.flip(3)) if mirror else (real,)
+            distances.append(min(float(pixels(sample - side).norm()) for side in sides))
+            pictures.append(to_pixels(real.numpy()))
+        return np.concatenate(pictures), np.array(distances), rows.numpy()
+
+    @cached_property
+    def _reals(self) -> ReducedImages:
+        """The images of `_among`."""
+        assert isinstance(self._source, Finite), "only a finite set has rows"
+        return ReducedImages(self._source, self._among)
 
     @cached_property
     def _among(self) -> Tensor:
         """Rows of the training set among which the nearest are searched, int64 `[M]`."""
         assert isinstance(self._source, Finite), "only a finite set has rows"
-        total = self._source.num_images
-        count = min(self._experiment.config.log.table_reals, total)
+        total, wanted = self._source.num_images, self._experiment.config.log.table_reals
+        count = min(wanted, total, bound := most(self._source.shape))
+        if count == bound < min(wanted, total):
+            self._info(f"tables of samples search {count:,} real images of this size, not log.table_reals = {wanted:,}")
         return draw(total, count, seed=self._seed, stream="samples/table").cpu().sort().values
 
     @torch.no_grad()

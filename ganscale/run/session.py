@@ -420,7 +420,7 @@ def _rank_zero_callbacks(
         trackers,
         folder,
         console.info,
-        renderer=SampleRenderer(experiment),
+        renderer=SampleRenderer(experiment, console.info),
         details=config.log.details,
         tables=config.log.table_samples > 0,
     )

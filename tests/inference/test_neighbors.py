@@ -51,6 +51,17 @@ def test_only_the_rows_that_are_named_are_searched(source: ImageSource) -> None:
     assert torch.equal(found.rows, among[places[:, :2]])
 
 
+def test_blocks_are_bounded_by_their_bytes(source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = nearest(source.gather(torch.arange(7))[0], source, 3)
+    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 5 * 16 * 8 + 1)
+    sizes: list[int] = []
+    gather = source.gather
+    monkeypatch.setattr(source, "gather", lambda rows: sizes.append(len(rows)) or gather(rows))
+    assert torch.equal(nearest(gather(torch.arange(7))[0], source, 3).rows, whole.rows)
+    assert sizes == [5] * 10
+    assert neighbors.block_rows(3 * 1024**2 * 1000) == 1, "an image above the bound is compared all the same"
+
+
 def test_copies_have_distance_zero(source: ImageSource) -> None:
     rows = torch.tensor([3, 17, 49])
     found = nearest(source.gather(rows)[0], source, 1)

@@ -1,11 +1,15 @@
 """Pictures of a run: what is on them, and that nothing moves when they are made."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from ganscale.data.source import Finite
+from ganscale.inference import neighbors
 from ganscale.inference.neighbors import nearest
+from ganscale.run import reals
 from ganscale.run.samples import MOST_CLASSES, PER_CLASS, STEPS, WALKS, SampleRenderer
 from ganscale.tracking.images import image_grid, to_pixels
 from ganscale.training.build import Experiment, build
@@ -127,6 +131,45 @@ def test_a_whole_set_is_searched_where_it_is_not_larger() -> None:
     assert isinstance(source, Finite)
     made = experiment.state.ema.module(SampleRenderer(experiment)._z[:2], torch.arange(2)).detach()
     np.testing.assert_array_equal(table.rows, nearest(made, source, 1).rows[:, 0])
+
+
+def test_the_real_images_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = SampleRenderer(lively(*TABLE))
+    source = renderer._source
+    assert isinstance(source, Finite)
+    read: list[int] = []
+    gather = source.gather
+    monkeypatch.setattr(source, "gather", lambda rows: read.append(len(rows)) or gather(rows))
+    first = renderer.table()
+    assert sum(read) == 1 + 300 + 7, "the shape, all of them, and the nearest"
+    read.clear()
+    np.testing.assert_array_equal(renderer.table().rows, first.rows)
+    assert sum(read) == 7
+
+
+def test_large_images_are_searched_smaller_and_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [reals.most(shape) for shape in ((3, 1024, 1024), (3, 256, 256), (3, 64, 64))] == [682, 10922, 21845]
+    monkeypatch.setattr(reals, "SIDE", 4)
+    monkeypatch.setattr(reals, "KEPT_BYTES", 40 * 4 * 4)
+    monkeypatch.setattr(neighbors, "BLOCK_BYTES", 8 * 8 * 8 * 9)
+    said: list[str] = []
+    experiment = lively(*TABLE)
+    mirrored = experiment.config.data.model_copy(update={"mirror": True})  # which a config of digits refuses
+    experiment = replace(experiment, config=experiment.config.model_copy(update={"data": mirrored}))
+    renderer = SampleRenderer(experiment, said.append)
+    table = renderer.table()
+    assert said == ["tables of samples search 40 real images of this size, not log.table_reals = 300"]
+    source = experiment.sampler.source
+    assert isinstance(source, Finite)
+    among = source.gather(renderer._among)[0]
+    made = experiment.state.ema.module(renderer._z[:7], torch.arange(7)).detach()
+    small, sides = torch.nn.functional.avg_pool2d(made, 2), torch.nn.functional.avg_pool2d(among, 2)
+    coarse = torch.stack([(each - small[:, None]).square().mean((2, 3, 4)) for each in (sides, sides.flip(3))])
+    np.testing.assert_array_equal(table.rows, renderer._among[coarse.amin(0).argmin(1)])
+    found = source.gather(torch.from_numpy(table.rows))[0]
+    exact = torch.stack([(each - made).square().mean((1, 2, 3)).sqrt() for each in (found, found.flip(3))])
+    np.testing.assert_allclose(table.distances, exact.amin(0), rtol=1e-6)
+    assert neighbors.block_rows(8 * 8) == 9
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
