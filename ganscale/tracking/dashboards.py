@@ -27,9 +27,9 @@ Each run's config is in its tab *Overview*, with the git commit, versions and de
 config and seed give the same result on any number of workers:
 
 ```sh
-pip install ganscale
-ganscale train config.yaml  # the file of the run's folder
-ganscale evaluate runs/NAME
+git checkout COMMIT && make setup  # in a checkout of ganscale: the run's commit
+.venv/bin/ganscale train config.yaml  # the file of the run's folder
+.venv/bin/ganscale evaluate runs/NAME
 ```
 """
 """The end of a report."""

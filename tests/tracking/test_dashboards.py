@@ -12,7 +12,7 @@ from ganscale.run.samples import SampleRenderer
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking import wandb_dashboards as module
-from ganscale.tracking.dashboards import PENALTIES, SAMPLE_TABLE, for_runs, for_sweep, outline
+from ganscale.tracking.dashboards import PENALTIES, REPRODUCE, SAMPLE_TABLE, for_runs, for_sweep, outline
 from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import build
 from tests.report.folders import seed, sweep, trial
@@ -85,3 +85,8 @@ def test_a_refusal_of_the_server_is_told(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(module, "_save_workspace", refuse)
     assert dashboard.main(["--entity", "me"]) == 1
     assert "'ganscale runs' (OSError: no route)" in capsys.readouterr().err
+
+
+def test_a_report_is_reproduced_from_a_commit_as_nothing_is_released() -> None:
+    assert "pip install" not in REPRODUCE
+    assert "git checkout COMMIT" in REPRODUCE
