@@ -1,5 +1,7 @@
 """Draws the README's figures from the recorded measurements."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +33,28 @@ DPI = 140
 THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whose bytes depend on the figure and the version of matplotlib alone.
+RECORD = "record-sha256"
+"""Of a PNG's texts: the hash of what it was drawn from."""
+
+
+def digest(record: object) -> str:
+    """SHA-256 of what a figure shows, as JSON.
+
+    Args:
+        record: JSON-compatible values.
+    """
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def save(figure: Figure, path: Path, record: object) -> None:
+    """Write a PNG whose bytes depend on the figure, its record and the version of matplotlib alone.
 
     Args:
         figure: to write.
         path: of the file.
+        record: what it shows; its `digest` is in the PNG.
     """
-    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None, RECORD: digest(record)})
 
 
 def worlds(found: Mapping[str, Any], path: Path) -> None:
@@ -70,7 +86,7 @@ def worlds(found: Mapping[str, Any], path: Path) -> None:
             axes.grid(axis="y", color="#e3e7ec", lw=0.8)
         panels[0].set_ylabel("discriminator's loss")
         panels[1].legend(frameon=False, fontsize=9.5)
-        save(figure, path)
+        save(figure, path, found)
 
 
 def faults(found: Mapping[str, Any], path: Path) -> None:
@@ -108,7 +124,7 @@ def faults(found: Mapping[str, Any], path: Path) -> None:
         same = len(set(found["sha256"].values())) == 1
         note = f"resumed at {resumed:,} images; last states: {'one SHA-256' if same else 'different'}"
         above.text(0.0, 1.04, note, transform=above.transAxes, color=QUIET, fontsize=9.5, va="bottom")
-        save(figure, path)
+        save(figure, path, found)
 
 
 def success_table(page: str) -> list[tuple[str, int, int, float, float]]:
@@ -150,4 +166,4 @@ def success(page: str, path: Path) -> None:
         axes.grid(axis="x", color="#e3e7ec", lw=0.8)
         axes.set_axisbelow(True)
         axes.set_title("Eight random settings, three seeds each: which objective trains?")
-        save(figure, path)
+        save(figure, path, table[::-1])

@@ -37,9 +37,19 @@ def test_the_disturbed_run_is_the_undisturbed_one() -> None:
 
 def test_the_figures_are_drawn(tmp_path: Path) -> None:
     assert command.main(["--out", str(tmp_path)]) == 0
-    for path in command.DOCS.glob("images/figure_*.png"):
-        assert Image.open(path).size == Image.open(tmp_path / path.name).size
-    assert len(list(tmp_path.iterdir())) == 3
+    kept = sorted(command.DOCS.glob("images/figure_*.png"))
+    assert [path.name for path in kept] == sorted(path.name for path in tmp_path.iterdir())
+    for path in kept:
+        old, new = Image.open(path), Image.open(tmp_path / path.name)
+        assert (old.size, old.info[draw.RECORD]) == (new.size, new.info[draw.RECORD]), "python -m benchmarks.figures"
+
+
+def test_a_figure_tells_what_it_was_drawn_from() -> None:
+    page = (command.DOCS / "stability.md").read_text(encoding="utf-8")
+    records = {"worlds": WORLDS, "faults": FAULTS, "success": draw.success_table(page)}
+    for name, record in records.items():
+        assert Image.open(command.DOCS / f"images/figure_{name}.png").info[draw.RECORD] == draw.digest(record)
+    assert draw.digest(WORLDS | {"sha256": {}}) != draw.digest(WORLDS)
 
 
 def test_attempts_are_read_from_the_log() -> None:
