@@ -223,7 +223,7 @@ def _seconds_lost(folder: RunDir, start: int, last: float, *, restarted: bool) -
         folder: the run's.
         start: images at which this attempt starts.
         last: time of the previous attempt's last heartbeat, in seconds since the epoch.
-        restarted: whether the same command goes on; a pause before the next command is not lost.
+        restarted: whether the same command has restarted; a pause before the next command is not lost.
     """
     begins = [float(row["time"]) for row in read_attempts(folder)[-1:]]
     with suppress(OSError):
