@@ -77,10 +77,10 @@ def check_files(config: Config, *, scores: bool = False) -> None:
         remedy = f"run `{made_by}`, or name {what}" if made_by else f"name {what}"
         raise ConfigError("no such file or folder", key="data.path", value=data.path, remedy=remedy)
     if entry.check is not None:
-        resolve(entry.check)(config)
+        resolve(entry.check)(config, **({"scores": scores} if entry.is_latent else {}))
     evaluated = 0 < config.eval.every <= config.train.images and config.eval.extractor != "auto"
     extractor = extractor_name(config)
-    if extractor == "pixels" and (scores or evaluated):
+    if extractor == "pixels" and (scores or evaluated) and not entry.is_latent:  # `entry.check` knows their channels
         fewest = 1 if data.channels == "auto" else data.channels
         check_pixels(entry.shape(data.resolution, fewest if entry.has_pictures else None))
     missing = EXTRACTORS[extractor].missing if scores or evaluated else None
@@ -114,7 +114,7 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.name = {data.name} needs files", key="data.path", value="", remedy=f"name {entry.path}"
         )
-    if isinstance(data.resolution, tuple) and not entry.has_pictures:
+    if isinstance(data.resolution, tuple) and not (entry.has_pictures or entry.is_latent):
         problem = f"data.name = {data.name} has square images"
         raise ConfigError(problem, key="data.resolution", value=list(data.resolution), remedy="name one side")
     if entry.resolution not in (None, data.resolution):

@@ -10,6 +10,8 @@ from ganscale.config.table import Choice, Function
 
 Resolution = int | tuple[int, int]
 """Side of square images in pixels, or (height, width)."""
+MIN_SIDE, MAX_SIDE = 8, 1024
+"""Of images, in pixels."""
 
 
 def height_width(resolution: Resolution) -> tuple[int, int]:
@@ -40,9 +42,9 @@ def as_resolution(value: object) -> Any:
         ValueError: it is something else.
     """
     sides = tuple(map(whole, value)) if isinstance(value, list | tuple) else (whole(value),)
-    known = all(isinstance(side, int) and not isinstance(side, bool) and 8 <= side <= 1024 for side in sides)
+    known = all(isinstance(side, int) and not isinstance(side, bool) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
     if not known or len(sides) not in (1, 2):
-        raise ValueError("a whole number of pixels from 8 to 1024, or [height, width]")
+        raise ValueError(f"a whole number of pixels from {MIN_SIDE} to {MAX_SIDE}, or [height, width]")
     return sides[0] if len(set(sides)) == 1 else sides
 
 
@@ -65,7 +67,8 @@ class Dataset:
         can_mirror: whether a mirrored image is still one of the data set.
         has_pictures: whether `data.labels`, `channels`, `fit`, `background`, `range`, `balance` and `shuffle_block`
             apply.
-        check: `(config) -> None`, refuses files that cannot be read, before anything starts.
+        check: `(config) -> None`, refuses files that cannot be read, before anything starts; of latents
+            `(config, *, scores: bool)`, as `check_files`.
         held_out: `(config, count, seed) -> read`, where `read(start, stop)` gives rows of `count` real examples that
             are never trained on, and their classes; None if there are none.
         reference_size: training examples that an evaluation compares with, at least as many as samples; 0 for all.
@@ -265,7 +268,8 @@ class Data(Section):
     )
     resolution: Annotated[int | tuple[int, int], BeforeValidator(as_resolution)] = Field(
         default=28,
-        description=f"Side of the images in pixels, 8 to 1024; {_FOLDER[3:]} also [height, width]. Not for points.",
+        description=f"Side of the images in pixels, 8 to 1024; {_FOLDER[3:]} and latents also [height, width]. Not for "
+        "points.",
     )
     num_images: Count = Field(
         default=128_000, ge=1, description="Number of digit triples of stacked_mnist; the other data sets ignore it."

@@ -1,11 +1,13 @@
 """Prepared latents of an autoencoder: float arrays that a run trains on in place of pictures.
 
-A set, made by `ganscale prepare`, is a folder with `latents.npy` `[N, C, H, W]`, with classes `labels.npy` int64 `[N]`,
-and `latents.json` (`LatentSet`), which is written last. Networks see each channel with mean 0 and the standard
+A set, made by `ganscale prepare`, is a folder with `latents.npy` `[N, C, H, W]`, which gets its name last, with classes
+`labels.npy` int64 `[N]`, and `latents.json` (`LatentSet`). Networks see each channel with mean 0 and the standard
 deviation `SPREAD`.
 """
 
+import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import MAX_PIXELS
-from ganscale.config.datasets import height_width
+from ganscale.config.datasets import Resolution, as_resolution, height_width
 from ganscale.data.order import Order
 from ganscale.data.source import Finite, Prefetching, Source
 
@@ -25,6 +27,8 @@ LATENTS, LABELS, MANIFEST = "latents.npy", "labels.npy", "latents.json"
 FORMAT = "ganscale.latents/1"
 SPREAD = 0.5
 """Standard deviation that networks see, as in EDM2 (Karras et al. 2024): nearly all numbers then lie in [-1, 1]."""
+SEEN = 16
+"""Latents that are compared with the set's fingerprint when it is opened."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class LatentSet:
         std: standard deviation of each channel, above 0.
         classes: their names, in the order of their numbers; empty without classes.
         data_hash: SHA-256 of shape, numbers and classes.
+        fingerprint: of `fingerprint`.
     """
 
     num_images: int
@@ -46,10 +51,24 @@ class LatentSet:
     std: tuple[float, ...]
     classes: tuple[str, ...]
     data_hash: str
+    fingerprint: str
 
     def as_text(self) -> str:
         """As JSON."""
         return json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n"
+
+
+def fingerprint(latents: np.ndarray, labels: np.ndarray | None) -> str:
+    """SHA-256 of some latents and all classes, by which files are noticed that are not those of the set.
+
+    Args:
+        latents: `[N, C, H, W]`; `SEEN` of them are read, evenly spaced.
+        labels: int64 `[N]`; None without classes.
+    """
+    rows = sorted({row * len(latents) // SEEN for row in range(SEEN)})
+    digest = hashlib.sha256(np.ascontiguousarray(latents[rows]).data)
+    digest.update(b"" if labels is None else np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
 
 
 def read_set(path: Path) -> LatentSet:
@@ -67,14 +86,31 @@ def read_set(path: Path) -> LatentSet:
             raise ValueError(f"{MANIFEST} is not of the format {FORMAT}")
         lists: dict[str, Any] = {name: tuple(x) for name, x in content.items() if isinstance(x, list)}
         found = LatentSet(**content | lists)
-        if np.load(path / LATENTS, mmap_mode="r").shape != (found.num_images, *found.shape):
-            raise ValueError(f"{LATENTS} is not the one of {MANIFEST}")
-        if found.classes and np.load(path / LABELS, mmap_mode="r").shape != (found.num_images,):
-            raise ValueError(f"{LABELS} is not the one of {MANIFEST}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _check_files(path, found)
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         remedy = "name a set of latents that `ganscale prepare FOLDER OUT` made of .npy files"
         raise ConfigError(f"no prepared latents ({error})", key="data.path", value=str(path), remedy=remedy) from None
     return found
+
+
+def _check_files(path: Path, found: LatentSet) -> None:
+    """Refuse files that do not fit together.
+
+    Raises:
+        ValueError: they do not.
+        OSError: one cannot be read.
+    """
+    are_whole = all(len(numbers) == found.shape[0] for numbers in (found.mean, found.std))
+    if not (are_whole and all(map(math.isfinite, found.mean + found.std)) and min(found.std) > 0):
+        raise ValueError(f"{MANIFEST} does not have a mean and a deviation above 0 of each channel")
+    latents = np.load(path / LATENTS, mmap_mode="r")
+    if latents.shape != (found.num_images, *found.shape) or latents.dtype not in (np.float16, np.float32):
+        raise ValueError(f"{LATENTS} is not the one of {MANIFEST}")
+    labels = np.load(path / LABELS) if found.classes else None
+    if labels is not None and (labels.shape != (found.num_images,) or labels.dtype != np.int64):
+        raise ValueError(f"{LABELS} is not the one of {MANIFEST}")
+    if fingerprint(latents, labels) != found.fingerprint:
+        raise ValueError(f"{LATENTS} or {LABELS} has been replaced since the set was prepared")
 
 
 class LatentSource(Source, Finite, Prefetching):
@@ -139,21 +175,29 @@ def open_latents(config: Config, device: torch.device, dtype: torch.dtype) -> La
     return LatentSource(Path(config.data.path).expanduser(), seed=config.run.seed, device=device, dtype=dtype)
 
 
-def check_latents(config: Config) -> None:
+def check_latents(config: Config, *, scores: bool = False) -> None:
     """Refuse a set that is not there or does not fit the config.
 
     Args:
         config: the run.
+        scores: whether there must be scores.
 
     Raises:
         ConfigError: for the first problem.
     """
     found = read_set(Path(config.data.path).expanduser())
     if found.shape[1:] != height_width(config.data.resolution):
-        value, wanted = config.data.resolution, found.shape[1] if found.shape[1] == found.shape[2] else found.shape[1:]
-        problem, remedy = f"the latents have {found.shape[1]} x {found.shape[2]} numbers", f"use {wanted}"
-        raise ConfigError(problem, key="data.resolution", value=value, remedy=remedy)
-    size = int(np.prod(found.shape))
-    if 0 < config.eval.every <= config.train.images and size > MAX_PIXELS:
+        given, wanted = (_as_written(sides) for sides in (config.data.resolution, as_resolution(found.shape[1:])))
+        problem = f"the latents have {found.shape[1]} x {found.shape[2]} numbers"
+        raise ConfigError(problem, key="data.resolution", value=given, remedy=f"use {wanted}")
+    size = math.prod(found.shape)
+    if size > MAX_PIXELS and (scores or 0 < config.eval.every <= config.train.images):
         problem = f"latents of {size} numbers are too large to be their own features (at most {MAX_PIXELS})"
+        if scores:
+            remedy = "score the pictures that they are decoded to, with another program"
+            raise ConfigError(problem, key="eval.extractor", value=config.eval.extractor, remedy=remedy)
         raise ConfigError(problem, key="eval.every", value=config.eval.every, remedy="use 0: no evaluation")
+
+
+def _as_written(resolution: Resolution) -> int | list[int]:
+    return resolution if isinstance(resolution, int) else list(resolution)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ganscale import __version__
 from ganscale.config import ConfigError
 from ganscale.inference.generator import MAX_SEED, LoadedGenerator
-from ganscale.tracking.images import image_grid, scatter, write_png
+from ganscale.tracking.images import image_grid, num_shown, scatter, write_png
 from ganscale.training.build import build_source
 
 MAX_TILES = 4096
@@ -146,7 +146,7 @@ def draw(
     samples = to_array(generator.sample(rows, classes, truncation))
     if generator.description.scale:  # the first three channels as colors
         zero, one = np.array(generator.description.scale).T[:, :, None, None]
-        samples = ((samples - zero) / one)[:, : 3 if len(zero) >= 3 else 1]
+        samples = ((samples - zero) / one)[:, : num_shown(len(zero))]
     return image_grid(samples, columns=len(seeds) if labels else None)
 
 

@@ -15,7 +15,7 @@ from ganscale.inference.interpolate import slerp
 from ganscale.inference.neighbors import nearest, pixels
 from ganscale.parallel.random import Stream
 from ganscale.run.reals import ReducedImages, most, reduced
-from ganscale.tracking.images import image_grid, scatter, to_pixels
+from ganscale.tracking.images import image_grid, num_shown, scatter, to_pixels
 from ganscale.tracking.tables import SampleTable
 from ganscale.training.build import Experiment
 from ganscale.training.objective import pack
@@ -44,7 +44,7 @@ class SampleRenderer:
         self._generator, self._seed = experiment.state.ema.module, config.run.seed
         self._source, self._device, self._uniform = sampler.source, experiment.device, config.model.latent == "uniform"
         self._is_image = len(sampler.source.shape) == 3
-        self._shown = slice(3 if experiment.state.scale and sampler.source.shape[0] > 3 else None)
+        self._shown = slice(num_shown(sampler.source.shape[0]) if experiment.state.scale else None)
         self._count = config.log.num_samples if self._is_image else NUM_POINTS
         self._z = sampler.latents(Stream(config.run.seed, "samples", experiment.device), 0, self._count)
         stream = Stream(config.run.seed, "samples/details", experiment.device)

@@ -36,6 +36,15 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
     return canvas
 
 
+def num_shown(channels: int) -> int:
+    """How many channels of latents a picture shows: the first three as colors, or the first as gray.
+
+    Args:
+        channels: of the latents.
+    """
+    return 3 if channels >= 3 else 1
+
+
 def to_pixels(images: np.ndarray) -> np.ndarray:
     """Images as RGB.
 

@@ -1,17 +1,21 @@
 """Latents: prepared from files, read scaled, trained on at any number of workers, and sampled in their own units."""
 
 import json
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
 from ganscale.data.latents import LABELS, LATENTS, MANIFEST, SPREAD, LatentSource, read_set
 from ganscale.inference.load import load_generator
 from ganscale.prepare.__main__ import main as prepare
+from ganscale.prepare.latents import prepare_latents
 from ganscale.sample import main as sample
 from tests.fleet import Fleet
 from tests.run.test_session import run
@@ -168,3 +172,151 @@ def test_a_run_is_evaluated_and_its_samples_have_the_latents_units(prepared: Pat
     np.testing.assert_allclose(stored, generator.sample(5).numpy(), rtol=1e-6)
     for words in (["--interpolate"], ["--nearest", "2"], ["--num-samples", "3", "--format", "zip"]):
         assert sample([str(folder), "--out", str(tmp_path / "refused"), *words]) == 2
+
+
+def source_of(folder: Path, shape: tuple[int, ...] = (4, 8, 8), count: int = 3, name: str = "a.npy") -> Path:
+    """A folder with a file of random latents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / name, np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("out", ["in", "in/cat", "in/new/set", ".", "own", "file"])
+def test_files_of_the_user_are_not_written_over(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source_of(tmp_path / "in" / "cat", name=LATENTS)
+    source_of(tmp_path / "own", name=LATENTS)
+    (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
+    assert prepare([str(tmp_path / "in"), str(tmp_path / out)]) == 2
+    assert "OUT" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_an_interrupted_attempt_begins_anew(steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = source_of(tmp_path / "in" / "cat").parent, tmp_path / "out"
+    left = iter(range(steps))
+
+    def killed(path: Path, content: bytes) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ganscale.prepare.latents.write_synced", killed)
+        patch.setattr(Path, "replace", lambda self, target: killed(target, b""))
+        with pytest.raises(KeyboardInterrupt):
+            prepare_latents(source, out)
+    assert len(list(out.iterdir())) == 1 + steps
+    with pytest.raises(ConfigError):
+        read_set(out)
+    source_of(tmp_path / "in", name="top.npy")  # there are no classes now
+    assert prepare([str(source), str(out)]) == 0
+    assert read_set(out).num_images == 6
+    assert {path.name for path in out.iterdir()} == {LATENTS, MANIFEST}
+
+
+def test_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    for number in range(40):
+        source_of(tmp_path / "in", count=1, name=f"{number:02}.npy")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+    try:
+        prepare_latents(tmp_path / "in", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_set(tmp_path / "out").num_images == 40
+
+
+def test_pictures_beside_latents_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = source_of(tmp_path / "in", name="stray.npy")
+    (source / "cat").mkdir()
+    Image.new("RGB", (8, 8)).save(source / "cat" / "one.png")
+    assert prepare([str(source), str(tmp_path / "out"), "--resolution", "8"]) == 2
+    message = capsys.readouterr().err
+    assert "stray.npy" in message
+    assert "cat/one.png" in message
+    assert not (tmp_path / "out").exists()
+    (source / "stray.npy").rename(source / ".stray.npy")  # as other hidden files beside pictures
+    assert prepare([str(source), str(tmp_path / "out"), "--resolution", "8"]) == 0
+
+
+def test_latents_need_not_be_square(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = source_of(tmp_path / "in", (4, 8, 16)), tmp_path / "out"
+    assert prepare([str(source), str(out)]) == 0
+    word = next(word for word in capsys.readouterr().out.split() if word.startswith("data.resolution="))
+    own = [other for other in settings(out) if not other.startswith("data.resolution")]
+    config = load(overrides=[*own, word])
+    check_files(config)
+    run(tmp_path, *own, word, "train.images=60")
+    assert load_generator(tmp_path / "run").shape == (4, 8, 16)
+    for sides in ("16", "[16,8]"):
+        with pytest.raises(ConfigError, match=r"use \[8, 16\]"):
+            check_files(load(overrides=[*own, f"data.resolution={sides}"]))
+
+
+@pytest.mark.parametrize("sides", [(4, 8), (8, 1032)])
+def test_sides_that_no_run_takes_are_refused(
+    sides: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare([str(source_of(tmp_path / "in", (1, *sides))), str(tmp_path / "out")]) == 2
+    assert "8 to 1024" in capsys.readouterr().err
+
+
+def test_two_channels_are_shown_as_one(tmp_path: Path) -> None:
+    source, out = source_of(tmp_path / "in", (2, 16, 16), 30), tmp_path / "out"
+    assert prepare([str(source), str(out)]) == 0
+    run(tmp_path, *settings(out), "train.images=60", "log.details=true")
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+    assert (tmp_path / "run" / "real.png").exists()
+
+
+@pytest.mark.parametrize(("channels", "side", "fits"), [(1, 64, True), (4, 32, True), (16, 32, False)])
+def test_latents_are_their_own_features_by_their_number(channels: int, side: int, fits: bool, tmp_path: Path) -> None:
+    source, out = source_of(tmp_path / "in", (channels, side, side)), tmp_path / "out"
+    assert prepare([str(source), str(out)]) == 0
+    own = [word for word in settings(out) if not word.startswith("data.resolution")]
+    for more, key in (("eval.every=0", "eval.extractor"), ("eval.every=8", "eval.every")):
+        config = load(overrides=[*own, f"data.resolution={side}", more])
+        check_files(load(overrides=[*own, f"data.resolution={side}", "eval.every=0"]))
+        if fits:
+            check_files(config)
+            check_files(config, scores=True)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            check_files(config, scores=key == "eval.extractor")
+        assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mean": [0.0]}, {"std": [1.0, 1.0, 1.0, 0.0]}, {"std": [1.0, 1.0, 1.0, float("nan")]}, {"mean": [1e999] * 4}],
+)
+def test_numbers_that_do_not_fit_a_set_are_refused(change: dict[str, list[float]], tmp_path: Path) -> None:
+    assert prepare([str(source_of(tmp_path / "in")), str(tmp_path / "out")]) == 0
+    manifest = tmp_path / "out" / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(ConfigError, match="mean and a deviation"):
+        read_set(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [LATENTS, LABELS])
+def test_a_file_of_the_same_shape_that_was_replaced_is_refused(name: str, tmp_path: Path) -> None:
+    source_of(tmp_path / "in" / "cat")
+    source_of(tmp_path / "in" / "dog")
+    out = tmp_path / "out"
+    assert prepare([str(tmp_path / "in"), str(out)]) == 0
+    array = np.load(out / name)
+    np.save(out / name, array.astype(np.int32))
+    with pytest.raises(ConfigError, match=f"{name} is not"):
+        read_set(out)
+    np.save(out / name, array[::-1])
+    with pytest.raises(ConfigError, match="replaced"):
+        read_set(out)
+    np.save(out / name, array)
+    assert read_set(out).num_images == 6
