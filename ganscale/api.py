@@ -250,6 +250,7 @@ class Tuner:
             ExecutionError: Ray failed.
         """
         from ganscale.config.checks import check_files
+        from ganscale.config.load import recorded
         from ganscale.sweep.tuner import search_on_ray, sweep_folder
 
         with _logging():
@@ -261,7 +262,7 @@ class Tuner:
         winner = next((row for row in rows if row["trial"] == found["winner"]), None)
         value = (found["confirmed"] or winner)["means"][metric] if winner else None
         folder.files.fetch(folder.best.name)
-        return SweepResult(folder.root, summary, rows, load(folder.best) if winner else None, value, grid)
+        return SweepResult(folder.root, summary, rows, recorded(folder.best) if winner else None, value, grid)
 
 
 def _logging() -> Any:

@@ -42,7 +42,7 @@ def copy_run(run: str, target: str) -> int:
         ConfigError: there is no such run, it is being trained, or there is something at the target.
         OSError: the storage fails.
     """
-    from ganscale.config import load
+    from ganscale.config.load import recorded
     from ganscale.storage.checkpoint import CheckpointError, read_manifest
     from ganscale.storage.lease import acquire, check_free
     from ganscale.storage.mirror import APART
@@ -51,7 +51,7 @@ def copy_run(run: str, target: str) -> int:
     source = open_run(run)
     if not source.config.exists():
         raise ConfigError("no such run", key="RUN", value=run, remedy="name the folder of a run, e.g. runs/mnist_mlp")
-    config = load(source.config)
+    config = recorded(source.config)
     place = RunDir(target)
     if place.root.name != config.run.name:
         remedy = f"name a place that ends with /{config.run.name}, where the run can be resumed"

@@ -318,7 +318,6 @@ def _check_objective(config: Config) -> None:
                 value=getattr(loss, name),
                 remedy=f"use 0, or loss.name = {' or '.join(name for name in LOSSES if LOSSES[name].has_labels)}",
             )
-    _check_used(config)
     data = DATASETS[config.data.name]
     if config.augment.transforms and (data.is_points or data.is_latent):
         raise ConfigError(
@@ -372,24 +371,6 @@ def _check_objective(config: Config) -> None:
             value=packing,
             remedy="use 1, or model.discriminator.conditioning = none",
         )
-
-
-def _check_used(config: Config) -> None:
-    """Refuse settings of a class loss or of LeCam where there is none."""
-    conditioning = getattr(config.model.discriminator, "conditioning", "")
-    key = "model.discriminator.conditioning"
-    no_loss, no_lecam = conditioning in ("none", "projection", "bilinear"), config.penalty.lecam == 0.0
-    for section, name, is_unused, where, remedy in (
-        ("loss", "class_weight", no_loss, f"{key} = {conditioning}", f"{key}=acgan"),
-        ("loss", "class_temperature", conditioning != "reacgan", f"{key} = {conditioning}", f"{key}=reacgan"),
-        ("loss", "class_margins", conditioning != "reacgan", f"{key} = {conditioning}", f"{key}=reacgan"),
-        ("penalty", "lecam_decay", no_lecam, "penalty.lecam = 0", "penalty.lecam=0.3"),
-    ):
-        settings = getattr(config, section)
-        if is_unused and getattr(settings, name) != type(settings).model_fields[name].default:
-            problem, remedy = f"has no effect with {where}", f"leave it out, or set {remedy}"
-            value = settings.model_dump()[name]
-            raise ConfigError(problem, key=f"{section}.{name}", value=value, remedy=remedy)
 
 
 def _check_auto(config: Config) -> None:

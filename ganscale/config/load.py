@@ -12,6 +12,7 @@ from ganscale.config.checks import check
 from ganscale.config.errors import ConfigError, did_you_mean, shown
 from ganscale.config.objective import Scheduled
 from ganscale.config.schema import RESUMABLE_CHANGES, Config, Model, schema
+from ganscale.config.unused import check_used, unused
 from ganscale.config.yaml12 import MAX_DEPTH, Dumper, Loader
 
 MAX_BYTES = 1_000_000
@@ -38,7 +39,21 @@ def load(source: str | Path | Mapping[str, Any] | None = None, overrides: Sequen
         raise ConfigError("holds a sweep, not a run", key="config", value=_name(source), remedy=remedy)
     for override in overrides:
         apply_override(raw, override)
-    return parse(raw)
+    config = parse(raw)
+    check_used(config)
+    return config
+
+
+def recorded(path: Path) -> Config:
+    """Read a config that a run or a sweep wrote, also one of an earlier version that `load` refuses: unused settings.
+
+    Args:
+        path: its YAML file.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    return parse(read(path))
 
 
 def read_sweep_file(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +148,7 @@ def flat(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Find settings that change the trajectory and differ.
+    """Find settings that change the trajectory and differ, and have an effect in one of the two.
 
     Args:
         old: A run's config.
@@ -143,7 +158,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
         Dotted key to (old, new).
     """
     before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
-    keys = [key for key in before | after if not _free(key)]
+    ignored = unused(old).keys() & unused(new).keys()
+    keys = [key for key in before | after if not _free(key) and key not in ignored]
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 

@@ -15,6 +15,8 @@ from ganscale.config.table import Function, resolve
 
 Check = Callable[[Any, Any, str], None]
 """`(config, settings, key)`: raises `ConfigError` where the settings at `key` contradict each other or the config."""
+Unused = dict[str, tuple[str, str]]
+"""Settings without effect, whatever their value: dotted key to (problem, remedy)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Architecture:
         checks: of its settings, each as `Check`.
         needs_images: whether it cannot be used with 2-D points.
         is_bounded: whether all images of a generator lie in [-1, 1].
+        unused: `(settings, key) -> Unused`, those of the settings at `key` that others leave without effect.
     """
 
     settings: type[Section] | str
@@ -35,6 +38,7 @@ class Architecture:
     checks: tuple[Check, ...] = ()
     needs_images: bool = False
     is_bounded: bool = False
+    unused: Callable[[Any, str], Unused] | None = None
 
     def make(self, settings: Any, geometry: Any) -> Any:
         """Build the network.
@@ -229,61 +233,61 @@ def _check_mixing(config: Any, settings: Any, key: str) -> None:
         )
 
 
-def _check_used(config: Any, settings: Any, key: str) -> None:
-    """Check that settings of a form of conditioning or of attention are given with it (a `Check`)."""
+def _unused(settings: Any, key: str) -> Unused:
+    """Settings of a form of conditioning or of attention that is not chosen (`Architecture.unused`)."""
     of_classes = ("concat",) if key.endswith("generator") else ("reacgan", "bilinear")
+    found: Unused = {}
     for name, other, uses in (
         ("class_dim", "conditioning", of_classes),
         ("conditional_output", "conditioning", ("norm",)),
         ("head_width", "conditioning", ("projection",)),
         ("attention_form", "attention", ()),
     ):
-        fields, chosen = type(settings).model_fields, getattr(settings, other, None)
-        if name not in fields or getattr(settings, name) == fields[name].default:
-            continue
-        if chosen not in uses if uses else not chosen:
-            problem = f"{key}.{other} = {chosen} does not use it"
+        chosen = getattr(settings, other, None)
+        if hasattr(settings, name) and (chosen not in uses if uses else not chosen):
             remedy = f"leave it out, or set {key}.{other}{f'={uses[0]}' if uses else ''}"
-            raise ConfigError(problem, key=f"{key}.{name}", value=getattr(settings, name), remedy=remedy)
+            found[f"{key}.{name}"] = f"{key}.{other} = {chosen} does not use it", remedy
+    return found
 
 
 _AT = "ganscale.models"
-_TANH: Any = {"needs_images": True, "is_bounded": True}
-_UNITS, _MAPS = (_check_norm, _check_units, _check_used), (_check_maps, _check_norm, _check_used)
-_GROUPS, _TOKENS = (_check_maps, _check_groups, _check_used), (_check_tokens, _check_used)
+_OWN: Any = {"unused": _unused}
+_IMAGES: Any = {"needs_images": True} | _OWN
+_TANH: Any = {"is_bounded": True} | _IMAGES
+_UNITS, _MAPS, _GROUPS = (_check_norm, _check_units), (_check_maps, _check_norm), (_check_maps, _check_groups)
 
 GENERATORS: dict[str, Architecture] = {
-    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS, is_bounded=True),
+    "mlp": Architecture(own.MLPGenerator, f"{_AT}.mlp:MLPGenerator", _UNITS, is_bounded=True, **_OWN),
     "dcgan": Architecture(own.DCGANGenerator, f"{_AT}.dcgan:DCGANGenerator", _MAPS, **_TANH),
     "resnet": Architecture(own.ResNetGenerator, f"{_AT}.resnet:ResNetGenerator", _MAPS, **_TANH),
     "biggan": Architecture(own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), **_TANH),
-    "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, needs_images=True),
+    "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, **_IMAGES),
     "stylegan2": Architecture(
         own.StyleGAN2Generator,
         f"{_AT}.stylegan2:StyleGAN2Generator",
-        (_check_maps, _check_mixing, _check_used),
-        needs_images=True,
+        (_check_maps, _check_mixing),
+        **_IMAGES,
     ),
     "transformer": Architecture(
-        own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", _TOKENS, needs_images=True
+        own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), **_IMAGES
     ),
 }
 """Every generator by name."""
 
 DISCRIMINATORS: dict[str, Architecture] = {
-    "mlp": Architecture(own.MLPDiscriminator, f"{_AT}.mlp:MLPDiscriminator", _UNITS),
-    "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, needs_images=True),
-    "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, needs_images=True),
-    "biggan": Architecture(own.BigGANDiscriminator, f"{_AT}.biggan:BigGANDiscriminator", _MAPS, needs_images=True),
-    "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, needs_images=True),
+    "mlp": Architecture(own.MLPDiscriminator, f"{_AT}.mlp:MLPDiscriminator", _UNITS, **_OWN),
+    "dcgan": Architecture(own.DCGANDiscriminator, f"{_AT}.dcgan:DCGANDiscriminator", _MAPS, **_IMAGES),
+    "resnet": Architecture(own.ResNetDiscriminator, f"{_AT}.resnet:ResNetDiscriminator", _MAPS, **_IMAGES),
+    "biggan": Architecture(own.BigGANDiscriminator, f"{_AT}.biggan:BigGANDiscriminator", _MAPS, **_IMAGES),
+    "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, **_IMAGES),
     "stylegan2": Architecture(
         own.StyleGAN2Discriminator,
         f"{_AT}.stylegan2_discriminator:StyleGAN2Discriminator",
         (_check_maps,),
-        needs_images=True,
+        **_IMAGES,
     ),
     "transformer": Architecture(
-        own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", _TOKENS, needs_images=True
+        own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), **_IMAGES
     ),
 }
 """Every discriminator by name."""

@@ -38,9 +38,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ganscale.config import Config, ConfigError, differences, dump, load, parse
+from ganscale.config import Config, ConfigError, differences, dump, parse
 from ganscale.config.errors import shown
 from ganscale.config.evaluation import METRICS
+from ganscale.config.load import recorded
 from ganscale.storage.checkpoint import CheckpointError, CheckpointStore, Manifest, SchemaError, read_manifest
 from ganscale.storage.files import write_atomically
 from ganscale.storage.mirror import Mirror
@@ -243,7 +244,7 @@ def inspect(config: Config, folder: RunDir) -> Manifest | None:
         _check_writable(folder.path)
         migrate(folder)
     store, unreadable = CheckpointStore(folder.checkpoints), None
-    _check_config(config, folder, lambda: load(folder.config) if folder.config.exists() else None, "settings")
+    _check_config(config, folder, lambda: recorded(folder.config) if folder.config.exists() else None, "settings")
     for path in store.folders():
         try:
             manifest = read_manifest(path)

@@ -7,6 +7,7 @@ import pytest
 
 from ganscale.config import Config, ConfigError, differences, dump, load, parse
 from ganscale.config.errors import shown
+from ganscale.config.load import apply_override
 from ganscale.sweep.config import load_sweep
 from tests.config.bad import BAD, Bad
 
@@ -136,6 +137,26 @@ def test_differences_are_those_that_change_the_trajectory() -> None:
     assert networks["model.generator.name"] == ("mlp", "dcgan")
     assert networks["model.generator.max_width"] == (None, 512)
     assert all(key.startswith("model.generator.") for key in networks)
+
+
+UNUSED = [
+    ("penalty.lecam_decay=0.9", "penalty.lecam=0.3"),
+    ("loss.class_weight=0.5", "model.discriminator.conditioning=acgan model.generator.conditioning=concat"),
+    ("model.generator.class_dim=7", "model.discriminator.conditioning=projection model.generator.conditioning=concat"),
+]
+
+
+@pytest.mark.parametrize(("unused", "uses"), UNUSED)
+def test_unused_settings_are_refused_in_a_command_only(unused: str, uses: str) -> None:
+    raw = load().model_dump(mode="json")
+    apply_override(raw, unused)
+    old = parse(raw)
+    with pytest.raises(ConfigError, match=unused.partition("=")[0]):
+        load(raw)
+    assert differences(old, load()) == differences(load(), old) == {}
+    key, used = unused.partition("=")[0], load(overrides=[*uses.split(), unused])
+    assert key in differences(used, load(overrides=uses.split()))
+    assert key in differences(old, load(overrides=uses.split()))
 
 
 def test_a_missing_file_brings_up_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganscale.config import Config, ConfigError
+from ganscale.config import Config, ConfigError, parse
 from ganscale.config import load as load_config
 from ganscale.data import Source
 from ganscale.health import detectors
@@ -54,6 +54,19 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_checkpoints_with_unused_settings_stay_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = config(*BASE).model_dump(mode="json")
+    raw["penalty"]["lecam_decay"] = 0.9
+    raw["model"]["generator"]["class_dim"] = 7
+    with pytest.raises(ConfigError):
+        load_config(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.runs.load", lambda overrides: parse(raw))
+        saved(tmp_path / "old")
+    assert load_generator(tmp_path / "old").config == parse(raw)
+    begun(tmp_path / "old", *BASE)
 
 
 def test_all_parts_are_those_of_the_checkpoint(origin: Path) -> None:

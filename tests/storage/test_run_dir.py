@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ganscale.config import Config, ConfigError, load
+from ganscale.config import Config, ConfigError, load, parse
 from ganscale.run.heartbeats import read_heartbeats
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
@@ -105,6 +105,22 @@ RESUMABLE = (
 def test_changes_that_leave_the_trajectory_alone_are_allowed(tmp_path: Path) -> None:
     _, folder = started(tmp_path)
     manifest = inspect(config(tmp_path, *RESUMABLE), folder)
+    assert manifest is not None
+    assert manifest.images == 100
+
+
+@pytest.mark.parametrize("config_file", ["there", "gone"])
+def test_a_run_of_an_earlier_version_goes_on_without_its_unused_settings(tmp_path: Path, config_file: str) -> None:
+    raw = config(tmp_path).model_dump(mode="json")
+    raw["penalty"]["lecam_decay"] = 0.9
+    raw["model"]["generator"]["class_dim"] = 7
+    old = parse(raw)
+    folder = locate(old)
+    prepare(old, folder)
+    save(folder, old, 100)
+    if config_file == "gone":
+        folder.config.unlink()
+    manifest = inspect(config(tmp_path), folder)
     assert manifest is not None
     assert manifest.images == 100
 
