@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ganscale.run.health_monitor import TIMES
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from tests.fleet import Fleet
@@ -176,7 +177,7 @@ def logged(overrides: tuple[str, ...]) -> list[dict[str, float]]:
     experiment = build(tiny(*overrides))
     every = 2 * experiment.sampler.images_per_iteration
     ticks = train(experiment, intervals={"log": every}, until=4 * every)
-    return [{name: x for name, x in tick.metrics.items() if "second" not in name} for tick in ticks]
+    return [{name: x for name, x in tick.metrics.items() if name not in TIMES} for tick in ticks]
 
 
 def test_metrics_do_not_depend_on_the_number_of_workers(fleet: Fleet) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 from ganscale.config import DISCRIMINATORS, GENERATORS, load
-from ganscale.inference.foreign import _discriminator
+from ganscale.inference.foreign import _build, _discriminator
 from ganscale.models import Geometry
 from ganscale.models.base import Head
 from ganscale.models.r3gan import Bottleneck, Resample
@@ -47,9 +47,9 @@ def test_number_of_conditional_parameters_is_the_originals() -> None:
 def test_the_conditional_discriminator_is_the_originals_to_second_order() -> None:
     torch.manual_seed(0)
     theirs = r3gan_layout.networks((8, 8, 8), (1, 1, 1), group_size=4, num_classes=5)["D"].requires_grad_(True)
-    own, shape, num_classes = _discriminator(theirs.state_dict())
-    assert (shape, num_classes) == ((3, 16, 16), 5)
-    own, theirs = own.double(), theirs.double()
+    layout = _discriminator(theirs.state_dict())
+    assert (layout.geometry.shape, layout.geometry.num_classes) == ((3, 16, 16), 5)
+    own, theirs = _build("discriminator", layout).double(), theirs.double()
     labels = torch.tensor([0, 3, 3, 4])
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     names = {"EmbeddingLayer.weight": "head.embedding.weight", "ExtractionLayer.Layer.weight": "layers.0.weight"}
