@@ -78,6 +78,7 @@ def _rollbacks(folder: RunDir) -> list[tuple[Mapping[str, Any], float]]:
     """All rollbacks with the seconds that each threw away: those on record, then those that only left rows (drift)."""
     rows = [row for row in read_objects(folder.abandoned) if isinstance(row.get("images"), int) and LATE not in row]
     recorded = [each for each in read_rollbacks(folder) if _is_rollback(each)]
+    found: list[tuple[Mapping[str, Any], float]]
     found = [(each, seconds(_take(rows, each), start=each["to"])) for each in recorded]
     rows = [row for row in rows if _is_rollback(row)]
     while rows:

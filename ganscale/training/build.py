@@ -310,7 +310,7 @@ def _build_optimizers(config: Config, generator: nn.Module, discriminator: nn.Mo
     sides = zip("gd", (generator.parameters(), trained_d), schedule.shares, strict=True)
     for side, parameters, share in sides:
         entry = find(OPTIMIZERS, getattr(settings, f"name_{side}"), key=f"optim.name_{side}")
-        arguments = dict(entry.arguments) | {"lr": getattr(start, f"lr_{side}"), "eps": settings.eps}
+        arguments: dict[str, Any] = dict(entry.arguments) | {"lr": getattr(start, f"lr_{side}"), "eps": settings.eps}
         if "betas" in entry.settings:
             arguments["betas"] = getattr(start, f"betas_{side}")
         if "alpha" in entry.settings:
