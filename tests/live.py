@@ -83,6 +83,11 @@ def wait_for_workers(folder: Path) -> None:
         time.sleep(0.05)
 
 
+def want(folder: Path, count: int) -> None:
+    """Let `wait_for_workers` wait for so many workers."""
+    write_atomically(_wanted(folder), str(count))
+
+
 def _wanted(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.wanted")
 
@@ -177,7 +182,7 @@ class Workers:
 
     def want(self, count: int) -> None:
         """Change the number of workers without which rank 0 does not go beyond a tick."""
-        write_atomically(_wanted(self.folder), str(count))
+        want(self.folder, count)
 
     def start(self, fault: Fault | None = None) -> BaseProcess:
         """Start a worker."""

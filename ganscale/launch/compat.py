@@ -1,6 +1,7 @@
 """Versions of Ray, and its private APIs: used here only; tests/launch/test_compat.py holds them to a version."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ PRIVATE = {
     "ray._private.utils": ("get_used_memory",),
 }
 """Names that this module takes from Ray's private modules."""
+LIVE = (
+    "ray.train.v2.torch.torchft_config",
+    ("LighthouseServerActor", "TorchftConfig", "_TorchftBackend"),
+)
+"""Names that `ganscale.launch.live` takes from a module that came with Ray 2.60."""
 
 
 def check_version(version: str = ray.__version__) -> str:
@@ -47,6 +53,23 @@ def check_version(version: str = ray.__version__) -> str:
     if minor > TESTED:
         return f"Ray {version} is newer than {tested}, the newest version that ganscale was tested with"
     return ""
+
+
+def check_live() -> None:
+    """Refuse `cluster.recovery: live` where Ray Train or the environment lacks its part.
+
+    Raises:
+        ConfigError: Ray is older than 2.60, or torchft is not installed.
+    """
+    module, names = LIVE
+    problem, remedy = "", "or cluster.recovery = restart"
+    if not all(_has(module, name) for name in names):
+        problem, remedy = f"Ray {ray.__version__} cannot replace single workers", f"use ray>=2.60, {remedy}"
+    elif find_spec("torchft") is None:
+        problem = "torchft is not installed"
+        remedy = f"pip install 'ganscale[live]' on all nodes (Linux x86-64, Python 3.11), {remedy}"
+    if problem:
+        raise ConfigError(problem, key="cluster.recovery", value="live", remedy=remedy)
 
 
 def _has(module: str, name: str) -> bool:

@@ -217,6 +217,8 @@ class ClusterMonitor:
         self._known_draining = draining_nodes()
         self._previous = set(map(_process, actor.stored()))
         self._scale_up = ScaleUpPolicy(config, placement, autoscales=autoscales)
+        # Ray cannot add workers to a group that outlives them: all leave, as where a node drains.
+        self._growth = StopReason.DRAIN if config.cluster.recovery == "live" else StopReason.RESIZE
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster_monitor", daemon=True)
 
@@ -246,7 +248,7 @@ class ClusterMonitor:
             if not heartbeats or host_names(draining) & {heartbeat.host for heartbeat in heartbeats}:
                 return StopReason.DRAIN
         grows = self._scale_up.should_resize(has_started=lambda: len(self._current()) >= self._workers)
-        return StopReason.RESIZE if grows else StopReason.NONE
+        return self._growth if grows else StopReason.NONE
 
     def _current(self) -> list[Heartbeat]:
         """Heartbeats of this attempt's workers; without the actor, the storage may have those of an earlier one."""

@@ -96,6 +96,25 @@ class ActorChannel:
     def open(self, rank: int, world_size: int) -> None:
         """Prepare the storage (part of `HeartbeatChannel`)."""
         self._place.open(rank, world_size)
+        if rank == 0:
+            _ask(self._actor.open, world_size)
+
+    def start(self) -> None:
+        """Count this worker; called once."""
+        _ask(self._actor.start)
+
+    def fail(self, text: str) -> None:
+        """Tell why this worker fails.
+
+        Args:
+            text: the error.
+        """
+        _ask(self._actor.fail, text)
+
+    def starts(self) -> tuple[int, str]:
+        """How many workers of this attempt started, and why the last one failed; no worker and "" if unknown."""
+        found = _ask(self._actor.starts)
+        return (0, "") if isinstance(found, Exception) else found
 
     def send(self, heartbeat: Heartbeat) -> None:
         """Send a heartbeat to the actor, and to the storage if one is due there (part of `HeartbeatChannel`)."""

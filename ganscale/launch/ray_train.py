@@ -15,6 +15,7 @@ from ray.train import Result
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, unreachable_nodes
+from ganscale.launch.compat import check_live
 from ganscale.launch.elastic import ClusterMonitor
 from ganscale.launch.heartbeat_actor import HeartbeatActor
 from ganscale.launch.history import History, recorded
@@ -53,6 +54,8 @@ class RayOutcome(Outcome):
 def train_on_ray(config: Config, folder: RunDir, callbacks: "Sequence[Callable[[Tick], None]]" = ()) -> RayOutcome:
     """Run to the end on a Ray cluster; after a failure, workers restart from the last checkpoint.
 
+    With `cluster.recovery: live` a lost worker is replaced while the others train; all restart when all died.
+
     Args:
         config: The run's config.
         folder: The run's folder.
@@ -63,8 +66,7 @@ def train_on_ray(config: Config, folder: RunDir, callbacks: "Sequence[Callable[[
         TrainingError: The workers failed more than `cluster.max_restarts` times without progress.
     """
     if config.cluster.recovery == "live":
-        remedy = "use --launcher torchrun or local for each worker (docs/faults.md), or cluster.recovery=restart"
-        raise ConfigError("not with Ray", key="cluster.recovery", value="live", remedy=remedy)
+        check_live()
     _wait_until_free(config, folder)
     stop_file = StopFile(folder.stop)
     stop_file.clear()
@@ -95,7 +97,7 @@ class _Supervisor:
         autoscales: bool = True,
         history: History | None = None,
     ) -> None:
-        self._history = history
+        self._history, self._is_live = history, config.cluster.recovery == "live"
         self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
         self._planner = WorkerPlanner(config, folder, joins=autoscales, is_canceled=self._stop_requested)
         self._callbacks = callbacks
@@ -124,7 +126,9 @@ class _Supervisor:
                     self._history.failed(str(error))
                 self._pause(error, previous_failure)
                 continue
-            if outcome.stop_reason not in (StopReason.DRAIN, StopReason.RESIZE):
+            if outcome.stop_reason in (StopReason.NONE, StopReason.STORAGE):
+                return outcome
+            if outcome.stop_reason == StopReason.STOP and not self._is_live:
                 return outcome
             if self._stop_requested():
                 return replace(outcome, stop_reason=StopReason.STOP)
@@ -137,7 +141,7 @@ class _Supervisor:
         except RayError as error:
             raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
         storage, joined = self._folder.path / ".ray", self._autoscales
-        group = WorkerGroupSpec(self._config, placement, storage, max_restarts=0, joined=joined)
+        group = WorkerGroupSpec(self._config, placement, storage, 0, joined=joined, live=self._is_live)
         self._patience = max(60.0, self._config.cluster.timeout)
         with (
             actor,
@@ -150,6 +154,7 @@ class _Supervisor:
                 "previous_failure": previous_failure,
                 "callbacks": self._callbacks,
                 "actor": actor.handle,
+                "live": placement.num_workers if self._is_live else 0,
             }
             result = run_worker_group(_train_loop, settings, group)
         outcome = result.return_value
@@ -220,7 +225,7 @@ def _iterations(folder: RunDir) -> dict[int, int]:
     return {heartbeat.rank: heartbeat.iteration for heartbeat in read_heartbeats(folder.heartbeats)}
 
 
-def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
+def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingError:
     """`worker_loop.train_loop`, which the workers alone import: it needs torch."""
     from ganscale.launch.worker_loop import train_loop
 

@@ -21,6 +21,7 @@ from ray.train import (
     TrainingFailedError,
     WorkerGroupError,
 )
+from ray.train.backend import BackendConfig
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.config.errors import ExecutionError
@@ -52,22 +53,24 @@ class WorkerGroupSpec:
     max_restarts: int  # how often Ray restarts a failed group
     name: str = ""  # name in Ray's dashboard and results; empty: the run's
     joined: bool = True  # whether the cluster was there before, and may have other jobs and an autoscaler
+    live: bool = False  # whether Ray replaces single workers, without limit, while the others continue
 
 
 def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Result:
     """Run a function in every worker of a group, restart all when one fails; `return_value` is what rank 0 returned.
 
     Args:
-        loop: The function; returns a `ConfigError` instead of raising it, as a restart does not help.
+        loop: The function; returns a `ConfigError` or `TrainingError` that another worker in its place cannot help.
         settings: Its argument; the config and the user's own networks and losses are added.
         group: The workers.
 
     Raises:
         ConfigError: Rank 0 returned it.
-        TrainingError: The workers failed more often than `max_restarts`.
+        TrainingError: The workers failed more often than `max_restarts`, or rank 0 returned it.
     """
     config, placement = group.config, group.placement
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(max(60.0, config.cluster.node_wait))
+    retries = -1 if group.live else group.max_restarts
     kind = "GPU" if placement.use_gpu else "CPU"
     _logger.info("starting %d workers on %s (this takes a moment)", placement.num_workers, kind)
     trainer = LeanTrainer(
@@ -78,7 +81,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
             "extension": ADDED,  # cloudpickle includes classes of the user's script
             **settings,
         },
-        backend_config=ProcessGroup(collective_timeout(config)),
+        backend_config=_backend_config(group),
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
             use_gpu=placement.use_gpu,
@@ -92,9 +95,9 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
             storage_filesystem=SnapshotFileSystem(),
             checkpoint_config=CheckpointConfig(num_to_keep=REPORTS_KEPT),
             failure_config=FailureConfig(
-                max_failures=group.max_restarts,
+                max_failures=retries,
                 controller_failure_limit=group.max_restarts,
-                max_preemption_failures=group.max_restarts,
+                max_preemption_failures=retries,
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": _worker_environment(config)},
@@ -107,9 +110,17 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
         raise TrainingError(f"{type(cause).__name__}: {cause}") from error
     except RayError as error:
         raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
-    if isinstance(result.return_value, ConfigError):
+    if isinstance(result.return_value, ConfigError | TrainingError):
         raise result.return_value
     return result
+
+
+def _backend_config(group: WorkerGroupSpec) -> BackendConfig:
+    if group.live:
+        from ganscale.launch.live import LiveConfig  # it needs Ray 2.60
+
+        return LiveConfig(max(60.0, group.config.cluster.node_wait))
+    return ProcessGroup(collective_timeout(group.config))
 
 
 def prepare_worker(settings: dict[str, Any]) -> "tuple[Config, torch.device]":

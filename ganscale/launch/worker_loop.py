@@ -7,7 +7,7 @@ from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.heartbeat_actor import ActorChannel
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
-from ganscale.launch.worker_group import prepare_worker
+from ganscale.launch.worker_group import TrainingError, prepare_worker
 from ganscale.parallel.replica import Replica
 from ganscale.run.outcome import Outcome
 from ganscale.run.session import run_worker
@@ -15,7 +15,7 @@ from ganscale.storage.lease import BusyError
 from ganscale.storage.store import open_place
 
 
-def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
+def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingError:
     """Run in each Ray Train worker, in its process group; errors of the configuration are returned, not retried.
 
     After a failure a folder in use is retried: a worker of the previous attempt may be cut off from the others but
@@ -28,18 +28,25 @@ def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError:
         config, device = prepare_worker(settings)
         path, gauges = open_place(settings["path"]), GaugeTracker(config.run.name)
         heartbeats = ActorChannel(settings["actor"], path)
+        options: dict[str, Any] = {
+            "device": device,
+            "echo": False,
+            "previous_failure": settings["previous_failure"],
+            "callbacks": settings["callbacks"],
+        }
+        if settings["live"]:
+            from ganscale.launch.live import train_live  # it needs Ray 2.60
+
+            return train_live(config, path, heartbeats, num_workers=settings["live"], trackers=[gauges], **options)
         with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
             return run_worker(
                 config,
                 path,
-                device=device,
-                echo=False,
                 trackers=[gauges, *reports],
                 ask=heartbeats.ask,
-                previous_failure=settings["previous_failure"],
-                callbacks=settings["callbacks"],
                 make_executor=ActorExecutor,
                 heartbeats=heartbeats,
+                **options,
             )
     except ConfigError as error:
         if isinstance(error, BusyError) and settings["previous_failure"] is not None:

@@ -45,6 +45,7 @@ def run_live(
     *,
     ask: Callable[[], StopReason] = lambda: StopReason.NONE,
     lighthouse: str | None = None,
+    begin: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Outcome:
     """Train as one of the workers that reach a lighthouse, to the end of the run or until this one is to leave.
@@ -56,6 +57,7 @@ def run_live(
         path: the run's folder, on storage that all workers share, or its place in a bucket.
         ask: whether this worker should leave (DRAIN) or the run stop (STOP); asked every few seconds.
         lighthouse: its address; None for that of the environment.
+        begin: called before a group none of whose workers has a state reads it from storage; may raise.
         **options: of `run_worker`.
 
     Raises:
@@ -84,6 +86,8 @@ def run_live(
                 with _group(config, quorum, rank) as group:
                     live.abort, live.start = group.abort, partial(_record, quorum, folder, bell)
                     _synchronize(live.transactions, quorum, folder)
+                    if not live.transactions.count:
+                        begin()
                     return run_worker(
                         config, path, ask=_asking(ask, bell), previous_failure=failure, live=live, **options
                     )

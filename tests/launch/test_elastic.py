@@ -195,6 +195,19 @@ class FakeDrain:
         self.monitor = elastic.ClusterMonitor(config, placement, self.stop, actor)
 
 
+@pytest.mark.parametrize(("recovery", "expected"), [("restart", StopReason.RESIZE), ("live", StopReason.DRAIN)])
+def test_a_group_grows_by_a_restart_of_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recovery: str, expected: StopReason
+) -> None:
+    """RESIZE among workers that outlive their group means that another one joins."""
+    monkeypatch.setattr(elastic, "draining_nodes", set)
+    config = load_config(overrides=["cluster.num_workers=[2,4]", f"cluster.recovery={recovery}", "train.device=cpu"])
+    actor = Mock(stored=list)
+    monitor = elastic.ClusterMonitor(config, Placement(2, False, "SPREAD"), StopFile(tmp_path / "stop"), actor)
+    monkeypatch.setattr(monitor._scale_up, "should_resize", lambda **_: True)
+    assert monitor._poll() == expected
+
+
 def test_only_a_draining_node_with_workers_stops_the_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An autoscaler drains idle nodes, on which this run has no workers."""
     world = FakeDrain(monkeypatch, tmp_path)

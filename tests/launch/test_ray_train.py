@@ -12,8 +12,8 @@ import pytest
 from ganscale.config import load as load_config
 from ganscale.launch import ray_train, worker_loop
 from ganscale.launch.cluster import unreachable_nodes
+from ganscale.launch.ray_train import RayOutcome, _train_loop, _wait_until_free
 from ganscale.launch.ray_train import _Supervisor as Supervisor
-from ganscale.launch.ray_train import _train_loop, _wait_until_free
 from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.storage.lease import BusyError
@@ -72,7 +72,7 @@ def test_a_folder_in_use_is_retried_after_a_failure(
 
     monkeypatch.setattr(worker_loop, "run_worker", refuse)
     monkeypatch.setattr(worker_loop, "prepare_worker", lambda _: (CONFIG, None))
-    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": (), "actor": None}
+    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": (), "actor": None, "live": 0}
     if returned:
         assert _train_loop(settings) is error
         return
@@ -84,6 +84,22 @@ def supervisor(folder: Path) -> Supervisor:
     made = Supervisor(CONFIG, RunDir(folder), StopFile(folder / ".stop"))
     made._patience = 3.0
     return made
+
+
+def test_a_group_that_outlives_its_workers_restarts_when_the_driver_stops_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them leave at once where a node drains: STOP, which nobody else has requested."""
+    live = load_config(overrides=("cluster.recovery=live", "cluster.num_workers=2", "train.device=cpu"))
+    for stops in (False, True):
+        made = Supervisor(live, RunDir(tmp_path), StopFile(tmp_path / ".stop"))
+        outcomes = [RayOutcome(720, 360), RayOutcome(360, 0, stop_reason=StopReason.STOP)]
+        monkeypatch.setattr(made, "_place", lambda: None)
+        monkeypatch.setattr(made, "_attempt", lambda placement, failure, left=outcomes: left.pop())
+        if stops:
+            made._stop_file.write(StopReason.STOP)
+        assert made.run() == (RayOutcome(360, 0, stop_reason=StopReason.STOP) if stops else RayOutcome(720, 360))
+        assert bool(outcomes) == stops
 
 
 def test_an_unreachable_node_is_waited_for_until_it_is_declared_dead(
