@@ -23,7 +23,7 @@ from tests.live import wait_for_workers, want
 from tests.processes import Command
 
 pytest.importorskip("torchft", reason="torchft has wheels for CPython 3.11 on Linux only")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("all_held_out")]
 
 LIMIT = 600.0
 
@@ -101,7 +101,7 @@ def test_when_all_die_the_run_resumes_from_storage(
             os.kill(pid, signal.SIGKILL)
         want(folder, 2)
         assert "ended at 720 images" in command.succeed(LIMIT)
-    assert "the workers failed (all workers died" in command.output
+    assert "the workers failed (all workers died" in command.output, command.output
     assert "all workers died" in read_failures(RunDir(folder).failures)[-1].what
     state, rows = outcome(folder)
     torch.testing.assert_close(state, undisturbed[0], rtol=1e-9, atol=1e-9)

@@ -56,7 +56,7 @@ def test_ray_replaces_single_workers_without_limit(monkeypatch: pytest.MonkeyPat
         def fit(self) -> Any:
             return type("Result", (), {"return_value": TrainingError("all workers died")})
 
-    monkeypatch.setattr(worker_group, "TorchTrainer", Trainer)
+    monkeypatch.setattr(worker_group, "LeanTrainer", Trainer)
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "")
     for is_live in (True, False):
         spec = WorkerGroupSpec(CONFIG, Placement(2, use_gpu=False, strategy="PACK"), tmp_path, 0, live=is_live)
@@ -64,9 +64,12 @@ def test_ray_replaces_single_workers_without_limit(monkeypatch: pytest.MonkeyPat
             worker_group.run_worker_group(print, {}, spec)
     failures = [options["run_config"].failure_config for options in made]
     assert [(each.max_failures, each.controller_failure_limit) for each in failures] == [(-1, 0), (0, 0)]
-    assert [options["torch_config"].backend_cls.__name__ for options in made] == ["LiveBackend", "_TorchBackend"]
-    assert made[0]["torch_config"].backend_cls.has_replica_groups
-    assert made[0]["torch_config"].lighthouse_kwargs["min_replicas"] == 1
+    assert [options["backend_config"].backend_cls.__name__ for options in made] == [
+        "LiveBackend",
+        "_ProcessGroupBackend",
+    ]
+    assert backends[0].has_replica_groups
+    assert made[0]["backend_config"].lighthouse_kwargs["min_replicas"] == 1
 
 
 class Channel(HeartbeatExchange):
