@@ -64,10 +64,8 @@ def test_ray_replaces_single_workers_without_limit(monkeypatch: pytest.MonkeyPat
             worker_group.run_worker_group(print, {}, spec)
     failures = [options["run_config"].failure_config for options in made]
     assert [(each.max_failures, each.controller_failure_limit) for each in failures] == [(-1, 0), (0, 0)]
-    assert [options["backend_config"].backend_cls.__name__ for options in made] == [
-        "LiveBackend",
-        "_ProcessGroupBackend",
-    ]
+    backends = [options["backend_config"].backend_cls for options in made]
+    assert [backend.__name__ for backend in backends] == ["LiveBackend", "_ProcessGroupBackend"]
     assert backends[0].has_replica_groups
     assert made[0]["backend_config"].lighthouse_kwargs["min_replicas"] == 1
 
