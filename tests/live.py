@@ -78,8 +78,8 @@ def failing(fault: Fault | None) -> Iterator[None]:
 
 def wait_for_workers(folder: Path) -> None:
     """Wait at a tick until so many workers train as `Workers.wanted` says, or another one is about to join."""
-    bell = StopFile(RunDir(folder).stop)
-    while Replica.current().world_size < int(_wanted(folder).read_text()) and not bell.read():
+    requests = StopFile(RunDir(folder).stop)
+    while Replica.current().world_size < int(_wanted(folder).read_text()) and not requests.read():
         time.sleep(0.05)
 
 
@@ -134,7 +134,7 @@ def work(overrides: tuple[str, ...], folder: Path, lighthouse: str, fault: Fault
     torch.set_num_threads(1)
     make_quick(setattr)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    stop_signal.EVERY, quorum.RING_AFTER = 0.02, 0.5
+    stop_signal.EVERY, quorum.JOIN_AFTER = 0.02, 0.5
     flag = SigtermFlag(StopReason.DRAIN)
     options = {"device": torch.device("cpu"), "echo": False, "lighthouse": lighthouse}
     with timed(folder), failing(fault), on_sigterm(flag.set):

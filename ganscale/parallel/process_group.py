@@ -2,6 +2,9 @@
 
 import os
 import socket
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +14,10 @@ import torch.distributed as dist
 
 from ganscale.parallel.collectives import disconnect
 
+ESTABLISHED = 1
+"""State of a TCP connection (Linux)."""
+WATCH_EVERY = 1.0
+"""Seconds between two looks at a group's connections."""
 FORMING = 30.0
 """Seconds within which all members of a new group must have connected."""
 
@@ -28,9 +35,20 @@ class ProcessGroup:
         rank: of this process.
         world_size: number of members.
         timeout: seconds after which a collective call fails.
+        overdue: called in a thread if the block still runs so long after a member has given the group up.
     """
 
-    def __init__(self, store: str, name: str, rank: int, world_size: int, *, timeout: float) -> None:
+    def __init__(
+        self,
+        store: str,
+        name: str,
+        rank: int,
+        world_size: int,
+        *,
+        timeout: float,
+        overdue: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._overdue, self._ended = overdue, threading.Event()
         self._store, self._name, self._timeout = store, name, timedelta(seconds=timeout)
         self._rank, self._world_size = rank, world_size
         self._sockets: set[str] = set()
@@ -53,12 +71,25 @@ class ProcessGroup:
             self._end(failed=True)
             raise
         self._sockets = _connections().keys() - before
+        threading.Thread(target=self._watch, name="group", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._end(failed=kind is not None)
 
+    def _watch(self) -> None:
+        """Find out when a member has given the group up, which closes connections to it."""
+        since: float | None = None
+        while not self._ended.wait(WATCH_EVERY):
+            now = time.monotonic()
+            if since is None:
+                since = now if self._sockets - _connected() else None
+            elif now - since > self._timeout.total_seconds():
+                self._overdue()
+                return
+
     def _end(self, *, failed: bool) -> None:
+        self._ended.set()
         if failed:
             self.abort()
         disconnect()
@@ -72,6 +103,16 @@ class ProcessGroup:
             if inode in self._sockets:
                 with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
                     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _connected() -> set[str]:
+    """The inodes of those network sockets of this process that neither side has closed."""
+    found = set()
+    for inode, descriptor in _connections().items():
+        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED:
+                found.add(inode)
+    return found
 
 
 def _connections() -> dict[str, int]:

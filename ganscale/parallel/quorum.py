@@ -2,13 +2,12 @@
 
 import logging
 import os
+import queue
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Hashable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from types import TracebackType
@@ -18,13 +17,14 @@ import torch.distributed as dist
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.parallel.members import LIGHTHOUSE, Quorum, assign
 
-LIGHTHOUSE = "TORCHFT_LIGHTHOUSE"
-"""Environment variable with the lighthouse's address; Ray Train's `TorchftConfig` sets it too."""
 HEARTBEAT = 0.25
 """Seconds between two heartbeats: a small part of the time after which the lighthouse declares a process dead."""
-RING_AFTER = 2.0
-"""Seconds after which a process that waits for a quorum rings, and between two times."""
+JOIN_AFTER = 2.0
+"""Seconds after which a process that waits for a quorum requests to join, and between two times."""
+POLL = 2.0
+"""Seconds between two looks whether a process that waits for a quorum is to leave."""
 _RPC = timedelta(seconds=5)
 
 _logger = logging.getLogger(__name__)
@@ -34,84 +34,56 @@ class QuorumError(ExecutionError):
     """No quorum came about: the lighthouse does not answer, or too few processes are left."""
 
 
-@dataclass(frozen=True)
-class Member:
-    """What a process tells the others when it asks for a quorum.
-
-    Attributes:
-        id: of the process, unique.
-        store: `HOST:PORT` of its TCPStore.
-        count: of the transactions that its state has behind it; 0 if it has no state.
-        rank: in the group before; None for a new one.
-        group: `Quorum.time` of the group that its state is of; 0 without a state.
-    """
-
-    id: str
-    store: str
-    count: int
-    rank: int | None
-    group: int
-
-    def order(self) -> tuple[float, str]:
-        """Ranks stay in their order, so that rank 0 stays where it is; new members come last."""
-        return float("inf") if self.rank is None else self.rank, self.id
-
-
-@dataclass(frozen=True)
-class Quorum:
-    """The processes that train together from now on, the same on all of them.
-
-    Attributes:
-        name: of this quorum, unlike that of any other.
-        members: by rank.
-        rank: of this process; None if there are more than may take part and it is one of those left out.
-        time: when it was formed, in nanoseconds by the lighthouse's clock.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    rank: int | None
-    time: int
-
-    @property
-    def source(self) -> int:
-        """Rank of the member with the newest state: of the newest group, as that of one that was away is of no use."""
-        states = [(member.group, member.count) for member in self.members]
-        return states.index(max(states))
-
-
 class Membership:
     """This process as the lighthouse knows it: it sends heartbeats while the block runs.
 
     Args:
-        ring: asks those who train, where there are any, for a new quorum; called in a thread while this process waits
-            for one.
+        request_join: asks those who train, where there are any, for a new quorum; called in a thread while this process
+            waits for one.
+        run: what must be the same on all members (`Member.run`).
         lighthouse: its address, `http://HOST:PORT`.
 
     Raises:
         ConfigError: torchft or the lighthouse's address is not there.
     """
 
-    def __init__(self, ring: Callable[[], None], lighthouse: str | None = None) -> None:
-        self._ring = ring
+    def __init__(self, request_join: Callable[[], None], run: Mapping[str, str], lighthouse: str | None = None) -> None:
+        self._request_join, self._run = request_join, dict(run)
         self._lighthouse = lighthouse or os.environ.get(LIGHTHOUSE, "")
         check_live(self._lighthouse)
-        self.id = uuid.uuid4().hex
+        self.renew()
         self._host = _own_address(self._lighthouse)
         self._store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
         self._ended = threading.Event()
         self._waits_since = float("inf")
-        self._thread = threading.Thread(target=self._send_heartbeats, name="quorum", daemon=True)
+        works = self._send_heartbeats, self._request_joins
+        self._threads = [threading.Thread(target=work, name="quorum", daemon=True) for work in works]
 
     def __enter__(self) -> "Membership":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
-        self._thread.join(_RPC.total_seconds())
+        for thread in self._threads:
+            thread.join(_RPC.total_seconds())
 
-    def quorum(self, count: int, group: int, rank: int | None, *, least: int, most: int, timeout: float) -> Quorum:
+    def renew(self) -> None:
+        """Become another process for the lighthouse: a quorum of the same ones as before needs no others."""
+        self.id = uuid.uuid4().hex
+
+    def quorum(
+        self,
+        count: int,
+        group: int,
+        rank: int | None,
+        *,
+        least: int,
+        most: int,
+        timeout: float,
+        poll: Callable[[], None] = lambda: None,
+    ) -> Quorum:
         """Wait for a quorum; every process that is to take part calls it.
 
         Args:
@@ -119,39 +91,65 @@ class Membership:
             group: `Quorum.time` of the group that the state is of; 0 without a state.
             rank: of this process in the group before; None without one.
             least: number of members.
-            most: number of members; of more, those with the highest ranks are left out.
+            most: number of members; of more, those with the highest ranks are left out, and wait.
             timeout: seconds to wait.
+            poll: called every `POLL` seconds meanwhile; may raise.
 
         Raises:
             QuorumError: none came about in that time.
+            ConfigError: the other members train another run.
         """
         started = self._waits_since = time.monotonic()
         problem = ""
-        facts: dict[Hashable, object] = {"rank": rank, "group": group}
+        facts: dict[Hashable, object] = {"rank": rank, "group": group, "run": self._run}
         try:
             while (left := timeout - (time.monotonic() - started)) > 0:
+                poll()
                 try:
-                    found = self._client().quorum(
-                        self.id,
-                        timeout=timedelta(seconds=left),
-                        address=self._host,
-                        store_address=f"{self._host}:{self._store.port}",
-                        step=count,
-                        world_size=1,
-                        data=facts,
-                    )
+                    found = self._asked(count, facts, left, poll)
                 except (RuntimeError, TimeoutError) as error:
                     problem = str(error).splitlines()[0]
                     time.sleep(0.5)
                     continue
-                quorum = _assign(found, self.id, most)
-                if len(quorum.members) >= least:
+                quorum = assign(found, self.id, most, self._lighthouse)
+                if quorum.rank is not None and len(quorum.members) >= least:
                     return quorum
-                problem = f"{len(quorum.members)} workers of at least {least} (cluster.num_workers)"
+                problem = f"{len(quorum.members)} workers of {least} to {most} (cluster.num_workers)"
                 time.sleep(0.5)
         finally:
             self._waits_since = float("inf")
-        raise QuorumError(f"no quorum within {timeout:.0f} s at the lighthouse {self._lighthouse}: {problem}")
+        hint = f"{problem}; is it this run's own?"
+        raise QuorumError(f"no quorum within {timeout:.0f} s at the lighthouse {self._lighthouse}: {hint}")
+
+    def _asked(self, count: int, facts: dict[Hashable, object], timeout: float, poll: Callable[[], None]) -> object:
+        """The lighthouse's answer; its client waits in a thread, as no signal reaches the one in which it does."""
+        own, answers = self.id, queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer = self._client().quorum(
+                    own,
+                    timeout=timedelta(seconds=timeout),
+                    address=self._host,
+                    store_address=f"{self._host}:{self._store.port}",
+                    step=count,
+                    world_size=1,
+                    data=facts,
+                )
+            except Exception as error:
+                answer = error
+            answers.put(answer)
+
+        threading.Thread(target=ask, name="quorum", daemon=True).start()
+        while True:
+            try:
+                answer = answers.get(timeout=POLL)
+                break
+            except queue.Empty:
+                poll()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _client(self):  # noqa: ANN202 - torchft's classes are not there on every platform
         from torchft.coordination import LighthouseClient
@@ -159,19 +157,29 @@ class Membership:
         return LighthouseClient(self._lighthouse, connect_timeout=_RPC)
 
     def _send_heartbeats(self) -> None:
-        client, rung = None, 0.0
+        client, last = None, ""
         while not self._ended.wait(HEARTBEAT):
             try:
                 client = client or self._client()
                 client.heartbeat(self.id, timeout=_RPC)
-            except (RuntimeError, TimeoutError) as error:
-                _logger.debug("no heartbeat: %s", error)
+                last = ""
+            except Exception as error:
                 client = None
+                if (text := f"{type(error).__name__}: {error}") != last:
+                    _logger.warning("no heartbeat to the lighthouse: %s", text)
+                last = text
+
+    def _request_joins(self) -> None:
+        asked = 0.0
+        while not self._ended.wait(HEARTBEAT):
             now = time.monotonic()
-            if now - max(self._waits_since, rung) > RING_AFTER:
-                rung = now
-                with suppress(OSError):
-                    self._ring()
+            if now - max(self._waits_since, asked) <= JOIN_AFTER:
+                continue
+            asked = now
+            try:
+                self._request_join()
+            except Exception as error:
+                _logger.warning("the request to join could not be written: %s: %s", type(error).__name__, error)
 
 
 def check_live(lighthouse: str) -> None:
@@ -194,21 +202,6 @@ def check_live(lighthouse: str) -> None:
         remedy = "start torchft_lighthouse and set it (docs/faults.md), or use restart"
     if problem:
         raise ConfigError(problem, key="cluster.recovery", value="live", remedy=remedy)
-
-
-def _assign(found: object, own: str, most: int) -> Quorum:
-    """Ranks of a lighthouse's quorum."""
-    members = sorted(
-        (
-            Member(each.replica_id, each.store_address, each.step, **each.data)
-            for each in found.participants  # pyright: ignore[reportAttributeAccessIssue]
-        ),
-        key=Member.order,
-    )[:most]
-    created = found.created  # pyright: ignore[reportAttributeAccessIssue]
-    name = f"{found.quorum_id}-{created.seconds}-{created.nanos}"  # pyright: ignore[reportAttributeAccessIssue]
-    rank = next((rank for rank, member in enumerate(members) if member.id == own), None)
-    return Quorum(name, tuple(members), rank, created.seconds * 10**9 + created.nanos)
 
 
 def _own_address(lighthouse: str) -> str:

@@ -5,25 +5,34 @@ that depends on the number of workers is built again, from the copy of the state
 """
 
 import gc
+import json
 import logging
+import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ganscale import __version__
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.config.errors import ExecutionError
+from ganscale.config.load import flat
 from ganscale.parallel.collectives import broadcast_ints
+from ganscale.parallel.members import FOLDER, Quorum
+from ganscale.parallel.phase import PHASE
 from ganscale.parallel.process_group import ProcessGroup
-from ganscale.parallel.quorum import Membership, Quorum, QuorumError
+from ganscale.parallel.quorum import Membership, QuorumError
 from ganscale.parallel.replica import Replica
 from ganscale.run.heartbeats import collective_timeout
 from ganscale.run.outcome import Outcome
 from ganscale.run.session import Live, run_worker
 from ganscale.run.stop_signal import RegroupError, StopFile, StopReason
+from ganscale.run.watchdog import EXIT_HANG
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.lease import BusyError
 from ganscale.storage.run_dir import RunDir
@@ -32,6 +41,18 @@ from ganscale.training.transactions import Transactions
 
 MAX_FAILURES = 3
 """Failures in a row of one transaction, with the same members, after which it is not the loss of one that fails it."""
+
+MAX_BUSY = 10
+"""Times in a row that workers without a state find another writer, which does not take them in."""
+
+GRACE = 10.0
+"""Seconds for which a worker that is to leave waits for a group that saves what it has in memory."""
+
+OWN = ("run.", "train.device", "data.cache_", "data.num_workers", "wandb.", "cluster.")
+"""Begins of the settings that may differ between the workers of a run."""
+
+KEPT = ("run.seed", "cluster.num_workers")
+"""Settings of those sections that may not."""
 
 PATIENCE = 1800.0
 """Seconds, at least, to wait for a quorum: for workers that evaluate or save, and for others where too few are left."""
@@ -68,28 +89,31 @@ def run_live(
     if options["device"].type != "cpu":
         remedy = "use cpu, or cluster.recovery = restart"
         raise ConfigError("live recovery is for CPUs", key="train.device", value=config.train.device, remedy=remedy)
-    folder = RunDir(path)
-    bell = StopFile(folder.stop)
-    live = Live(Transactions(), lambda: None, lambda: None)
+    folder, (least, most) = RunDir(path), bounds(config)
+    requests = StopFile(folder.stop)
+    live = Live(Transactions(), lambda: None, lambda: None, least)
     failures = _Failures()
     rank, failure = None, options.pop("previous_failure", None)
-    with Membership(lambda: _ring(bell), lighthouse) as membership:
+    with Membership(lambda: _request_join(requests, folder, most), shared(config, folder), lighthouse) as membership:
         while True:
             gc.collect()  # what the last group was built with
             try:
-                quorum, rank = _wait(config, membership, live.transactions, rank)
+                quorum, rank = _wait(config, membership, live.transactions, rank, folder, ask)
+            except RegroupError:
+                images = _saved(folder)
+                return Outcome(images, images, stop_reason=max(ask(), StopReason.DRAIN))
             except QuorumError:
                 if (images := _saved(folder)) >= config.train.images:  # the others have completed the run
                     return Outcome(images, images)
                 raise
             try:
                 with _group(config, quorum, rank) as group:
-                    live.abort, live.start = group.abort, partial(_record, quorum, folder, bell)
+                    live.abort, live.start = group.abort, partial(_record, live.transactions, quorum, folder, requests)
                     _synchronize(live.transactions, quorum, folder)
                     if not live.transactions.count:
                         begin()
                     return run_worker(
-                        config, path, ask=_asking(ask, bell), previous_failure=failure, live=live, **options
+                        config, path, ask=_asking(ask, requests), previous_failure=failure, live=live, **options
                     )
             except RegroupError as change:
                 failure = None
@@ -98,44 +122,75 @@ def run_live(
             except (RuntimeError, BusyError) as error:
                 if isinstance(error, ExecutionError):
                     raise
-                failures.add(live.transactions.count, quorum, error)
                 line = str(error).splitlines()[0][:200]
                 _logger.warning("worker %d of %d: %s", rank, len(quorum.members), line)
-                failure = None if isinstance(error, BusyError) else f"a worker was lost, the others continued: {line}"
+                failure = None if isinstance(error, BusyError) else f"the workers formed a new group after: {line}"
+                if isinstance(error, BusyError) and not live.transactions.count:
+                    failures.add_busy(error)
+                    _request_join(requests, folder, most)
+                    membership.renew()  # it may be alone in its quorum while others train
+                else:
+                    failures.add(live.transactions.count, quorum, error)
 
 
-def _wait(config: Config, membership: Membership, transactions: Transactions, rank: int | None) -> tuple[Quorum, int]:
-    """The next quorum, of which this worker is one, and its rank."""
+def _wait(
+    config: Config,
+    membership: Membership,
+    transactions: Transactions,
+    rank: int | None,
+    folder: RunDir,
+    ask: Callable[[], StopReason],
+) -> tuple[Quorum, int]:
+    """The next quorum, of which this worker is one, and its rank; a spare one waits until it is needed."""
     least, most = bounds(config)
     patience = max(PATIENCE, 2.0 * collective_timeout(config))  # that the watchdog ends one that hangs
-    quorum = membership.quorum(transactions.count, transactions.group, rank, least=least, most=most, timeout=patience)
-    if quorum.rank is None:
-        raise ExecutionError(f"the run has all the {most} workers that it may have (cluster.num_workers)")
-    return quorum, quorum.rank
+    started = time.monotonic()
+
+    def poll() -> None:
+        stays = GRACE if transactions.count else 0.0  # for a group that saves what is in memory
+        if ask() >= StopReason.DRAIN and time.monotonic() - started >= stays:
+            raise RegroupError(leaves=True)
+
+    facts = transactions.count, transactions.group, rank
+    while True:
+        try:
+            quorum = membership.quorum(*facts, least=least, most=most, timeout=patience, poll=poll)
+        except QuorumError:
+            if transactions.count or not _is_full(folder, most) or _saved(folder) >= config.train.images:
+                raise
+            continue
+        assert quorum.rank is not None
+        return quorum, quorum.rank
 
 
 def _synchronize(transactions: Transactions, quorum: Quorum, folder: RunDir) -> None:
     """Give all members the newest state; none, if a group that has been lost since was further; a collective call."""
-    recorded = _newest_group(folder) if quorum.rank == 0 else 0
+    recorded = _last_group(folder)[0] if quorum.rank == 0 else 0
     (newest,) = broadcast_ints([recorded], torch.device("cpu"))
     if newest > quorum.members[quorum.source].group:
         transactions.discard()
     transactions.synchronize(quorum.source, quorum.time)
 
 
-def _record(quorum: Quorum, folder: RunDir, bell: StopFile) -> None:
-    """Record the group as the one that trains, which has let in those who rang; rank 0 does, with the lease."""
+def _record(transactions: Transactions, quorum: Quorum, folder: RunDir, requests: StopFile) -> None:
+    """Record the group as the one that trains, which has let in those who requested it; rank 0 does, with the lease."""
     with suppress(OSError):
-        folder.group.write_text(str(quorum.time), encoding="utf-8")
-    if bell.read() == StopReason.RESIZE:
-        bell.clear()
+        folder.group.write_text(f"{quorum.time} {len(quorum.members)}", encoding="utf-8")
+    if requests.read() == StopReason.RESIZE or not transactions.count:  # what an earlier attempt left
+        requests.clear()
 
 
-def _newest_group(folder: RunDir) -> int:
-    """`Quorum.time` of the last group that trained the run; 0 without one."""
+def _last_group(folder: RunDir) -> tuple[int, int]:
+    """`Quorum.time` of the last group that trained the run, and its number of workers; 0 without one."""
     with suppress(OSError, ValueError):
-        return int(folder.group.read_text(encoding="utf-8"))
-    return 0
+        time_, size = folder.group.read_text(encoding="utf-8").split()
+        return int(time_), int(size)
+    return 0, 0
+
+
+def _is_full(folder: RunDir, most: int) -> bool:
+    """Whether the last group had as many workers as it may have."""
+    return _last_group(folder)[1] >= most
 
 
 def _saved(folder: RunDir) -> int:
@@ -166,23 +221,42 @@ def _has_rows(config: Config, num_workers: int) -> bool:
     return False
 
 
+def shared(config: Config, folder: RunDir) -> dict[str, str]:
+    """What must be the same on all workers of a run: its folder, and all settings but those of a machine.
+
+    Args:
+        config: the run.
+        folder: the run's.
+    """
+    place = folder.root.absolute() if isinstance(folder.root, Path) else folder.root
+    settings = {"version": __version__} | flat(config.model_dump(mode="json"))
+    kept = {key: json.dumps(value) for key, value in settings.items() if key in KEPT or not key.startswith(OWN)}
+    return {FOLDER: str(place)} | kept
+
+
 def _group(config: Config, quorum: Quorum, rank: int) -> ProcessGroup:
     store, timeout = quorum.members[0].store, collective_timeout(config)
-    return ProcessGroup(store, quorum.name, rank, len(quorum.members), timeout=timeout)
+    return ProcessGroup(store, quorum.name, rank, len(quorum.members), timeout=timeout, overdue=_end)
 
 
-def _ring(bell: StopFile) -> None:
-    """Ask those who train to form a new group with this worker."""
-    if bell.read() == StopReason.NONE:
-        bell.write(StopReason.RESIZE)
+def _end() -> None:
+    """End this process: the others have given its group up long ago, and it may hold the run's lease."""
+    _logger.error("the other workers have given this one up, which hangs in %s: it ends", PHASE.name)
+    os._exit(EXIT_HANG)
 
 
-def _asking(ask: Callable[[], StopReason], bell: StopFile) -> Callable[[], StopReason]:
-    """Ask this worker, and on rank 0 the run's folder, where a worker that waits has rung."""
+def _request_join(requests: StopFile, folder: RunDir, most: int) -> None:
+    """Ask those who train to form a new group with this worker, if there is room for it."""
+    if requests.read() in (StopReason.NONE, StopReason.DRAIN) and not _is_full(folder, most):
+        requests.write(StopReason.RESIZE)
+
+
+def _asking(ask: Callable[[], StopReason], requests: StopFile) -> Callable[[], StopReason]:
+    """Ask this worker, and on rank 0 the run's folder, where a worker that waits has requested to join."""
 
     def asked() -> StopReason:
-        rung = bell.read() if Replica.current().is_rank_zero else StopReason.NONE
-        return max(ask(), rung if rung in (StopReason.RESIZE, StopReason.STOP) else StopReason.NONE)
+        found = requests.read() if Replica.current().is_rank_zero else StopReason.NONE
+        return max(ask(), found if found in (StopReason.RESIZE, StopReason.STOP) else StopReason.NONE)
 
     return asked
 
@@ -192,7 +266,7 @@ class _Failures:
 
     def __init__(self) -> None:
         self._last: tuple[int, frozenset[str]] | None = None
-        self._count = 0
+        self._count = self._busy = 0
 
     def add(self, count: int, quorum: Quorum, error: Exception) -> None:
         """Count one.
@@ -205,8 +279,22 @@ class _Failures:
         Raises:
             RuntimeError: it is one too many.
         """
+        self._busy = 0
         this = count, frozenset(member.id for member in quorum.members)
         self._count = self._count + 1 if this == self._last else 1
         self._last = this
         if self._count >= MAX_FAILURES:
+            raise error
+
+    def add_busy(self, error: BusyError) -> None:
+        """Count that workers without a state found another writer, which may be a group that is to take them in.
+
+        Args:
+            error: that names it.
+
+        Raises:
+            BusyError: it is one too many.
+        """
+        self._busy += 1
+        if self._busy >= MAX_BUSY:
             raise error

@@ -13,12 +13,14 @@ import torch.distributed as dist
 
 from ganscale import __version__
 from ganscale.config import Config, ConfigError
+from ganscale.config.errors import ExecutionError
 from ganscale.data import Source
 from ganscale.data.identity import RULE
 from ganscale.data.source import Finite
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.replica import Replica
 from ganscale.run.heartbeats import clear_heartbeats, read_heartbeats
+from ganscale.run.stop_signal import RegroupError
 from ganscale.storage import checkpoint
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.failures import Failure, append_failure
@@ -70,19 +72,24 @@ def take(config: Config, folder: RunDir, replica: Replica, *, patience: float, e
     return lease
 
 
-def check_shared(folder: RunDir, replica: Replica) -> None:
+def check_shared(folder: RunDir, replica: Replica, *, live: bool = False) -> None:
     """Check that every replica sees what rank 0 wrote; otherwise a resume would read another disk.
 
     Args:
         folder: the run's.
         replica: this process among the replicas.
+        live: whether the other replicas continue without those that do not.
 
     Raises:
         RuntimeError: some replicas do not.
+        RegroupError: others do not see it, and this one continues without them; only with `live`.
     """
-    blind = _count(not (folder.root / "config.yaml").exists(), replica)
+    is_blind = not (folder.root / "config.yaml").exists()
+    blind = _count(is_blind, replica)
+    if blind and live and not is_blind:
+        raise RegroupError(leaves=False)
     if blind:
-        raise RuntimeError(
+        raise (ExecutionError if live else RuntimeError)(
             f"run.dir: {blind} of {replica.world_size} workers do not see {folder.root}; "
             "set run.dir to a folder on storage that every node mounts at the same path"
         )

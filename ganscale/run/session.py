@@ -42,7 +42,7 @@ from ganscale.storage.store import Place
 from ganscale.storage.workers import WorkerRecord, record_workers
 from ganscale.tracking import Tracker
 from ganscale.tracking.console import Console
-from ganscale.tracking.jsonl import JsonlTracker, drop_rollbacks, read_metrics
+from ganscale.tracking.jsonl import JsonlTracker, read_metrics, read_rollbacks
 from ganscale.tracking.tensorboard import TensorBoardTracker
 from ganscale.tracking.wandb import WandbTracker
 from ganscale.training.build import Experiment, build, build_source
@@ -149,6 +149,9 @@ class Session:
                     return
             self._check_lease()
             completed = True
+        except RegroupError:
+            completed = True  # as far as this group is concerned
+            raise
         finally:
             with ExitStack() as ends:  # all of them, even if one fails
                 for callback in reversed(self._callbacks):
@@ -188,12 +191,14 @@ class Live:
         transactions: copies of the run's state.
         abort: lets the group's collective calls fail.
         start: called by rank 0 once it is the run's writer.
+        least: number of workers that the run needs.
         source: the run's data, once they are open.
     """
 
     transactions: Transactions
     abort: Callable[[], None]
     start: Callable[[], None]
+    least: int = 1
     source: Source | None = None
 
     def open(self, config: Config, device: torch.device) -> Source:
@@ -272,7 +277,7 @@ def run_worker(
         patience = 5.0  # a group that trains is to take these workers in, and does not while they wait for its lease
     lease = take(config, folder, replica, patience=patience, echo=echo)
     try:
-        check_shared(folder, replica)
+        check_shared(folder, replica, live=live is not None)
         if live and lease:
             live.start()
         if lease:
@@ -290,7 +295,8 @@ def run_worker(
                 info(line)
         experiment = build(config, device=device, replica=replica, source=source)
         origin = _begin(experiment, folder, replica, info, live)
-        start, stop_signal = experiment.state.images, (LiveStopSignal if live else StopSignal)(device, ask)
+        start = experiment.state.images
+        stop_signal = LiveStopSignal(device, ask, least=live.least) if live else StopSignal(device, ask)
         own: list[Callback] = []
         checkpointer: Checkpointer | None = None
         if console:
@@ -348,10 +354,14 @@ def _begin(
 ) -> Mapping[str, Any]:
     """Resume the run, or start it, from other weights if it says so; return the record of these."""
     config = experiment.config
+    if live and live.transactions.count:
+        recorded = len(read_rollbacks(folder)) if replica.is_rank_zero else 0
+        (recorded,) = broadcast_ints([recorded], experiment.device)
+        if recorded > live.transactions.rollbacks:  # in the tick in which a worker was lost: it holds
+            live.transactions.discard()
+            info("the run was rolled back when a worker was lost: it continues from storage")
     if live and live.transactions.restore(experiment.state):
         info(f"continuing at {experiment.state.images:,} images, from the memory of a worker")
-        if replica.is_rank_zero:
-            drop_rollbacks(folder, experiment.state.rollbacks)
         return recorded_start(folder) if config.train.init_from else {}
     resumed = resume(experiment, folder, replica, info)
     if not config.train.init_from:

@@ -72,7 +72,7 @@ class StopSignal:
         self.agreed = StopReason.NONE
         self._device, self._ask, self._clock = device, ask, clock
         self._own = StopReason.NONE
-        self._world_size = Replica.current().world_size
+        self._world_size, self._rank = Replica.current().world_size, Replica.current().rank
         self._left, self._window, self._since = 1, 1, clock()
 
     def request(self, reason: StopReason) -> None:
@@ -130,16 +130,29 @@ class RegroupError(Exception):
 
 
 class LiveStopSignal(StopSignal):
-    """A `StopSignal` of a run that outlives its workers: only STOP and STORAGE stop it, or DRAIN on every replica.
+    """A `StopSignal` of a run that outlives its workers: STOP and STORAGE stop it, or DRAIN where too few would remain.
 
-    RESIZE and DRAIN of some replicas let the others continue in another group. Args: those of `StopSignal`.
+    RESIZE and DRAIN of some replicas let the others continue in another group.
+
+    Args:
+        device: as of `StopSignal`.
+        ask: as of `StopSignal`.
+        least: number of replicas that the run needs.
     """
 
+    def __init__(
+        self, device: "torch.device", ask: Callable[[], StopReason] = lambda: StopReason.NONE, *, least: int = 1
+    ) -> None:
+        super().__init__(device, ask)
+        self._least = least
+
     def _reduced(self, reason: int, window: int) -> tuple[int, int]:
-        largest, shortest, smallest = self._largest([reason, -window, -reason])
-        shortest, smallest = -shortest, -smallest
-        if smallest == largest == StopReason.DRAIN:
-            largest = StopReason.STOP
+        largest, shortest = super()._reduced(reason, window)
+        if largest == StopReason.DRAIN:
+            ranks = range(self._world_size)
+            own = [int(rank == self._rank and reason != StopReason.DRAIN) for rank in ranks]
+            if sum(self._largest(own)) < self._least:
+                largest = StopReason.STOP
         if StopReason.NONE < largest < StopReason.STOP:
             raise RegroupError(leaves=reason == StopReason.DRAIN)
         return largest, shortest

@@ -174,18 +174,6 @@ def read_rollbacks(folder: RunDir) -> list[dict[str, Any]]:
     return []
 
 
-def drop_rollbacks(folder: RunDir, count: int) -> None:
-    """Forget rollbacks that were recorded in a tick that is done again.
-
-    Args:
-        folder: of the run.
-        count: of rollbacks that the run's state has behind it.
-    """
-    rows = read_rollbacks(folder)
-    if len(rows) > count:
-        write_atomically(folder.rollbacks, json.dumps(rows[:count], indent=1) + "\n")
-
-
 def read_environment(folder: RunDir) -> dict[str, Any]:
     """Environment of the run's last attempt as nested mappings; empty if unknown.
 

@@ -38,6 +38,11 @@ class Transactions:
         """Images that the copy has behind it."""
         return self._saved["state"]["images"] if self.count else 0
 
+    @property
+    def rollbacks(self) -> int:
+        """Rollbacks that the copy has behind it."""
+        return self._saved["state"]["rollbacks"] if self.count else 0
+
     def synchronize(self, source: int, group: int) -> None:
         """Give all replicas of a new group the copy of one of them; a collective call.
 
@@ -53,19 +58,21 @@ class Transactions:
             content = bytearray(file.getbuffer())
         size = torch.tensor([len(content)])
         dist.broadcast(size, source)
-        self.group = group  # also of copies that are still to come
         if not size.item():
+            self.discard()  # what a replica has that was away
+            self.group = group  # also of copies that are still to come
             return
         data = torch.frombuffer(content, dtype=torch.uint8) if is_source else torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(data, source)
         if not is_source:
             self._saved = torch.load(io.BytesIO(data.numpy().data), weights_only=True)
             self.count = self._saved.pop("count")
+        self.group = group  # only now: without the data the copy is still that of an earlier one
 
     def discard(self) -> None:
-        """Forget the copy."""
+        """Forget the copy; those to come are of the same group."""
         self._saved = {}
-        self.count = self.group = 0
+        self.count = 0
 
     def restore(self, state: TrainState) -> bool:
         """Load the copy, if there is one; return whether there is.

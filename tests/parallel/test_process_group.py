@@ -2,6 +2,8 @@
 
 import os
 import threading
+import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -65,6 +67,29 @@ def test_a_member_that_gives_up_is_noticed_by_all_at_once_and_they_meet_again(
     fleet: Fleet, shared_memory: bool
 ) -> None:
     assert fleet.run(given_up, 3, shared_memory) == [9.0] * 3
+
+
+def stays(seconds: float) -> tuple[bool, bool]:
+    """Rank 1 stays in the block after the others have given the group up; whether it was overdue before and after."""
+    address, rank, size = store_address(), dist.get_rank(), dist.get_world_size()
+    dist.barrier()
+    dist.destroy_process_group()
+    overdue = threading.Event()
+    with suppress(RuntimeError), ProcessGroup(address, "stays", rank, size, timeout=seconds, overdue=overdue.set):
+        reduce_(torch.ones(3))
+        if rank != 1:
+            time.sleep(2.0)
+            raise RuntimeError
+        before = overdue.wait(1.0)  # while all are there
+        return before, overdue.wait(30.0)
+    return False, False
+
+
+@pytest.mark.multiprocess
+def test_a_member_is_overdue_that_stays_after_others_have_given_up(
+    fleet: Fleet,
+) -> None:
+    assert fleet.run(stays, 3, 0.5)[1] == (False, True)
 
 
 def timeouts(address: str = "") -> tuple[bool, float]:

@@ -111,3 +111,34 @@ def test_a_copy_goes_to_all_replicas_with_the_sums_for_the_next_row(fleet: Fleet
         torch.testing.assert_close(state, expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(rows, expected_rows[1:], rtol=1e-9, atol=1e-9)
         assert count == 10
+
+
+class FakeGroup:
+    """Collective calls of a replica that receives a copy, of which the last one may fail.
+
+    Args:
+        size: bytes of the copy; 0 for none.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_rank(self) -> int:
+        return 1
+
+    def broadcast(self, data: torch.Tensor, _: int) -> None:
+        if data.dtype == torch.uint8:
+            raise LostError
+        data.fill_(self.size)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(100, (4, 2)), (0, (0, 9))])
+def test_a_copy_is_of_a_new_group_only_once_it_has_come(
+    monkeypatch: pytest.MonkeyPatch, size: int, expected: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("ganscale.training.transactions.dist", FakeGroup(size))
+    transactions = Transactions()
+    transactions.count, transactions.group = 4, 2  # of a replica that was away
+    with suppress(LostError):
+        transactions.synchronize(0, 9)
+    assert (transactions.count, transactions.group) == expected
