@@ -1,19 +1,32 @@
 """A run that outlives its workers: who continues, who leaves, and when it is given up."""
 
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 
 from ganscale.config import ConfigError, load
+from ganscale.config.errors import ExecutionError
 from ganscale.parallel.members import FOLDER, Member, Quorum
+from ganscale.parallel.quorum import QuorumError
+from ganscale.parallel.replica import Replica
 from ganscale.run import live
+from ganscale.run.callback import Callback
 from ganscale.run.live import MAX_FAILURES, _Failures, bounds, run_live
-from ganscale.run.stop_signal import LiveStopSignal, RegroupError, StopFile, StopReason
+from ganscale.run.recovery import check_shared
+from ganscale.run.session import Live, Session, _begin
+from ganscale.run.stop_signal import LiveStopSignal, RegroupError, StopFile, StopReason, StopSignal
 from ganscale.storage.lease import BusyError
 from ganscale.storage.run_dir import RunDir
+from ganscale.training.build import build
+from ganscale.training.loop import train
 from ganscale.training.transactions import Transactions
 from tests.fleet import Fleet
+from tests.runs import MLP, tiny
 
 CPU = torch.device("cpu")
 NONE, RESIZE, DRAIN, STOP, STORAGE = StopReason
@@ -150,6 +163,102 @@ def test_workers_of_a_run_have_its_folder_and_settings_in_common(
     for other in ("run.seed=1", "train.batch_size=12", "cluster.num_workers=3", "log.every=640"):
         key = other.partition("=")[0]
         assert facts()[key] != facts(other)[key]
+
+
+def seen(path: Path) -> str:
+    """What a replica does that sees the run's folder, or not: rank 1 does not."""
+    replica = Replica.current()
+    folder = RunDir(path if replica.is_rank_zero else path / "elsewhere")
+    try:
+        check_shared(folder, replica, live=True)
+    except RegroupError as change:
+        return "leaves" if change.leaves else "regroups"
+    except ExecutionError as error:
+        return str(error)
+    return "trains"
+
+
+@pytest.mark.multiprocess
+def test_only_the_worker_that_does_not_see_the_folder_ends(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    sighted, blind = fleet.run(seen, 2, tmp_path)
+    assert sighted == "regroups"
+    assert "1 of 2 workers do not see" in blind
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0, 3), (1, 3), (2, 0)])
+def test_a_recorded_rollback_that_the_copy_does_not_have_holds(tmp_path: Path, rows: int, expected: int) -> None:
+    experiment, folder = build(tiny(*MLP)), RunDir(tmp_path)
+    transactions = Transactions()
+    for _ in train(experiment, intervals={}, until=2 * experiment.sampler.images_per_iteration):
+        pass
+    experiment.state.rollbacks = 1
+    transactions._saved, transactions.count = {"state": experiment.state.state_dict()}, 3
+    folder.rollbacks.write_text(json.dumps([{"at": 30, "to": 20}] * rows), encoding="utf-8")
+    new, lines = build(tiny(*MLP)), []
+    _begin(new, folder, Replica.current(), lines.append, Live(transactions, lambda: None, lambda: None))
+    assert transactions.count == expected
+    assert (new.state.images > 0) == bool(expected)
+    assert new.state.rollbacks == max(rows, 1)
+    assert "rolled back" in lines[0] or expected
+
+
+@pytest.mark.parametrize(("error", "expected"), [(RegroupError(leaves=False), True), (RuntimeError(), False)])
+def test_trackers_end_a_group_that_another_continues_without_a_failure(error: Exception, expected: bool) -> None:
+    ends: list[bool] = []
+
+    class Ends(Callback):
+        def on_end(self, session: Session, *, completed: bool) -> None:
+            ends.append(completed)
+
+    class Changes(StopSignal):
+        def __call__(self) -> bool:
+            raise error
+
+    session = Session(build(tiny(*MLP)), intervals={}, callbacks=[Ends()], stop_signal=Changes(CPU))
+    with pytest.raises(type(error)):
+        list(session.ticks())
+    assert ends == [expected]
+
+
+@pytest.mark.parametrize(("count", "waits"), [(0, False), (3, True)])
+def test_a_worker_that_is_to_leave_while_it_waits_does_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, waits: bool
+) -> None:
+    monkeypatch.setattr(live, "GRACE", 0.2)
+    transactions, polls = Transactions(), 0
+
+    class Waits:
+        def quorum(self, *_: int, poll: Callable[[], None], **__: float) -> Quorum:
+            nonlocal polls
+            while True:
+                poll()
+                polls += 1
+                time.sleep(0.01)
+
+    transactions.count = count
+    with pytest.raises(RegroupError) as caught:
+        live._wait(load(), cast("Any", Waits()), transactions, 0, RunDir(tmp_path), lambda: DRAIN)
+    assert caught.value.leaves
+    assert (polls > 0) == waits
+
+
+def test_a_spare_worker_waits_on_where_the_group_is_full(tmp_path: Path) -> None:
+    folder, answers = RunDir(tmp_path), [QuorumError("none"), QuorumError("none"), quorum("ab")]
+
+    class Answers:
+        def quorum(self, *_: int, **__: float) -> Quorum:
+            answer = answers.pop(0)
+            if isinstance(answer, QuorumError):
+                raise answer
+            return answer
+
+    config = load(overrides=("cluster.num_workers=2",))
+    waiting = (config, cast("Any", Answers()), Transactions(), None, folder, lambda: NONE)
+    with pytest.raises(QuorumError):
+        live._wait(*waiting)
+    live._record(Transactions(), quorum("ab"), folder, StopFile(folder.stop))
+    assert live._wait(*waiting)[0] == quorum("ab")
 
 
 def test_one_that_finds_another_writer_again_and_again_ends() -> None:
