@@ -176,7 +176,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["plain", "--truncation", "nan"], "out of range"),
         (["plain", "--truncation", "x"], "invalid float value"),
         (["ring", "--images", "here"], "2-D points are no images"),
-        (["ring", "--interpolate"], "2-D points are no images"),
+        (["ring", "--interpolate"], "points and latents are no images"),
         (["ring", "--nearest", "3"], "no finite training set"),
         (["plain", "--nearest", "0"], "--nearest = 0: too small"),
         (["plain", "--nearest", "60"], "too many neighbors"),
