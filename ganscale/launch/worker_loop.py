@@ -5,6 +5,7 @@ from typing import Any
 from ganscale.config import ConfigError
 from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.heartbeat_actor import ActorChannel
+from ganscale.launch.live_loop import train_live
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
 from ganscale.launch.worker_group import TrainingError, prepare_worker
@@ -35,8 +36,6 @@ def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingErro
             "callbacks": settings["callbacks"],
         }
         if settings["live"]:
-            from ganscale.launch.live import train_live  # it needs Ray 2.60
-
             return train_live(config, path, heartbeats, num_workers=settings["live"], trackers=[gauges], **options)
         with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
             return run_worker(

@@ -180,7 +180,10 @@ class StopFile:
         """
         self.requested = max(self.requested, reason)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(self.requested.name, encoding="utf-8")
+        written = StopReason.NONE
+        while written != self.requested:  # another thread, or a signal, may have requested more meanwhile
+            written = self.requested
+            self.path.write_text(written.name, encoding="utf-8")
 
     def read(self) -> StopReason:
         """The requested reason; NONE without a readable file."""

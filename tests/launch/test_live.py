@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ganscale.config import ConfigError, load
-from ganscale.launch import compat, worker_group
+from ganscale.launch import compat, live_loop, worker_group
 from ganscale.launch.heartbeat_exchange import HeartbeatExchange
 from ganscale.launch.placement import Placement
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
@@ -78,8 +78,8 @@ class Channel(HeartbeatExchange):
 
 
 def train(monkeypatch: pytest.MonkeyPatch, folder: Path, channel: Channel, run: Callable[..., Any]) -> Any:
-    monkeypatch.setattr(live, "run_live", lambda config, path, **options: run(**options))
-    return live.train_live(CONFIG, folder, channel, num_workers=2)
+    monkeypatch.setattr(live_loop, "run_live", lambda config, path, **options: run(**options))
+    return live_loop.train_live(CONFIG, folder, channel, num_workers=2)
 
 
 def begins(*, begin: Callable[[], None], ask: Callable[[], StopReason], **_: Any) -> Outcome:
@@ -143,7 +143,9 @@ def test_room_that_is_not_found_again_is_given_up(
 
 def test_nobody_leaves_alone() -> None:
     expected = {StopReason.DRAIN: StopReason.STOP, StopReason.RESIZE: StopReason.NONE}
-    assert {reason: live.everyone(reason) for reason in StopReason} == {each: each for each in StopReason} | expected
+    assert {reason: live_loop.everyone(reason) for reason in StopReason} == {
+        each: each for each in StopReason
+    } | expected
 
 
 def test_the_actor_forgets_workers_that_there_are_no_more() -> None:

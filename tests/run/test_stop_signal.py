@@ -96,6 +96,19 @@ def test_a_lesser_request_replaces_no_greater_one(tmp_path: Path) -> None:
     assert file.requested == file.read() == StopReason.STOP
 
 
+def test_a_request_during_the_write_of_a_lesser_one_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, write = StopFile(tmp_path / "stop"), Path.write_text
+
+    def slow(path: Path, data: str, encoding: str) -> int:
+        if data == "DRAIN":
+            file.write(StopReason.STOP)  # of another thread, which is faster
+        return write(path, data, encoding)
+
+    monkeypatch.setattr(Path, "write_text", slow)
+    file.write(StopReason.DRAIN)
+    assert file.read() == StopReason.STOP
+
+
 def test_sigterm_is_heard_once_and_the_old_handler_comes_back() -> None:
     heard: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("old"))
