@@ -77,7 +77,7 @@ class Channel(HeartbeatExchange):
         return StopReason.DRAIN
 
 
-def train(monkeypatch: pytest.MonkeyPatch, folder: Path, channel: Channel, run: Callable[..., Any]) -> Any:
+def train(monkeypatch: pytest.MonkeyPatch, folder: Path, channel: Any, run: Callable[..., Any]) -> Any:
     monkeypatch.setattr(live_loop, "run_live", lambda config, path, **options: run(**options))
     return live_loop.train_live(CONFIG, folder, channel, num_workers=2)
 
