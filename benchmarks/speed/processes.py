@@ -15,8 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import yaml
+
 from benchmarks.speed.command import BenchError, changed, configs_of, markdown, names_of, write_json
-from ganscale.config import Config, dump
+from ganscale.config import Config
 
 STARTS: dict[str, tuple[str, ...]] = {
     "local": ("--launcher", "local", "cluster.num_workers=1"),
@@ -189,7 +191,7 @@ def measure(config: Config, way: str, checkout: Path, *, timeout: float = 1200.0
     """
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "output").open("w+") as output:
         file, log = Path(folder) / "run.yaml", Path(folder) / "measured" / "train.log"
-        file.write_text(dump(_short(config, folder)), encoding="utf-8")
+        file.write_text(portable(_short(config, folder)), encoding="utf-8")
         command = [sys.executable, "-m", "ganscale.train", str(file), *STARTS[way]]
         began = time.monotonic()
         with subprocess.Popen(
@@ -231,6 +233,18 @@ def rows_after_start(log: Path, *, restarts: int) -> bool:
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     starts = text.split(" building ")
     return len(starts) == restarts + 2 and " images/s " in starts[-1]
+
+
+def portable(config: Config) -> str:
+    """A run's YAML as another version reads it, which lacks settings: without those that have their defaults.
+
+    Args:
+        config: the run.
+    """
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    for side in ("generator", "discriminator"):
+        settings.setdefault("model", {}).setdefault(side, {})["name"] = getattr(config.model, side).name
+    return yaml.safe_dump(settings)
 
 
 def _short(config: Config, folder: str) -> Config:

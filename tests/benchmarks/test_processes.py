@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
-from benchmarks.speed.processes import Phase, Process, ProcessTree, process_name, rows_after_start, table
+from benchmarks.speed.processes import Phase, Process, ProcessTree, portable, process_name, rows_after_start, table
+from ganscale.config import load, parse
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
@@ -79,3 +81,11 @@ def test_the_table_has_medians_and_ratios() -> None:
         ["ray", "driver", "2.0", "4.0", "0.50"],
         ["ray", "gone", "0.0", "4.0", "0.00"],
     ]
+
+
+@pytest.mark.parametrize("name", ["gaussians", "mnist_dcgan", "mnist_demo", "mnist_stylegan2"])
+def test_a_run_is_the_same_without_its_defaults(name: str) -> None:
+    config = load(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    settings = yaml.safe_load(portable(config))
+    assert parse(settings) == config
+    assert "wandb" not in settings, "all have their defaults"
