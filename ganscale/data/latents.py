@@ -28,7 +28,7 @@ FORMAT = "ganscale.latents/1"
 SPREAD = 0.5
 """Standard deviation that networks see, as in EDM2 (Karras et al. 2024): nearly all numbers then lie in [-1, 1]."""
 SEEN = 16
-"""Latents that are compared with the set's fingerprint when it is opened."""
+"""Latents that are hashed and compared when a set is opened, in place of all."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LatentSet:
         std: standard deviation of each channel, above 0.
         classes: their names, in the order of their numbers; empty without classes.
         data_hash: SHA-256 of shape, numbers and classes.
-        fingerprint: of `fingerprint`.
+        sample_hash: of `sample_hash`.
     """
 
     num_images: int
@@ -51,14 +51,14 @@ class LatentSet:
     std: tuple[float, ...]
     classes: tuple[str, ...]
     data_hash: str
-    fingerprint: str
+    sample_hash: str
 
     def as_text(self) -> str:
         """As JSON."""
         return json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n"
 
 
-def fingerprint(latents: np.ndarray, labels: np.ndarray | None) -> str:
+def sample_hash(latents: np.ndarray, labels: np.ndarray | None) -> str:
     """SHA-256 of some latents and all classes, by which files are noticed that are not those of the set.
 
     Args:
@@ -109,7 +109,7 @@ def _check_files(path: Path, found: LatentSet) -> None:
     labels = np.load(path / LABELS) if found.classes else None
     if labels is not None and (labels.shape != (found.num_images,) or labels.dtype != np.int64):
         raise ValueError(f"{LABELS} is not the one of {MANIFEST}")
-    if fingerprint(latents, labels) != found.fingerprint:
+    if sample_hash(latents, labels) != found.sample_hash:
         raise ValueError(f"{LATENTS} or {LABELS} has been replaced since the set was prepared")
 
 

@@ -42,7 +42,7 @@ class HeartbeatExchange:
         self._failure = text
 
     def starts(self) -> tuple[int, str]:
-        """Workers that started in this attempt, and why the last one failed that could say so."""
+        """Workers that started in this attempt, and why the last one failed that could report it."""
         return self._starts, self._failure
 
     def read(self) -> list[dict[str, Any]]:

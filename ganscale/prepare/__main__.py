@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     description = (
         "Check every picture of SOURCE once, convert all to shards with an index and checksums in OUT, and report "
         "classes, statistics and duplicates. The same command continues after an interruption. A folder of latents "
-        "(.npy files) becomes a set of latents, and begins anew after an interruption."
+        "(.npy files) becomes a set of latents, and starts from the beginning after an interruption."
     )
     parser = _Parser("prepare", description, epilog="docs/data.md describes the format and the rules")
     add = parser.add_argument

@@ -14,7 +14,7 @@ import numpy as np
 from ganscale.config import ConfigError
 from ganscale.config.datasets import MAX_SIDE, MIN_SIDE
 from ganscale.data.files import ENDINGS, IGNORED, NOT_READ
-from ganscale.data.latents import LABELS, LATENTS, MANIFEST, LatentSet, fingerprint
+from ganscale.data.latents import LABELS, LATENTS, MANIFEST, LatentSet, sample_hash
 from ganscale.storage.files import write_synced
 from ganscale.storage.store import Place
 
@@ -65,7 +65,7 @@ def _walk(source: Path, endings: frozenset[str]) -> Iterator[Path]:
 def prepare_latents(source: Path, out: Place) -> str:
     """Convert all files below a folder, in the order of their names; the names of its folders are classes.
 
-    The set counts from the moment on when its latents have their name; until then the same command begins anew.
+    The set counts from the moment on when its latents have their name; until then the same command starts again.
 
     Args:
         source: folder of `.npy` files, each one latent `[C, H, W]` or several `[n, C, H, W]`.
@@ -139,7 +139,7 @@ def _write(files: Sequence[_File], source: Path, out: Path, labels: np.ndarray, 
         problem, remedy = f"channels {constant} are the same in all latents", "leave them out"
         raise ConfigError(problem, key="SOURCE", value=str(source), remedy=remedy)
     numbers, copied = (tuple(mean.tolist()), tuple(std.tolist())), np.load(out / PARTIAL, mmap_mode="r")
-    marks = digest.hexdigest(), fingerprint(copied, labels if classes else None)
+    marks = digest.hexdigest(), sample_hash(copied, labels if classes else None)
     return LatentSet(len(labels), shape, *numbers, classes, *marks)
 
 

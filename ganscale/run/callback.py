@@ -37,7 +37,7 @@ class Callback:
 
         Args:
             session: as it ended.
-            completed: whether the run reached its last image, or goes on in another group (`cluster.recovery: live`).
+            completed: whether the run reached its last image, or continues in another group (`cluster.recovery: live`).
         """
 
 

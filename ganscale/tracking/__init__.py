@@ -35,7 +35,7 @@ class Tracker(Protocol):
         """Finish; nothing is recorded afterwards.
 
         Args:
-            completed: whether the run reached its last image, or goes on in another group (`cluster.recovery: live`).
+            completed: whether the run reached its last image, or continues in another group (`cluster.recovery: live`).
         """
         ...
 
