@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ganscale.config import Config, load
+from ganscale.run.health_monitor import TIMES
 from ganscale.storage.checkpoint import CheckpointStore
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import Experiment, build
 
 MLP = (
@@ -88,3 +92,13 @@ def saved(folder: Path, *overrides: str, images: int = 0, metrics: Mapping[str, 
     config = experiment.config.model_dump(mode="json")
     CheckpointStore(folder / "checkpoints", keep=99).save(state.state_dict(), config=config, metrics=metrics or {})
     return experiment
+
+
+def rows(run: RunDir) -> list[dict[str, Any]]:
+    """A run's rows of metrics with the columns that are a function of the config: no times, no memory.
+
+    Args:
+        run: its folder.
+    """
+    others = (*TIMES, "memory_mib")
+    return [{name: value for name, value in row.items() if name not in others} for row in read_metrics(run.pull())]

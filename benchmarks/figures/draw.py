@@ -76,9 +76,9 @@ def worlds(found: Mapping[str, Any], path: Path) -> None:
         for axes, kind, title, note in zip(panels, ("ganscale", "usual"), titles, notes, strict=True):
             for place, (workers, curve) in enumerate(found[kind].items()):
                 images, values = zip(*curve, strict=True)
-                width, dash = (9.5 - 1.9 * place, "-") if kind == "ganscale" else (1.8, "-")
+                width = 9.5 - 1.9 * place if kind == "ganscale" else 1.8
                 label = f"{workers} worker{'s' * (int(workers) > 1)}"
-                axes.plot(images, values, dash, color=COLORS[place], lw=width, label=label, solid_capstyle="round")
+                axes.plot(images, values, color=COLORS[place], lw=width, label=label, solid_capstyle="round")
             axes.text(0.0, 1.005, note, transform=axes.transAxes, color=QUIET, fontsize=9.5, va="bottom")
             axes.set_title(title, pad=20)
             axes.set_xlabel("images shown to the discriminator")

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,24 +31,6 @@ BLOCK = 1024
 """Training images that are in memory together, at most."""
 BLOCK_BYTES = 2**26
 """Bytes of these as float64, at most, where one alone has no more."""
-
-
-class Searchable(Protocol):
-    """What `nearest` reads of a training set.
-
-    Attributes:
-        num_images: number of its images.
-    """
-
-    num_images: int
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Images `[n, C, H, W]` in [-1, 1], and something more of each.
-
-        Args:
-            rows: indices into the set, int64 `[n]`.
-        """
-        ...
 
 
 def block_rows(values: int) -> int:
@@ -114,7 +95,7 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
 @torch.no_grad()
 def nearest(
     images: Tensor,
-    source: Searchable,
+    source: Finite,
     count: int,
     *,
     features: Features = pixels,

@@ -1,7 +1,6 @@
 """Versions of Ray, and its private APIs: used here only; tests/launch/test_compat.py holds them to a version."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import ray
 from ray import cloudpickle
 
 from ganscale.config import ConfigError
+from ganscale.parallel.members import check_torchft
 
 OLDEST, TESTED, BELOW = (2, 59), (2, 60), (3, 0)
 """Oldest supported minor version, newest one that the tests ran with, and the first that is refused."""
@@ -62,14 +62,10 @@ def check_live() -> None:
         ConfigError: Ray is older than 2.60, or torchft is not installed.
     """
     module, names = LIVE
-    problem, remedy = "", "or cluster.recovery = restart"
     if not all(_has(module, name) for name in names):
-        problem, remedy = f"Ray {ray.__version__} cannot replace single workers", f"use ray>=2.60, {remedy}"
-    elif find_spec("torchft") is None:
-        problem = "torchft is not installed"
-        remedy = f"pip install 'ganscale[live]' on all nodes (Linux x86-64, Python 3.11), {remedy}"
-    if problem:
+        problem, remedy = f"Ray {ray.__version__} cannot replace single workers", "use ray>=2.60, or restart"
         raise ConfigError(problem, key="cluster.recovery", value="live", remedy=remedy)
+    check_torchft()
 
 
 def _has(module: str, name: str) -> bool:

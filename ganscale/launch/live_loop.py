@@ -1,6 +1,5 @@
 """What each worker on Ray does with `cluster.recovery: live`."""
 
-from contextlib import suppress
 from typing import Any
 
 from ganscale.config import Config, ConfigError
@@ -10,7 +9,7 @@ from ganscale.run.live import run_live
 from ganscale.run.outcome import Outcome
 from ganscale.run.stop_signal import StopReason
 from ganscale.storage.checkpoint import CheckpointStore
-from ganscale.storage.run_dir import RunDir, checkpoint_store
+from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import Place
 
 
@@ -38,7 +37,7 @@ def train_live(
 
     def begin() -> None:
         starts, failure = channel.starts()
-        if starts > num_workers and not _is_complete(checkpoint_store(config, folder), config.train.images):
+        if starts > num_workers and CheckpointStore(folder.checkpoints).images() < config.train.images:
             raise TrainingError(failure or "all workers died, and the state of the run with them")
 
     try:
@@ -61,9 +60,3 @@ def everyone(requested: StopReason) -> StopReason:
     if requested == StopReason.DRAIN:
         return StopReason.STOP
     return StopReason.NONE if requested == StopReason.RESIZE else requested
-
-
-def _is_complete(store: CheckpointStore, images: int) -> bool:
-    with suppress(OSError):  # a bucket that does not answer now
-        return any(int(path.name) >= images for path in store.folders())
-    return False

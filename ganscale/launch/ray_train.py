@@ -200,9 +200,7 @@ class _Supervisor:
 
     def _saved(self) -> int:
         """Images of the newest checkpoint."""
-        with suppress(OSError):  # a bucket that does not answer now
-            return max((int(path.name) for path in CheckpointStore(self._folder.checkpoints).folders()), default=0)
-        return 0
+        return CheckpointStore(self._folder.checkpoints).images()
 
 
 def _wait_until_free(config: Config, folder: RunDir) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ganscale.config import ConfigError
 
@@ -14,6 +15,17 @@ FOLDER = "folder"
 """Name of the run's folder among the facts of a run (`Member.run`); the others are settings."""
 
 _logger = logging.getLogger(__name__)
+
+
+def check_torchft() -> None:
+    """Refuse live recovery where torchft is not installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if find_spec("torchft") is None:
+        remedy = "pip install 'ganscale[live]' on all nodes (Linux x86-64, Python 3.11), or cluster.recovery = restart"
+        raise ConfigError("torchft is not installed", key="cluster.recovery", value="live", remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
-from importlib.util import find_spec
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ import torch.distributed as dist
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
-from ganscale.parallel.members import LIGHTHOUSE, Quorum, assign
+from ganscale.parallel.members import LIGHTHOUSE, Quorum, assign, check_torchft
 
 HEARTBEAT = 0.25
 """Seconds between two heartbeats: a small part of the time after which the lighthouse declares a process dead."""
@@ -191,16 +190,10 @@ def check_live(lighthouse: str) -> None:
     Raises:
         ConfigError: torchft is not installed, or the address is not there.
     """
-    problem, remedy = "", ""
-    if find_spec("torchft") is None:
-        problem, remedy = (
-            "torchft is not installed",
-            "pip install 'ganscale[live]' (Linux, Python 3.11), or restart",
-        )
-    elif not urlsplit(lighthouse).port:
+    check_torchft()
+    if not urlsplit(lighthouse).port:
         problem = f"{LIGHTHOUSE} does not name a lighthouse (http://HOST:PORT)"
         remedy = "start torchft_lighthouse and set it (docs/faults.md), or use restart"
-    if problem:
         raise ConfigError(problem, key="cluster.recovery", value="live", remedy=remedy)
 
 

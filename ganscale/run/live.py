@@ -100,10 +100,10 @@ def run_live(
             try:
                 quorum, rank = _wait(config, membership, live.transactions, rank, folder, ask)
             except RegroupError:
-                images = _saved(folder)
+                images = _store(folder).images()
                 return Outcome(images, images, stop_reason=max(ask(), StopReason.DRAIN))
             except QuorumError:
-                if (images := _saved(folder)) >= config.train.images:  # the others have completed the run
+                if (images := _store(folder).images()) >= config.train.images:  # the others have completed the run
                     return Outcome(images, images)
                 raise
             try:
@@ -156,7 +156,7 @@ def _wait(
         try:
             quorum = membership.quorum(*facts, least=least, most=most, timeout=patience, poll=poll)
         except QuorumError:
-            if transactions.count or not _is_full(folder, most) or _saved(folder) >= config.train.images:
+            if transactions.count or not _is_full(folder, most) or _store(folder).images() >= config.train.images:
                 raise
             continue
         assert quorum.rank is not None
@@ -193,11 +193,8 @@ def _is_full(folder: RunDir, most: int) -> bool:
     return _last_group(folder)[1] >= most
 
 
-def _saved(folder: RunDir) -> int:
-    """Images of the newest checkpoint."""
-    with suppress(OSError):
-        return max((int(path.name) for path in CheckpointStore(folder.checkpoints).folders()), default=0)
-    return 0
+def _store(folder: RunDir) -> CheckpointStore:
+    return CheckpointStore(folder.checkpoints)
 
 
 def bounds(config: Config) -> tuple[int, int]:

@@ -242,6 +242,12 @@ class CheckpointStore(Generic[P]):
             found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted((path for path in found if _NAME.match(path.name)), key=lambda path: path.name, reverse=True)
 
+    def images(self) -> int:
+        """Images of the newest finished checkpoint; 0 without one, or while a bucket does not answer."""
+        with suppress(OSError):
+            return max((int(path.name) for path in self.folders()), default=0)
+        return 0
+
     def fences(self) -> dict[StorePath, int]:
         """Checkpoints in a bucket that count, and their writers' fencing numbers.
 

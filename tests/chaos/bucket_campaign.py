@@ -9,7 +9,6 @@ again continues.
 
 import argparse
 import hashlib
-import json
 import random
 import shutil
 import signal
@@ -18,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script, too
 
 import pytest
 
-from ganscale.run.health_monitor import TIMES
 from ganscale.storage.checkpoint import CheckpointStore
 from ganscale.storage.run_dir import RunDir, read_objects
-from ganscale.tracking.jsonl import read_metrics
 from tests.buckets import Proxy, Server, moto
 from tests.chaos.active_run import LostError, MissedError, send
 from tests.chaos.bucket_kinds import KINDS
 from tests.chaos.bucket_run import IMAGES, LIMIT, SETTINGS, BucketRun, environment, launch, new_uri
+from tests.chaos.records import append_record
 from tests.processes import Command
+from tests.runs import rows
 
 PER_RUN = 3
-OTHERS = (*TIMES, "memory_mib")
 
 
 @dataclass(frozen=True)
@@ -143,15 +141,6 @@ class Undisturbed:
     def _made(self, folder: Path) -> Path:
         folder.mkdir(parents=True)
         return folder
-
-
-def rows(run: RunDir) -> list[dict[str, Any]]:
-    """A run's rows without times.
-
-    Args:
-        run: its folder.
-    """
-    return [{key: value for key, value in row.items() if key not in OTHERS} for row in read_metrics(run.pull())]
 
 
 def attempt(planned: Planned, proxy: Proxy, undisturbed: Undisturbed, out: Path) -> Record:
@@ -261,8 +250,7 @@ def campaign(out: Path, seeds: Sequence[int], server: Server) -> list[Record]:
             print(planned, flush=True)
             record = attempt(planned, proxy, undisturbed, out)
             records.append(record)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(record)) + "\n")
+            append_record(path, record)
             print(f"seed {planned.seed}: {record.seconds:.0f} s, {'good' if record.good else record}", flush=True)
             (out / "table.md").write_text(table(records) + "\n", encoding="utf-8")
     finally:

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script, too
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # as a script, too
 from cluster.machines import ClusterError
 from cluster.nodes import LocalCluster
 from tests.chaos.kinds import KINDS
-from tests.chaos.records import Record, plan, read_records, summary, table
+from tests.chaos.records import Record, append_record, plan, read_records, summary, table
 from tests.chaos.runs import Campaign, make_cluster
 
 STORAGE_MIB = 256
@@ -104,8 +103,7 @@ def _work(options: argparse.Namespace, campaign: Campaign, small: bool, out: Pat
         campaign.restore_cluster()
         record = campaign.attempt(f"run-{options.seed}-{number:03d}", planned)
         records.append(record)
-        with (out / "records.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
+        append_record(out / "records.jsonl", record)
         verdict = "good" if record.good else f"NOT GOOD {record.problem}"
         print(f"run {number}: {record.seconds:.0f} s, {verdict}", flush=True)
         _write_summary(records, out)

@@ -8,7 +8,6 @@ continues.
 """
 
 import argparse
-import json
 import random
 import shutil
 import signal
@@ -16,21 +15,20 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ganscale.config import load
-from ganscale.run.health_monitor import TIMES
 from ganscale.run.session import run_worker
 from ganscale.storage import checkpoint
-from ganscale.storage.run_dir import RunDir
-from ganscale.tracking.jsonl import read_metrics
+from ganscale.storage.run_dir import RunDir, read_objects
+from tests.chaos.records import append_record
 from tests.fleet import make_quick
 from tests.live import Fault, Workers, gaps
-from tests.runs import QUIET, RING
+from tests.runs import QUIET, RING, rows
 
 ITERATIONS, BATCH, EVERY = 60, 12, 10
 RUN = (
@@ -39,8 +37,6 @@ RUN = (
     *("eval.every=0", f"log.every={EVERY * BATCH}", f"checkpoint.every={2 * EVERY * BATCH}"),
     f"log.samples_every={ITERATIONS * BATCH}",
 )
-OTHERS = (*TIMES, "memory_mib")
-"""Columns of rows that are no function of the config."""
 CALLS = {"update": 50, "commit": 50, "begin": 50, "row": 4, "save": 2, "tick": 4, "join": 2}
 """Moments, and up to which call of them a worker dies."""
 MOST_WORKERS, MOST_REPLACEMENTS = 4, 6
@@ -127,8 +123,7 @@ def history(first: list[Fault | None], later: list[Fault | None], folder: Path) 
 def outcome(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The last state, and the rows without times."""
     _, state = checkpoint.load(folder / "checkpoints" / f"{ITERATIONS * BATCH:012d}")
-    rows = [{name: x for name, x in row.items() if name not in OTHERS} for row in read_metrics(RunDir(folder))]
-    return state, rows
+    return state, rows(RunDir(folder))
 
 
 def agree(folder: Path, undisturbed: Path) -> tuple[bool, bool]:
@@ -174,8 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     file, until = out / "records.jsonl", time.monotonic() + 60.0 * options.minutes
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [Record(**json.loads(line)) for line in lines]
+    records = [Record(**row) for row in read_objects(file)]
     undisturbed = out / "undisturbed"
     make_quick(setattr)  # as the workers do
     run_worker(load(overrides=RUN), undisturbed, device=torch.device("cpu"), echo=False)
@@ -184,8 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if seed in done or time.monotonic() >= until:
             continue
         records.append(record(seed, out, undisturbed))
-        with file.open("a", encoding="utf-8") as records_file:
-            records_file.write(json.dumps(asdict(records[-1])) + "\n")
+        append_record(file, records[-1])
         print(records[-1], flush=True)
     print(summary(records))
     return 0 if records and all(each.good for each in records) else 1

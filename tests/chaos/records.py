@@ -1,10 +1,11 @@
 """Plan, records and summary of a campaign: pure functions."""
 
+import json
 import random
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from tests.chaos.kinds import KINDS
 
 HOURS = (1.0, 6.0, 24.0, 168.0)
 """Mean hours between two faults for which the best interval is computed."""
+
+
+def append_record(path: Path, record: Any) -> None:
+    """Add a line to a campaign's file of records.
+
+    Args:
+        path: of the file.
+        record: a dataclass of plain values.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ must have the SHA-256, and its rows the numbers, of the run that one worker comp
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,13 @@ import torch
 
 from ganscale.config import load
 from ganscale.parallel.shards import ShardGroup
-from ganscale.run.health_monitor import TIMES
 from ganscale.run.session import run_worker
 from ganscale.run.stop_signal import StopReason
 from ganscale.storage.checkpoint import CheckpointStore
-from ganscale.storage.run_dir import RunDir
-from ganscale.tracking.jsonl import read_metrics
+from ganscale.storage.run_dir import RunDir, read_objects
+from tests.chaos.records import append_record
 from tests.fleet import Fleet, FleetError
-from tests.runs import BATCH_NORM, DCGAN, MLP, QUIET, RESNET
+from tests.runs import BATCH_NORM, DCGAN, MLP, QUIET, RESNET, rows
 
 ITERATIONS, BATCH, MOST_WORKERS, MOST_ATTEMPTS = 8, 16, 6, 6
 COMMON = (
@@ -53,8 +51,6 @@ RUNS = {
 }
 SUMS = {"mlp": 25, "dcgan": 160, "resnet": 100}
 """About as many sums over shards as half of a run has."""
-OTHERS = (*TIMES, "memory_mib")
-"""Columns of rows that are no function of the config."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +151,7 @@ def outcome(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     newest = CheckpointStore(RunDir(folder).checkpoints, keep=99).newest(print)
     assert newest is not None, "there are checkpoints"
     assert newest.images == ITERATIONS * BATCH, "the run is complete"
-    rows = [{name: x for name, x in row.items() if name not in OTHERS} for row in read_metrics(RunDir(folder))]
-    return newest.sha256, rows
+    return newest.sha256, rows(RunDir(folder))
 
 
 def history(fleet: Fleet, run: str, planned: Iterator[Attempt], folder: Path) -> tuple[list[int], int]:
@@ -187,16 +182,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     file, until = out / "records.jsonl", time.monotonic() + 60.0 * options.minutes
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [Record(**json.loads(line)) for line in lines]
+    records = [Record(**row) for row in read_objects(file)]
     done, fleet = {(record.run, record.seed) for record in records}, Fleet("tests.chaos.shard_campaign")
     try:
         for number in range(options.histories):
             run, seed = list(RUNS)[number % len(RUNS)], number // len(RUNS)
             if run in options.runs and (run, seed) not in done and time.monotonic() < until:
                 records.append(_record(fleet, run, seed, out))
-                with file.open("a", encoding="utf-8") as records_file:
-                    records_file.write(json.dumps(asdict(records[-1])) + "\n")
+                append_record(file, records[-1])
                 print(records[-1], flush=True)
     finally:
         fleet.close()

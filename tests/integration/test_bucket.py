@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,23 +18,21 @@ from ganscale.dashboard import main as dashboard
 from ganscale.evaluate import main as evaluate
 from ganscale.report.__main__ import main as report
 from ganscale.report.sweep import open_results
-from ganscale.run.health_monitor import TIMES
 from ganscale.sample import main as sample
 from ganscale.storage.checkpoint import CheckpointStore, verify
 from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import StorePath, open_place
 from ganscale.tracking.images import write_png
-from ganscale.tracking.jsonl import read_metrics
 from ganscale.train import main
 from tests.buckets import Proxy, Server, moto
 from tests.processes import Command, final_state
 from tests.report.folders import seed, sweep, trial
 from tests.run.test_stop_signal import RUN
+from tests.runs import rows
 
 pytestmark = pytest.mark.usefixtures("all_held_out")
 
 COMMAND = ("--launcher", "local", *RUN, "checkpoint.keep=2")
-OTHERS = (*TIMES, "memory_mib")
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +58,6 @@ def final(uri: str) -> str:
     return hashlib.sha256((newest.path / newest.state).read_bytes()).hexdigest()
 
 
-def rows(place: Path | str) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in OTHERS} for row in read_metrics(RunDir(place).pull())]
-
-
 def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(
     server: Server, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,7 +74,7 @@ def test_a_killed_run_in_a_bucket_ends_as_one_in_a_folder(
     assert main(words) == 0
     assert f"resuming at {listed[0]:,} images" in capsys.readouterr().out
     assert final(uri) == final_state(straight)
-    assert rows(uri) == rows(straight), "no row is missing, none is there twice"
+    assert rows(RunDir(uri)) == rows(RunDir(straight)), "no row is missing, none is there twice"
     local = RunDir(uri).pull()
     failures = [json.loads(line) for line in local.failures.read_text().splitlines()]
     assert [each["resumed"] for each in failures] == [listed[0]]
@@ -112,14 +105,14 @@ def test_a_run_is_copied_and_resumed_elsewhere(
     assert main([*start, f"run.dir={tmp_path}", "run.name=a"]) == 0
     assert copy([str(tmp_path / "a"), f"{place}/a"]) == 0
     assert "copied with 2 checkpoints" in capsys.readouterr().out
-    assert rows(f"{place}/a") == rows(tmp_path / "a")
+    assert rows(RunDir(f"{place}/a")) == rows(RunDir(tmp_path / "a"))
     assert main([*COMMAND, f"run.dir={place}", "run.name=a"]) == 0
     assert "resuming at 360 images" in capsys.readouterr().out
     assert final(f"{place}/a") == final_state(straight)
     back = tmp_path / "back"
     assert copy([f"{place}/a", str(back / "a")]) == 0
     assert final_state(back / "a") == final_state(straight)
-    assert rows(back / "a") == rows(straight)
+    assert rows(RunDir(back / "a")) == rows(RunDir(straight))
     assert main([*COMMAND, f"run.dir={back}", "run.name=a", "train.images=660"]) == 0
     assert "resuming at 600 images" in capsys.readouterr().out
     for words, problem in (

@@ -13,7 +13,8 @@ from ganscale.launch import compat, live_loop, worker_group
 from ganscale.launch.heartbeat_exchange import HeartbeatExchange
 from ganscale.launch.placement import Placement
 from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec
-from ganscale.parallel.quorum import LIGHTHOUSE
+from ganscale.parallel import members
+from ganscale.parallel.members import LIGHTHOUSE
 from ganscale.run.session import Outcome
 from ganscale.run.stop_signal import StopReason
 
@@ -162,7 +163,7 @@ def test_what_is_missing_is_refused_before_a_start(monkeypatch: pytest.MonkeyPat
     if what == "ray":
         monkeypatch.setattr(compat, "LIVE", ("ray.train.v2.torch.torchft_config", ("Gone",)))
     else:
-        monkeypatch.setattr(compat, "find_spec", lambda name: None)
+        monkeypatch.setattr(members, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         compat.check_live()
     assert (caught.value.key, caught.value.value) == ("cluster.recovery", "live")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ganscale.config import ConfigError
+from ganscale.parallel import members
 from ganscale.parallel import quorum as module
 from ganscale.parallel.members import FOLDER, LIGHTHOUSE, Member, Quorum, assign
 from ganscale.parallel.quorum import Membership, QuorumError, check_live
@@ -110,7 +111,7 @@ def test_a_loopback_address_is_refused_beside_another() -> None:
 
 @pytest.mark.parametrize("address", ["", "HOST", "http://host"])
 def test_a_lighthouse_must_be_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: SimpleNamespace())
+    monkeypatch.setattr(members, "find_spec", lambda name: SimpleNamespace())
     with pytest.raises(ConfigError) as caught:
         check_live(address)
     assert (caught.value.key, caught.value.value) == ("cluster.recovery", "live")
@@ -118,7 +119,7 @@ def test_a_lighthouse_must_be_named(address: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_torchft_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(members, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         check_live("http://host:1")
     assert "ganscale[live]" in caught.value.remedy
