@@ -141,11 +141,12 @@ class Goodput(NamedTuple):
         return self.kept / (self.kept + self.lost) if self.kept else None
 
 
-def goodput(folder: RunDir) -> Goodput:
+def goodput(folder: RunDir, incidents: Iterable[Incident] | None = None) -> Goodput:
     """How a run spent its time so far, without pauses between commands and the start-up of attempts that did not fail.
 
     Args:
         folder: the run's.
+        incidents: its time line; None to read it.
     """
-    lost = sum(each.seconds_lost or 0.0 for each in timeline(folder))
+    lost = sum(each.seconds_lost or 0.0 for each in (timeline(folder) if incidents is None else incidents))
     return Goodput(seconds(read_metrics(folder)), lost)

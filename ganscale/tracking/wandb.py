@@ -450,7 +450,8 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
 
     def _log_timeline(self) -> None:
         """Put the time line, if anything happened, and the goodput so far into the run's summary."""
-        incidents, spent = timeline(self._folder), goodput(self._folder)
+        incidents = timeline(self._folder)
+        spent = goodput(self._folder, incidents)
         facts: dict[str, Any] = {} if spent.share is None else {"goodput": spent.share, "seconds_lost": spent.lost}
         if incidents:
             facts["timeline"] = timeline_table(incidents)
