@@ -36,12 +36,11 @@ class Source(Protocol):
         ...
 
 
-@runtime_checkable
-class Finite(Protocol):
-    """A source that repeats a finite set of examples.
+class Indexed(Protocol):
+    """Examples that are read by their row.
 
     Attributes:
-        num_images: number of its examples.
+        num_images: number of the examples.
     """
 
     num_images: int
@@ -53,6 +52,11 @@ class Finite(Protocol):
             rows: indices into the set, int64 `[n]`.
         """
         ...
+
+
+@runtime_checkable
+class Finite(Indexed, Protocol):
+    """A source that repeats a finite set of examples."""
 
     def classes(self, rows: Tensor) -> Tensor:
         """Classes of rows of the set, without reading the examples.

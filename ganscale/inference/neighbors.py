@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ganscale.config import DATASETS, ConfigError
 from ganscale.config.checks import extractor_name
-from ganscale.data.source import Finite
+from ganscale.data.source import Finite, Indexed
 from ganscale.evaluation.metrics.extractors import make_extractor
 from ganscale.inference.generator import LoadedGenerator
 from ganscale.inference.grid import MAX_TILES, settings_text, to_array
@@ -95,7 +95,7 @@ def features_of(name: str, generator: LoadedGenerator) -> Features:
 @torch.no_grad()
 def nearest(
     images: Tensor,
-    source: Finite,
+    source: Indexed,
     count: int,
     *,
     features: Features = pixels,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ganscale.data.source import Finite
+from ganscale.data.source import Indexed
 from ganscale.inference.neighbors import block_rows
 
 SIDE = 64
@@ -38,7 +38,7 @@ def reduced(images: Tensor) -> Tensor:
     return images if sides == list(images.shape[2:]) else interpolate(images, sides, mode="area")
 
 
-class ReducedImages:
+class ReducedImages(Indexed):
     """Images of a set, read once, with at most `SIDE` pixels a side and a byte per value.
 
     Args:
@@ -49,7 +49,7 @@ class ReducedImages:
         num_images: M.
     """
 
-    def __init__(self, source: Finite, rows: Tensor) -> None:
+    def __init__(self, source: Indexed, rows: Tensor) -> None:
         self.num_images = len(rows)
         size = block_rows(source.gather(rows[:1])[0].numel())
         self._images = torch.cat([self._bytes(source.gather(block)[0]) for block in rows.split(size)])

@@ -77,7 +77,8 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     for size in (1, 5):
         z, labels = generator.latents(range(size)), generator.classes(range(size))
         inputs = {"z": z.numpy()} if labels is None else {"z": z.numpy(), "labels": labels.numpy()}
-        torch.testing.assert_close(torch.from_numpy(session.run(["examples"], inputs)[0]), generator(z, labels))
+        made = torch.from_numpy(session.run(["examples"], inputs)[0])
+        torch.testing.assert_close(made, generator(z, labels), rtol=1e-5, atol=1e-5)  # the runtime's own kernels
 
 
 def test_onnx_keeps_an_epsilon_that_matters(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from cluster.machines import Bridge, obstacle
 from cluster.nodes import HEAD, LocalCluster
+from ganscale.storage.run_dir import RunDir
 from ganscale.sweep.results import read_entries
 from ganscale.sweep.tuner import sweep_folder
 from tests.buckets import moto
@@ -85,7 +86,7 @@ def test_a_submitted_job_needs_no_shared_folder(tmp_path: Path, monkeypatch: pyt
         words = [sys.executable, *TORCHRUN, f"run.dir={tmp_path}", "run.name=a", *RUN]
         subprocess.run(words, check=True, timeout=600, cwd=tmp_path)
         assert final(f"{there.uri}/a") == final_state(tmp_path / "a")
-        assert [row["images"] for row in rows(f"{there.uri}/a")] == list(range(24_000, 240_001, 24_000))
+        assert [row["images"] for row in rows(RunDir(f"{there.uri}/a"))] == list(range(24_000, 240_001, 24_000))
 
 
 def test_a_submitted_sweep_needs_no_shared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

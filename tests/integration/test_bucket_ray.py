@@ -62,7 +62,7 @@ def test_a_token_that_expires_ends_the_run_with_what_to_do_and_the_next_command_
     straight = [sys.executable, *TORCHRUN, *RUN, f"run.dir={tmp_path}", "run.name=a"]
     subprocess.run(straight, check=True, timeout=LIMIT, cwd=tmp_path)
     assert final(f"{place}/a") == final_state(tmp_path / "a")
-    assert rows(f"{place}/a") == rows(tmp_path / "a")
+    assert rows(RunDir(f"{place}/a")) == rows(RunDir(tmp_path / "a"))
 
 
 def test_a_stop_request_reaches_the_workers_and_they_ask_no_storage_for_it(
