@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,6 +25,7 @@ from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.step import Step
 from ganscale.training.transactions import Transactions
 from tests.fleet import make_quick
+from tests.live_hosts import Hosts, enter
 
 MOMENTS: dict[str, tuple[type, str]] = {
     "update": (Step, "_update_generator"),
@@ -40,22 +41,41 @@ MOMENTS: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """When a worker sends itself a signal.
+    """What happens to a worker, and when.
 
     Attributes:
         moment: of `MOMENTS`.
         call: which call of that function, from 1.
-        number: of the signal.
+        what: "kill", "stop" (SIGSTOP), or of its machine: "cut" off for some time, or "off", without power.
+        seconds: for which it is stopped, cut off or without power; 0 where nobody lets it continue.
     """
 
     moment: str
     call: int
-    number: int = signal.SIGKILL
+    what: str = "kill"
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.what}{f' {self.seconds:.0f} s' * bool(self.seconds)} at {self.moment} {self.call}"
+
+
+def strike(fault: Fault, folder: Path, position: int) -> None:
+    """Let the fault happen to this process, which is a worker of the run in `folder`."""
+    with _struck(folder).open("a", encoding="utf-8") as file:
+        file.write(f"{fault}, worker {position}, rank {Replica.current().rank}\n")
+    if fault.what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    request = _request(folder, position)
+    request.touch()
+    if fault.what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while request.exists() and fault.what != "stop":  # `Workers.tend` does it
+        time.sleep(0.002)
 
 
 @contextmanager
-def failing(fault: Fault | None) -> Iterator[None]:
-    """Send this process a signal when it comes to a moment."""
+def failing(fault: Fault | None, folder: Path, position: int) -> Iterator[None]:
+    """Let a fault happen to this process when it comes to a moment."""
     if fault is None:
         yield
         return
@@ -66,7 +86,7 @@ def failing(fault: Fault | None) -> Iterator[None]:
         nonlocal left
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), fault.number)
+            strike(fault, folder, position)
         return act(*arguments, **options)
 
     setattr(owner, name, count)
@@ -76,10 +96,12 @@ def failing(fault: Fault | None) -> Iterator[None]:
         setattr(owner, name, act)
 
 
-def wait_for_workers(folder: Path) -> None:
+def wait_for_workers(folder: Path, seconds: float) -> None:
     """Wait at a tick until so many workers train as `Workers.wanted` says, or another one is about to join."""
-    requests = StopFile(RunDir(folder).stop)
+    requests, until = StopFile(RunDir(folder).stop), time.monotonic() + seconds
     while Replica.current().world_size < int(_wanted(folder).read_text()) and not requests.read():
+        if time.monotonic() > until:
+            break
         time.sleep(0.05)
 
 
@@ -119,6 +141,16 @@ def timed(folder: Path) -> Iterator[None]:
         Transactions.begin, live._Failures.add = begin, add
 
 
+def struck(folder: Path) -> list[str]:
+    """The faults that have happened to a run's workers."""
+    path = _struck(folder)
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _struck(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.struck")
+
+
 def gaps(folder: Path) -> list[float]:
     """What all workers of a run have written (`timed`)."""
     path = _gaps(folder)
@@ -129,17 +161,33 @@ def _gaps(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.gaps")
 
 
-def work(overrides: tuple[str, ...], folder: Path, lighthouse: str, fault: Fault | None) -> None:
+def _request(folder: Path, position: int) -> Path:
+    """A file by which a worker requests what it cannot do to its own machine."""
+    return folder.with_name(f"{folder.name}.{position}.fault")
+
+
+def work(
+    overrides: tuple[str, ...],
+    folder: Path,
+    lighthouse: str,
+    fault: Fault | None,
+    position: int,
+    machine: tuple[int, Path, int] | None,
+) -> None:
     """Train as a worker; the exit code is 0 at the end of the run, 75 after it has left."""
+    if machine:
+        enter(*machine)
+    else:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     make_quick(setattr)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     stop_signal.EVERY, quorum.JOIN_AFTER = 0.02, 0.5
     flag = SigtermFlag(StopReason.DRAIN)
     options = {"device": torch.device("cpu"), "echo": False, "lighthouse": lighthouse}
-    with timed(folder), failing(fault), on_sigterm(flag.set):
-        callbacks = [lambda tick: wait_for_workers(folder)]
-        outcome = live.run_live(load(overrides=overrides), folder, ask=flag, callbacks=callbacks, **options)
+    with timed(folder), failing(fault, folder, position), on_sigterm(flag.set):
+        config = load(overrides=overrides)
+        callbacks = [lambda tick: wait_for_workers(folder, 0.5 * config.cluster.timeout)]
+        outcome = live.run_live(config, folder, ask=flag, callbacks=callbacks, **options)
     os._exit(75 if outcome.stop_reason else 0)
 
 
@@ -170,13 +218,27 @@ class Workers:
         overrides: the run's settings.
         folder: the run's.
         wanted: workers without which rank 0 does not go beyond a tick.
+        hosts: machines for them; by default they share this one.
+        heartbeat_timeout: seconds after which the lighthouse declares a silent worker dead; `hosts` have their own.
     """
 
-    def __init__(self, overrides: tuple[str, ...], folder: Path, *, wanted: int) -> None:
-        self.overrides, self.folder = overrides, folder
+    def __init__(
+        self,
+        overrides: tuple[str, ...],
+        folder: Path,
+        *,
+        wanted: int,
+        hosts: Hosts | None = None,
+        heartbeat_timeout: float = 15.0,
+    ) -> None:
+        self.overrides, self.folder, self.hosts = overrides, folder, hosts
         self.want(wanted)
-        self.lighthouse = Lighthouse()
+        self.lighthouse = None if hosts else Lighthouse(heartbeat_timeout=heartbeat_timeout)
+        self.address = hosts.lighthouse if hosts else cast(Lighthouse, self.lighthouse).address
         self.processes: list[BaseProcess] = []
+        self.places: list[int] = []
+        self.faults: list[Fault | None] = []
+        self._stopped: dict[int, float] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["torch", "torchft.coordination", "tests.live"])
 
@@ -184,13 +246,41 @@ class Workers:
         """Change the number of workers without which rank 0 does not go beyond a tick."""
         want(self.folder, count)
 
-    def start(self, fault: Fault | None = None) -> BaseProcess:
-        """Start a worker."""
-        arguments = (self.overrides, self.folder, self.lighthouse.address, fault)
+    def start(self, fault: Fault | None = None, host: int = 0) -> BaseProcess:
+        """Start a worker, on one of the machines if there are any."""
+        machine = (self.hosts.pids[host], self.hosts.folder, host) if self.hosts else None
+        arguments = (self.overrides, self.folder, self.address, fault, len(self.processes), machine)
         process: Any = self._context.Process(target=work, args=arguments, daemon=True)
         process.start()
         self.processes.append(process)
+        self.places.append(host)
+        self.faults.append(fault)
         return process
+
+    def tend(self) -> None:
+        """Do to machines what their workers request, and let stopped ones continue; to be called every now and then."""
+        if not self.hosts:
+            return
+        self.hosts.tend()
+        for process, until in list(self._stopped.items()):
+            if time.monotonic() >= until:
+                del self._stopped[process]
+                os.kill(process, signal.SIGCONT)
+        for position, (fault, host) in enumerate(zip(self.faults, self.places, strict=True)):
+            request = _request(self.folder, position)
+            if fault is None or not request.exists():
+                continue
+            if fault.what == "stop":
+                pid = self.processes[position].pid
+                assert pid
+                self._stopped[pid] = time.monotonic() + fault.seconds
+            elif fault.what == "cut":
+                self.hosts.cut(host, fault.seconds)
+            else:
+                there = zip(self.processes, self.places, strict=True)
+                alive = [process.pid for process, place in there if place == host and process.is_alive()]
+                self.hosts.lose_power(host, [pid for pid in alive if pid], fault.seconds)
+            request.unlink()
 
     def wait(self, process: BaseProcess, timeout: float = 600.0) -> int:
         """A worker's exit code."""
@@ -213,6 +303,7 @@ class Workers:
         """Wait until something holds."""
         end = time.monotonic() + timeout
         while not condition():
+            self.tend()
             assert time.monotonic() < end, f"{what}: not within {timeout:.0f} s\n{self.log}"
             time.sleep(0.05)
 
@@ -229,4 +320,5 @@ class Workers:
             if process.is_alive():
                 process.kill()
             process.join(10.0)
-        self.lighthouse.close()
+        if self.lighthouse:
+            self.lighthouse.close()

@@ -1,7 +1,8 @@
 """One replica of a scaling measurement: `torchrun ... -m benchmarks.speed.group REQUEST.json ANSWER.json`.
 
-In each round one process runs alone while the others wait, all run together, and all run without reducing gradients.
-The three blocks share the state of the machine, so their ratios vary less than those of separate runs.
+In each round one process runs alone while the others wait, all run together, and all run without reducing gradients;
+or they run with and without what live recovery adds. The blocks of a round share the state of the machine, so their
+ratios vary less than those of separate runs.
 """
 
 import json
@@ -21,6 +22,7 @@ from benchmarks.speed.measure import Ganscale
 from ganscale.config import Config, parse
 from ganscale.parallel.collectives import Replica, reduce_
 from ganscale.training.build import Experiment, build
+from ganscale.training.transactions import Transactions
 
 SIZES = (1 << 10, 1 << 14, 1 << 18, 1 << 21)
 """Bytes of the all-reduces that measure the link."""
@@ -30,36 +32,42 @@ def measure_group(request: dict[str, Any], device: torch.device) -> dict[str, An
     """Measure on every replica of torch.distributed's default group.
 
     Args:
-        request: `together` and `alone`, the configs of the group and of one worker; `iterations` per block; `rounds`.
+        request: `together` and `alone`, the configs of the group and of one worker; `iterations` per block; `rounds`;
+            `kinds` of blocks, by default `alone`, `together` and `silent`, or also `live`.
         device: of this replica.
 
     Returns:
-        `alone`, `together`, `silent`: seconds per iteration, one number per round. `link`: bytes and seconds of
-        all-reduces. All replicas return the same keys, each with its own times.
+        For each kind of block seconds per iteration, one number per round. `link`: bytes and seconds of all-reduces.
+        All replicas return the same keys, each with its own times.
     """
     replica, config = Replica.current(), parse(request["together"])
     torch.set_num_threads(config.cluster.cpus_per_worker)
     together = build(config, device=device, replica=replica)
-    with _without_group():
-        alone = build(parse(request["alone"]), device=device, replica=Replica()) if replica.is_rank_zero else None
-    times: dict[str, list[float]] = {"alone": [], "together": [], "silent": []}
+    times: dict[str, list[float]] = {kind: [] for kind in request.get("kinds", ("alone", "together", "silent"))}
+    loops: dict[str, Ganscale | None] = dict.fromkeys(times, Ganscale(together))
+    if "alone" in times:
+        with _without_group():
+            alone = build(parse(request["alone"]), device=device, replica=Replica()) if replica.is_rank_zero else None
+        loops["alone"] = Ganscale(alone) if alone else None
+    if "live" in times:
+        loops["live"] = Ganscale(together, Transactions())
     for number in range(request["rounds"] + 1):
         kinds = list(times) if number % 2 else list(reversed(times))
         for kind in kinds:
-            seconds = _block(kind, alone if kind == "alone" else together, request["iterations"], device)
+            seconds = _block(kind, loops[kind], request["iterations"], device)
             if number:
                 times[kind].append(seconds)
     return {**times, "link": _link_times(replica, device), "workers": replica.world_size}
 
 
-def _block(kind: str, experiment: Experiment | None, iterations: int, device: torch.device) -> float:
-    """Seconds per iteration of one block; a replica without an experiment waits."""
+def _block(kind: str, loop: Ganscale | None, iterations: int, device: torch.device) -> float:
+    """Seconds per iteration of one block; a replica without a loop waits."""
     surroundings: Callable[[], Any] = _without_group if kind == "alone" else nullcontext
     dist.barrier()
     started = time.perf_counter()
-    if experiment is not None:
-        with surroundings(), _no_sync(experiment) if kind == "silent" else nullcontext():
-            Ganscale(experiment).run(iterations)
+    if loop is not None:
+        with surroundings(), _no_sync(loop.experiment) if kind == "silent" else nullcontext():
+            loop.run(iterations)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - started) / iterations

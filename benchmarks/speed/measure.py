@@ -20,6 +20,7 @@ import torch
 
 from ganscale.training.build import Experiment
 from ganscale.training.loop import train
+from ganscale.training.transactions import Transactions
 
 
 class Contender(ABC):
@@ -46,13 +47,18 @@ class Contender(ABC):
 
 
 class Ganscale(Contender):
-    """The loop of a ganscale run: random streams, EMA, metrics every `log.every` images and once per block."""
+    """The loop of a ganscale run: random streams, EMA, metrics every `log.every` images and once per block.
+
+    Args:
+        experiment: the run.
+        transactions: copies of its state, as with live recovery.
+    """
 
     name = "ganscale"
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, transactions: Transactions | None = None) -> None:
         super().__init__(experiment)
-        self.experiment = experiment
+        self.experiment, self._transactions = experiment, transactions
 
     def run(self, iterations: int) -> None:
         """Train.
@@ -63,7 +69,7 @@ class Ganscale(Contender):
         state, sampler = self.experiment.state, self.experiment.sampler
         until = state.images + iterations * sampler.images_per_iteration
         intervals = {"log": self.experiment.config.log.every}
-        for _ in train(self.experiment, intervals=intervals, until=until):
+        for _ in train(self.experiment, intervals=intervals, until=until, transactions=self._transactions):
             pass
 
 

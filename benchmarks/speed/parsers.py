@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "evaluation": "what evaluation costs training, beside it and inline",
     "variants": "bf16, channels_last and torch.compile beside float32 eager, alternating",
     "shards": "processor time of train.shards = 2, 4, 8 over that of the same run without",
+    "live": "time of an iteration with cluster.recovery=live over that with restart, without faults",
 }
 """Each is a module of this package with `main(options)`."""
 BASELINES = ("minimal", "textbook", "lightning")
@@ -145,6 +146,11 @@ def _shards(parser: argparse.ArgumentParser) -> None:
     _blocks(parser, iterations=3, rounds=15)
 
 
+def _live(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=positive, default=2, help="number of workers (default: %(default)s)")
+    _blocks(parser, iterations=5, rounds=20)
+
+
 _PARSERS = {
     "throughput": (
         "Measure training throughput next to hand-written loops with the same networks and batch, alternating in one\n"
@@ -200,6 +206,12 @@ _PARSERS = {
         "processor time, which other programs do not affect.",
         ",".join(PRESETS),
         _shards,
+    ),
+    "live": (
+        "Train the same run with and without what live recovery adds to an iteration (a copy of the state, one more\n"
+        "all-reduce), alternating in one group of processes.",
+        ",".join(PRESETS),
+        _live,
     ),
     "saving": (
         "Train without saving, with saving inline and with saving in a thread, in alternating blocks, on storage that\n"

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ganscale.parallel.quorum import LIGHTHOUSE
 
-HEARTBEAT_TIMEOUT = 5.0
+HEARTBEAT_TIMEOUT = 3.0
 """Seconds after which the lighthouse declares a silent worker dead; one whose process ended is noticed at once."""
 _JOIN_TIMEOUT = 300.0
 _TICK = 0.05

@@ -69,7 +69,8 @@ class Quorum:
         name: of this quorum, unlike that of any other.
         members: by rank.
         rank: of this process; None if there are more than may take part and it is one of those left out.
-        time: when it was formed, in nanoseconds by the lighthouse's clock.
+        time: when it was formed, in nanoseconds by the lighthouse's clock; later than the groups that its members'
+            states are of, as another lighthouse's clock may be behind.
     """
 
     name: str
@@ -117,7 +118,8 @@ def assign(found: object, own: str, most: int, lighthouse: str) -> Quorum:
     created = found.created  # pyright: ignore[reportAttributeAccessIssue]
     name = f"{found.quorum_id}-{created.seconds}-{created.nanos}"  # pyright: ignore[reportAttributeAccessIssue]
     rank = next((rank for rank, member in enumerate(members) if member.id == own), None)
-    return Quorum(name, tuple(members), rank, created.seconds * 10**9 + created.nanos)
+    time = max(created.seconds * 10**9 + created.nanos, 1 + max(member.group for member in members))
+    return Quorum(name, tuple(members), rank, time)
 
 
 def _refusal(member: Member, newest: Member, lighthouse: str) -> ConfigError | None:

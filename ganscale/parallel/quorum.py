@@ -21,7 +21,9 @@ from ganscale.parallel.members import LIGHTHOUSE, Quorum, assign, check_torchft
 HEARTBEAT = 0.25
 """Seconds between two heartbeats: a small part of the time after which the lighthouse declares a process dead."""
 JOIN_AFTER = 2.0
-"""Seconds after which a process that waits for a quorum requests to join, and between two times."""
+"""Seconds after which a process that waits for a quorum requests to join; then after twice as many, and so on."""
+JOIN_EVERY = 60.0
+"""Seconds between two such requests, at most: one that does not reach the lighthouse disturbs those who train."""
 POLL = 2.0
 """Seconds between two looks whether a process that waits for a quorum is to leave."""
 _RPC = timedelta(seconds=5)
@@ -55,6 +57,7 @@ class Membership:
         self._store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
         self._ended = threading.Event()
         self._waits_since = float("inf")
+        self._missed = 0
         works = self._send_heartbeats, self._request_joins
         self._threads = [threading.Thread(target=work, name="quorum", daemon=True) for work in works]
 
@@ -122,7 +125,7 @@ class Membership:
 
     def _asked(self, count: int, facts: dict[Hashable, object], timeout: float, poll: Callable[[], None]) -> object:
         """The lighthouse's answer; its client waits in a thread, as no signal reaches the one in which it does."""
-        own, answers = self.id, queue.SimpleQueue()
+        own, answers, missed = self.id, queue.SimpleQueue(), self._missed
 
         def ask() -> None:
             try:
@@ -146,6 +149,8 @@ class Membership:
                 break
             except queue.Empty:
                 poll()
+                if self._missed > missed:  # another lighthouse does not know of this request
+                    raise TimeoutError("the lighthouse does not answer") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -164,17 +169,20 @@ class Membership:
                 last = ""
             except Exception as error:
                 client = None
+                self._missed += 1
                 if (text := f"{type(error).__name__}: {error}") != last:
                     _logger.warning("no heartbeat to the lighthouse: %s", text)
                 last = text
 
     def _request_joins(self) -> None:
-        asked = 0.0
+        asked, pause = 0.0, JOIN_AFTER
         while not self._ended.wait(HEARTBEAT):
-            now = time.monotonic()
-            if now - max(self._waits_since, asked) <= JOIN_AFTER:
+            now, since = time.monotonic(), self._waits_since
+            if since > asked:
+                pause = JOIN_AFTER
+            if now - max(since, asked) <= pause:
                 continue
-            asked = now
+            asked, pause = now, min(2.0 * pause, JOIN_EVERY)
             try:
                 self._request_join()
             except Exception as error:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.speed import live
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.command import BenchError
 from benchmarks.speed.counting import count
 from benchmarks.speed.group import measure_group
 from benchmarks.speed.launching import on_torchrun
+from benchmarks.speed.measure import summarize
 from benchmarks.speed.plot import scaling_plot
 from benchmarks.speed.predict import Link, Prediction, crowding, fit_link, predict
 from benchmarks.speed.scaling import prediction_table, resized, scale, table
@@ -117,6 +119,19 @@ def test_a_group_measures_alone_and_together(fleet: Fleet) -> None:
         assert len(first[kind]) == len(second[kind]) == 1
     assert median(first["alone"]) > 0
     assert [size for size, _ in first["link"]] == sorted(size for size, _ in first["link"])
+
+
+@pytest.mark.multiprocess
+def test_a_group_measures_live_recovery(fleet: Fleet) -> None:
+    config = resized(load(None, ["train.batch_size=4", "train.device=cpu"]), 8, 2, 1)
+    request = {"together": config.model_dump(mode="json"), "kinds": ["live", "together"]}
+    for answer in fleet.run(group, 2, {**request, "iterations": 2, "rounds": 3}):
+        assert [len(answer[kind]) for kind in ("live", "together")] == [3, 3]
+        assert "alone" not in answer
+    figures = {"restart": [0.1, 0.2], "live": [0.11, 0.21]}
+    assert "| live             | 160.00           | 1.075 [1.055..1.095]" in live.table(
+        summarize(figures, dict.fromkeys(figures, 8))
+    )
 
 
 @pytest.mark.slow

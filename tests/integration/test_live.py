@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -68,4 +69,28 @@ def test_a_worker_that_is_to_leave_does_so_between_two_iterations(
         assert workers.wait(first) == 75
         assert workers.wait(second) == 0
         assert "resuming at" not in workers.log
+        check(workers.folder, undisturbed)
+
+
+@pytest.mark.multiprocess
+def test_the_number_of_workers_stays_within_its_bounds(
+    tmp_path: Path, undisturbed: tuple[dict[str, Any], list[dict[str, Any]]]
+) -> None:
+    settings = (*RUN, "cluster.num_workers=[2,3]")
+    with Workers(settings, tmp_path / "run", wanted=3, heartbeat_timeout=3.0) as workers:
+        first = workers.start()
+        second = workers.start()
+        workers.until(lambda: workers.members() > 0, "the least number of workers trains")
+        assert workers.members() == 2
+        third = workers.start()
+        workers.until(lambda: workers.members() == 3, "the third one joins")
+        spare = workers.start()
+        workers.want(4)  # the run goes on when the first has died and the spare one is in
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        workers.until(lambda: len(re.findall(r"for 3 workers on cpu", workers.log)) > 1, "the spare one joins")
+        workers.want(1)
+        assert [workers.wait(each) for each in (second, third, spare)] == [0, 0, 0]
+        assert "for 1 worker on cpu" not in workers.log
+        assert "for 4 workers on cpu" not in workers.log
         check(workers.folder, undisturbed)

@@ -92,6 +92,32 @@ def test_a_member_is_overdue_that_stays_after_others_have_given_up(
     assert fleet.run(stays, 3, 0.5)[1] == (False, True)
 
 
+def idles(limit: float) -> bool:
+    """Whether a group that sends nothing for five seconds lasts, if machines may be silent for `limit` seconds."""
+    address, rank, size = store_address(), dist.get_rank(), dist.get_world_size()
+    dist.barrier()
+    dist.destroy_process_group()
+    silence, process_group.SILENCE, process_group.WATCH_EVERY = process_group.SILENCE, limit, 0.1
+    try:
+        with ProcessGroup(address, "idles", rank, size, timeout=LATE):
+            time.sleep(5.0)
+            reduce_(torch.ones(3))
+    except RuntimeError:
+        return False
+    finally:
+        process_group.SILENCE = silence
+    return True
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("limit", [4.0, 0.5])
+def test_keepalive_probes_are_the_least_that_a_machine_must_answer(
+    fleet: Fleet, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANSCALE_SHARED_MEMORY", "0")
+    assert fleet.run(idles, 2, limit) == [limit > 2.0] * 2
+
+
 def timeouts(address: str = "") -> tuple[bool, float]:
     address = store_address()
     rank, size = dist.get_rank(), dist.get_world_size()
