@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from ganscale.config import ConfigError
 from ganscale.config.errors import ExecutionError
+from ganscale.parallel.connections import close_silent
 from ganscale.parallel.members import LIGHTHOUSE, Quorum, assign, check_torchft
 
 HEARTBEAT = 0.25
@@ -53,11 +54,10 @@ class Membership:
         self._lighthouse = lighthouse or os.environ.get(LIGHTHOUSE, "")
         check_live(self._lighthouse)
         self.renew()
-        self._host = _own_address(self._lighthouse)
+        self._host, self._port = _own_address(self._lighthouse), urlsplit(self._lighthouse).port or 0
         self._store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
         self._ended = threading.Event()
         self._waits_since = float("inf")
-        self._missed = 0
         works = self._send_heartbeats, self._request_joins
         self._threads = [threading.Thread(target=work, name="quorum", daemon=True) for work in works]
 
@@ -125,7 +125,7 @@ class Membership:
 
     def _asked(self, count: int, facts: dict[Hashable, object], timeout: float, poll: Callable[[], None]) -> object:
         """The lighthouse's answer; its client waits in a thread, as no signal reaches the one in which it does."""
-        own, answers, missed = self.id, queue.SimpleQueue(), self._missed
+        own, answers = self.id, queue.SimpleQueue()
 
         def ask() -> None:
             try:
@@ -149,8 +149,7 @@ class Membership:
                 break
             except queue.Empty:
                 poll()
-                if self._missed > missed:  # another lighthouse does not know of this request
-                    raise TimeoutError("the lighthouse does not answer") from None
+                close_silent(self._port)  # another lighthouse does not know of this request
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -169,7 +168,6 @@ class Membership:
                 last = ""
             except Exception as error:
                 client = None
-                self._missed += 1
                 if (text := f"{type(error).__name__}: {error}") != last:
                     _logger.warning("no heartbeat to the lighthouse: %s", text)
                 last = text

@@ -13,7 +13,8 @@ from torch import nn
 
 from ganscale.parallel import process_group
 from ganscale.parallel.collectives import data_parallel, reduce_
-from ganscale.parallel.process_group import ProcessGroup, _connections
+from ganscale.parallel.connections import connections
+from ganscale.parallel.process_group import ProcessGroup
 from ganscale.parallel.replica import Replica
 from tests.fleet import Fleet
 
@@ -124,12 +125,12 @@ def timeouts(address: str = "") -> tuple[bool, float]:
     dist.destroy_process_group()
     with ProcessGroup(address, "timeouts", rank, size, timeout=3.0):
         options = dist.group.WORLD._get_backend(torch.device("cpu")).options  # pyright: ignore
-        return options._timeout == timedelta(seconds=3.0), len(_connections())
+        return options._timeout == timedelta(seconds=3.0), len([*connections()])
 
 
 @pytest.mark.multiprocess
 def test_private_torch_2_13_functions_do_what_they_did(fleet: Fleet) -> None:
     """`_set_pg_timeout` sets gloo's own, and connections are found among the descriptors."""
-    for is_set, connections in fleet.run(timeouts, 2):
+    for is_set, count in fleet.run(timeouts, 2):
         assert is_set
-        assert connections >= 1
+        assert count >= 1

@@ -266,29 +266,6 @@ def test_those_who_train_are_disturbed_less_and_less_often(
         assert 1 <= len(requests) <= 6  # after 0.1, 0.3, 0.7, 1.5 and 3.1 seconds
 
 
-def test_another_lighthouse_at_the_same_address_is_asked_again(
-    fake: FakeLighthouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its predecessor lost its power: the request to it waits for ever, and heartbeats were not answered for a time."""
-    answer, hangs = fake.quorum, threading.Event()
-    fake.answers = [found({"a": (4, 0)})]
-
-    def quorum(*arguments: Any, **facts: Any) -> SimpleNamespace:
-        if not hangs.is_set():
-            hangs.set()
-            time.sleep(3600.0)
-        return answer(*arguments, **facts)
-
-    def heartbeat(*_: Any, **__: Any) -> None:
-        if hangs.is_set() and not fake.asked:
-            raise TimeoutError
-
-    monkeypatch.setattr(fake, "quorum", quorum)
-    monkeypatch.setattr(fake, "heartbeat", heartbeat)
-    with Membership(lambda: None, RUN, "http://127.0.0.1:1") as membership:
-        assert membership.quorum(4, 2, 0, least=1, most=8, timeout=3600.0).rank == 0
-
-
 def test_a_group_is_later_than_those_before_though_another_lighthouse_has_a_clock_that_is_behind() -> None:
     answer = found(MEMBERS)
     answer.participants[2].data["group"] = 6_000_000_000
