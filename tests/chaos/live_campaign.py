@@ -5,7 +5,7 @@ end of an iteration, while worker 0 writes a row or a checkpoint, while another 
 one. With `--hosts` each worker has a machine of its own (Linux namespaces; root), which may also be cut off or lose its
 power, the lighthouse's among them. The run must end with the weights and rows of the undisturbed one, to 1e-9 in
 float64, and all workers that were left alone must still be the processes that they were. Records are in
-`FOLDER/records.jsonl`; the same command again continues.
+`FOLDER/records-I.jsonl`; the same command again continues.
 """
 
 import argparse
@@ -207,24 +207,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of records and runs")
     parser.add_argument("--histories", type=int, default=200, help="number of histories (200)")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further history after this time")
+    parser.add_argument("--part", default="0/1", help="I/N: only every N-th history from the I-th on")
     parser.add_argument("--hosts", action="store_true", help="give each worker a machine of its own")
     options = parser.parse_args(arguments)
     out: Path = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    file, until = out / "records.jsonl", time.monotonic() + 60.0 * options.minutes
-    records = [Record(**row) for row in read_objects(file)]
-    undisturbed = out / "undisturbed"
+    first, step = map(int, options.part.split("/"))
+    file, until = out / f"records-{first}.jsonl", time.monotonic() + 60.0 * options.minutes
+    undisturbed = out / f"undisturbed-{first}"
     make_quick(setattr)  # as the workers do
     run_worker(load(overrides=RUN), undisturbed, device=torch.device("cpu"), echo=False)
-    done = {each.seed for each in records}
-    for seed in range(options.histories):
+    done = {each.seed for each in recorded(out)}
+    for seed in range(first, options.histories, step):
         if seed in done or time.monotonic() >= until:
             continue
-        records.append(record(seed, out, undisturbed, hosts=options.hosts))
-        append_record(file, records[-1])
-        print(records[-1], flush=True)
+        append_record(file, found := record(seed, out, undisturbed, hosts=options.hosts))
+        print(found, flush=True)
+    records = recorded(out)
     print(summary(records))
     return 0 if records and all(each.good for each in records) else 1
+
+
+def recorded(out: Path) -> list[Record]:
+    """The histories of all parts so far.
+
+    Args:
+        out: folder of records and runs.
+    """
+    return [Record(**row) for file in sorted(out.glob("records-*.jsonl")) for row in read_objects(file)]
 
 
 def summary(records: Sequence[Record]) -> str:
