@@ -233,6 +233,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
         self._online = _wants_online(config)
         self._off = config.wandb.mode == "disabled"
         self._run: Any = None
+        self._raised: set[str] | None = None  # lines of the events with an alert, from the first one on
         self._attempt = Attempt("", self._online, first=-1, images=-1)
         self._reached = -1  # W&B has the rows up to this step
         self._last_checkpoint: tuple[int, Place] | None = None
@@ -441,8 +442,11 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
 
     def _alert(self, event: Mapping[str, Any]) -> None:
         notes, newest = (self._run.notes or "").splitlines(), _line(event)
-        if newest in notes:
+        if self._raised is None:
+            self._raised = set(notes)
+        if newest in self._raised:
             return
+        self._raised.add(newest)
         known = [_line(each) for each in read_events(self._folder)]  # offline, `notes` lacks those of earlier attempts
         self._run.notes = "\n".join(dict.fromkeys((*notes, *known, newest)))
         title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]

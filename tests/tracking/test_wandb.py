@@ -582,8 +582,20 @@ def test_the_time_line_is_logged_once_however_many_events_are_missing(
     read: list[RunDir] = []
     monkeypatch.setattr(module, "timeline", lambda folder: read.append(folder) or [])
     tracker(tmp_path, "wandb.mode=online")
-    assert fake.alerts
+    assert len(fake.alerts) == 3
     assert len(read) == 1
+
+
+def test_each_of_several_events_at_once_raises_an_alert(fake: FakeRun, tmp_path: Path) -> None:
+    wandb, folder, _ = tracker(tmp_path, "wandb.mode=online")
+    local = JsonlTracker(folder)
+    wandb.log(10, {})
+    events = [(10, "collapse", "one mode"), (10, "divergence", "logits")]
+    for event in events:
+        local.event(*event)  # they are all in the run's folder before W&B is told of the first
+    for event in (*events, *events):
+        wandb.event(*event)
+    assert [alert.split()[0] for alert in fake.alerts] == ["collapse", "divergence"]
 
 
 def test_a_large_checkpoint_is_not_uploaded(fake: FakeRun, tmp_path: Path) -> None:
