@@ -23,13 +23,14 @@ from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import JsonlTracker
 from ganscale.training.step import Step
+from ganscale.training.statistics import Window
 from ganscale.training.transactions import Transactions
 from tests.fleet import make_quick
 from tests.live_hosts import Hosts, enter
 
 MOMENTS: dict[str, tuple[type, str]] = {
     "update": (Step, "_update_generator"),
-    "commit": (Transactions, "share"),
+    "commit": (Window, "share"),
     "begin": (Transactions, "begin"),
     "row": (JsonlTracker, "log"),
     "save": (checkpointing.Checkpointer, "_save"),

@@ -135,8 +135,6 @@ def train(
             details=measures or balances,
         )
         statistics = experiment.iterate(batches, controls)
-        if transactions:
-            statistics = transactions.share(statistics)
         if rule is not None:
             signs.append(statistics.sums["signs"])
             if adapts or measures or transactions:

@@ -12,7 +12,7 @@ from ganscale.health.diversity import copies, diversity, mean_gap, sliced_freche
 from ganscale.health.stragglers import time_metrics
 from ganscale.losses import AdversarialLoss, Targets
 from ganscale.parallel.clock import Lap, RankTimes
-from ganscale.parallel.collectives import sum_over_replicas
+from ganscale.parallel.collectives import num_replicas, sum_over_replicas
 
 NUM_BINS = 128
 LOGIT_UNIT, LOGIT_RANGE = 0.05, 1e4
@@ -198,6 +198,16 @@ class Window:
         self._iterations += 1
         self._penalties |= statistics.penalties
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
+
+    def share(self) -> None:
+        """Spread the sums evenly over the replicas, so that none is lost with one of them; a collective call."""
+        replicas = num_replicas()
+        if replicas == 1:
+            return
+        values = [*self._losses.values(), *self._penalties.values()]
+        shares = iter([total / replicas for total in sum_over_replicas([*values, torch.zeros(())])])
+        self._losses = dict(zip(self._losses, shares, strict=False))
+        self._penalties = dict(zip(self._penalties, shares, strict=False))
 
     def sums(self, factor: float) -> dict[str, Any]:
         """What was added so far, for `load_sums`.

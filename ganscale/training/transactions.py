@@ -1,13 +1,15 @@
 """Iterations as transactions: what a run that outlives its workers keeps in memory (`cluster.recovery: live`).
 
-A transaction is an iteration with all that follows from its tick. Before each, a replica copies its state; when another
-replica is lost in the midst of it, the others return to that copy and do it again, which gives the same numbers, as all
-randomness is a function of the seed and the image. The replicas begin a transaction only when all have done the one
-before: their copies are at most one transaction apart, and the newest one counts.
+A transaction is one or more iterations, the last one with all that follows from its tick. Before each, a replica copies
+its state; when another replica is lost in the midst of it, the others return to that copy and do it again, which gives
+the same numbers, as all randomness is a function of the seed and the image. The replicas begin a transaction only when
+all have done the one before: their copies are at most one transaction apart, and the newest one counts.
 """
 
 import copy
 import io
+import math
+import time
 from typing import Any
 
 import torch
@@ -16,11 +18,16 @@ import torch.distributed as dist
 from ganscale.parallel.collectives import num_replicas, sum_over_replicas
 from ganscale.training.snapshot import HostSnapshot
 from ganscale.training.state import TrainState
-from ganscale.training.statistics import Statistics, Window
+from ganscale.training.statistics import Window
+
+COST = 0.01
+"""Share of the time that copying may take: as many iterations as that needs make a transaction,"""
+MOST_SECONDS = 1.0
+"""if they take no longer than this together: they are what a fault costs beside the time to form a new group."""
 
 
 class Transactions:
-    """Copies of a run's state before each iteration, on one replica; they outlive process groups.
+    """Copies of a run's state between iterations, on one replica; they outlive process groups.
 
     Attributes:
         count: transactions that the copy has behind it; 0 as long as there is no copy.
@@ -32,6 +39,7 @@ class Transactions:
         self._memory = HostSnapshot()
         self._saved: dict[str, Any] = {}
         self._is_new = False  # whether the state is that of the copy, from which a new group starts
+        self._pace = Pace()
 
     @property
     def images(self) -> int:
@@ -50,6 +58,7 @@ class Transactions:
             source: rank of the replica with the newest copy.
             group: when the group was formed.
         """
+        self._pace = Pace()
         is_source = dist.get_rank() == source
         content = bytearray()
         if is_source and self.count:
@@ -95,32 +104,80 @@ class Transactions:
             window.load_sums(self._saved["window"], 1.0 / num_replicas())
 
     def begin(self, state: TrainState, window: Window) -> None:
-        """Copy the state: the iterations before are done on all replicas.
+        """Begin an iteration; where a transaction begins with it, copy the state, which is a collective call.
 
         Args:
             state: between two iterations.
-            window: of the row that comes next; the same on all replicas (`share`).
+            window: of the row that comes next.
         """
-        if not self._is_new:
+        started = time.monotonic()
+        if self._pace.begin(started, has_copy=self._is_new):
+            window.share()  # all replicas have done the iterations before
             self._saved = {"state": self._memory.take(state.state_dict()), "window": window.sums(num_replicas())}
             self.count += 1
+            self._pace.copied(started)
         self._is_new = False
-
-    def share(self, statistics: Statistics) -> Statistics:
-        """Spread an iteration's losses and penalties evenly over the replicas, so that none is lost with one of them.
-
-        Args:
-            statistics: of the iteration, on this replica.
-        """
-        replicas = num_replicas()
-        if replicas == 1:
-            return statistics
-        values = [statistics.loss_d, statistics.loss_g, *statistics.penalties.values()]
-        loss_d, loss_g, *penalties = (total / replicas for total in sum_over_replicas(values))
-        named = dict(zip(statistics.penalties, penalties, strict=True))
-        return statistics._replace(loss_d=loss_d, loss_g=loss_g, penalties=named)
 
     def finish_tick(self) -> None:
         """Wait until all replicas, rank 0 with its files among them, have done what follows from a tick."""
+        found = torch.tensor([*self._pace.seconds()], dtype=torch.float64)
         if num_replicas() > 1:
-            sum_over_replicas([torch.zeros(())])
+            found = sum_over_replicas([found])[0] / num_replicas()
+        self._pace.agree(*found.tolist())
+
+
+class Pace:
+    """How many iterations make a transaction: the same number on all replicas, from what a copy and an iteration take.
+
+    Attributes:
+        every: iterations.
+    """
+
+    def __init__(self) -> None:
+        self.every = 1
+        self._left = 0
+        self._began: float | None = None
+        self._copying = self._training = 0.0
+        self._copies = self._iterations = 0
+
+    def begin(self, now: float, *, has_copy: bool) -> bool:
+        """Count an iteration; whether a transaction begins with it whose state is to be copied.
+
+        Args:
+            now: seconds by some clock.
+            has_copy: whether one begins whose state is that of the last copy.
+        """
+        if self._began is not None:
+            self._training += now - self._began
+            self._iterations += 1
+        self._began = now
+        copies = self._left <= 0 and not has_copy
+        if has_copy or copies:
+            self._left = self.every
+        self._left -= 1
+        return copies
+
+    def copied(self, started: float) -> None:
+        """Count a copy, which is not part of the iteration.
+
+        Args:
+            started: seconds by the same clock.
+        """
+        self._began = time.monotonic()
+        self._copying += self._began - started
+        self._copies += 1
+
+    def seconds(self) -> tuple[float, float]:
+        """What a copy and an iteration have taken on this replica, on average; 0 where there was none."""
+        return self._copying / max(1, self._copies), self._training / max(1, self._iterations)
+
+    def agree(self, copying: float, training: float) -> None:
+        """End a transaction with a tick, and choose how many iterations the next ones have.
+
+        Args:
+            copying: seconds of a copy, the same on all replicas.
+            training: seconds of an iteration, likewise.
+        """
+        self._began, self._left = None, 0
+        if training > 0.0:
+            self.every = max(1, min(math.ceil(copying / (COST * training)), int(MOST_SECONDS / training)))

@@ -40,7 +40,7 @@ RUN = (
     *("eval.every=0", f"log.every={EVERY * BATCH}", f"checkpoint.every={2 * EVERY * BATCH}"),
     f"log.samples_every={ITERATIONS * BATCH}",
 )
-CALLS = {"update": 50, "commit": 50, "begin": 50, "row": 4, "save": 2, "tick": 4, "join": 2}
+CALLS = {"update": 50, "commit": 6, "begin": 50, "row": 4, "save": 2, "tick": 4, "join": 2}
 """Moments, and up to which call of them a worker dies."""
 MOST_WORKERS, MOST_REPLACEMENTS = 4, 6
 HEARTBEAT_TIMEOUT = 3.0
