@@ -22,8 +22,8 @@ from ganscale.run.stop_signal import SigtermFlag, StopFile, StopReason, on_sigte
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import JsonlTracker
-from ganscale.training.step import Step
 from ganscale.training.statistics import Window
+from ganscale.training.step import Step
 from ganscale.training.transactions import Transactions
 from tests.fleet import make_quick
 from tests.live_hosts import Hosts, enter

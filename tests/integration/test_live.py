@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.machines import obstacle
 from ganscale.config import load
 from ganscale.run.session import run_worker
-from tests.chaos.live_campaign import RUN, outcome
-from tests.live import Fault, Workers
+from tests.chaos.live_campaign import RUN, Plan, history, outcome
+from tests.live import Fault, Workers, struck
 
 pytest.importorskip("torchft", reason="torchft has wheels for CPython 3.11 on Linux only")
 
@@ -94,3 +95,18 @@ def test_the_number_of_workers_stays_within_its_bounds(
         assert "for 1 worker on cpu" not in workers.log
         assert "for 4 workers on cpu" not in workers.log
         check(workers.folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif(bool(obstacle()), reason="namespaces need root")
+@pytest.mark.parametrize("place", [0, 1], ids=["with_the_lighthouse", "without"])
+@pytest.mark.parametrize("fault", [Fault("update", 25, "cut", 20.0), Fault("update", 25, "off", 5.0)], ids=str)
+def test_a_machine_is_lost(
+    tmp_path: Path, undisturbed: tuple[dict[str, Any], list[dict[str, Any]]], fault: Fault, place: int
+) -> None:
+    planned = Plan([None, fault, None], [None], [1 - place, place, 2])
+    killed, survivors, unchanged = history(planned, tmp_path / "run", hosts=True)
+    assert len(struck(tmp_path / "run")) == 1
+    assert (killed, survivors, unchanged) == ((1, 3, 3) if fault.what == "off" else (0, 3, 3))
+    check(tmp_path / "run", undisturbed)
