@@ -22,6 +22,7 @@ from ganscale.run.stop_signal import SigtermFlag, StopFile, StopReason, on_sigte
 from ganscale.storage.files import write_atomically
 from ganscale.storage.run_dir import RunDir
 from ganscale.tracking.jsonl import JsonlTracker
+from ganscale.training.state import TrainState
 from ganscale.training.statistics import Window
 from ganscale.training.step import Step
 from ganscale.training.transactions import Transactions
@@ -119,15 +120,17 @@ def _wanted(folder: Path) -> Path:
 def timed(folder: Path) -> Iterator[None]:
     """Write the seconds from the begin of each iteration that fails to that of its repetition to a file."""
     begin, add = Transactions.begin, live._Failures.add
-    began, lost = time.monotonic(), False
+    began, images, lost = time.monotonic(), -1, False
 
-    def begin_timed(self: Transactions, *arguments: Any) -> None:
-        nonlocal began, lost
-        if lost:
+    def begin_timed(self: Transactions, state: TrainState, window: Window) -> None:
+        nonlocal began, images, lost
+        if lost and state.images >= images:
             with _gaps(folder).open("a", encoding="utf-8") as file:
                 file.write(f"{time.monotonic() - began}\n")
-        began, lost = time.monotonic(), False
-        begin(self, *arguments)
+            lost = False
+        if not lost:
+            began, images = time.monotonic(), state.images
+        begin(self, state, window)
 
     def add_noticed(self: Any, *arguments: Any) -> None:
         nonlocal lost
@@ -285,7 +288,10 @@ class Workers:
 
     def wait(self, process: BaseProcess, timeout: float = 600.0) -> int:
         """A worker's exit code."""
-        process.join(timeout)
+        end = time.monotonic() + timeout
+        while process.exitcode is None and time.monotonic() < end:
+            self.tend()
+            process.join(0.05)
         assert process.exitcode is not None, f"no end within {timeout:.0f} s\n{self.log}"
         return process.exitcode
 

@@ -148,7 +148,7 @@ def _shards(parser: argparse.ArgumentParser) -> None:
 
 def _live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=positive, default=2, help="number of workers (default: %(default)s)")
-    _blocks(parser, iterations=5, rounds=20)
+    _blocks(parser, iterations=30, rounds=10)
 
 
 _PARSERS = {
@@ -208,8 +208,8 @@ _PARSERS = {
         _shards,
     ),
     "live": (
-        "Train the same run with and without what live recovery adds to an iteration (a copy of the state, one more\n"
-        "all-reduce), alternating in one group of processes.",
+        "Train the same run with and without what live recovery adds (a copy of the state and an all-reduce every few\n"
+        "iterations, and at the end of a block), alternating in one group of processes.",
         ",".join(PRESETS),
         _live,
     ),

@@ -366,9 +366,10 @@ class Cluster(Section):
     recovery: Literal["restart", "live"] = Field(
         default="restart",
         description="What happens when a worker is lost: restart, all workers start again from the last checkpoint; or "
-        "live, the others keep their processes and their state and redo about a second of work, and workers come and "
-        "go between two iterations. live is experimental, needs torchft and a lighthouse for this run alone, and is "
-        "for CPUs; num_workers: auto then means 1 to train.batch_size, and max_restarts counts on Ray only.",
+        "live, the others keep their processes and their state and redo a second of work, or one iteration, and "
+        "workers come and go between two iterations. live is experimental, needs torchft and a lighthouse for this run "
+        "alone, and is for CPUs; num_workers: auto then means 1 to train.batch_size, and max_restarts counts on Ray "
+        "only.",
     )
     max_restarts: Count = Field(
         default=3,

@@ -6,6 +6,7 @@ side's kernel answers even where its process hangs, and keeps how long nothing h
 
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,17 +22,33 @@ _TCP_INFO = struct.Struct("B51x2I")
 """Of Linux's `struct tcp_info`: the state, and the milliseconds since the last data and since the last answer."""
 
 
-def connections() -> Iterator[tuple[str, socket.socket]]:
-    """This process's connected network sockets: the inode of each, and a duplicate that lasts until the next."""
+def connections() -> Iterator[tuple[int, socket.socket]]:
+    """This process's TCP connections: the inode of each, and a duplicate of its socket that lasts until the next."""
+    for opened, connection in _sockets():
+        if not _listens(connection):
+            yield opened, connection
+
+
+def listening_ports() -> set[int]:
+    """Ports on which this process accepts TCP connections."""
+    return {connection.getsockname()[1] for _, connection in _sockets() if _listens(connection)}
+
+
+def _sockets() -> Iterator[tuple[int, socket.socket]]:
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            inode = os.readlink(path)
-            if not inode.startswith("socket:"):
+            descriptor = os.dup(int(path.name))  # first of all: another thread may close it, and open another file
+            facts = os.fstat(descriptor)
+            if not stat.S_ISSOCK(facts.st_mode):
+                os.close(descriptor)
                 continue
-            with socket.socket(fileno=os.dup(int(path.name))) as connection:
-                listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if not listens and connection.family in (socket.AF_INET, socket.AF_INET6):
-                    yield inode, connection
+            with socket.socket(fileno=descriptor) as found:
+                if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+                    yield facts.st_ino, found
+
+
+def _listens(connection: socket.socket) -> bool:
+    return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def probe(connection: socket.socket) -> None:
@@ -68,7 +85,7 @@ def close_silent(port: int) -> None:
         with suppress(OSError):
             if connection.getpeername()[1] != port:
                 continue
-            if not connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+            if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) != _PROBE_EVERY:
                 probe(connection)
             elif (silence(connection) or 0.0) > SILENCE:
                 connection.shutdown(socket.SHUT_RDWR)

@@ -37,7 +37,7 @@ class Member:
         store: `HOST:PORT` of its TCPStore.
         count: of the transactions that its state has behind it; 0 if it has no state.
         rank: in the group before; None for a new one.
-        group: `Quorum.time` of the group that its state is of; 0 without a state.
+        group: when the group was formed that its state is of (`Quorum.time` or later); 0 without a state.
         run: what must be the same on all members: the run's folder and its settings by dotted name, as JSON.
     """
 

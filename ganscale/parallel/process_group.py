@@ -12,7 +12,7 @@ from types import TracebackType
 import torch.distributed as dist
 
 from ganscale.parallel.collectives import disconnect
-from ganscale.parallel.connections import SILENCE, connections, probe, silence
+from ganscale.parallel.connections import SILENCE, connections, listening_ports, probe, silence
 
 WATCH_EVERY = 1.0
 """Seconds between two looks at a group's connections."""
@@ -51,7 +51,7 @@ class ProcessGroup:
         self._overdue, self._ended = overdue, threading.Event()
         self._store, self._name, self._timeout = store, name, timedelta(seconds=timeout)
         self._rank, self._world_size = rank, world_size
-        self._sockets: set[str] = set()
+        self._sockets: set[int] = set()
 
     def __enter__(self) -> "ProcessGroup":
         host, _, port = self._store.rpartition(":")
@@ -59,25 +59,36 @@ class ProcessGroup:
         server = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             host, int(port), is_master=False, wait_for_workers=False, timeout=forming
         )
-        before = {inode for inode, _ in connections()}
+        before, listening = {inode for inode, _ in connections()}, listening_ports()
         store = dist.PrefixStore(self._name, server)  # pyright: ignore[reportPrivateImportUsage]
         c10d = dist.distributed_c10d
         c10d._world.group_count = 0  # a part of the group's name; those who failed to form one have counted further
         try:
             dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._world_size, timeout=forming)
             c10d._set_pg_timeout(self._timeout, dist.group.WORLD)
+            self._sockets = self._found(listening_ports() - listening, store)
         except BaseException:
             self._sockets = {inode for inode, _ in connections()} - before
             self._end(failed=True)
             raise
-        self._sockets = {inode for inode, _ in connections()} - before
-        for connection in self._opened():
-            probe(connection)
         threading.Thread(target=self._watch, name="group", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._end(failed=kind is not None)
+
+    def _found(self, own: set[int], store: dist.Store) -> set[int]:  # pyright: ignore[reportPrivateImportUsage]
+        """The inodes of gloo's connections, by the ports on which it listens; other threads open connections too."""
+        store.set(f"ports/{self._rank}", " ".join(map(str, own)))
+        texts = [store.get(f"ports/{rank}").decode() for rank in range(self._world_size) if rank != self._rank]
+        others = {int(port) for text in texts for port in text.split()}
+        found = set()
+        for inode, connection in connections():
+            with suppress(OSError):
+                if connection.getsockname()[1] in own or connection.getpeername()[1] in others:
+                    probe(connection)
+                    found.add(inode)
+        return found
 
     def _watch(self) -> None:
         """Find out when a member has given the group up, which closes connections to it, or is cut off."""

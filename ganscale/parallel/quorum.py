@@ -24,7 +24,7 @@ HEARTBEAT = 0.25
 JOIN_AFTER = 2.0
 """Seconds after which a process that waits for a quorum requests to join; then after twice as many, and so on."""
 JOIN_EVERY = 60.0
-"""Seconds between two such requests, at most: one that does not reach the lighthouse disturbs those who train."""
+"""Seconds between two such requests, at most: each lets those who train form their group again, also in vain."""
 POLL = 2.0
 """Seconds between two looks whether a process that waits for a quorum is to leave."""
 _RPC = timedelta(seconds=5)
@@ -90,7 +90,7 @@ class Membership:
 
         Args:
             count: transactions that this process's state has behind it; 0 without a state.
-            group: `Quorum.time` of the group that the state is of; 0 without a state.
+            group: when the group was formed that the state is of; 0 without a state.
             rank: of this process in the group before; None without one.
             least: number of members.
             most: number of members; of more, those with the highest ranks are left out, and wait.

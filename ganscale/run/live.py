@@ -164,24 +164,27 @@ def _wait(
 
 
 def _synchronize(transactions: Transactions, quorum: Quorum, folder: RunDir) -> None:
-    """Give all members the newest state; none, if a group that has been lost since was further; a collective call."""
+    """Give all members the newest state; none, if a group that has been lost since was further; a collective call.
+
+    The group is later than the recorded one: the clock of another lighthouse may be behind.
+    """
     recorded = _last_group(folder)[0] if quorum.rank == 0 else 0
     (newest,) = broadcast_ints([recorded], torch.device("cpu"))
     if newest > quorum.members[quorum.source].group:
         transactions.discard()
-    transactions.synchronize(quorum.source, quorum.time)
+    transactions.synchronize(quorum.source, max(quorum.time, newest + 1))
 
 
 def _record(transactions: Transactions, quorum: Quorum, folder: RunDir, requests: StopFile) -> None:
     """Record the group as the one that trains, which has let in those who requested it; rank 0 does, with the lease."""
     with suppress(OSError):
-        folder.group.write_text(f"{quorum.time} {len(quorum.members)}", encoding="utf-8")
+        folder.group.write_text(f"{transactions.group} {len(quorum.members)}", encoding="utf-8")
     if requests.read() == StopReason.RESIZE or not transactions.count:  # what an earlier attempt left
         requests.clear()
 
 
 def _last_group(folder: RunDir) -> tuple[int, int]:
-    """`Quorum.time` of the last group that trained the run, and its number of workers; 0 without one."""
+    """When the last group that trained the run was formed, and its number of workers; 0 without one."""
     with suppress(OSError, ValueError):
         time_, size = folder.group.read_text(encoding="utf-8").split()
         return int(time_), int(size)

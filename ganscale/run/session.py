@@ -301,11 +301,14 @@ def run_worker(
         checkpointer: Checkpointer | None = None
         if console:
             record_failure(folder, start, previous_failure, info)
-            tracking, checkpointer = _rank_zero_callbacks(experiment, folder, stop_signal, console, trackers, origin)
+            saved = checkpoint_store(config, folder).images() if live and live.transactions.count else 0
+            tracking, checkpointer = _rank_zero_callbacks(
+                experiment, folder, stop_signal, console, trackers, origin, saved
+            )
             own = [tracking, checkpointer]
             if config.ema.profiles:
                 own.insert(1, AverageSnapshots(experiment, folder.averages, info))
-        history = read_metrics(folder) if lease else ()
+        history = [row for row in read_metrics(folder) if row["images"] <= start] if lease else ()
         evaluate = _evaluation(experiment, folder, history, make_executor, info)
         own += [evaluate] if isinstance(evaluate, AsyncEvaluation) else []
         session = Session(
@@ -413,10 +416,11 @@ def _rank_zero_callbacks(
     console: Console,
     others: Sequence[Tracker],
     origin: Mapping[str, Any],
+    saved: int,
 ) -> tuple[TrackerCallback, Checkpointer]:
-    """Trackers and checkpoints."""
+    """Trackers and checkpoints; `saved` is as of `JsonlTracker`."""
     config, state = experiment.config, experiment.state
-    local = JsonlTracker(folder, images=state.images)
+    local = JsonlTracker(folder, images=state.images, saved=saved)
     facts = environment(experiment.device, Replica.current())
     facts |= {"init_from": dict(origin)} if origin else {}
     if names := getattr(experiment.sampler.source, "class_names", ()):

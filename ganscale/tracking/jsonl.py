@@ -29,11 +29,14 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
     Args:
         folder: the run's folder.
         images: at which the run resumes; later rows and pictures of a previous attempt are removed.
+        saved: of the newest checkpoint. Where it is later, as the run resumes from memory, the rows up to it stay until
+            they are written again: the run would resume from it if all workers died now.
     """
 
-    def __init__(self, folder: RunDir, *, images: int = 0) -> None:
+    def __init__(self, folder: RunDir, *, images: int = 0, saved: int = 0) -> None:
         self.folder = folder
-        self._cut(images)
+        self._cut(max(images, saved))
+        self._again = saved if saved > images else 0
         self._file = folder.metrics.open("a", encoding="utf-8")
 
     def _cut(self, images: int) -> None:
@@ -61,7 +64,11 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
         self._file = self.folder.metrics.open("a", encoding="utf-8")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
-        """Append a row; non-finite numbers become null (a `Tracker`)."""
+        """Append a row, or write it again; non-finite numbers become null (a `Tracker`)."""
+        if images <= self._again:
+            self._file.close()
+            self._cut(images - 1)
+            self._file = self.folder.metrics.open("a", encoding="utf-8")
         self._write({"images": images, **metrics})
 
     def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:

@@ -448,6 +448,7 @@ class WandbTracker(DetailedTracker, CheckpointTracker, EventTracker, LateTracker
             return
         self._raised.add(newest)
         known = [_line(each) for each in read_events(self._folder)]  # offline, `notes` lacks those of earlier attempts
+        known = known[: known.index(newest)] if newest in known else known  # the next ones have their own alerts
         self._run.notes = "\n".join(dict.fromkeys((*notes, *known, newest)))
         title = f"{event.get('kind')} in {self._folder.path.name}"[:MAX_TITLE]
         self._run.alert(title=title, text=newest, level="WARN")

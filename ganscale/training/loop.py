@@ -100,8 +100,8 @@ def train(
         intervals: lengths in images, by name.
         until: length of the run in images.
         stop_signal: called before each iteration; whether to yield a tick after it, at which the caller may stop.
-        transactions: keep each iteration, with what the caller does at its tick, apart from those before, for a run
-            that outlives its workers; None for none.
+        transactions: copy the state every few iterations, and after what the caller does at a tick, for a run that
+            outlives its workers; None for none.
     """
     state, sampler, schedule = experiment.state, experiment.sampler, experiment.schedule
     rule, gamma_rule = schedule.adaptive, schedule.gamma_rule

@@ -199,15 +199,22 @@ class Window:
         self._penalties |= statistics.penalties
         add_to(self._losses, {"loss_d": statistics.loss_d, "loss_g": statistics.loss_g})
 
-    def share(self) -> None:
-        """Spread the sums evenly over the replicas, so that none is lost with one of them; a collective call."""
-        replicas = num_replicas()
-        if replicas == 1:
-            return
-        values = [*self._losses.values(), *self._penalties.values()]
-        shares = iter([total / replicas for total in sum_over_replicas([*values, torch.zeros(())])])
-        self._losses = dict(zip(self._losses, shares, strict=False))
-        self._penalties = dict(zip(self._penalties, shares, strict=False))
+    def share(self, more: Sequence[float]) -> list[float]:
+        """Spread the sums evenly over the replicas, so that none is lost with one of them; a collective call.
+
+        Args:
+            more: further numbers of this replica.
+
+        Returns:
+            The sums of `more` over all replicas.
+        """
+        replicas, values = num_replicas(), [*self._losses.values(), *self._penalties.values()]
+        *totals, summed = sum_over_replicas([*values, torch.tensor(more, dtype=torch.float64)])
+        if replicas > 1:
+            shares = iter([total / replicas for total in totals])
+            self._losses = dict(zip(self._losses, shares, strict=False))
+            self._penalties = dict(zip(self._penalties, shares, strict=False))
+        return summed.tolist()
 
     def sums(self, factor: float) -> dict[str, Any]:
         """What was added so far, for `load_sums`.

@@ -21,9 +21,9 @@ from ganscale.training.state import TrainState
 from ganscale.training.statistics import Window
 
 COST = 0.01
-"""Share of the time that copying may take: as many iterations as that needs make a transaction,"""
+"""Share of the time that copies may take; it decides how many iterations make a transaction."""
 MOST_SECONDS = 1.0
-"""if they take no longer than this together: they are what a fault costs beside the time to form a new group."""
+"""Seconds that several iterations of a transaction may take together: a fault costs them, too."""
 
 
 class Transactions:
@@ -110,9 +110,9 @@ class Transactions:
             state: between two iterations.
             window: of the row that comes next.
         """
-        started = time.monotonic()
-        if self._pace.begin(started, has_copy=self._is_new):
-            window.share()  # all replicas have done the iterations before
+        if self._pace.begin(time.monotonic(), has_copy=self._is_new):
+            self._pace.agree(*window.share(self._pace.measured()))  # all replicas have done the iterations before
+            started = time.monotonic()
             self._saved = {"state": self._memory.take(state.state_dict()), "window": window.sums(num_replicas())}
             self.count += 1
             self._pace.copied(started)
@@ -120,10 +120,9 @@ class Transactions:
 
     def finish_tick(self) -> None:
         """Wait until all replicas, rank 0 with its files among them, have done what follows from a tick."""
-        found = torch.tensor([*self._pace.seconds()], dtype=torch.float64)
         if num_replicas() > 1:
-            found = sum_over_replicas([found])[0] / num_replicas()
-        self._pace.agree(*found.tolist())
+            sum_over_replicas([torch.zeros(())])
+        self._pace.tick()
 
 
 class Pace:
@@ -137,8 +136,8 @@ class Pace:
         self.every = 1
         self._left = 0
         self._began: float | None = None
-        self._copying = self._training = 0.0
-        self._copies = self._iterations = 0
+        self._copies: tuple[float, float] = (0.0, 0.0)
+        self._iterations: tuple[float, float] = (0.0, 0.0)
 
     def begin(self, now: float, *, has_copy: bool) -> bool:
         """Count an iteration; whether a transaction begins with it whose state is to be copied.
@@ -148,8 +147,7 @@ class Pace:
             has_copy: whether one begins whose state is that of the last copy.
         """
         if self._began is not None:
-            self._training += now - self._began
-            self._iterations += 1
+            self._iterations = self._iterations[0] + now - self._began, self._iterations[1] + 1
         self._began = now
         copies = self._left <= 0 and not has_copy
         if has_copy or copies:
@@ -164,20 +162,28 @@ class Pace:
             started: seconds by the same clock.
         """
         self._began = time.monotonic()
-        self._copying += self._began - started
-        self._copies += 1
+        self._copies = self._copies[0] + self._began - started, self._copies[1] + 1
 
-    def seconds(self) -> tuple[float, float]:
-        """What a copy and an iteration have taken on this replica, on average; 0 where there was none."""
-        return self._copying / max(1, self._copies), self._training / max(1, self._iterations)
+    def tick(self) -> None:
+        """End a transaction."""
+        self._began, self._left = None, 0
 
-    def agree(self, copying: float, training: float) -> None:
-        """End a transaction with a tick, and choose how many iterations the next ones have.
+    def measured(self) -> tuple[float, float, float, float]:
+        """Seconds and number of this replica's copies, and of its iterations; recent ones count more."""
+        return (*self._copies, *self._iterations)
+
+    def agree(self, copying: float, copies: float, training: float, iterations: float) -> None:
+        """Choose how many iterations a transaction has, from the one that begins now on.
 
         Args:
-            copying: seconds of a copy, the same on all replicas.
-            training: seconds of an iteration, likewise.
+            copying: seconds of copies, over all replicas.
+            copies: their number.
+            training: seconds of iterations, over all replicas.
+            iterations: their number.
         """
-        self._began, self._left = None, 0
-        if training > 0.0:
-            self.every = max(1, min(math.ceil(copying / (COST * training)), int(MOST_SECONDS / training)))
+        if copies and training > 0.0:
+            copy_, iteration = copying / copies, training / iterations
+            self.every = max(1, min(math.ceil(copy_ / (COST * iteration)), int(MOST_SECONDS / iteration)))
+            self._left = self.every - 1
+        self._copies = self._copies[0] / 2.0, self._copies[1] / 2.0
+        self._iterations = self._iterations[0] / 2.0, self._iterations[1] / 2.0

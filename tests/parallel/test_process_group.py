@@ -1,10 +1,12 @@
 """The default process group that can be given up at any time and made again with others."""
 
 import os
+import socket
 import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from ganscale.parallel.collectives import data_parallel, reduce_
 from ganscale.parallel.connections import connections
 from ganscale.parallel.process_group import ProcessGroup
 from ganscale.parallel.replica import Replica
-from tests.fleet import Fleet
+from tests.fleet import Fleet, over_gloo
 
 LATE = 3600.0
 """Seconds after which a collective call fails that the sockets do not let fail: too late for the test."""
@@ -98,24 +100,21 @@ def idles(limit: float) -> bool:
     address, rank, size = store_address(), dist.get_rank(), dist.get_world_size()
     dist.barrier()
     dist.destroy_process_group()
-    silence, process_group.SILENCE, process_group.WATCH_EVERY = process_group.SILENCE, limit, 0.1
-    try:
-        with ProcessGroup(address, "idles", rank, size, timeout=LATE):
-            time.sleep(5.0)
-            reduce_(torch.ones(3))
-    except RuntimeError:
-        return False
-    finally:
-        process_group.SILENCE = silence
+    with pytest.MonkeyPatch.context() as patch, over_gloo():
+        patch.setattr(process_group, "SILENCE", limit)
+        patch.setattr(process_group, "WATCH_EVERY", 0.1)
+        try:
+            with ProcessGroup(address, "idles", rank, size, timeout=LATE):
+                time.sleep(5.0)
+                reduce_(torch.ones(3))
+        except RuntimeError:
+            return False
     return True
 
 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("limit", [4.0, 0.5])
-def test_keepalive_probes_are_the_least_that_a_machine_must_answer(
-    fleet: Fleet, limit: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GANSCALE_SHARED_MEMORY", "0")
+def test_keepalive_probes_are_the_least_that_a_machine_must_answer(fleet: Fleet, limit: float) -> None:
     assert fleet.run(idles, 2, limit) == [limit > 2.0] * 2
 
 
@@ -126,6 +125,35 @@ def timeouts(address: str = "") -> tuple[bool, float]:
     with ProcessGroup(address, "timeouts", rank, size, timeout=3.0):
         options = dist.group.WORLD._get_backend(torch.device("cpu")).options  # pyright: ignore
         return options._timeout == timedelta(seconds=3.0), len([*connections()])
+
+
+def meets_while_another_thread_connects() -> tuple[bool, int]:
+    """Whether a connection that another thread makes while the group forms outlives it, and the group's connections."""
+    address, rank, size = store_address(), dist.get_rank(), dist.get_world_size()
+    dist.barrier()
+    dist.destroy_process_group()
+    other, start = [], dist.init_process_group
+
+    def connecting(*arguments: Any, **options: Any) -> None:
+        start(*arguments, **options)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            other.extend((socket.create_connection(server.getsockname()), server.accept()[0]))
+
+    with pytest.MonkeyPatch.context() as patch, over_gloo():
+        patch.setattr(dist, "init_process_group", connecting)
+        group = ProcessGroup(address, "meets", rank, size, timeout=LATE)
+        with group:
+            reduce_(torch.ones(3))
+            found = len(group._sockets)
+            reduce_(torch.ones(3))
+            group.abort()
+    other[0].sendall(b"x")
+    return other[1].recv(1) == b"x", found
+
+
+@pytest.mark.multiprocess
+def test_a_group_is_gloos_connections_alone(fleet: Fleet) -> None:
+    assert fleet.run(meets_while_another_thread_connects, 3) == [(True, 2)] * 3
 
 
 @pytest.mark.multiprocess

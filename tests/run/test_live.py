@@ -136,7 +136,7 @@ def test_a_stop_that_an_earlier_attempt_left_does_not_count(
     tmp_path: Path, left: StopReason, count: int, expected: StopReason
 ) -> None:
     folder, transactions = RunDir(tmp_path), Transactions()
-    transactions.count = count
+    transactions.count, transactions.group = count, 5
     StopFile(folder.stop).write(left)
     live._record(transactions, quorum("a"), folder, StopFile(folder.stop))
     assert StopFile(folder.stop).read() == expected
@@ -184,6 +184,23 @@ def test_only_the_worker_that_does_not_see_the_folder_ends(fleet: Fleet, tmp_pat
     sighted, blind = fleet.run(seen, 2, tmp_path)
     assert sighted == "regroups"
     assert "1 of 2 workers do not see" in blind
+
+
+@pytest.mark.parametrize(
+    ("recorded", "count", "group"), [(3, 4, 5), (4, 4, 5), (7, 0, 8)], ids=["earlier", "own", "later"]
+)
+def test_a_group_is_later_than_the_recorded_one_whatever_a_lighthouses_clock_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: int, count: int, group: int
+) -> None:
+    folder, transactions = RunDir(tmp_path), Transactions()
+    transactions.count, transactions.group = 4, 4
+    monkeypatch.setattr(transactions, "synchronize", lambda source, time: setattr(transactions, "group", time))
+    folder.group.write_text(f"{recorded} 1", encoding="utf-8")
+    members = (Member("a", "", 4, 0, 4, {}),)
+    live._synchronize(transactions, Quorum("q", members, 0, 5), folder)
+    assert (transactions.count, transactions.group) == (count, group)
+    live._record(transactions, quorum("a"), folder, StopFile(folder.stop))
+    assert live._last_group(folder) == (group, 1)
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(0, 3), (1, 3), (2, 0)])

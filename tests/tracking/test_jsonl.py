@@ -78,6 +78,18 @@ def test_rows_and_pictures_after_the_resume_point_are_dropped(folder: RunDir) ->
     assert sorted(path.name for path in folder.samples.iterdir()) == [*names[:3], "notes.png"]
 
 
+def test_rows_up_to_a_later_checkpoint_stay_until_they_are_written_again(folder: RunDir) -> None:
+    write(folder, 0, 10, 20, 30)
+    tracker = JsonlTracker(folder, images=10, saved=20)
+    assert positions(folder) == [0, 10, 20], "all workers may die now and resume at 20"
+    tracker.log(20, {"loss_d": 7.0})
+    assert positions(folder) == [0, 10, 20]
+    assert read_metrics(folder)[-1]["loss_d"] == 7.0
+    tracker.log(30, {})
+    assert positions(folder) == [0, 10, 20, 30]
+    tracker.close(completed=False)
+
+
 @pytest.mark.parametrize(
     "tail", ['{"images": 30, "lo', '{"images"', "{", "\0\0\0", '{"images": 30', "null", '"x"', "{}"]
 )
