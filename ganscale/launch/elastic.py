@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ganscale.config import Config, ConfigError
 from ganscale.launch.cluster import host_names, nodes, unused
 from ganscale.launch.compat import draining_nodes
-from ganscale.launch.heartbeat_actor import HeartbeatActor
+from ganscale.launch.heartbeat_actor import AttemptHeartbeats
 from ganscale.launch.placement import NodeResources, Placement, place, worker_resources
 from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
@@ -209,7 +209,7 @@ class ClusterMonitor:
         config: Config,
         placement: Placement,
         stop_file: StopFile,
-        actor: HeartbeatActor,
+        actor: AttemptHeartbeats,
         *,
         autoscales: bool = True,
     ) -> None:

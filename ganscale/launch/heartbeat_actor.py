@@ -27,12 +27,14 @@ CALL_TIMEOUT = 2.0
 """Seconds that a worker's thread, or the driver, waits for the actor."""
 MOST_PENDING = 8
 """Calls of a worker that may wait for an actor which cannot be reached."""
+NO_ATTEMPT = 0
+"""The actor's attempt between two; the first one has the number 1."""
 
 _logger = logging.getLogger(__name__)
 
 
 class HeartbeatActor:
-    """The driver's side, for one attempt: makes the actor, and kills it after the block.
+    """The driver's side, for a run: an actor for all attempts, killed after the block.
 
     Args:
         folder: the run's.
@@ -40,22 +42,63 @@ class HeartbeatActor:
     """
 
     def __init__(self, folder: RunDir, run: str) -> None:
-        self._place = PlaceChannel(folder.heartbeats)
-        actor: Any = ray.remote(HeartbeatExchange).options(
-            name=f"{run}-heartbeats-{time.time_ns()}",
-            num_cpus=0,
-            max_restarts=0,
-            max_pending_calls=MOST_PENDING,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
-        )
-        self.handle = actor.remote()
+        self._folder, self._run = folder, run
+        self._attempts, self._handle = 0, None
 
     def __enter__(self) -> "HeartbeatActor":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._kill()
+
+    def begin(self) -> "AttemptHeartbeats":
+        """Serve another attempt, by another actor where the last one does not answer.
+
+        Raises:
+            RayError: Ray starts none.
+        """
+        self._attempts += 1
+        if self._handle is None or isinstance(_ask(self._handle.begin, self._attempts), Exception):
+            self._kill()
+            self._handle = self._start()
+        return AttemptHeartbeats(self._folder, self._handle, self._attempts)
+
+    def _start(self) -> Any:
+        actor: Any = ray.remote(HeartbeatExchange).options(
+            name=f"{self._run}-heartbeats-{time.time_ns()}",
+            num_cpus=0,
+            max_restarts=0,
+            max_pending_calls=MOST_PENDING,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True),
+        )
+        return actor.remote(self._attempts)
+
+    def _kill(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with suppress(RayError):
+                ray.kill(handle)
+
+
+class AttemptHeartbeats:
+    """The driver's side, for one attempt: after the block the actor refuses this attempt's workers.
+
+    Args:
+        folder: the run's.
+        handle: of the actor.
+        number: of the attempt.
+    """
+
+    def __init__(self, folder: RunDir, handle: Any, number: int) -> None:
+        self._place = PlaceChannel(folder.heartbeats)
+        self.handle, self.number = handle, number
+
+    def __enter__(self) -> "AttemptHeartbeats":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         with suppress(RayError):
-            ray.kill(self.handle)
+            self.handle.begin.remote(NO_ATTEMPT)
 
     def request(self, reason: StopReason) -> None:
         """Pass a stop request on to the workers.
@@ -64,7 +107,7 @@ class HeartbeatActor:
             reason: why.
         """
         with suppress(RayError):
-            self.handle.request.remote(int(reason))
+            self.handle.request.remote(int(reason), self.number)
 
     def stored(self) -> list[Heartbeat]:
         """The heartbeats in storage, which may be those of an earlier attempt."""
@@ -72,7 +115,7 @@ class HeartbeatActor:
 
     def read(self) -> list[Heartbeat]:
         """The last heartbeats of all workers; those in storage if the actor does not answer."""
-        found = _ask(self.handle.read)
+        found = _ask(self.handle.read, self.number)
         return self.stored() if isinstance(found, Exception) else [Heartbeat(**facts) for facts in found]
 
 
@@ -80,12 +123,13 @@ class ActorChannel:
     """A worker's side (a `HeartbeatChannel`). Only its own thread waits for the actor, and not for long.
 
     Args:
-        actor: `HeartbeatActor.handle`.
+        actor: `AttemptHeartbeats.handle`.
         path: the run's folder, or its place in a bucket.
+        attempt: `AttemptHeartbeats.number`.
     """
 
-    def __init__(self, actor: Any, path: Place) -> None:
-        self._actor, self.every = actor, EVERY
+    def __init__(self, actor: Any, path: Place, attempt: int = NO_ATTEMPT) -> None:
+        self._actor, self._attempt, self.every = actor, attempt, EVERY
         self._place, self._stop_file = PlaceChannel(path / ".heartbeats"), StopFile(path / ".stop")
         self._reason, self._warned = StopReason.NONE, False
 
@@ -97,11 +141,11 @@ class ActorChannel:
         """Prepare the storage (part of `HeartbeatChannel`)."""
         self._place.open(rank, world_size)
         if rank == 0:
-            _ask(self._actor.open, world_size)
+            _ask(self._actor.open, world_size, self._attempt)
 
     def start(self) -> None:
         """Count this worker; called once."""
-        _ask(self._actor.start)
+        _ask(self._actor.start, self._attempt)
 
     def fail(self, text: str) -> None:
         """Tell why this worker fails.
@@ -109,16 +153,16 @@ class ActorChannel:
         Args:
             text: the error.
         """
-        _ask(self._actor.fail, text)
+        _ask(self._actor.fail, text, self._attempt)
 
     def starts(self) -> tuple[int, str]:
         """How many workers of this attempt started, and why the last one failed; no worker and "" if unknown."""
-        found = _ask(self._actor.starts)
+        found = _ask(self._actor.starts, self._attempt)
         return (0, "") if isinstance(found, Exception) else found
 
     def send(self, heartbeat: Heartbeat) -> None:
         """Send a heartbeat to the actor, and to the storage if one is due there (part of `HeartbeatChannel`)."""
-        found = _ask(self._actor.exchange, asdict(heartbeat))
+        found = _ask(self._actor.exchange, asdict(heartbeat), self._attempt)
         if isinstance(found, Exception):
             self._warn(found)
             self._reason = self._stop_file.read()
@@ -128,7 +172,7 @@ class ActorChannel:
 
     def read(self) -> list[Heartbeat]:
         """Those that the actor has, or the storage (part of `HeartbeatChannel`)."""
-        found = _ask(self._actor.read)
+        found = _ask(self._actor.read, self._attempt)
         if isinstance(found, Exception):
             self._warn(found)
             self.every = self._place.every

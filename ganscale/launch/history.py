@@ -55,16 +55,21 @@ def collect_logs(since: float) -> dict[str, Mapping[str, bytes] | str]:
     job, folder = ray.get_runtime_context().get_job_id(), log_folder()
     task: Any = ray.remote(read_logs)
     found: dict[str, Mapping[str, bytes] | str] = {}
-    calls = {}
+    calls, here, own = {}, "", ray.get_runtime_context().get_node_id()
     for node in ray.nodes():
         name = node["NodeManagerHostname"]
         name = f"{name}-{node['NodeID'][:6]}" if name in calls or name in found else name
         if not node["Alive"]:
             found[name] = "Ray has declared this node dead"
             continue
+        if node["NodeID"] == own:
+            here, found[name] = name, {}
+            continue
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         options = task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
         calls[name] = options.remote(folder, job, since)
+    if here:  # without a process for it
+        found[here] = read_logs(folder, job, since)
     deadline = time.monotonic() + NODE_TIMEOUT
     for name, call in calls.items():
         try:

@@ -16,6 +16,7 @@ from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
 from ganscale.launch.cluster import connected, unreachable_nodes
 from ganscale.launch.compat import check_live
+from ganscale.launch.controller import ControllerProcess
 from ganscale.launch.elastic import ClusterMonitor
 from ganscale.launch.heartbeat_actor import HeartbeatActor
 from ganscale.launch.history import History, recorded
@@ -101,11 +102,16 @@ class _Supervisor:
         self._config, self._folder, self._stop_file, self._autoscales = config, folder, stop_file, autoscales
         self._planner = WorkerPlanner(config, folder, joins=autoscales, is_canceled=self._stop_requested)
         self._callbacks = callbacks
+        self._heartbeats, self._controller = HeartbeatActor(folder, config.run.name), ControllerProcess()
         self._budget = RestartBudget(config.cluster.max_restarts, config.cluster.restart_pause)
         self._patience = 0.0  # seconds to wait for room or unreachable nodes, after the first start
 
     def run(self) -> RayOutcome:
         """Run to the end. Raises: `train_on_ray`."""
+        with self._heartbeats, self._controller:
+            return self._run()
+
+    def _run(self) -> RayOutcome:
         previous_failure: str | None = None
         while True:
             try:
@@ -137,23 +143,26 @@ class _Supervisor:
 
     def _attempt(self, placement: Placement, previous_failure: str | None) -> RayOutcome:
         try:
-            actor = HeartbeatActor(self._folder, self._config.run.name)
+            heartbeats = self._heartbeats.begin()
         except RayError as error:
             raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
         storage, joined = self._folder.path / ".ray", self._autoscales
-        group = WorkerGroupSpec(self._config, placement, storage, 0, joined=joined, live=self._is_live)
+        group = WorkerGroupSpec(
+            self._config, placement, storage, 0, joined=joined, live=self._is_live, controller=self._controller
+        )
         self._patience = max(60.0, self._config.cluster.timeout)
         with (
-            actor,
+            heartbeats,
             ClusterMonitor(
-                self._planner.growth(placement), placement, self._stop_file, actor, autoscales=self._autoscales
+                self._planner.growth(placement), placement, self._stop_file, heartbeats, autoscales=self._autoscales
             ),
         ):
             settings = {
                 "path": str(self._folder.root),
                 "previous_failure": previous_failure,
                 "callbacks": self._callbacks,
-                "actor": actor.handle,
+                "actor": heartbeats.handle,
+                "attempt": heartbeats.number,
                 "live": placement.num_workers if self._is_live else 0,
             }
             result = run_worker_group(_train_loop, settings, group)

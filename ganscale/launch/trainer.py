@@ -3,11 +3,16 @@
 Where a version names them otherwise, it starts these processes as without this module.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from ganscale.launch.controller import ControllerProcess
+
+DATASETS = "DatasetsCallback"
+"""Class of Ray's callback that starts the manager of data sets of `ray.data`, and loads that package in each worker."""
 CLEANER = "PlacementGroupCleanerCallback"
 """Class of Ray's callback that starts the cleaner of placement groups."""
 REQUESTS = ("_send_resource_request", "_maybe_send_resource_request", "_cancel_resource_request")
@@ -15,30 +20,46 @@ REQUESTS = ("_send_resource_request", "_maybe_send_resource_request", "_cancel_r
 
 
 class LeanTrainer(DataParallelTrainer):
-    """Without a cleaner of placement groups and a coordinator of autoscaling on a cluster that is the run's alone.
+    """Without a manager of Ray's data sets, and with a controller that serves more than one group of workers.
 
-    There placement groups end with the driver, the cleaner would need a dashboard that there is not, and no autoscaler
+    On a cluster that is the run's alone also without a cleaner of placement groups and a coordinator of autoscaling:
+    there placement groups end with the driver, the cleaner would need a dashboard that there is not, and no autoscaler
     takes requests.
 
     Args:
-        loop: the function of the workers.
+        loop: the function of the workers; it reads no data sets of Ray's.
         alone: whether the cluster was started for the run, and ends with it.
-        options: of `DataParallelTrainer`.
+        process: runs the controller; None for a process of Ray's own.
+        options: of `DataParallelTrainer`, but no `datasets`.
     """
 
-    def __init__(self, loop: Callable[[dict[str, Any]], Any], *, alone: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        loop: Callable[[dict[str, Any]], Any],
+        *,
+        alone: bool,
+        process: ControllerProcess | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(loop, **options)
-        self._alone = alone
+        self._alone, self._process = alone, process
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not (self._alone and type(each).__name__ == CLEANER)]
+        left_out = {DATASETS, CLEANER} if self._alone else {DATASETS}
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in left_out]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         if self._alone:
             for name in REQUESTS:
                 setattr(arguments["scaling_policy"], name, _no_request)
-        return super()._initialize_and_run_controller(**arguments)
+        if self._process is None:
+            return super()._initialize_and_run_controller(**arguments)
+        return self._process.run(arguments, self._on_interrupt)
+
+    def _on_interrupt(self, controller: Any) -> None:
+        """Let Ctrl-C end a controller, as Ray does."""
+        if threading.current_thread() is threading.main_thread():
+            self._register_sigint_handler(controller)
 
 
 def _no_request() -> None:

@@ -27,6 +27,7 @@ from ganscale.config import Config, ConfigError, parse
 from ganscale.config.errors import ExecutionError
 from ganscale.config.register import ADDED, register
 from ganscale.launch.compat import root_cause
+from ganscale.launch.controller import ControllerProcess
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.launch.process_group import ProcessGroup
 from ganscale.launch.reporting import REPORTS_KEPT, SnapshotFileSystem
@@ -54,6 +55,7 @@ class WorkerGroupSpec:
     name: str = ""  # name in Ray's dashboard and results; empty: the run's
     joined: bool = True  # whether the cluster was there before, and may have other jobs and an autoscaler
     live: bool = False  # whether Ray replaces single workers, without limit, while the others continue
+    controller: ControllerProcess | None = None  # runs Ray's controller; None: Ray starts a process for this group
 
 
 def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, Any], group: WorkerGroupSpec) -> Result:
@@ -76,6 +78,7 @@ def run_worker_group(loop: Callable[[dict[str, Any]], Any], settings: dict[str, 
     trainer = LeanTrainer(
         loop,
         alone=not group.joined,
+        process=group.controller,
         train_loop_config={
             "config": config.model_dump(mode="json"),
             "extension": ADDED,  # cloudpickle includes classes of the user's script

@@ -28,7 +28,7 @@ def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingErro
     try:
         config, device = prepare_worker(settings)
         path, gauges = open_place(settings["path"]), GaugeTracker(config.run.name)
-        heartbeats = ActorChannel(settings["actor"], path)
+        heartbeats = ActorChannel(settings["actor"], path, settings["attempt"])
         options: dict[str, Any] = {
             "device": device,
             "echo": False,

@@ -11,10 +11,11 @@ import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError
 
 from ganscale.launch import heartbeat_actor
-from ganscale.launch.heartbeat_actor import ActorChannel
+from ganscale.launch.heartbeat_actor import ActorChannel, AttemptHeartbeats, HeartbeatActor
 from ganscale.launch.heartbeat_exchange import HeartbeatExchange
 from ganscale.run.heartbeats import EVERY, OBJECT_EVERY, Heartbeat, read_heartbeats
 from ganscale.run.stop_signal import StopFile, StopReason
+from ganscale.storage.run_dir import RunDir
 from ganscale.storage.store import LocalStore, StorePath
 from tests.integration.cluster import Cluster
 
@@ -84,6 +85,58 @@ def test_without_the_actor_the_storage_has_to_do(
     assert channel.every == EVERY
 
 
+def test_an_attempt_that_has_ended_has_no_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers may be cut off from the driver, which has started others."""
+    actor = FakeActor(monkeypatch)
+    former, channel = (ActorChannel(actor, tmp_path, attempt) for attempt in (1, 2))
+    actor.exchanges.begin(1)
+    former.start()
+    former.send(ONE)
+    former.fail("lost")
+    AttemptHeartbeats(RunDir(tmp_path), actor, 1).request(StopReason.DRAIN)
+    actor.exchanges.begin(2)
+    assert channel.starts() == (0, "")
+    assert channel.read() == []
+    StopFile(tmp_path / ".stop").write(StopReason.STOP)
+    former.send(replace(ONE, images=9))
+    assert former.ask() == StopReason.STOP, "by the storage"
+    former.start()
+    former.fail("lost again")
+    former.open(0, 0)
+    assert former.starts() == (0, "")
+    channel.send(replace(ONE, rank=1))
+    assert channel.ask() == StopReason.NONE
+    assert channel.starts() == (0, "")
+    assert [each.rank for each in channel.read()] == [1]
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_one_actor_has_all_attempts_as_long_as_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, answers: bool
+) -> None:
+    actors: list[FakeActor] = []
+    killed: list[Any] = []
+
+    def start(self: HeartbeatActor) -> FakeActor:
+        actors.append(FakeActor(monkeypatch))
+        actors[-1].exchanges.begin(self._attempts)
+        return actors[-1]
+
+    monkeypatch.setattr(HeartbeatActor, "_start", start)
+    monkeypatch.setattr(heartbeat_actor.ray, "kill", killed.append)
+    with HeartbeatActor(RunDir(tmp_path), "a") as actor:
+        first = actor.begin()
+        actors[0].error = None if answers else ActorDiedError()
+        second = actor.begin()
+        assert (second.handle is first.handle) == answers
+        assert killed == ([] if answers else [first.handle])
+        channel = ActorChannel(second.handle, tmp_path, second.number)
+        channel.send(ONE)
+        assert [each.images for each in second.read()] == [640]
+    assert killed[-1] is second.handle
+    assert len(actors) == len(killed)
+
+
 PROGRAM = """
 import sys
 import ray
@@ -96,19 +149,29 @@ from ganscale.storage.run_dir import RunDir
 ray.init(log_to_driver=False)
 one, folder = Heartbeat(0, "host", 7, 5, 0.0, 640, 10, "D forward", 1.0), Path(sys.argv[1])
 with HeartbeatActor(RunDir(folder), "a") as actor:
-    channel = ActorChannel(actor.handle, folder)
+    with actor.begin() as first:
+        former = ActorChannel(first.handle, folder, first.number)
+        former.open(0, 1)
+        former.send(one)
+        first.request(StopReason.DRAIN)
+        assert [each.images for each in first.read()] == [640]
+    heartbeats = actor.begin()
+    assert heartbeats.handle is first.handle, "a restart starts no other"
+    channel = ActorChannel(heartbeats.handle, folder, heartbeats.number)
     channel.open(0, 1)
-    assert ray.get(actor.handle.read.remote(), timeout=60) == []
-    has_torch = actor.handle.__ray_call__.remote(lambda self: "torch" in __import__("sys").modules)
+    former.send(one)
+    first.request(StopReason.DRAIN)
+    assert ray.get(heartbeats.handle.read.remote(heartbeats.number), timeout=60) == []
+    has_torch = heartbeats.handle.__ray_call__.remote(lambda self: "torch" in __import__("sys").modules)
     assert not ray.get(has_torch), "it would cost each attempt seconds"
-    actor.request(StopReason.RESIZE)
+    heartbeats.request(StopReason.RESIZE)
     channel.send(one)
     assert channel.ask() == StopReason.RESIZE
-    assert [each.images for each in actor.read()] == [640]
+    assert [each.images for each in heartbeats.read()] == [640]
 StopFile(folder / ".stop").write(StopReason.STOP)
 channel.send(one)
 assert channel.ask() == StopReason.STOP
-assert [each.images for each in actor.read()] == [640], "those in storage"
+assert [each.images for each in heartbeats.read()] == [640], "those in storage"
 """
 
 

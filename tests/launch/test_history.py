@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -205,3 +207,32 @@ def test_logs_are_limited(session: Callable[[str, bytes], None], tmp_path: Path)
     for path in tmp_path.glob("*.out"):
         path.unlink()
     assert read_logs(str(tmp_path), JOB, 0.0)[f"worker-a-{JOB}-1.err"].endswith(b"the end")
+
+
+def test_the_drivers_own_node_needs_no_process(
+    session: Callable[[str, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session(f"worker-a-{JOB}-1.err", b"x")
+    called: list[str] = []
+
+    class Task:
+        def options(self, *, scheduling_strategy: Any, **_: Any) -> "Task":
+            called.append(scheduling_strategy.node_id)
+            return self
+
+        def remote(self, *_: Any) -> dict[str, bytes]:
+            return {"raylet.out": b"y"}
+
+    names = [("w1", "aa" * 28), ("w1", "bb" * 28), ("w2", "cc" * 28)]
+    rows = [{"NodeManagerHostname": name, "NodeID": key, "Alive": key[:2] != "cc"} for name, key in names]
+    context = SimpleNamespace(get_job_id=lambda: JOB, get_node_id=lambda: "aa" * 28)
+    monkeypatch.setattr(history, "log_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(history.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(history.ray, "nodes", lambda: rows)
+    monkeypatch.setattr(history.ray, "remote", lambda function: Task())
+    monkeypatch.setattr(history.ray, "get", lambda answer, timeout: answer)
+    found = history.collect_logs(0.0)
+    assert found["w1"] == {f"worker-a-{JOB}-1.err": b"x"}
+    assert found["w1-bbbbbb"] == {"raylet.out": b"y"}
+    assert isinstance(found["w2"], str)
+    assert called == ["bb" * 28]

@@ -72,7 +72,14 @@ def test_a_folder_in_use_is_retried_after_a_failure(
 
     monkeypatch.setattr(worker_loop, "run_worker", refuse)
     monkeypatch.setattr(worker_loop, "prepare_worker", lambda _: (CONFIG, None))
-    settings = {"path": str(tmp_path), "previous_failure": previous_failure, "callbacks": (), "actor": None, "live": 0}
+    settings = {
+        "path": str(tmp_path),
+        "previous_failure": previous_failure,
+        "callbacks": (),
+        "actor": None,
+        "attempt": 1,
+        "live": 0,
+    }
     if returned:
         assert _train_loop(settings) is error
         return

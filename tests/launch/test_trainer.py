@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 from ray.train import RunConfig, ScalingConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -23,8 +24,9 @@ from ganscale.run.stop_signal import StopReason
 def test_the_private_names_are_rays() -> None:
     """On a newer version of Ray: read what launch/trainer.py overrides."""
     assert PlacementGroupCleanerCallback.__name__ == trainer.CLEANER
+    assert DatasetsCallback.__name__ == trainer.DATASETS
     assert all(callable(getattr(FixedScalingPolicy, name)) for name in trainer.REQUESTS)
-    for name in ("_create_default_callbacks", "_initialize_and_run_controller"):
+    for name in ("_create_default_callbacks", "_initialize_and_run_controller", "_register_sigint_handler"):
         assert callable(getattr(DataParallelTrainer, name))
 
 
@@ -55,6 +57,7 @@ def test_on_a_cluster_of_its_own_a_run_has_neither_cleaner_nor_coordinator(
     given = handed_to_the_controller(tmp_path, monkeypatch, alone=alone)
     cleaners = [each for each in given["callbacks"] if isinstance(each, PlacementGroupCleanerCallback)]
     assert len(cleaners) == (0 if alone else 1)
+    assert not [each for each in given["callbacks"] if isinstance(each, DatasetsCallback)], "there are none of Ray's"
     policy = given["scaling_policy"]
     for name in trainer.REQUESTS:
         assert (getattr(policy, name) is trainer._no_request) == alone
