@@ -290,7 +290,7 @@ def table(found: Mapping[str, Sequence[Phase]]) -> str:
         )
         for key in keys:
             values = [each.get(key, 0.0) for each in medians.values()]
-            ratio = [f"{values[0] / values[1]:.2f}" if values[1] else ""] * (len(values) == 2)
+            ratio = [f"{values[0] / values[1]:.2f}" if values[1] else ""] if values[1:] else []
             rows.append((phase, key, *(f"{value:.1f}" for value in values), *ratio))
     return markdown(rows)
 

@@ -81,6 +81,10 @@ def test_the_table_has_medians_and_ratios() -> None:
         ["ray", "driver", "2.0", "4.0", "0.50"],
         ["ray", "gone", "0.0", "4.0", "0.00"],
     ]
+    alone = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table({"here": found["here"]}).splitlines()
+    ]
+    assert sorted(alone[2:]) == [["ray", "all", "2.0"], ["ray", "driver", "2.0"]]
 
 
 @pytest.mark.parametrize("name", ["gaussians", "mnist_dcgan", "mnist_demo", "mnist_stylegan2"])
