@@ -124,6 +124,12 @@ def test_the_driver_of_a_run_on_ray_loads_no_torch() -> None:
     assert not {"torch", "torchvision", "matplotlib", "wandb", "sympy", "scipy", "PIL", "rich"} & loaded
 
 
+def test_a_worker_on_ray_loads_nothing_of_its_driver() -> None:
+    loaded = loaded_by("from ganscale.launch import process_group, worker_entry, worker_loop")
+    assert {"torch", "ganscale.run.session"} <= loaded
+    assert not {"ganscale.launch.ray_train", "ray.train.v2.api.data_parallel_trainer", "ganscale.run.live"} & loaded
+
+
 def test_the_core_runs_without_ray_and_wandb() -> None:
     modules = [name for name in MODULES if name.partition(".")[0] in CORE and "__main__" not in name]
     loaded = loaded_by("import " + ", ".join(f"ganscale.{module}" for module in modules))

@@ -85,7 +85,7 @@ def on_ray(request: dict[str, Any]) -> dict[str, Any]:
 
 def _in_ray_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.speed.group import measure_group
-    from ganscale.launch.worker_group import prepare_worker
+    from ganscale.launch.worker_setup import prepare_worker
 
     _, device = prepare_worker(settings)
     return measure_group(settings["request"], device)

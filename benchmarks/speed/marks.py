@@ -80,10 +80,10 @@ def watch_worker() -> None:
 
 def _in_ray_worker(settings: dict[str, Any]) -> Any:
     """Entry point of a worker of Ray."""
-    from ganscale.launch import ray_train
+    from ganscale.launch import worker_entry
 
     watch_worker()
-    return ray_train._train_loop(settings)
+    return worker_entry.train_loop(settings)
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ with the attempt and takes along all actors that it started; this one is kept on
 them itself, and otherwise killed, which does the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -14,9 +14,10 @@ import ray
 from ray.actor import exit_actor
 from ray.exceptions import RayError
 from ray.train import ControllerError
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.controller import TrainController
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+WARN = "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC"
+"""Variable that Ray sets to 0 for its controller, which waits for its workers in a coroutine."""
 
 
 class ControllerHost:
@@ -25,16 +26,17 @@ class ControllerHost:
     def __init__(self) -> None:
         self._controller: Any = None
 
-    async def run(self, arguments: dict[str, Any]) -> tuple[Any, bool]:
+    async def run(self, kind: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, bool]:
         """Run a group of workers to its end.
 
         Args:
-            arguments: of `TrainController`.
+            kind: Ray's class `TrainController`.
+            arguments: of it.
 
         Returns:
             Its result, and whether this process can run another: the workers were ended without an error of Ray's.
         """
-        self._controller = TrainController(**arguments)
+        self._controller = kind(**arguments)
         await self._controller.run()
         controller, self._controller = self._controller, None
         result = controller.get_result()
@@ -56,7 +58,7 @@ class ControllerHost:
 
 
 class ControllerProcess:
-    """The driver's side: starts the process when it is first needed, and ends it after the block."""
+    """The driver's side: starts the process on its node when it is first needed, and ends it after the block."""
 
     def __init__(self) -> None:
         self._host: Any = None
@@ -67,11 +69,20 @@ class ControllerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._kill()
 
-    def run(self, arguments: dict[str, Any], prepare: Callable[[Any], None]) -> Any:
+    def run(
+        self,
+        kind: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str],
+        prepare: Callable[[Any], None],
+    ) -> Any:
         """Run a group of workers to its end.
 
         Args:
-            arguments: of `TrainController`.
+            kind: Ray's class `TrainController`.
+            arguments: of it.
+            environment: variables of the process, for its workers; they count when it starts.
             prepare: called with the process's actor before.
 
         Returns:
@@ -82,9 +93,9 @@ class ControllerProcess:
         """
         reusable = False
         try:
-            self._host = self._host or _start()
+            self._host = self._host or _start(environment)
             prepare(self._host)
-            result, reusable = ray.get(self._host.run.remote(arguments))
+            result, reusable = ray.get(self._host.run.remote(kind, arguments))
             return result
         finally:
             if not reusable:
@@ -97,12 +108,10 @@ class ControllerProcess:
                 ray.kill(host)
 
 
-def _start() -> Any:
-    """The process, on the driver's node, with the environment that Ray gives its controller."""
-    environment = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
+def _start(environment: Mapping[str, str]) -> Any:
     actor: Any = ray.remote(ControllerHost).options(
         num_cpus=0,
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
-        runtime_env={"env_vars": environment},
+        runtime_env={"env_vars": {WARN: "0"} | dict(environment)},
     )
     return actor.remote()

@@ -8,7 +8,8 @@ from ganscale.evaluation.callback import evaluate_checkpoints
 from ganscale.evaluation.metrics.result import Evaluation
 from ganscale.launch.cluster import connected, nodes
 from ganscale.launch.placement import place
-from ganscale.launch.worker_group import WorkerGroupSpec, prepare_worker, run_worker_group
+from ganscale.launch.worker_group import WorkerGroupSpec, run_worker_group
+from ganscale.launch.worker_setup import prepare_worker
 from ganscale.storage.store import Place, open_place
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.exceptions import RayError
 from ray.train import Result
@@ -21,7 +21,9 @@ from ganscale.launch.elastic import ClusterMonitor
 from ganscale.launch.heartbeat_actor import HeartbeatActor
 from ganscale.launch.history import History, recorded
 from ganscale.launch.placement import Placement
-from ganscale.launch.worker_group import TrainingError, WorkerGroupSpec, run_worker_group
+from ganscale.launch.worker_entry import train_loop
+from ganscale.launch.worker_group import WorkerGroupSpec, run_worker_group
+from ganscale.launch.worker_setup import TrainingError
 from ganscale.launch.workers import WorkerPlanner
 from ganscale.run.heartbeats import HEARTBEAT_TIMEOUT, clear_heartbeats, read_heartbeats
 from ganscale.run.outcome import Outcome
@@ -165,7 +167,7 @@ class _Supervisor:
                 "attempt": heartbeats.number,
                 "live": placement.num_workers if self._is_live else 0,
             }
-            result = run_worker_group(_train_loop, settings, group)
+            result = run_worker_group(train_loop, settings, group)
         outcome = result.return_value
         assert isinstance(outcome, Outcome), "rank 0 returns how the run ended"
         return RayOutcome(**vars(outcome), result=result)
@@ -230,13 +232,6 @@ def _wait_until_free(config: Config, folder: RunDir) -> None:
 def _iterations(folder: RunDir) -> dict[int, int]:
     """Rank to iteration, by the last heartbeats."""
     return {heartbeat.rank: heartbeat.iteration for heartbeat in read_heartbeats(folder.heartbeats)}
-
-
-def _train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingError:
-    """`worker_loop.train_loop`, which the workers alone import: it needs torch."""
-    from ganscale.launch.worker_loop import train_loop
-
-    return train_loop(settings)
 
 
 @contextmanager

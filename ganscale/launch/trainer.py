@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ray.train.v2.api import data_parallel_trainer
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ganscale.launch.controller import ControllerProcess
 
+CONTROLLER, VARIABLES = "TrainController", "get_env_vars_to_propagate"
+"""What that module starts in an actor, and the environment variables that it gives it."""
 DATASETS = "DatasetsCallback"
 """Class of Ray's callback that starts the manager of data sets of `ray.data`, and loads that package in each worker."""
 CLEANER = "PlacementGroupCleanerCallback"
@@ -52,9 +55,10 @@ class LeanTrainer(DataParallelTrainer):
         if self._alone:
             for name in REQUESTS:
                 setattr(arguments["scaling_policy"], name, _no_request)
-        if self._process is None:
+        kind, variables = (getattr(data_parallel_trainer, name, None) for name in (CONTROLLER, VARIABLES))
+        if self._process is None or kind is None or variables is None:
             return super()._initialize_and_run_controller(**arguments)
-        return self._process.run(arguments, self._on_interrupt)
+        return self._process.run(kind, arguments, environment=variables(), prepare=self._on_interrupt)
 
     def _on_interrupt(self, controller: Any) -> None:
         """Let Ctrl-C end a controller, as Ray does."""

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import ray
 from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
@@ -23,25 +22,18 @@ from ray.train import (
 )
 from ray.train.backend import BackendConfig
 
-from ganscale.config import Config, ConfigError, parse
-from ganscale.config.errors import ExecutionError
-from ganscale.config.register import ADDED, register
+from ganscale.config import Config, ConfigError
+from ganscale.config.register import ADDED
 from ganscale.launch.compat import root_cause
 from ganscale.launch.controller import ControllerProcess
 from ganscale.launch.placement import Placement, worker_resources
 from ganscale.launch.process_group import ProcessGroup
 from ganscale.launch.reporting import REPORTS_KEPT, SnapshotFileSystem
 from ganscale.launch.trainer import LeanTrainer
+from ganscale.launch.worker_setup import TrainingError
 from ganscale.run.heartbeats import collective_timeout
 
-if TYPE_CHECKING:
-    import torch
-
 _logger = logging.getLogger(__name__)
-
-
-class TrainingError(ExecutionError):
-    """The workers failed; the message is the root cause."""
 
 
 @dataclass(frozen=True)
@@ -124,27 +116,6 @@ def _backend_config(group: WorkerGroupSpec) -> BackendConfig:
 
         return LiveConfig(max(60.0, group.config.cluster.node_wait))
     return ProcessGroup(collective_timeout(group.config))
-
-
-def prepare_worker(settings: dict[str, Any]) -> "tuple[Config, torch.device]":
-    """Set up a worker: register the user's networks and losses, and return the run's config and the device.
-
-    Args:
-        settings: The argument of the worker's function.
-
-    Raises:
-        ConfigError: The config does not fit the package that is installed here.
-    """
-    import torch  # by the workers alone: the driver and Ray's controller need none
-
-    device = torch.device("cpu")
-    if ray.get_gpu_ids():
-        from ray.train.torch import get_device
-
-        device = get_device()
-        torch.cuda.set_device(device)
-    register(**settings["extension"])
-    return parse(settings["config"]), device
 
 
 def _worker_environment(config: Config) -> dict[str, str]:

@@ -1,14 +1,13 @@
-"""What each Ray Train worker of a run does."""
+"""What each Ray Train worker of a run does. Imports nothing that the driver alone needs."""
 
 from typing import Any
 
 from ganscale.config import ConfigError
 from ganscale.launch.evaluation_actor import ActorExecutor
 from ganscale.launch.heartbeat_actor import ActorChannel
-from ganscale.launch.live_loop import train_live
 from ganscale.launch.prometheus import GaugeTracker
 from ganscale.launch.reporting import reporting
-from ganscale.launch.worker_group import TrainingError, prepare_worker
+from ganscale.launch.worker_setup import TrainingError, prepare_worker
 from ganscale.parallel.replica import Replica
 from ganscale.run.outcome import Outcome
 from ganscale.run.session import run_worker
@@ -36,6 +35,8 @@ def train_loop(settings: dict[str, Any]) -> Outcome | ConfigError | TrainingErro
             "callbacks": settings["callbacks"],
         }
         if settings["live"]:
+            from ganscale.launch.live_loop import train_live  # needed here alone
+
             return train_live(config, path, heartbeats, num_workers=settings["live"], trackers=[gauges], **options)
         with reporting(config.run.name, is_rank_zero=Replica.current().is_rank_zero) as reports:
             return run_worker(

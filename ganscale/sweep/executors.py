@@ -16,13 +16,8 @@ from ray.util.queue import Empty, Queue
 
 from ganscale.config import Config, ConfigError, parse
 from ganscale.launch.placement import Placement
-from ganscale.launch.worker_group import (
-    TrainingError,
-    WorkerGroupSpec,
-    prepare_worker,
-    run_worker_group,
-    worker_failure,
-)
+from ganscale.launch.worker_group import WorkerGroupSpec, run_worker_group, worker_failure
+from ganscale.launch.worker_setup import TrainingError, prepare_worker
 from ganscale.parallel.collectives import Replica
 from ganscale.storage.lease import Fence
 from ganscale.storage.store import Place

@@ -2,17 +2,19 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._common import constants
 from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.execution.context import TrainContext
-from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2.api import data_parallel_trainer
 
-from ganscale.launch import controller
+from ganscale.launch import controller, trainer
 from ganscale.launch.controller import ControllerHost, ControllerProcess
 from tests.integration.cluster import Cluster
 
@@ -20,7 +22,9 @@ from tests.integration.cluster import Cluster
 def test_the_private_names_are_rays() -> None:
     """On a newer version of Ray: read what it calls its controller for."""
     for name in ("run", "abort", "get_result", "get_worker_group", "get_all_reported_checkpoints"):
-        assert callable(getattr(TrainController, name))
+        assert callable(getattr(getattr(data_parallel_trainer, trainer.CONTROLLER), name))
+    assert isinstance(getattr(data_parallel_trainer, trainer.VARIABLES)(), dict)
+    assert constants.RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR == controller.WARN
     assert callable(TrainContext.get_all_reported_checkpoints)
 
 
@@ -55,11 +59,8 @@ class Controller:
         (ControllerError(RuntimeError("the workers did not start")), None, False),
     ],
 )
-def test_it_is_kept_where_all_workers_were_ended(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None, group: object, *, reusable: bool
-) -> None:
-    monkeypatch.setattr(controller, "TrainController", Controller)
-    result, again = asyncio.run(ControllerHost().run({"error": error, "group": group}))
+def test_it_is_kept_where_all_workers_were_ended(error: Exception | None, group: object, *, reusable: bool) -> None:
+    result, again = asyncio.run(ControllerHost().run(Controller, {"error": error, "group": group}))
     assert (result.error, again) == (error, reusable)
 
 
@@ -85,11 +86,11 @@ class Hosts:
         monkeypatch.setattr(controller.ray, "get", self._get)
         monkeypatch.setattr(controller.ray, "kill", lambda host: self.killed.append(host.name))
 
-    def _start(self) -> Any:
+    def _start(self, environment: Mapping[str, str]) -> Any:
         self.started += 1
-        return SimpleNamespace(name=f"host {self.started}", run=SimpleNamespace(remote=lambda arguments: arguments))
+        return SimpleNamespace(name=f"host {self.started}", run=SimpleNamespace(remote=lambda *arguments: arguments))
 
-    def _get(self, arguments: dict[str, Any]) -> Any:
+    def _get(self, arguments: tuple[Any, ...]) -> Any:
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, BaseException):
             raise outcome
@@ -100,13 +101,17 @@ class Hosts:
 def test_another_is_started_after_an_error(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     hosts = Hosts(monkeypatch, [("first", True), ("second", False), error, ("last", True)])
     used: list[str] = []
+
+    def run(process: ControllerProcess) -> Any:
+        return process.run(Controller, {}, environment={}, prepare=lambda host: used.append(host.name))
+
     with ControllerProcess() as process:
         for expected in ("first", "second", error, "last"):
             if isinstance(expected, str):
-                assert process.run({}, lambda host: used.append(host.name)) == expected
+                assert run(process) == expected
                 continue
             with pytest.raises(type(error)):
-                process.run({}, lambda host: used.append(host.name))
+                run(process)
         assert hosts.killed == ["host 1", "host 2"]
     assert used == ["host 1", "host 1", "host 2", "host 3"]
     assert hosts.killed == ["host 1", "host 2", "host 3"]

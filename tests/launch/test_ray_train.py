@@ -12,8 +12,9 @@ import pytest
 from ganscale.config import load as load_config
 from ganscale.launch import ray_train, worker_loop
 from ganscale.launch.cluster import unreachable_nodes
-from ganscale.launch.ray_train import RayOutcome, _train_loop, _wait_until_free
+from ganscale.launch.ray_train import RayOutcome, _wait_until_free
 from ganscale.launch.ray_train import _Supervisor as Supervisor
+from ganscale.launch.worker_entry import train_loop
 from ganscale.run.heartbeats import Heartbeat
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.storage.lease import BusyError
@@ -81,10 +82,10 @@ def test_a_folder_in_use_is_retried_after_a_failure(
         "live": 0,
     }
     if returned:
-        assert _train_loop(settings) is error
+        assert train_loop(settings) is error
         return
     with pytest.raises(BusyError):
-        _train_loop(settings)
+        train_loop(settings)
 
 
 def supervisor(folder: Path) -> Supervisor:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ganscale.launch import ray_train, trainer
+from ganscale.launch.controller import ControllerProcess
 from ganscale.launch.process_group import ProcessGroup
 from ganscale.launch.reporting import SnapshotFileSystem
 from ganscale.launch.trainer import LeanTrainer
+from ganscale.launch.worker_entry import train_loop
 from ganscale.run.outcome import Outcome
 from ganscale.run.stop_signal import StopReason
 
@@ -30,6 +33,17 @@ def test_the_private_names_are_rays() -> None:
         assert callable(getattr(DataParallelTrainer, name))
 
 
+def lean_trainer(tmp_path: Path, **options: Any) -> LeanTrainer:
+    return LeanTrainer(
+        train_loop,
+        train_loop_config={},
+        backend_config=ProcessGroup(9.0),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(name="r", storage_path=str(tmp_path), storage_filesystem=SnapshotFileSystem()),
+        **options,
+    )
+
+
 def handed_to_the_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, alone: bool) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
@@ -39,14 +53,7 @@ def handed_to_the_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *,
 
     monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", run)
     monkeypatch.setattr("ray.train.v2.api.data_parallel_trainer.ObjectRefWrapper", lambda function: None)
-    LeanTrainer(
-        ray_train._train_loop,
-        alone=alone,
-        train_loop_config={},
-        backend_config=ProcessGroup(9.0),
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(name="r", storage_path=str(tmp_path), storage_filesystem=SnapshotFileSystem()),
-    ).fit()
+    lean_trainer(tmp_path, alone=alone).fit()
     return given
 
 
@@ -65,8 +72,37 @@ def test_on_a_cluster_of_its_own_a_run_has_neither_cleaner_nor_coordinator(
         assert policy.make_decision_for_non_running_worker_group().num_workers == 2
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_the_controller_runs_in_the_process_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    """Where Ray names what that needs; otherwise in one of Ray's."""
+    used: list[str] = []
+    result = SimpleNamespace(error=None)
+
+    class InProcess(ControllerProcess):
+        def run(self, kind: Any, arguments: Any, **options: Any) -> Any:
+            used.append(kind.__name__)
+            assert {"train_fn_ref", "scaling_policy", "callbacks"} <= set(arguments)
+            assert set(options) == {"environment", "prepare"}
+            return result
+
+    def run(self: DataParallelTrainer, **arguments: Any) -> Any:
+        used.append("Ray's")
+        return result
+
+    monkeypatch.setattr(DataParallelTrainer, "_initialize_and_run_controller", run)
+    monkeypatch.setattr("ray.train.v2.api.data_parallel_trainer.ObjectRefWrapper", lambda function: None)
+    if not known:
+        monkeypatch.setattr(trainer, "CONTROLLER", "Other")
+    made = lean_trainer(tmp_path, alone=True, process=InProcess())
+    assert made.fit() is result
+    assert used == (["TrainController"] if known else ["Ray's"])
+
+
 def test_the_controller_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither for what it is handed, nor for what the workers return through it."""
+    assert ray_train.train_loop.__module__ == "ganscale.launch.worker_entry", "by its name"
     given = handed_to_the_controller(tmp_path, monkeypatch, alone=True)
     outcome = Outcome(8, 0, stop_reason=StopReason.STOP)
     (tmp_path / "given").write_bytes(cloudpickle.dumps((given, outcome)))  # pyright: ignore
