@@ -3,6 +3,7 @@
 Where a version names them otherwise, it starts these processes as without this module.
 """
 
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -58,12 +59,22 @@ class LeanTrainer(DataParallelTrainer):
         kind, variables = (getattr(data_parallel_trainer, name, None) for name in (CONTROLLER, VARIABLES))
         if self._process is None or kind is None or variables is None:
             return super()._initialize_and_run_controller(**arguments)
-        return self._process.run(kind, arguments, environment=variables(), prepare=self._on_interrupt)
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            return self._process.run(kind, arguments, environment=variables(), prepare=self._on_interrupt)
+        finally:
+            if _is_main_thread():
+                signal.signal(signal.SIGINT, before)  # Ctrl-C between two attempts ends the run as it does elsewhere
 
     def _on_interrupt(self, controller: Any) -> None:
         """Let Ctrl-C end a controller, as Ray does."""
-        if threading.current_thread() is threading.main_thread():
+        if _is_main_thread():
             self._register_sigint_handler(controller)
+
+
+def _is_main_thread() -> bool:
+    """Whether this thread may set handlers of signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _no_request() -> None:

@@ -1,5 +1,6 @@
 """Ray Train's trainer without processes that a run's own cluster has no use for."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,12 +80,15 @@ def test_the_controller_runs_in_the_process_of_the_run(
     """Where Ray names what that needs; otherwise in one of Ray's."""
     used: list[str] = []
     result = SimpleNamespace(error=None)
+    before = signal.getsignal(signal.SIGINT)
 
     class InProcess(ControllerProcess):
         def run(self, kind: Any, arguments: Any, **options: Any) -> Any:
             used.append(kind.__name__)
             assert {"train_fn_ref", "scaling_policy", "callbacks"} <= set(arguments)
             assert set(options) == {"environment", "prepare"}
+            options["prepare"]("controller")
+            assert signal.getsignal(signal.SIGINT) is not before, "Ray's"
             return result
 
     def run(self: DataParallelTrainer, **arguments: Any) -> Any:
@@ -98,6 +102,7 @@ def test_the_controller_runs_in_the_process_of_the_run(
     made = lean_trainer(tmp_path, alone=True, process=InProcess())
     assert made.fit() is result
     assert used == (["TrainController"] if known else ["Ray's"])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_controller_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
