@@ -149,8 +149,9 @@ class _Supervisor:
         except RayError as error:
             raise TrainingError(f"Ray failed: {type(error).__name__}: {error}") from error
         storage, joined = self._folder.path / ".ray", self._autoscales
+        controller = None if self._is_live else self._controller  # the lighthouse is to end with it
         group = WorkerGroupSpec(
-            self._config, placement, storage, 0, joined=joined, live=self._is_live, controller=self._controller
+            self._config, placement, storage, 0, joined=joined, live=self._is_live, controller=controller
         )
         self._patience = max(60.0, self._config.cluster.timeout)
         with (

@@ -5,17 +5,25 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ganscale.config import load as load_config
 from ganscale.launch import ray_train, worker_loop
 from ganscale.launch.cluster import unreachable_nodes
+from ganscale.launch.heartbeat_actor import AttemptHeartbeats
+from ganscale.launch.placement import Placement
 from ganscale.launch.ray_train import RayOutcome, _wait_until_free
 from ganscale.launch.ray_train import _Supervisor as Supervisor
 from ganscale.launch.worker_entry import train_loop
+from ganscale.launch.worker_group import WorkerGroupSpec
+from ganscale.launch.worker_setup import TrainingError
 from ganscale.run.heartbeats import Heartbeat
+from ganscale.run.outcome import Outcome
 from ganscale.run.stop_signal import StopFile, StopReason
 from ganscale.storage.lease import BusyError
 from ganscale.storage.run_dir import RunDir
@@ -140,3 +148,33 @@ def test_a_node_that_accepts_no_connection_is_unreachable(monkeypatch: pytest.Mo
         ]
         monkeypatch.setattr("ray.nodes", lambda: rows)
         assert unreachable_nodes() == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("recovery", ["restart", "live"])
+def test_a_restart_has_the_processes_of_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovery: str
+) -> None:
+    """But for a live run's controller, with which its lighthouse ends."""
+    config = load_config(overrides=(f"cluster.recovery={recovery}", "cluster.num_workers=2", "train.device=cpu"))
+    made = Supervisor(config, RunDir(tmp_path), StopFile(tmp_path / ".stop"))
+    handle = SimpleNamespace(begin=SimpleNamespace(remote=lambda number: None))
+    numbers = iter((1, 2))
+    groups: list[WorkerGroupSpec] = []
+    settings: list[dict[str, Any]] = []
+
+    def run(loop: object, given: dict[str, Any], group: WorkerGroupSpec) -> Any:
+        groups.append(group)
+        settings.append(given)
+        if len(groups) == 1:
+            raise TrainingError("a worker died")
+        return SimpleNamespace(return_value=Outcome(720, 360))
+
+    monkeypatch.setattr(made._heartbeats, "begin", lambda: AttemptHeartbeats(RunDir(tmp_path), handle, next(numbers)))
+    monkeypatch.setattr(made, "_place", lambda: Placement(2, use_gpu=False, strategy="PACK"))
+    monkeypatch.setattr(ray_train, "ClusterMonitor", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(ray_train, "unreachable_nodes", list)
+    monkeypatch.setattr(ray_train, "run_worker_group", run)
+    assert made.run().images == 720
+    assert [group.controller for group in groups] == [None if recovery == "live" else made._controller] * 2
+    assert [(given["actor"], given["attempt"]) for given in settings] == [(handle, 1), (handle, 2)]
+    assert [given["previous_failure"] for given in settings] == [None, "a worker died"]
