@@ -9,14 +9,15 @@ from ganscale.config.section import Count, Section
 Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "selu", "identity"]
 AttentionForm = Literal["full", "pooled"]
 Norm = Literal["none", "batch", "local_batch", "group", "layer", "instance", "pixel"]
+Concat = Literal["none", "concat"]
 ConditioningG = Literal["none", "concat", "norm"]
 ConditioningD = Literal["none", "projection", "acgan", "reacgan"]
 
-_NORM_G = "Normalization of the hidden layers; batch runs over the images of all workers."
-_NORM_D = "Normalization of the hidden layers; batch runs over the images of all workers."
+_NORM = "Normalization of the hidden layers; batch runs over the images of all workers."
 _SPECTRAL = "Divide each weight by its largest singular value (Miyato et al. 2018)."
 _STDDEV = "Show D the spread of the whole micro-batch as one more channel (Karras et al. 2018)."
 _CONDITIONING_G = "How G learns the class: concat joins an embedding to z, norm gives each class its scales and shifts."
+_CONCAT = "How G learns the class: concat joins an embedding to z."
 _CONDITIONING_D = (
     "How D learns the class: projection (Miyato and Koyama 2018), acgan (Odena et al. 2017), or reacgan "
     "(Kang et al. 2021)."
@@ -28,7 +29,9 @@ _ATTENTION_FORM = (
     "Form of self-attention: full as in the paper of Zhang et al. 2019, or pooled as in its code and in BigGAN, with "
     "values of half the channels, and keys and values at half the side."
 )
+_CHANNEL_BASE = "Channels of a map times its longer side, where that is below channel_max."
 _MAPPING = "Layers of the mapping network."
+_MAPPING_RATE = "Multiplier of the mapping network's learning rate."
 _ATTENTION = "Height of the feature map that self-attention is put on (Zhang et al. 2019); 0 for none."
 _CHANNELS = "Channels of a token, a multiple of 4 * heads."
 _HEADS = "Attention heads."
@@ -46,7 +49,7 @@ class MLPGenerator(Section):
         default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one before."
     )
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description=_NORM_G)
+    norm: Norm = Field(default="none", description=_NORM)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
     class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
@@ -62,7 +65,7 @@ class MLPDiscriminator(Section):
         default=2.0, gt=0, le=8, description="Each hidden layer is this many times as wide as the one after."
     )
     activation: Activation = Field(default="leaky_relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description=_NORM_D)
+    norm: Norm = Field(default="none", description=_NORM)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     minibatch_stddev: bool = Field(default=False, description=_STDDEV)
     conditioning: ConditioningD = Field(default="none", description=_CONDITIONING_D)
@@ -78,7 +81,7 @@ class DCGANGenerator(Section):
     )
     max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description=_NORM_G)
+    norm: Norm = Field(default="batch", description=_NORM)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     conditioning: ConditioningG = Field(default="none", description=_CONDITIONING_G)
@@ -108,7 +111,7 @@ class ResNetGenerator(Section):
     max_width: Count = Field(default=512, ge=1, description="Upper bound of the channels of a level.")
     depth: Count = Field(default=1, ge=1, le=64, description="Residual blocks per resolution.")
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description=_NORM_G)
+    norm: Norm = Field(default="batch", description=_NORM)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     attention_form: AttentionForm = Field(default="full", description=_ATTENTION_FORM)
@@ -135,7 +138,7 @@ class ResNetDiscriminator(Section):
         default="sum", description="How the last map becomes features: its sum (SNGAN), its mean, or all of it."
     )
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description=_NORM_D)
+    norm: Norm = Field(default="none", description=_NORM)
     spectral_norm: bool = Field(default=False, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     attention_form: AttentionForm = Field(default="full", description=_ATTENTION_FORM)
@@ -158,11 +161,11 @@ class BigGANGenerator(Section):
         description="Split z: a part for the first layer, and one for the norms of each block, beside the class.",
     )
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="batch", description=_NORM_G)
+    norm: Norm = Field(default="batch", description=_NORM)
     spectral_norm: bool = Field(default=True, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     attention_form: AttentionForm = Field(default="pooled", description=_ATTENTION_FORM)
-    conditioning: Literal["none", "concat"] = Field(
+    conditioning: Concat = Field(
         default="none",
         description="How G learns the class: concat joins one embedding to each block's part of z, from which the "
         "scales and shifts of its norms are made.",
@@ -183,7 +186,7 @@ class BigGANDiscriminator(Section):
         default="sum", description="How the last map becomes features: its sum (the paper's), its mean, or all of it."
     )
     activation: Activation = Field(default="relu", description="Activation of the hidden layers.")
-    norm: Norm = Field(default="none", description=_NORM_D)
+    norm: Norm = Field(default="none", description=_NORM)
     spectral_norm: bool = Field(default=True, description=_SPECTRAL)
     attention: Count = Field(default=0, ge=0, description=_ATTENTION)
     attention_form: AttentionForm = Field(default="pooled", description=_ATTENTION_FORM)
@@ -206,9 +209,7 @@ class R3GANGenerator(Section):
     output: Literal["identity", "tanh"] = Field(
         default="identity", description="Last activation; the paper has none, so that pixels may leave [-1, 1]."
     )
-    conditioning: Literal["none", "concat"] = Field(
-        default="none", description="How G learns the class: concat joins an embedding to z."
-    )
+    conditioning: Concat = Field(default="none", description=_CONCAT)
     class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
 
 
@@ -243,9 +244,7 @@ class TransformerGenerator(Section):
     levels: Count = Field(
         default=4, ge=1, description="Groups of blocks, each of which adds an image; the sum is G's. GAT: 4."
     )
-    conditioning: Literal["none", "concat"] = Field(
-        default="none", description="How G learns the class: concat joins an embedding to z."
-    )
+    conditioning: Concat = Field(default="none", description=_CONCAT)
     class_dim: Count = Field(default=64, ge=1, description=_CLASS_DIM)
 
 
@@ -272,15 +271,11 @@ class StyleGAN2Generator(Section):
     """Styles that modulate convolutions (Karras et al. 2020); channel_base 16384 is ADA's for 256 pixels and less."""
 
     name: Literal["stylegan2"] = Field(default="stylegan2", description="Architecture.")
-    channel_base: Count = Field(
-        default=32_768, ge=1, description="Channels of a map times its longer side, where that is below channel_max."
-    )
+    channel_base: Count = Field(default=32_768, ge=1, description=_CHANNEL_BASE)
     channel_max: Count = Field(default=512, ge=1, description="Upper bound of the channels of a map.")
     w_dim: Count = Field(default=512, ge=1, description="Length of w, the mapping network's output, and its width.")
     mapping_layers: Count = Field(default=8, ge=1, le=64, description=_MAPPING)
-    mapping_rate: float = Field(
-        default=0.01, gt=0.0, le=1.0, description="Multiplier of the mapping network's learning rate."
-    )
+    mapping_rate: float = Field(default=0.01, gt=0.0, le=1.0, description=_MAPPING_RATE)
     style_mixing: float = Field(
         default=0.9, ge=0.0, le=1.0, description="Share of images in training whose later layers have another w."
     )
@@ -289,9 +284,7 @@ class StyleGAN2Generator(Section):
         description="Noise added to each layer, with a learned strength: random in training and constant in samples, "
         "constant always, or none.",
     )
-    conditioning: Literal["none", "concat"] = Field(
-        default="none", description="How G learns the class: concat joins an embedding to z."
-    )
+    conditioning: Concat = Field(default="none", description=_CONCAT)
     class_dim: Count = Field(default=512, ge=1, description=_CLASS_DIM)
 
 
@@ -299,9 +292,7 @@ class StyleGAN2Discriminator(Section):
     """Residual blocks (Karras et al. 2020); channel_base 16384 is ADA's for 256 pixels and less."""
 
     name: Literal["stylegan2"] = Field(default="stylegan2", description="Architecture.")
-    channel_base: Count = Field(
-        default=32_768, ge=1, description="Channels of a map times its longer side, where that is below channel_max."
-    )
+    channel_base: Count = Field(default=32_768, ge=1, description=_CHANNEL_BASE)
     channel_max: Count = Field(default=512, ge=1, description="Upper bound of the channels of a map.")
     stddev_group: Count = Field(
         default=4,
@@ -315,6 +306,4 @@ class StyleGAN2Discriminator(Section):
         "or acgan (Odena et al. 2017).",
     )
     mapping_layers: Count = Field(default=8, ge=1, le=64, description=_MAPPING)
-    mapping_rate: float = Field(
-        default=0.01, gt=0.0, le=1.0, description="Multiplier of the mapping network's learning rate."
-    )
+    mapping_rate: float = Field(default=0.01, gt=0.0, le=1.0, description=_MAPPING_RATE)

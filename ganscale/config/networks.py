@@ -263,10 +263,7 @@ GENERATORS: dict[str, Architecture] = {
     "biggan": Architecture(own.BigGANGenerator, f"{_AT}.biggan:BigGANGenerator", (*_MAPS, _check_parts), **_TANH),
     "r3gan": Architecture(own.R3GANGenerator, f"{_AT}.r3gan:R3GANGenerator", _GROUPS, **_IMAGES),
     "stylegan2": Architecture(
-        own.StyleGAN2Generator,
-        f"{_AT}.stylegan2:StyleGAN2Generator",
-        (_check_maps, _check_mixing),
-        **_IMAGES,
+        own.StyleGAN2Generator, f"{_AT}.stylegan2:StyleGAN2Generator", (_check_maps, _check_mixing), **_IMAGES
     ),
     "transformer": Architecture(
         own.TransformerGenerator, f"{_AT}.transformer:TransformerGenerator", (_check_tokens,), **_IMAGES
@@ -281,10 +278,7 @@ DISCRIMINATORS: dict[str, Architecture] = {
     "biggan": Architecture(own.BigGANDiscriminator, f"{_AT}.biggan:BigGANDiscriminator", _MAPS, **_IMAGES),
     "r3gan": Architecture(own.R3GANDiscriminator, f"{_AT}.r3gan:R3GANDiscriminator", _GROUPS, **_IMAGES),
     "stylegan2": Architecture(
-        own.StyleGAN2Discriminator,
-        f"{_AT}.stylegan2_discriminator:StyleGAN2Discriminator",
-        (_check_maps,),
-        **_IMAGES,
+        own.StyleGAN2Discriminator, f"{_AT}.stylegan2_discriminator:StyleGAN2Discriminator", (_check_maps,), **_IMAGES
     ),
     "transformer": Architecture(
         own.TransformerDiscriminator, f"{_AT}.transformer:TransformerDiscriminator", (_check_tokens,), **_IMAGES
