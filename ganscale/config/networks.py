@@ -118,6 +118,17 @@ def feature_maps(settings: Any, resolution: Resolution) -> tuple[int, ...]:
     return sides
 
 
+def feature_levels(settings: Any, resolution: Resolution) -> tuple[list[int], list[int]]:
+    """Heights and channels of `feature_maps`: from the largest on each map has twice the channels, up to a bound.
+
+    Args:
+        settings: as for `feature_maps`, with `width` and `max_width`.
+        resolution: of the images in pixels.
+    """
+    sides = list(feature_maps(settings, resolution))
+    return sides, [min(settings.max_width, settings.width * 2**level) for level in reversed(range(len(sides)))]
+
+
 def _check_maps(config: Any, settings: Any, key: str) -> None:
     """Check that the network can make the resolution, and has the feature maps that it names (a `Check`)."""
     resolution = config.data.resolution

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from ganscale.config.architectures import DCGANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import DCGANGenerator as GeneratorSettings
-from ganscale.config.datasets import Resolution
-from ganscale.config.networks import feature_maps, map_size
+from ganscale.config.networks import feature_levels, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -21,17 +20,6 @@ from ganscale.models.layers import (
     add_spectral_norm,
     make_norm,
 )
-
-
-def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: Resolution) -> tuple[list[int], list[int]]:
-    """Heights and channels of the hidden maps from small to large.
-
-    Raises:
-        ValueError: as `feature_maps`.
-    """
-    sides = list(feature_maps(settings, resolution))
-    channels = [min(settings.max_width, settings.width * 2**level) for level in reversed(range(len(sides)))]
-    return sides, channels
 
 
 def _has_bias(settings: GeneratorSettings | DiscriminatorSettings) -> bool:
@@ -68,7 +56,7 @@ class DCGANGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides, channels = _levels(settings, geometry.resolution)
+        sides, channels = feature_levels(settings, geometry.resolution)
         self.first = (channels[0], *map_size(sides[0], geometry.resolution))
         bias = _has_bias(settings)
         self.project = nn.Linear(self.input_dim, math.prod(self.first), bias=bias)
@@ -99,7 +87,7 @@ class DCGANDiscriminator(Discriminator):
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides, channels = (values[::-1] for values in _levels(settings, geometry.resolution))
+        sides, channels = (values[::-1] for values in feature_levels(settings, geometry.resolution))
         bias = _has_bias(settings)
         layers: list[nn.Module] = [nn.Conv2d(geometry.shape[0], channels[0], 4, stride=2, padding=1)]
         layers.append(ACTIVATIONS[settings.activation]())

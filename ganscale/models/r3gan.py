@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ganscale.config.architectures import R3GANDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import R3GANGenerator as GeneratorSettings
-from ganscale.config.datasets import Resolution
-from ganscale.config.networks import feature_maps, map_size
+from ganscale.config.networks import feature_levels, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import ACTIVATIONS, Chain, MinibatchStddev, Resample, SelfAttention, activation_gain
@@ -60,13 +59,6 @@ class Bottleneck(nn.Module):
         return x + self.layers(x)
 
 
-def _levels(settings: GeneratorSettings | DiscriminatorSettings, resolution: Resolution) -> list[tuple[int, int]]:
-    """Height and channels of each map from small to large."""
-    sides = feature_maps(settings, resolution)
-    widths = [min(settings.max_width, settings.width * 2**level) for level in reversed(range(len(sides)))]
-    return list(zip(sides, widths, strict=True))
-
-
 def _stage(
     settings: GeneratorSettings | DiscriminatorSettings, side: int, width: int, num_levels: int
 ) -> list[nn.Module]:
@@ -89,7 +81,7 @@ class R3GANGenerator(Generator):
         super().__init__(settings, geometry)
         if self.num_classes:  # a linear layer of one-hot classes in the original, with He's scale
             self.class_embedding.data.mul_(self.num_classes**-0.5)
-        levels = _levels(settings, geometry.resolution)
+        levels = list(zip(*feature_levels(settings, geometry.resolution), strict=True))
         side, width = levels[0]
         self.basis = nn.Parameter(torch.randn(width, *map_size(side, geometry.resolution)))
         self.project = _scale(nn.Linear(self.input_dim, width, bias=False))
@@ -118,7 +110,7 @@ class R3GANDiscriminator(Discriminator):
 
     def __init__(self, settings: DiscriminatorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        levels = _levels(settings, geometry.resolution)[::-1]
+        levels = list(zip(*feature_levels(settings, geometry.resolution), strict=True))[::-1]
         width = levels[0][1]
         layers: list[nn.Module] = [_point(geometry.shape[0], width)]
         for index, (side, below) in enumerate(levels):

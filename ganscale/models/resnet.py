@@ -1,6 +1,7 @@
 """Residual pair (Gulrajani et al. 2017, appendices C and F; Miyato et al. 2018, appendix B.4)."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ganscale.config.architectures import BigGANGenerator
 from ganscale.config.architectures import ResNetDiscriminator as DiscriminatorSettings
 from ganscale.config.architectures import ResNetGenerator as GeneratorSettings
-from ganscale.config.networks import feature_maps, map_size
+from ganscale.config.networks import feature_levels, feature_maps, map_size
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
 from ganscale.models.layers import (
@@ -111,9 +112,7 @@ class ResNetGenerator(Generator):
 
     def __init__(self, settings: GeneratorSettings, geometry: Geometry) -> None:
         super().__init__(settings, geometry)
-        sides = feature_maps(settings, geometry.resolution)
-        top = len(sides) - 1
-        channels = [min(settings.max_width, settings.width * 2 ** (top - level)) for level in range(top + 1)]
+        sides, channels = feature_levels(settings, geometry.resolution)
         self.first = (channels[0], *map_size(sides[0], geometry.resolution))
         self.project = nn.Linear(self.input_dim, math.prod(self.first))
         options = {"bias": settings.norm not in CENTERING, "num_classes": self.norm_classes}
@@ -121,12 +120,11 @@ class ResNetGenerator(Generator):
         layers: list[nn.Module] = []
         if settings.attention == sides[0]:
             layers.append(SelfAttention(channels[0], pooled=pooled))
-        for level in range(1, top + 1):
-            layers.append(ResidualBlock((channels[level - 1], channels[level]), settings, up=True, **options))
-            same = (channels[level], channels[level])
-            layers += [ResidualBlock(same, settings, **options) for _ in range(settings.depth - 1)]
-            if settings.attention == sides[level]:
-                layers.append(SelfAttention(channels[level], pooled=pooled))
+        for (before, after), side in zip(pairwise(channels), sides[1:], strict=True):
+            layers.append(ResidualBlock((before, after), settings, up=True, **options))
+            layers += [ResidualBlock((after, after), settings, **options) for _ in range(settings.depth - 1)]
+            if side == settings.attention:
+                layers.append(SelfAttention(after, pooled=pooled))
         classes_at_end = self.norm_classes if settings.conditional_output else 0
         layers += [make_norm(settings.norm, channels[-1], classes_at_end), ACTIVATIONS[settings.activation]()]
         layers += [nn.Conv2d(channels[-1], geometry.shape[0], 3, padding=1), nn.Tanh()]
