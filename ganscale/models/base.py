@@ -117,11 +117,15 @@ class Head(nn.Module):
             ValueError: one of these got no labels.
         """
         if self.conditioning == "bilinear":
-            return (self.embedding(_check_labels(labels)) * upcast(self.logit(features))).sum(1)
+            return (self.embed_class(labels) * upcast(self.logit(features))).sum(1)
         logits = upcast(self.logit(features).squeeze(1))
         if self.conditioning != "projection":
             return logits
-        return logits + (self.embedding(_check_labels(labels)) * upcast(features)).sum(1)
+        return logits + (self.embed_class(labels) * upcast(features)).sum(1)
+
+    def embed_class(self, labels: Tensor | None) -> Tensor:
+        """e(y): `[N, class_dim]`. Arguments and errors: `forward`."""
+        return self.embedding(_check_labels(labels))
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits `[N, num_classes]`, or with reacgan unit embeddings `[N, class_dim]`, in float32 or wider.

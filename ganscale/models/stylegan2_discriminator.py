@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
 from ganscale.config.architectures import StyleGAN2Discriminator as DiscriminatorSettings
 from ganscale.models.base import Discriminator, Head
@@ -55,23 +54,13 @@ class StyleHead(Head):
             self.classifier = EqualLinear(num_features, num_classes)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row, in float32 or wider.
-
-        Args:
-            features: `[N, F]`.
-            labels: int64 `[N]`, or None without projection.
-
-        Raises:
-            ValueError: a projection got no labels.
-        """
+        """As of `Head`."""
         logits = upcast(self.logit(features))
         if self.conditioning != "projection":
             return logits.squeeze(1)
-        if labels is None:
-            raise ValueError("a conditional network needs labels")
-        table = self.embedding.weight
-        directions = self.mapping(unit_power(embedding(labels, table) * table.shape[0] ** -0.5 + self.class_bias))
-        return (logits * directions).sum(1) * table.shape[1] ** -0.5
+        num_classes, num_features = self.embedding.weight.shape
+        directions = self.mapping(unit_power(self.embed_class(labels) * num_classes**-0.5 + self.class_bias))
+        return (logits * directions).sum(1) * num_features**-0.5
 
 
 class StyleGAN2Discriminator(Discriminator):

@@ -309,14 +309,8 @@ class ClassHead(Head):
         self.mapping = _mapping(inside, inside)
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
-        """One logit per row of `features` `[N, num_features]`, of classes int64 `[N]`.
-
-        Raises:
-            ValueError: there are no labels.
-        """
-        if labels is None:
-            raise ValueError("a conditional network needs labels")
-        return (upcast(self.mapping(self.embedding(labels))) * upcast(self.logit(features))).sum(1)
+        """As of `Head`."""
+        return (upcast(self.mapping(self.embed_class(labels))) * upcast(self.logit(features))).sum(1)
 
 
 class TransformerDiscriminator(Discriminator):
