@@ -15,7 +15,7 @@ import torch
 import ganscale
 from ganscale.config import Config, Dataset
 from ganscale.data.images import ImageSource
-from ganscale.data.mnist import training_digits
+from ganscale.data.mnist import digits
 
 SEEDS = (0, 1, 2)
 BEFORE, COLD = 96_000, 96_000
@@ -37,7 +37,7 @@ def open_nine_digits(config: Config, device: torch.device, dtype: torch.dtype) -
         device: where the images are kept.
         dtype: of the normalized images.
     """
-    images, labels = training_digits(config.data.resolution)
+    images, labels = digits("train", config.data.resolution)
     kept = labels < 9
     return ImageSource(images[kept], labels[kept], 9, seed=config.run.seed, device=device, dtype=dtype)
 

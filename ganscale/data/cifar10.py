@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009) from files that the user has; nothing is downloaded."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,12 @@ def load_cifar10(path: Path, split: Literal["train", "test"] = "train") -> tuple
     return torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
 
 
+@lru_cache(maxsize=1)
+def _test_images(path: Path) -> tuple[Tensor, Tensor]:
+    """The test split, read once for all that needs it in one process: D's probe and evaluations."""
+    return load_cifar10(path, "test")
+
+
 def open_cifar10(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
     """The training images of a run.
 
@@ -50,4 +57,4 @@ def held_out_images(config: Config, count: int, seed: int) -> LabeledReader:
         count: how many; with replacement if above 10,000.
         seed: of the draw.
     """
-    return held_out_reader(*load_cifar10(Path(config.data.path).expanduser(), "test"), count, seed)
+    return held_out_reader(*_test_images(Path(config.data.path).expanduser()), count, seed)

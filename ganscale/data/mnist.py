@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from ganscale.config import Config
-from ganscale.config.datasets import height_width
+from ganscale.config.datasets import Resolution, height_width
 from ganscale.data.images import HELD_OUT, ImageSource, StackedSource, held_out_reader, normalize, triple_classes
 from ganscale.data.source import LabeledReader
 from ganscale.parallel.random import Stream
@@ -60,14 +60,15 @@ def fit(images: Tensor, resolution: int) -> Tensor:
     return torch.cat([part.round_().clamp_(0, 255).byte() for part in resized])
 
 
-@lru_cache(maxsize=1)
-def training_digits(resolution: int) -> tuple[Tensor, Tensor]:
-    """The training split, shared by runs that follow each other in one process; nobody writes to it.
+@lru_cache(maxsize=2)
+def digits(split: Literal["train", "test"], resolution: Resolution) -> tuple[Tensor, Tensor]:
+    """A split, read once for all that needs it in one process: runs, D's probe, evaluations; nobody writes to it.
 
     Args:
+        split: train or test.
         resolution: of the images in pixels.
     """
-    return load_mnist("train", resolution)
+    return load_mnist(split, height_width(resolution)[0])
 
 
 def open_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> ImageSource:
@@ -78,7 +79,7 @@ def open_mnist(config: Config, device: torch.device, dtype: torch.dtype) -> Imag
         device: where the images are kept.
         dtype: of the normalized images.
     """
-    images, labels = training_digits(height_width(config.data.resolution)[0])
+    images, labels = digits("train", config.data.resolution)
     return ImageSource(images, labels, 10, seed=config.run.seed, device=device, dtype=dtype)
 
 
@@ -90,7 +91,7 @@ def open_stacked_mnist(config: Config, device: torch.device, dtype: torch.dtype)
         device: where the digits are kept.
         dtype: of the normalized images.
     """
-    images, labels = training_digits(height_width(config.data.resolution)[0])
+    images, labels = digits("train", config.data.resolution)
     return StackedSource(images, labels, config.data.num_images, seed=config.run.seed, device=device, dtype=dtype)
 
 
@@ -102,7 +103,7 @@ def held_out_digits(config: Config, count: int, seed: int) -> LabeledReader:
         count: how many; with replacement if above 10,000.
         seed: of the draw.
     """
-    return held_out_reader(*load_mnist("test", height_width(config.data.resolution)[0]), count, seed)
+    return held_out_reader(*digits("test", config.data.resolution), count, seed)
 
 
 def held_out_triples(config: Config, count: int, seed: int) -> LabeledReader:
@@ -113,7 +114,7 @@ def held_out_triples(config: Config, count: int, seed: int) -> LabeledReader:
         count: how many.
         seed: of the draw.
     """
-    images, labels = load_mnist("test", height_width(config.data.resolution)[0])
+    images, labels = digits("test", config.data.resolution)
     rows = Stream(seed, HELD_OUT).integers(0, count, len(images), (3,))
 
     def read(start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganscale.config import load
 from ganscale.data import mnist
 from ganscale.data.mnist import fit, load_mnist
 
@@ -85,3 +86,13 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch) -> None:
 def test_images_may_be_written_to() -> None:
     images: Tensor = load_mnist("test")[0]
     images[0] = 1
+
+
+def test_held_out_digits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    monkeypatch.setattr(mnist, "load_mnist", lambda *split: reads.append(split) or load_mnist(*split))
+    mnist.digits.cache_clear()
+    config = load(overrides=["data.resolution=8"])
+    few, many = (mnist.held_out_digits(config, count, count)(0, 5)[0] for count in (5, 20_000))
+    assert not torch.equal(few, many)
+    assert reads == [("test", 8)]

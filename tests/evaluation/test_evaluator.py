@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -31,18 +31,16 @@ def few_digits() -> None:
     """Let the data set have 600 digits to train on and 300 to test with, in this process."""
     whole = lru_cache(mnist.load_mnist)
 
-    def some(split: str = "train", resolution: int = 28) -> tuple[Tensor, Tensor]:
+    def some(split: str, resolution: int) -> tuple[Tensor, Tensor]:
         images, labels = whole(split, resolution)  # pyright: ignore[reportArgumentType]
         return images[: 600 if split == "train" else 300], labels[: 600 if split == "train" else 300]
 
-    mnist.training_digits = partial(some, "train")  # pyright: ignore
-    mnist.load_mnist = some  # pyright: ignore
+    mnist.digits = some  # pyright: ignore
 
 
 @pytest.fixture
 def _few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mnist, "training_digits", mnist.training_digits)
-    monkeypatch.setattr(mnist, "load_mnist", mnist.load_mnist)
+    monkeypatch.setattr(mnist, "digits", mnist.digits)
     few_digits()
 
 
@@ -56,14 +54,14 @@ def judge(config: Config) -> Evaluation:
 
 
 def on_a_rank(overrides: tuple[str, ...], cache: Path | None) -> dict[str, Score]:
-    loaders = mnist.training_digits, mnist.load_mnist
+    digits = mnist.digits
     few_digits()
     try:
         config = load(overrides=overrides)
         made = evaluator(config, cache=cache)
         return made.evaluate(build(config).state.ema.module, 64).scores
     finally:
-        mnist.training_digits, mnist.load_mnist = loaders
+        mnist.digits = digits
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +160,7 @@ def test_conditional_generators_get_classes_as_frequent_as_in_the_data() -> None
     network = Classes()
     evaluator(config).evaluate(network, 0)
     given = torch.cat(network.labels).bincount(minlength=10)
-    present = mnist.training_digits(28)[1].bincount(minlength=10)
+    present = mnist.digits("train", 28)[1].bincount(minlength=10)
     assert given.sum() == 550
     assert (present - given).min() >= 0, "550 of the 600 examples' classes"
 
