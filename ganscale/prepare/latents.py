@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -128,8 +127,11 @@ def _write(files: Sequence[_File], source: Path, out: Path, labels: np.ndarray, 
     with (out / PARTIAL).open("wb") as target:
         header = {"descr": dtype.str, "fortran_order": False, "shape": whole}
         np.lib.format.write_array_header_1_0(target, header)
-        for file in files:
-            _copy(file, source, target, dtype, digest, sums, squares)
+        for part in _parts(files, source, dtype):
+            sums += part.sum((0, 2, 3), np.float64)
+            squares += np.square(part, dtype=np.float64).sum((0, 2, 3))
+            digest.update(part.data)
+            target.write(part.data)
         target.flush()
         os.fsync(target.fileno())
     size = len(labels) * shape[1] * shape[2]
@@ -143,27 +145,17 @@ def _write(files: Sequence[_File], source: Path, out: Path, labels: np.ndarray, 
     return LatentSet(len(labels), shape, *numbers, classes, *marks)
 
 
-def _copy(
-    file: _File,
-    source: Path,
-    target: BinaryIO,
-    dtype: np.dtype,
-    digest: "hashlib._Hash",
-    sums: np.ndarray,
-    squares: np.ndarray,
-) -> None:
-    """Append a file's latents, and add them to digest, sums and squares of the channels `[C]`."""
-    array = _open(file.path, source)
-    if array.shape != (file.count, *file.shape):
-        raise _refused("has changed meanwhile", file.path, source)
-    for start in range(0, len(array), _PART):
-        part = np.ascontiguousarray(array[start : start + _PART], dtype)
-        if not np.isfinite(part).all():
-            raise _refused("holds numbers that are not finite", file.path, source)
-        sums += part.sum((0, 2, 3), np.float64)
-        squares += np.square(part, dtype=np.float64).sum((0, 2, 3))
-        digest.update(part.data)
-        target.write(part.data)
+def _parts(files: Sequence[_File], source: Path, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """All latents in order, of a file at most `_PART` at a time."""
+    for file in files:
+        array = _open(file.path, source)
+        if array.shape != (file.count, *file.shape):
+            raise _refused("has changed meanwhile", file.path, source)
+        for start in range(0, len(array), _PART):
+            part = np.ascontiguousarray(array[start : start + _PART], dtype)
+            if not np.isfinite(part).all():
+                raise _refused("holds numbers that are not finite", file.path, source)
+            yield part
 
 
 def _report(found: LatentSet, out: Path) -> str:
