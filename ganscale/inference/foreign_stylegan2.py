@@ -13,6 +13,8 @@ from ganscale.models import Geometry
 from ganscale.storage import pickles
 from ganscale.storage.pickles import PickleError
 
+_MODULATED = ("weight", "affine.weight", "affine.bias")
+
 
 class Layout(NamedTuple):
     """A network of this package.
@@ -56,11 +58,11 @@ def generator(weights: Mapping[str, Tensor], module: Any) -> Layout:
         place = f"synthesis.b{side}"
         for index, layer in enumerate(("conv0", "conv1") if block else ("conv1",)):
             target = f"layers.{block}.convolutions.{index}"
-            own |= _modulated(taken, f"{place}.{layer}", f"{target}.convolution")
+            own |= taken.layer(f"{place}.{layer}", f"{target}.convolution", _MODULATED)
             own[f"{target}.bias"] = taken(f"{place}.{layer}.bias")
             own[f"{target}.strength"] = taken(f"{place}.{layer}.noise_strength").reshape(1)
             own[f"{target}.constant"] = taken(f"{place}.{layer}.noise_const")
-        own |= _modulated(taken, f"{place}.torgb", f"layers.{block}.to_image")
+        own |= taken.layer(f"{place}.torgb", f"layers.{block}.to_image", _MODULATED)
         own[f"layers.{block}.image_bias"] = taken(f"{place}.torgb.bias")
         widths[side] = own[f"layers.{block}.to_image.weight"].shape[1]
     own["average.value"] = taken("mapping.w_avg")
@@ -84,28 +86,23 @@ def discriminator(weights: Mapping[str, Tensor], module: Any) -> Layout:
     sides, own, widths = _sides(weights, "b", "skip.weight")[::-1], {}, {4: weights["b4.fc.weight"].shape[0]}
     if f"b{sides[0]}.fromrgb.weight" not in weights or len(sides) < 2:
         raise PickleError("its discriminator is not residual")
-    for name in ("weight", "bias"):
-        own[f"layers.0.{name}"] = taken(f"b{sides[0]}.fromrgb.{name}")
+    own |= taken.layer(f"b{sides[0]}.fromrgb", "layers.0")
     for block, side in enumerate(sides, 1):
-        for target, layer in (("first", "conv0"), ("second", "conv1")):
-            for name in ("weight", "bias"):
-                own[f"layers.{block}.{target}.{name}"] = taken(f"b{side}.{layer}.{name}")
-        own[f"layers.{block}.shortcut.weight"] = taken(f"b{side}.skip.weight")
+        own |= taken.layer(f"b{side}.conv0", f"layers.{block}.first")
+        own |= taken.layer(f"b{side}.conv1", f"layers.{block}.second")
+        own |= taken.layer(f"b{side}.skip", f"layers.{block}.shortcut", ("weight",))
         widths[side] = weights[f"b{side}.conv0.weight"].shape[0]
     spread = weights["b4.conv.weight"].shape[1] - widths[4]
     if spread not in (0, 1):
         raise PickleError(f"its discriminator shows {spread} channels of the batch's spread")
     group = _attribute(module, ("b4", "mbstd"), "group_size", 4) if spread else 0
     after = len(sides) + 1 + spread
-    for index, layer in ((after, "b4.conv"), (after + 2, "b4.fc")):
-        own |= {f"layers.{index}.{name}": taken(f"{layer}.{name}") for name in ("weight", "bias")}
-    own |= {f"head.logit.{name}": taken(f"b4.out.{name}") for name in ("weight", "bias")}
+    own |= taken.layer("b4.conv", f"layers.{after}") | taken.layer("b4.fc", f"layers.{after + 2}")
+    own |= taken.layer("b4.out", "head.logit")
     settings, num_classes = _channels(widths) | {"stddev_group": group}, 0
     if "mapping.embed.weight" in weights:
-        own["head.embedding.weight"], own["head.class_bias"] = (
-            taken("mapping.embed.weight").t(),
-            taken("mapping.embed.bias"),
-        )
+        own["head.embedding.weight"] = taken("mapping.embed.weight").t()
+        own["head.class_bias"] = taken("mapping.embed.bias")
         num_classes = own["head.embedding.weight"].shape[0]
         settings |= {"conditioning": "projection", "mapping_layers": _mapping(taken, own, "head.mapping.")}
         settings["mapping_rate"] = _attribute(module, ("mapping", "fc0"), "bias_gain", 0.01)
@@ -129,6 +126,10 @@ class _Taken:
         self._left.discard(name)
         return self.weights[name]
 
+    def layer(self, name: str, target: str, parts: tuple[str, ...] = ("weight", "bias")) -> dict[str, Tensor]:
+        """The tensors of a layer by their names in this package."""
+        return {f"{target}.{part}": self(f"{name}.{part}") for part in parts}
+
     def check_rest(self) -> None:
         if self._left:
             raise PickleError(f"it has further tensors: {', '.join(sorted(self._left)[:5])}")
@@ -143,15 +144,11 @@ def _sides(weights: Mapping[str, Tensor], prefix: str, suffix: str) -> list[int]
     return sides
 
 
-def _modulated(taken: _Taken, place: str, target: str) -> dict[str, Tensor]:
-    return {f"{target}.{name}": taken(f"{place}.{name}") for name in ("weight", "affine.weight", "affine.bias")}
-
-
 def _mapping(taken: _Taken, own: dict[str, Tensor], target: str) -> int:
     """Add the layers of a mapping network; how many."""
     count = 0
     while f"mapping.fc{count}.weight" in taken.weights:
-        own |= {f"{target}{count}.{name}": taken(f"mapping.fc{count}.{name}") for name in ("weight", "bias")}
+        own |= taken.layer(f"mapping.fc{count}", f"{target}{count}")
         count += 1
     return count
 
