@@ -5,6 +5,8 @@ and 1152, 28, 16. The image is cut into patches, one token each. G modulates its
 makes of z and the class; D adds a class token, from which its head makes the logit.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
@@ -13,7 +15,7 @@ from ganscale.config.architectures import TransformerDiscriminator as Discrimina
 from ganscale.config.architectures import TransformerGenerator as GeneratorSettings
 from ganscale.models.base import Discriminator, Generator, Head
 from ganscale.models.geometry import Geometry
-from ganscale.models.layers import Chain, upcast
+from ganscale.models.layers import Chain, unit_power, upcast
 
 MAPPING_RATE = 0.01
 """Learning rate of mapping networks relative to that of the other layers (Karras et al. 2019, appendix C)."""
@@ -21,10 +23,7 @@ GAIN = 0.1
 """Of the modulation's initial weights in G, and initial scale of D's residual branches."""
 
 
-def _rms(x: Tensor, eps: float = 1e-6) -> Tensor:
-    """x over its root mean square along the last dimension (Zhang and Sennrich 2019), in float32 or wider."""
-    wide = upcast(x)
-    return wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
+_rms = partial(unit_power, eps=1e-6)
 
 
 def _linear(before: int, after: int, gain: float = 1.0) -> nn.Linear:
@@ -252,7 +251,7 @@ class TransformerGenerator(Generator):
         """Generate one image per row of `z` `[N, latent_dim]`, of classes int64 `[N]` or None."""
         x = self.input(z, labels)
         parts = x.split((self.latent_dim, x.shape[1] - self.latent_dim), dim=1) if self.num_classes else (x,)
-        w = self.mapping(torch.cat([_rms(part, 1e-8) for part in parts], dim=1))
+        w = self.mapping(torch.cat([unit_power(part) for part in parts], dim=1))
         for attention in self._attentions:  # path lengths differentiate twice
             attention.written_out = z.requires_grad and torch.is_grad_enabled()
         x, images = self.positions.expand(z.shape[0], -1, -1), []

@@ -26,14 +26,15 @@ def leaky(x: Tensor) -> Tensor:
     return leaky_relu(x, 0.2) * math.sqrt(2.0)
 
 
-def unit_power(x: Tensor) -> Tensor:
-    """Rows divided by their root mean square: `[N, C]`, in float32 or wider.
+def unit_power(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """x over its root mean square along the last dimension (Zhang and Sennrich 2019), in float32 or wider.
 
     Args:
-        x: `[N, C]`.
+        x: `[N, ..., C]`.
+        eps: added to the mean square.
     """
     wide = upcast(x)
-    return wide * (wide.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+    return wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
 class EqualLinear(nn.Module):
