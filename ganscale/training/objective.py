@@ -72,26 +72,15 @@ class Draws:
             shape: its first entry counts the rows.
             dtype: of the numbers.
         """
-        stream = self._stream(purpose)
-        if isinstance(position, Tensor):
-            return stream.uniform(0, shape[0], shape[1:], dtype, offset=position)
-        return stream.uniform(position, position + shape[0], shape[1:], dtype)
+        start, offset = (0, position) if isinstance(position, Tensor) else (position, None)
+        return self._stream(purpose).uniform(start, start + shape[0], shape[1:], dtype, offset=offset)
 
     def normal(
         self, purpose: str, position: int | Tensor, shape: torch.Size | tuple[int, ...], dtype: torch.dtype
     ) -> Tensor:
-        """Standard normal numbers: `shape`.
-
-        Args:
-            purpose: names the stream, so that uses are independent.
-            position: global index of the first row.
-            shape: its first entry counts the rows.
-            dtype: of the numbers.
-        """
-        stream = self._stream(purpose)
-        if isinstance(position, Tensor):
-            return stream.normal(0, shape[0], shape[1:], dtype, offset=position)
-        return stream.normal(position, position + shape[0], shape[1:], dtype)
+        """Standard normal numbers: `shape`. Arguments: `uniform`."""
+        start, offset = (0, position) if isinstance(position, Tensor) else (position, None)
+        return self._stream(purpose).normal(start, start + shape[0], shape[1:], dtype, offset=offset)
 
     def _stream(self, purpose: str) -> Stream:
         if purpose not in self._streams:
@@ -350,16 +339,12 @@ class DiscriminatorObjective(nn.Module):
         """Values of the penalties that are due and no finite differences, one per packed row."""
         values = {}
         packing = self.view.packing
-        if len(exact) == 2:
-            real_gradients, fake_gradients = penalties.input_gradients(
-                real_logits.sum() + fake_logits.sum(), reals, fakes
-            )
-            values["r1"] = penalties.zero_centered(pack(real_gradients, packing))
-            values["r2"] = penalties.zero_centered(pack(fake_gradients, packing))
-        elif "r1" in exact:
-            values["r1"] = penalties.zero_centered(pack(penalties.input_gradients(real_logits, reals)[0], packing))
-        elif "r2" in exact:
-            values["r2"] = penalties.zero_centered(pack(penalties.input_gradients(fake_logits, fakes)[0], packing))
+        sides = {"r1": (real_logits, reals), "r2": (fake_logits, fakes)}
+        due = {name: side for name, side in sides.items() if name in exact}
+        if due:
+            logits, inputs = zip(*due.values(), strict=True)
+            gradients = penalties.input_gradients(torch.cat(logits), *inputs)
+            values = {n: penalties.zero_centered(pack(g, packing)) for n, g in zip(due, gradients, strict=True)}
         if is_on(weights.gp):
             share = self._share("penalty/gp", batch)
             points = penalties.interpolate(pack(batch.reals, packing), pack(fakes.detach(), packing), share)
