@@ -8,21 +8,11 @@ import re
 import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ganscale.config import ConfigError
 from ganscale.config.datasets import is_pattern
-from ganscale.data.files import (
-    ENDINGS,
-    NOT_READ,
-    Files,
-    FolderFiles,
-    StoreFiles,
-    ZipFiles,
-    is_hidden,
-    list_files,
-    refuse,
-)
+from ganscale.data.files import ENDINGS, NOT_READ, Files, FolderFiles, StoreFiles, ZipFiles, is_hidden, refuse
 from ganscale.data.parquet import ParquetFiles
 from ganscale.data.prepared import INDEX, MANIFEST, NAMES
 from ganscale.data.webdataset import TarFiles
@@ -74,22 +64,6 @@ def open_files(path: Place) -> Files:
     if path.name.lower().endswith(COMPRESSED):
         raise ValueError(f"a compressed tar: {path}; unpack the compression, as single pictures cannot be read from it")
     raise ValueError(f"neither a folder nor a zip, tar or parquet file: {path}")
-
-
-def list_pictures(path: Path) -> list[str]:
-    """Names of all pictures in a folder (any depth), zip or shards, relative to it, sorted.
-
-    Args:
-        path: as `data.path`.
-
-    Raises:
-        ConfigError: it holds something that cannot be read and must not be left out; the message names it.
-        FileNotFoundError: no such path.
-        ValueError: it holds no picture, or is nothing of these.
-    """
-    listing = list_files(open_files(path))
-    refuse(path, listing.problems)
-    return listing.pictures
 
 
 def _matching(path: Place) -> Files:

@@ -15,9 +15,10 @@ from PIL import Image, ImageFile
 from ganscale.api import Trainer
 from ganscale.config import ConfigError, load
 from ganscale.config.checks import check_files
+from ganscale.data.files import list_files
 from ganscale.data.folder import FolderSource
 from ganscale.data.pictures import decode
-from ganscale.data.shards import list_pictures
+from ganscale.data.shards import open_files
 from ganscale.inference.grid import save_images
 from ganscale.inference.interpolate import save_interpolation
 from ganscale.training.build import build, build_source
@@ -133,12 +134,12 @@ def test_a_run_with_another_number_of_channels_is_sampled(folder: Path, tmp_path
 
 def test_what_is_no_picture_set_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        list_pictures(tmp_path / "nowhere")
+        open_files(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="neither a folder nor a zip"):
-        list_pictures(folder / "notes.txt")
+        open_files(folder / "notes.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no picture"):
-        list_pictures(tmp_path / "empty")
+        list_files(open_files(tmp_path / "empty"))
 
 
 def test_a_broken_picture_is_named(folder: Path) -> None:

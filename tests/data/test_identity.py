@@ -14,12 +14,12 @@ from PIL import Image
 
 from ganscale.config import ConfigError
 from ganscale.data import identity
-from ganscale.data.files import FolderFiles, ZipFiles
+from ganscale.data.files import FolderFiles, ZipFiles, list_files
 from ganscale.data.folder import FolderSource
 from ganscale.data.images import ImageSource, StackedSource
 from ganscale.data.labels import Labels
 from ganscale.data.pictures import DEFAULT, Rules
-from ganscale.data.shards import list_pictures
+from ganscale.data.shards import open_files
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ class Counting(FolderFiles):
 
 def test_of_a_large_folder_a_fixed_sample_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "MAX_READ", 2)
-    names, labels = list_pictures(folder), Labels([0] * 6)
+    names, labels = list_files(open_files(folder)).pictures, Labels([0] * 6)
     first, second = Counting(folder), Counting(folder)
     before = identity.hash_pictures(first, names, labels, Rules())
     assert identity.hash_pictures(second, names, labels, Rules()) == before
@@ -120,7 +120,7 @@ def test_a_zip_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
-    names = list_pictures(folder)
+    names = list_files(open_files(folder)).pictures
     (folder / "cats" / "1.bmp").unlink()
     (folder / "cats" / "1.bmp").mkdir()
     with pytest.raises(ConfigError) as caught:
