@@ -8,6 +8,7 @@ An export is a folder with `config.json` (`Description`, and the checksum of the
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _load_checkpoint(folder: Place, device: torch.device | str, ema: float | Non
     parameters, average = reconstruct(folder.parent.parent / "averages", manifest.images, newest, ema)
     # Shards of samples and the like tell generators apart by it.
     sha256 = hashlib.sha256(f"{manifest.sha256} {average}".encode()).hexdigest()
-    loaded = rebuild(_replace(description, sha256=sha256), weights | parameters, config, device)
+    loaded = rebuild(replace(description, sha256=sha256), weights | parameters, config, device)
     loaded.average = average
     return loaded
 
@@ -182,19 +183,15 @@ def describe(config: Config, manifest: Manifest, state: dict[str, Any]) -> Descr
     entry, channels = DATASETS[config.data.name], config.data.channels
     if entry.has_pictures:
         shapes = [entry.shape(config.data.resolution, c) for c in ((3, 1) if channels == "auto" else (channels,))]
-        description = min((_replace(description, shape=s) for s in shapes), key=lambda d: _num_different(d, weights))
+        description = min((replace(description, shape=s) for s in shapes), key=lambda d: _num_different(d, weights))
     if not is_conditional(model.generator):
         return description
-    return _replace(description, num_classes=_num_classes(config, description, weights))
-
-
-def _replace(description: Description, **changes: Any) -> Description:
-    return Description(**(vars(description) | changes))
+    return replace(description, num_classes=_num_classes(config, description, weights))
 
 
 def _num_different(description: Description, weights: dict[str, Tensor]) -> int:
     """Weights whose shapes are not those of the description's generator."""
-    built = build_network(_replace(description, num_classes=1)).state_dict()
+    built = build_network(replace(description, num_classes=1)).state_dict()
     return sum(built[name].shape != weights[name].shape for name in built.keys() & weights.keys())
 
 
@@ -203,7 +200,7 @@ def _num_classes(config: Config, description: Description, weights: dict[str, Te
     known = DATASETS[config.data.name].num_classes
     if known is not None:
         return known
-    for name, built in build_network(_replace(description, num_classes=1)).state_dict().items():
+    for name, built in build_network(replace(description, num_classes=1)).state_dict().items():
         if name in weights and built.shape != weights[name].shape:
             return weights[name].shape[0]
     return 1
