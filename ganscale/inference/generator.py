@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -300,15 +301,9 @@ def build_network(description: Description) -> nn.Module:
 
 def _ranges(seeds: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Seeds as ranges (start, stop) of successive ones, in order."""
-    start = stop = None
-    for seed in seeds:
-        if start is None or seed != stop:
-            if start is not None and stop is not None:
-                yield start, stop
-            start = seed
-        stop = seed + 1
-    if start is not None and stop is not None:
-        yield start, stop
+    for _, run in groupby(enumerate(seeds), key=lambda pair: pair[1] - pair[0]):
+        own = [seed for _, seed in run]
+        yield own[0], own[-1] + 1
 
 
 def _places(lanes: Iterable[int]) -> Iterator[int]:
