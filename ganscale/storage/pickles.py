@@ -9,6 +9,7 @@ import math
 import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partialmethod
 from io import BytesIO
 from typing import Any
 
@@ -135,19 +136,14 @@ class _Machine:
     def _tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._marked()))
 
-    def _tuple_of(self, count: int) -> None:
+    def _tuple_of(self, count: int, _: Any) -> None:
         values = tuple(self.stack[-count:])
         del self.stack[-count:]
         self.stack.append(values)
 
-    def _tuple1(self, _: Any) -> None:
-        self._tuple_of(1)
-
-    def _tuple2(self, _: Any) -> None:
-        self._tuple_of(2)
-
-    def _tuple3(self, _: Any) -> None:
-        self._tuple_of(3)
+    _tuple1 = partialmethod(_tuple_of, 1)
+    _tuple2 = partialmethod(_tuple_of, 2)
+    _tuple3 = partialmethod(_tuple_of, 3)
 
     def _list(self, _: Any) -> None:
         self.stack.append(self._marked())
