@@ -6,7 +6,7 @@ alone. All are differentiable any number of times, in float32 or wider also unde
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 import torch
@@ -77,38 +77,32 @@ def geometric(x: Tensor, draws: Draws) -> Tensor:
     return torch.where(active.view(-1, 1, 1, 1), _resample(x, inverse), x)
 
 
-def _inverses(draws: Draws, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
+def _inverses(draws: Draws, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The inverse `[N, 3, 3]` of each transform in its order, and whether an image has it."""
-    found = []
-
-    def add(draw: Draw, matrix: Tensor) -> None:
-        found.append((matrix, draw.on))
-
     for draw in draws.get("xflip", []):
         sign = draw.pick(1.0 - 2.0 * (draw.uniform[:, 0] * 2).floor(), 1.0)
-        add(draw, _matrix(sign, 0, 0, 0, 1, 0))
+        yield _matrix(sign, 0, 0, 0, 1, 0), draw.on
     for draw in draws.get("rotate90", []):
         quarter = draw.pick((draw.uniform[:, 0] * 4).floor(), 0.0)
         cos, sin = ((quarter == k).to(quarter) - (quarter == k + 2).to(quarter) for k in (0, 1))
-        add(draw, _matrix(cos, -sin, 0, sin, cos, 0))
+        yield _matrix(cos, -sin, 0, sin, cos, 0), draw.on
     for draw in draws.get("xint", []):
         shift = draw.pick((draw.uniform * 2.0 - 1.0) * 0.125, 0.0)
-        add(draw, _matrix(1, 0, -(shift[:, 0] * width).round(), 0, 1, -(shift[:, 1] * height).round()))
+        yield _matrix(1, 0, -(shift[:, 0] * width).round(), 0, 1, -(shift[:, 1] * height).round()), draw.on
     turns = draws.get("rotate", [])
     for draw in draws.get("scale", []):
         size = draw.pick(torch.exp2(draw.normal()[:, 0] * 0.2), 1.0)
-        add(draw, _matrix(1 / size, 0, 0, 0, 1 / size, 0))
+        yield _matrix(1 / size, 0, 0, 0, 1 / size, 0), draw.on
     for draw in turns[:1]:
-        add(draw, _turn(draw))
+        yield _turn(draw), draw.on
     for draw in draws.get("aniso", []):
         size = draw.pick(torch.exp2(draw.normal()[:, 0] * 0.2), 1.0)
-        add(draw, _matrix(1 / size, 0, 0, 0, size, 0))
+        yield _matrix(1 / size, 0, 0, 0, size, 0), draw.on
     for draw in turns[1:]:
-        add(draw, _turn(draw))
+        yield _turn(draw), draw.on
     for draw in draws.get("xfrac", []):
         shift = draw.pick(draw.normal() * 0.125, 0.0)
-        add(draw, _matrix(1, 0, -shift[:, 0] * width, 0, 1, -shift[:, 1] * height))
-    return found
+        yield _matrix(1, 0, -shift[:, 0] * width, 0, 1, -shift[:, 1] * height), draw.on
 
 
 def _turn(draw: Draw) -> Tensor:
@@ -129,7 +123,7 @@ def _resample(x: Tensor, inverse: Tensor) -> Tensor:
     Twice the resolution by an orthogonal lowpass, bilinear there, and back by the same filter: without a transform the
     image itself. Reflected by its whole size each way, 0 beyond.
     """
-    size, lowpass = x.shape[2:], _filters(x)[0]
+    size, lowpass = x.shape[2:], _constants(x.dtype, x.device)[0]
     for dim in (2, 3):
         padded = reflect(x, dim, x.shape[dim] - 1)
         x = _along(padded, dim, lambda lines: conv_transpose1d(lines, 2.0 * lowpass, stride=2, padding=5))
@@ -222,7 +216,7 @@ def filter_bands(x: Tensor, draws: list[Draw]) -> Tensor:
         x: images `[N, C, H, W]`.
         draws: one for each band.
     """
-    _, bank, power = _filters(x)
+    _, bank, power = _constants(x.dtype, x.device)
     gains, active = torch.ones_like(power).expand(x.shape[0], -1), draws[0].on
     for band, draw in enumerate(draws):
         here = torch.arange(len(draws), device=x.device) == band
@@ -277,10 +271,6 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor
         bank[band, start : start + len(high2)] += high2
     lowpass = torch.tensor(_SYM6, dtype=torch.float64).view(1, 1, -1) / math.sqrt(2.0)
     return tuple(each.to(device, dtype) for each in (lowpass, bank, torch.tensor(_POWER, dtype=torch.float64)))  # pyright: ignore
-
-
-def _filters(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _constants(x.dtype, x.device)
 
 
 def _convolved(one: Tensor, other: Tensor) -> Tensor:
