@@ -38,7 +38,7 @@ from ganscale.training.schedules import Schedule
 from ganscale.training.sharded import ShardedProbe, ShardedStep
 from ganscale.training.state import TrainState
 from ganscale.training.statistics import Total
-from ganscale.training.step import Step, decayed
+from ganscale.training.step import Optimization, Step, decayed
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Of weights, latents and real examples; bfloat16 is an autocast around float32."""
@@ -337,8 +337,7 @@ def build_step(
         replica: this process among the replicas.
         kind: the class of the update.
     """
-    loss, augment = config.loss, config.augment
-    packing = config.model.packing
+    loss, augment, optim, packing = config.loss, config.augment, config.optim, config.model.packing
     view = View(
         Draws(config.run.seed, device),
         channels_last=config.train.channels_last,
@@ -374,14 +373,9 @@ def build_step(
         state.generator,
         objective_d,
         objective_g,
-        state.optimizer_g,
-        state.optimizer_d,
+        Optimization(state.optimizer_g, optim.clip_grad_norm_g, weight_decay=optim.weight_decay_g),
+        Optimization(state.optimizer_d, optim.clip_grad_norm_d, loss.clip_weights, optim.weight_decay_d),
         batch_size=config.train.batch_size,
-        clip_grad_norm_g=config.optim.clip_grad_norm_g,
-        clip_grad_norm_d=config.optim.clip_grad_norm_d,
-        clip_weights=loss.clip_weights,
-        weight_decay_g=config.optim.weight_decay_g,
-        weight_decay_d=config.optim.weight_decay_d,
         orthogonal=config.penalty.orthogonal,
         r1_separate=config.penalty.r1_separate,
         path_length=state.path_length,

@@ -8,7 +8,7 @@ by the world size.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,10 @@ from ganscale.training.schedules import Controls, Number, PenaltyWeights, is_on
 from ganscale.training.statistics import Statistics, add_to, batch_sums, gradient_norm, logit_signs
 
 
-class Side:
-    """One network's part in the update: its DDP wrapper, optimizer, norms and bounds.
+class Optimization(NamedTuple):
+    """How a network's weights move.
 
-    Args:
-        network: the bare network.
-        parallel: the module that runs forward and backward, wrapped in DDP.
+    Attributes:
         optimizer: over the network's parameters that are trained.
         clip_grad_norm: bound of the gradient norm; 0 for none.
         clip_weights: bound of each weight's absolute value; 0 for none.
@@ -49,23 +47,26 @@ class Side:
             (AdamW, Loshchilov and Hutter 2019, Algorithm 2); 0 for none.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        parallel: nn.Module,
-        optimizer: Optimizer,
-        *,
-        clip_grad_norm: float = 0.0,
-        clip_weights: float = 0.0,
-        weight_decay: float = 0.0,
-    ) -> None:
+    optimizer: Optimizer
+    clip_grad_norm: float = 0.0
+    clip_weights: float = 0.0
+    weight_decay: float = 0.0
+
+
+class Side:
+    """One network's part in the update: its DDP wrapper, optimizer, norms and bounds.
+
+    Args:
+        network: the bare network.
+        parallel: the module that runs forward and backward, wrapped in DDP.
+        optimization: of the network.
+    """
+
+    def __init__(self, network: nn.Module, parallel: nn.Module, optimization: Optimization) -> None:
         self.network = network
         self.parallel = parallel
-        self.optimizer = optimizer
-        self.clip_grad_norm = clip_grad_norm
-        self.clip_weights = clip_weights
-        self.weight_decay = weight_decay
-        self._decayed = decayed(network) if weight_decay else []
+        self.optimizer, self._clip_grad_norm, self._clip_weights, self._weight_decay = optimization
+        self._decayed = decayed(network) if self._weight_decay else []
         self.parameters: list[Tensor] = [each for each in network.parameters() if each.requires_grad]
         self.averages = latent_averages(network)
         self.norms = (*batch_norms(network), *self.averages)
@@ -77,23 +78,23 @@ class Side:
         Args:
             rate: learning rate.
             betas: of Adam; other optimizers have none.
-            measure: whether to measure the norm even if there is no `clip_grad_norm`.
+            measure: whether to measure the norm even if it is not clipped.
         """
-        norm = gradient_norm(self.parameters) if measure or self.clip_grad_norm else None
-        if self.clip_grad_norm and norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.clip_grad_norm, norm, foreach=True)
+        norm = gradient_norm(self.parameters) if measure or self._clip_grad_norm else None
+        if self._clip_grad_norm and norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self._clip_grad_norm, norm, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
             if "betas" in group:
                 group["betas"] = betas
         if self._decayed:
             with torch.no_grad():
-                torch._foreach_mul_(self._decayed, 1.0 - rate * self.weight_decay)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_mul_(self._decayed, 1.0 - rate * self._weight_decay)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
-        if self.clip_weights:
+        if self._clip_weights:
             with torch.no_grad():
-                torch._foreach_clamp_min_(self.parameters, -self.clip_weights)  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_clamp_max_(self.parameters, self.clip_weights)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_clamp_min_(self.parameters, -self._clip_weights)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_clamp_max_(self.parameters, self._clip_weights)  # pyright: ignore[reportPrivateImportUsage]
         if self._spectral:
             advance_power_iteration(self._spectral)
         return norm
@@ -119,14 +120,9 @@ class Step:
         generator: maps z and labels to examples.
         objective_d: D with its loss and penalties.
         objective_g: G's loss through D.
-        optimizer_g: over the generator's parameters.
-        optimizer_d: over the discriminator's parameters.
+        optimization_g: of the generator.
+        optimization_d: of the discriminator.
         batch_size: global batch of one D update, in images.
-        clip_grad_norm_g: bound of G's gradient norm; 0 for none.
-        clip_grad_norm_d: bound of D's gradient norm; 0 for none.
-        clip_weights: bound of the absolute value of D's weights; 0 for none.
-        weight_decay_g: of G's weights, in shares of its rate; 0 for none.
-        weight_decay_d: of D's.
         orthogonal: weight of G's orthogonal regularization; 0 for none.
         r1_separate: whether R1 has an optimizer step of its own.
         path_length: mean length of G's Jacobian so far, `[]`, which path length regularization moves; None for 0.
@@ -139,15 +135,10 @@ class Step:
         generator: nn.Module,
         objective_d: DiscriminatorObjective,
         objective_g: GeneratorObjective,
-        optimizer_g: Optimizer,
-        optimizer_d: Optimizer,
+        optimization_g: Optimization,
+        optimization_d: Optimization,
         *,
         batch_size: int,
-        clip_grad_norm_g: float = 0.0,
-        clip_grad_norm_d: float = 0.0,
-        clip_weights: float = 0.0,
-        weight_decay_g: float = 0.0,
-        weight_decay_d: float = 0.0,
         orthogonal: float = 0.0,
         r1_separate: bool = False,
         path_length: Tensor | None = None,
@@ -158,22 +149,8 @@ class Step:
         self.objective_g = objective_g
         self._loss, self._targets = objective_d.loss, objective_d.targets
         self._averages = objective_d.averages
-        module = lengths.GeneratorModule(generator)
-        self.g = Side(
-            generator,
-            self._parallel(module, replica),
-            optimizer_g,
-            clip_grad_norm=clip_grad_norm_g,
-            weight_decay=weight_decay_g,
-        )
-        self.d = Side(
-            objective_d.discriminator,
-            self._parallel(objective_d, replica),
-            optimizer_d,
-            clip_grad_norm=clip_grad_norm_d,
-            clip_weights=clip_weights,
-            weight_decay=weight_decay_d,
-        )
+        self.g = Side(generator, self._parallel(lengths.GeneratorModule(generator), replica), optimization_g)
+        self.d = Side(objective_d.discriminator, self._parallel(objective_d, replica), optimization_d)
         self.world_size = replica.world_size
         self._draws, self._random_inputs = objective_d.view.draws, getattr(generator, "random_inputs", None)
         self.batch_size, self.r1_separate = batch_size, r1_separate
