@@ -36,9 +36,8 @@ class ConditionalBlock(ResidualBlock):
     Args:
         channels: of the input and of the output.
         settings: activation and norm.
-        part: first number of its part of z within the conditions, and the number after the last.
-        num_latents: numbers of z in the conditions, which the class's embedding follows.
-        class_dim: length of the embedding; 0 without.
+        parts: of the conditions that it reads: of z, and of the class's embedding.
+        condition_dim: length of both together.
         bias: whether convolutions whose output stays in the residual stream have one.
     """
 
@@ -46,20 +45,18 @@ class ConditionalBlock(ResidualBlock):
         self,
         channels: tuple[int, int],
         settings: GeneratorSettings,
+        parts: tuple[slice, slice],
+        condition_dim: int,
         *,
-        part: tuple[int, int],
-        num_latents: int,
-        class_dim: int,
         bias: bool,
     ) -> None:
-        length = part[1] - part[0] + class_dim
-        super().__init__(channels, settings, up=True, bias=bias, condition_dim=length)
-        self.part, self.num_latents = part, num_latents
+        super().__init__(channels, settings, up=True, bias=bias, condition_dim=condition_dim)
+        self.parts = parts
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """`[N, C, H, W]` to `[N, C', 2H, 2W]`; in place of labels the conditions of all blocks: `[N, L]`."""
         assert labels is not None, "of no numbers if there is nothing to read"
-        own = torch.cat((labels[:, slice(*self.part)], labels[:, self.num_latents :]), 1)
+        own = torch.cat([labels[:, part] for part in self.parts], 1)
         return super().forward(x, own if own.shape[1] else None)
 
 
@@ -80,11 +77,7 @@ class BigGANGenerator(Generator):
         num_parts = len(sides) if settings.hierarchical else 1
         parts = [len(each) for each in torch.arange(geometry.latent_dim).tensor_split(num_parts)]
         self.first_part, later = parts[0], [*parts[1:], *[0] * (len(sides) - num_parts)]
-        options: dict[str, Any] = {
-            "num_latents": sum(later),
-            "class_dim": settings.class_dim if self.num_classes else 0,
-            "bias": settings.norm not in CENTERING,
-        }
+        class_dim, bias = settings.class_dim if self.num_classes else 0, settings.norm not in CENTERING
         self.first = (channels[0], *map_size(sides[0], geometry.resolution))
         self.project = nn.Linear(self.first_part, math.prod(self.first))
         pooled = settings.attention_form == "pooled"
@@ -93,7 +86,8 @@ class BigGANGenerator(Generator):
             layers.append(SelfAttention(channels[0], pooled=pooled))
         start = 0
         for side, before, after, length in zip(sides[1:], channels[:-1], channels[1:], later, strict=True):
-            layers.append(ConditionalBlock((before, after), settings, part=(start, start + length), **options))
+            own = slice(start, start + length), slice(sum(later), None)
+            layers.append(ConditionalBlock((before, after), settings, own, length + class_dim, bias=bias))
             start += length
             if side == settings.attention:
                 layers.append(SelfAttention(after, pooled=pooled))

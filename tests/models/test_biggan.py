@@ -42,7 +42,7 @@ def test_numbers_of_parameters_are_the_published(resolution: int, monkeypatch: p
 def own_parts(generator: Generator) -> list[list[int]]:
     """Numbers of z that change the input of each block's norms."""
     blocks = [module for module in generator.modules() if isinstance(module, ConditionalBlock)]
-    return [list(range(*block.part)) for block in blocks]
+    return [list(range(block.parts[0].start, block.parts[0].stop)) for block in blocks]
 
 
 @pytest.mark.parametrize(("hierarchical", "sizes"), [("true", [3, 2, 2]), ("false", [7, 0, 0])])
