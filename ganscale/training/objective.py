@@ -3,7 +3,7 @@
 from collections.abc import Callable, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -377,10 +377,11 @@ class DiscriminatorObjective(nn.Module):
         return penalties.input_gradients(logits, points)[0]
 
 
+@dataclass(frozen=True)
 class GeneratorObjective:
     """What G is trained on: D's logits of its fakes, and feature matching if it has a weight.
 
-    Args:
+    Attributes:
         discriminator: the network, its parameters frozen by the caller.
         loss: the adversarial objective.
         view: makes D's input.
@@ -390,25 +391,17 @@ class GeneratorObjective:
         data_to_data: ReACGAN's class loss; None for AC-GAN's.
     """
 
-    def __init__(
-        self,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
-        view: View,
-        *,
-        class_weight: float,
-        feature_matching: float,
-        batch_rows: int,
-        data_to_data: DataToData | None = None,
-    ) -> None:
-        self.discriminator = discriminator
-        self.loss = loss
-        self.view = view
-        self.class_weight = class_weight
-        self.feature_matching = feature_matching
-        self.batch_rows = batch_rows
-        self.data_to_data = data_to_data
-        self._grouped = grouped(discriminator)
+    discriminator: nn.Module
+    loss: AdversarialLoss
+    view: View
+    class_weight: float
+    feature_matching: float
+    batch_rows: int
+    data_to_data: DataToData | None = None
+
+    @cached_property
+    def _grouped(self) -> tuple[MinibatchStddev, ...]:
+        return grouped(self.discriminator)
 
     def __call__(self, batch: Batch, fakes: Tensor, scale: float, noise: Number, p: Number) -> Tensor:
         """This replica's share of G's objective: `[]`.
