@@ -120,8 +120,7 @@ class Stream:
             offset: as for `bits`.
         """
         size = math.prod(shape)
-        words = (size + 1) // 2
-        high, low = self._halves(dtype, start, stop, words, times, every, offset)
+        high, low = self._halves(size, dtype, start, stop, times, every, offset)
         both = torch.cat((high, low), dim=1) if size > 1 else high
         return both[:, :size].reshape(-1, *shape).mul_(2.0**-24)
 
@@ -137,18 +136,10 @@ class Stream:
     ) -> Tensor:
         """Standard normal numbers (Box and Muller 1958), at most 5.9 in size: `[times * (stop - start), *shape]`.
 
-        Args:
-            start: first row.
-            stop: row after the last.
-            shape: of each row.
-            dtype: of the numbers.
-            times: as for `bits`.
-            every: as for `bits`.
-            offset: as for `bits`.
+        Arguments: `uniform`.
         """
         size = math.prod(shape)
-        words = (size + 1) // 2
-        high, low = self._halves(dtype, start, stop, words, times, every, offset)
+        high, low = self._halves(size, dtype, start, stop, times, every, offset)
         radius = high.add_(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
         angle = low.mul_(2.0 * math.pi * 2.0**-24)
         both = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
@@ -177,9 +168,9 @@ class Stream:
         words = _mix(places * _signed(_GAMMA) + _signed(self._start + _GAMMA), self._whitening)
         return _scaled(words, high)
 
-    def _halves(self, dtype: torch.dtype, *rows: Any) -> tuple[Tensor, Tensor]:
-        """Two independent 24-bit numbers of each word that `bits` makes of its arguments, as floats."""
-        bits = self.bits(*rows)
+    def _halves(self, size: int, dtype: torch.dtype, start: int, stop: int, *ranges: Any) -> tuple[Tensor, Tensor]:
+        """Two independent 24-bit numbers of each word that `bits` makes for rows of `size` numbers, as floats."""
+        bits = self.bits(start, stop, (size + 1) // 2, *ranges)
         high = ((bits >> 40) & 0xFFFFFF).to(dtype)
         return high, bits.bitwise_and_(0xFFFFFF).to(dtype)
 
