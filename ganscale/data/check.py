@@ -23,17 +23,15 @@ from ganscale.data.folder import (
     arrange,
     examined_names,
     given_settings,
+    open_unprepared,
     reading_of,
     rules_of,
-    unprepared,
 )
 from ganscale.data.labels import Labels, find_labels, warn_of_folders
 from ganscale.data.parquet import ParquetFiles
 from ganscale.data.pictures import Header, Rules, decode, read_header
 from ganscale.data.prepared import PreparedSet, check_settings, is_prepared
-from ganscale.data.shards import open_files
-from ganscale.data.webdataset import TarFiles
-from ganscale.storage.store import Place, StorePath, open_place
+from ganscale.storage.store import Place, open_place
 
 MAX_DECODED = 10_000
 MAX_DECODED_PIXELS = 200_000_000
@@ -64,9 +62,7 @@ def check_pictures(config: Config) -> None:
     if _check_prepared(config, path):
         return
     try:
-        files = open_files(path)
-        if isinstance(path, StorePath) and not isinstance(files, TarFiles):
-            raise unprepared(path, data.path)
+        files = open_unprepared(path, data.path)
         listing = list_files(files)
     except ConfigError:
         raise

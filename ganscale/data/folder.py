@@ -131,9 +131,7 @@ def _open_set(path: Place, resolution: Resolution, rules: Rules, labels: Rule, c
         state_hash = found.manifest.data_hash + ("" if classes or not found.manifest.classes else "/none")
         rules = Rules(channels=found.manifest.channels)
         return _Opened(found, rows, classes, _are_numbers(classes), rules, lambda: state_hash)
-    files = open_files(path)
-    if isinstance(path, StorePath) and not isinstance(files, TarFiles):
-        raise unprepared(path, str(path))
+    files = open_unprepared(path, str(path))
     if isinstance(files, ParquetFiles):
         files.cache_bytes = cache_bytes
     listing = list_files(files)
@@ -171,17 +169,22 @@ def examined_names(files: Files, names: Sequence[str]) -> Sequence[str]:
     return [names[place * len(names) // SAMPLE_OF_BUCKET] for place in range(SAMPLE_OF_BUCKET)]
 
 
-def unprepared(path: StorePath, value: str) -> ConfigError:
-    """The error for pictures in a bucket that are neither a prepared set nor tar shards.
+def open_unprepared(path: Place, value: str) -> Files:
+    """The files of a set that is not prepared.
 
     Args:
         path: where they lie.
         value: of `data.path`.
+
+    Raises:
+        ConfigError: they lie in a bucket and are no tar shards.
     """
-    remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
-    return ConfigError(
-        "of a bucket, prepared sets and tar shards alone are read", key="data.path", value=value, remedy=remedy
-    )
+    files = open_files(path)
+    if isinstance(path, StorePath) and not isinstance(files, TarFiles):
+        problem = "of a bucket, prepared sets and tar shards alone are read"
+        remedy = f"run once: ganscale prepare {path} OUT; then name OUT, which may lie in a bucket, too"
+        raise ConfigError(problem, key="data.path", value=value, remedy=remedy)
+    return files
 
 
 def _are_numbers(classes: tuple[str, ...]) -> bool:
