@@ -12,7 +12,7 @@ import numpy as np
 
 from ganscale.config import ConfigError
 from ganscale.config.datasets import MAX_SIDE, MIN_SIDE
-from ganscale.data.files import ENDINGS, IGNORED, NOT_READ
+from ganscale.data.files import ENDINGS, NOT_READ, is_hidden
 from ganscale.data.latents import LABELS, LATENTS, MANIFEST, LatentSet, sample_hash
 from ganscale.storage.files import write_synced
 from ganscale.storage.store import Place
@@ -55,10 +55,9 @@ def is_latents(source: Place) -> bool:
 def _walk(source: Path, endings: frozenset[str]) -> Iterator[Path]:
     """The files with one of these endings, but for those that systems leave behind."""
     for path in source.rglob("*"):
-        if path.suffix.lower() in endings and path.is_file():
-            parts = path.relative_to(source).parts
-            if not any(part.startswith(".") or part in IGNORED for part in parts):
-                yield path
+        hidden = any(map(is_hidden, path.relative_to(source).parts))
+        if path.suffix.lower() in endings and not hidden and path.is_file():
+            yield path
 
 
 def prepare_latents(source: Path, out: Place) -> str:
