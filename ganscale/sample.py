@@ -37,19 +37,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("--truncation", type=float, default=1.0, metavar="PSI", help="0 to 1: z times PSI, of StyleGAN2 w (default: 1)")
     add("--out", type=Path, metavar="FOLDER", help="where grid, interpolation and so on go (default: RUN/generated)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: a GPU if any)")
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
-    modes.add_argument("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
-    modes.add_argument("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
-    modes.add_argument(
-        "--mix", metavar="0-3", help="replace styles of --seeds (0-7) by those of these seeds (stylegan2)"
-    )
-    modes.add_argument("--truncations", metavar="0.5,0.7,1", help="a row of images per PSI; precision against recall")
-    modes.add_argument(
-        "--project", type=Path, nargs="+", metavar="PICTURE", help="find the latents nearest to pictures"
-    )
-    modes.add_argument("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
-    modes.add_argument("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
+    mode = parser.add_mutually_exclusive_group().add_argument
+    mode("--images", type=Path, metavar="FOLDER", help="write single PNGs, named by seed, there")
+    mode("--interpolate", action="store_true", help="walk from seed to seed: a grid, a GIF, an MP4")
+    mode("--nearest", type=int, metavar="K", help="show the K nearest training images of each sample")
+    mode("--mix", metavar="0-3", help="replace styles of --seeds (0-7) by those of these seeds (stylegan2)")
+    mode("--truncations", metavar="0.5,0.7,1", help="a row of images per PSI; precision against recall")
+    mode("--project", type=Path, nargs="+", metavar="PICTURE", help="find the latents nearest to pictures")
+    mode("--num-samples", type=int, metavar="N", help="write images 0 to N-1 as files of many, to --out")
+    mode("--export", type=Path, metavar="FOLDER", help="write the generator itself there")
     features = "with --nearest: what is compared, pixels (default) or an extractor's features"
     add("--features", choices=tuple(EXTRACTORS), help=features)
     add("--steps", type=int, metavar="N", help="with --interpolate: images from seed to seed in the grid (default: 10)")
@@ -57,11 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--judge", type=int, metavar="N", help="with --truncations: samples that are judged at each PSI (default: 5000)"
     )
-    add(
-        "--space",
-        choices=("z", "w"),
-        help="with --project: where to search (default: w where there is a mapping network)",
-    )
+    where = "with --project: where to search (default: w where there is a mapping network)"
+    add("--space", choices=("z", "w"), help=where)
     add("--iterations", type=int, metavar="N", help="with --project: of the search (default: 500)")
     add("--format", choices=("npz", "zip"), help="with --num-samples: arrays (default) or zips of PNGs")
     add("--shard-size", type=int, metavar="N", help="with --num-samples: images per file (default: 10000)")
@@ -85,15 +78,7 @@ _MODE_OF = {
     "formats": "export",
 }
 """Option to the mode that it is for."""
-_LEAST = {
-    "nearest": 1,
-    "steps": 2,
-    "judge": 10,
-    "iterations": 1,
-    "num_samples": 1,
-    "shard_size": 1,
-    "workers": 1,
-}
+_LEAST = {"judge": 10, "steps": 2} | dict.fromkeys(("nearest", "iterations", "num_samples", "shard_size", "workers"), 1)
 _UNUSED = {
     "seeds": {
         "num_samples": "the seeds are 0 to --num-samples - 1",
