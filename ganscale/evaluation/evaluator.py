@@ -198,7 +198,8 @@ class Evaluator:
 
     def _sample(self, generator: nn.Module, stream: Stream, start: int, stop: int) -> Tensor:
         """Samples as they would be stored: images rounded to bytes."""
-        z = latents(stream, self.config.model.latent, self.config.model.latent_dim, start, stop, _dtype(generator))
+        model, dtype = self.config.model, next(generator.parameters()).dtype
+        z = latents(stream, model.latent, model.latent_dim, start, stop, dtype)
         labels = None if self._labels is None else self._labels[start:stop]
         fakes = generator(z, labels)
         return ((fakes.clamp(-1.0, 1.0) + 1.0) * 127.5).round() / 127.5 - 1.0 if self._is_image else fakes
@@ -212,7 +213,3 @@ class Evaluator:
             return source.classes(rows).to(self.device)
         stream = Stream(self.seed, "evaluation/labels", self.device)
         return stream.integers(0, self.num_samples, source.num_classes, (1,)).squeeze(1)
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
