@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ganscale.config import Config
+from ganscale.config.section import is_conditional
 from ganscale.data.source import Prefetching, Source
 from ganscale.parallel.clock import READING
 from ganscale.parallel.random import Stream
@@ -88,16 +90,8 @@ class BatchSampler:
 
     Args:
         source: the real examples.
-        seed: the run's seed.
-        latent_dim: length of z.
-        latent: "normal" or "uniform".
-        batch_size: global batch of a D update, in images.
-        d_steps: D updates per iteration.
-        accumulation: micro-batches per update.
-        packing: examples per row of D's input (PacGAN); they stay on one replica.
-        reuse_fakes: whether the G update takes the z of the last D update.
-        reuse_reals: whether it takes its reals and classes; else an iteration reads one more global batch.
-        conditional: whether the networks get labels.
+        config: the run. Examples of one row of D's input (`model.packing`) stay on one replica; without
+            `train.reuse_reals` an iteration reads one more global batch.
         replica: this process among the replicas.
         device: of z.
         dtype: of z.
@@ -107,39 +101,29 @@ class BatchSampler:
     def __init__(
         self,
         source: Source,
+        config: Config,
         *,
-        seed: int,
-        latent_dim: int,
-        latent: str,
-        batch_size: int,
-        d_steps: int,
-        accumulation: int,
-        packing: int = 1,
-        reuse_fakes: bool,
-        reuse_reals: bool = True,
-        conditional: bool,
         replica: Replica,
         device: torch.device,
         dtype: torch.dtype,
         shards: Sequence[Replica] = (),
     ) -> None:
-        self.source = source
-        self.latent_dim = latent_dim
-        self.latent = latent
-        self.batch_size = batch_size
-        self.d_steps = d_steps
-        self.reuse_fakes = reuse_fakes
-        self.reuse_reals = reuse_reals
-        self.conditional = conditional
-        self.dtype = dtype
-        parts = shards or (replica,)
-        units = list(zip(*(each.rows(batch_size // packing, accumulation) for each in parts), strict=True))
+        model, train = config.model, config.train
+        self.source, self.dtype = source, dtype
+        self.latent_dim, self.latent = model.latent_dim, model.latent
+        self.batch_size, self.d_steps = train.batch_size, config.optim.d_steps
+        self.reuse_fakes, self.reuse_reals = train.reuse_fakes, train.reuse_reals
+        self.conditional = is_conditional(model.generator) or is_conditional(model.discriminator)
+        packs, packing = (train.batch_size // model.packing, train.accumulation), model.packing
+        units = list(zip(*(each.rows(*packs) for each in shards or (replica,)), strict=True))
         self.rows = [(start * packing, stop * packing) for micro in units for start, stop in micro]
-        whole = zip(units, Replica().rows(batch_size // packing, accumulation), strict=True)
+        whole = zip(units, Replica().rows(*packs), strict=True)
         self.places = [(start - first, last - first) for micro, (first, last) in whole for start, _ in micro]
         self._next = -1
-        streams = (Stream(seed, name, device) for name in ("latent", "latent/generator"))
-        self._z, self._z_generator = (_Ahead(each, latent, latent_dim, batch_size, dtype) for each in streams)
+        streams = (Stream(config.run.seed, name, device) for name in ("latent", "latent/generator"))
+        self._z, self._z_generator = (
+            _Ahead(each, self.latent, self.latent_dim, self.batch_size, dtype) for each in streams
+        )
 
     @property
     def images_per_iteration(self) -> int:

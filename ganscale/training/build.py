@@ -197,19 +197,9 @@ def build(
         iterate = GraphedStep(steps[0], device) if config.train.cuda_graphs else steps[0]
     if config.train.cuda_graphs:
         _check_graphs(device, replica)
-    settings = config.model
     sampler = BatchSampler(
         source,
-        seed=config.run.seed,
-        latent_dim=settings.latent_dim,
-        latent=settings.latent,
-        batch_size=config.train.batch_size,
-        d_steps=config.optim.d_steps,
-        accumulation=config.train.accumulation,
-        packing=settings.packing,
-        reuse_fakes=config.train.reuse_fakes,
-        reuse_reals=config.train.reuse_reals,
-        conditional=is_conditional(settings.generator) or is_conditional(settings.discriminator),
+        config,
         replica=replica,
         device=device,
         dtype=DTYPES[config.train.precision],
