@@ -35,7 +35,7 @@ def config(folder: Path) -> Config:
 
 def hold(folder: Path, tick: Tick) -> None:
     """Wait at each tick until so many workers train as the test wants."""
-    wait_for_workers(folder)
+    wait_for_workers(folder, 300.0)
 
 
 def main(folder: Path) -> None:
