@@ -139,6 +139,7 @@ def test_one_actor_has_all_attempts_as_long_as_it_answers(
 
 PROGRAM = """
 import sys
+import time
 import ray
 from pathlib import Path
 from ganscale.launch.heartbeat_actor import ActorChannel, HeartbeatActor
@@ -169,7 +170,11 @@ with HeartbeatActor(RunDir(folder), "a") as actor:
     assert channel.ask() == StopReason.RESIZE
     assert [each.images for each in heartbeats.read()] == [640]
 StopFile(folder / ".stop").write(StopReason.STOP)
-channel.send(one)
+for _ in range(300):  # Ray kills it within a moment
+    channel.send(one)
+    if channel.ask() == StopReason.STOP:
+        break
+    time.sleep(0.1)
 assert channel.ask() == StopReason.STOP
 assert [each.images for each in heartbeats.read()] == [640], "those in storage"
 """
