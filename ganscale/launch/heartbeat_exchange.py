@@ -86,14 +86,14 @@ class HeartbeatExchange:
         return [self._heartbeats[rank] for rank in sorted(self._heartbeats)]
 
     def request(self, reason: int, attempt: int = 0) -> None:
-        """Request a stop; of several the largest reason counts.
+        """Request a stop; of several the largest reason counts, and none of an attempt that has ended.
 
         Args:
             reason: a `StopReason`.
             attempt: the caller's.
         """
-        self._check(attempt)
-        self._reason = max(self._reason, reason)
+        if attempt == self._attempt:  # nobody waits for the answer, and Ray would print an error
+            self._reason = max(self._reason, reason)
 
     def _check(self, attempt: int) -> None:
         if attempt != self._attempt:
