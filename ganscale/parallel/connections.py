@@ -37,9 +37,11 @@ def listening_ports() -> set[int]:
 def _sockets() -> Iterator[tuple[int, socket.socket]]:
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            descriptor = os.dup(int(path.name))  # first of all: another thread may close it, and open another file
+            if not os.readlink(path).startswith("socket:"):
+                continue
+            descriptor = os.dup(int(path.name))
             facts = os.fstat(descriptor)
-            if not stat.S_ISSOCK(facts.st_mode):
+            if not stat.S_ISSOCK(facts.st_mode):  # another thread has closed the socket, and opened a file
                 os.close(descriptor)
                 continue
             with socket.socket(fileno=descriptor) as found:

@@ -1,5 +1,6 @@
 """torch.distributed's default group over gloo, which a process can give up at any time and make again with others."""
 
+import gc
 import logging
 import socket
 import threading
@@ -19,6 +20,17 @@ WATCH_EVERY = 1.0
 FORMING = 30.0
 """Seconds within which all members of a new group must have connected."""
 _logger = logging.getLogger(__name__)
+_ended: list[object] = []
+
+
+def release_ended() -> None:
+    """Free the groups that have ended; to be called when nothing uses what was built with them.
+
+    The last reference must be one of Python's own: the destructor of DDP's reducer holds Python's global lock while it
+    waits for gloo's threads, and these may wait for that lock to free the tensors of a call (torch 2.13).
+    """
+    gc.collect()
+    _ended.clear()
 
 
 class ProcessGroup:
@@ -112,6 +124,7 @@ class ProcessGroup:
             self.abort()
         disconnect()
         if dist.is_initialized():
+            _ended.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     def abort(self) -> None:

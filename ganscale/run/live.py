@@ -4,7 +4,6 @@ A process that trains stays; the group it trains in does not. Each group is one 
 that depends on the number of workers is built again, from the copy of the state that each replica keeps in memory.
 """
 
-import gc
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from ganscale.config.load import flat
 from ganscale.parallel.collectives import broadcast_ints
 from ganscale.parallel.members import FOLDER, Quorum
 from ganscale.parallel.phase import PHASE
-from ganscale.parallel.process_group import ProcessGroup
+from ganscale.parallel.process_group import ProcessGroup, release_ended
 from ganscale.parallel.quorum import Membership, QuorumError
 from ganscale.parallel.replica import Replica
 from ganscale.run.heartbeats import collective_timeout
@@ -96,7 +95,7 @@ def run_live(
     rank, failure = None, options.pop("previous_failure", None)
     with Membership(lambda: _request_join(requests, folder, most), shared(config, folder), lighthouse) as membership:
         while True:
-            gc.collect()  # what the last group was built with
+            release_ended()
             try:
                 quorum, rank = _wait(config, membership, live.transactions, rank, folder, ask)
             except RegroupError:
