@@ -13,6 +13,8 @@ import torch
 from cluster.machines import obstacle
 from ganscale.config import load
 from ganscale.run.session import run_worker
+from ganscale.run.stop_signal import StopFile, StopReason
+from ganscale.storage.run_dir import RunDir
 from tests.chaos.live_campaign import RUN, Plan, history, outcome
 from tests.live import Fault, Workers, struck
 
@@ -110,3 +112,18 @@ def test_a_machine_is_lost(
     assert len(struck(tmp_path / "run")) == 1
     assert (killed, survivors, unchanged) == ((1, 3, 3) if fault.what == "off" else (0, 3, 3))
     check(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_workers_form_a_group_again_many_times(tmp_path: Path) -> None:
+    """Freeing the old group while gloo's threads free the tensors of its last calls must not stop a worker."""
+    settings = (*RUN, "train.images=120000000", "log.every=1200", "checkpoint.every=120000000")
+    with Workers((*settings, "log.samples_every=120000000"), tmp_path / "run", wanted=1) as workers:
+        for _ in range(3):
+            workers.start()
+        workers.until(lambda: workers.members() == 3, "all train")
+        for count in range(400):
+            StopFile(RunDir(workers.folder).stop).write(StopReason.RESIZE)
+            workers.until(lambda before=count: workers.log.count("continuing at") > before, "a new group", 60.0)
+            assert workers.members() == 3, f"a worker is missing after {count + 1} groups"
