@@ -85,10 +85,10 @@ def test_the_number_of_workers_stays_within_its_bounds(
         second = workers.start()
         workers.until(lambda: workers.members() > 0, "the least number of workers trains")
         assert workers.members() == 2
+        workers.want(4)  # there are never as many: worker 0 waits at each tick
         third = workers.start()
-        workers.until(lambda: workers.members() == 3, "the third one joins")
+        workers.until(lambda: " / " in workers.log.partition("for 3 workers on cpu")[2], "the third one trains")
         spare = workers.start()
-        workers.want(4)  # the run goes on when the first has died and the spare one is in
         assert first.pid is not None
         os.kill(first.pid, signal.SIGKILL)
         workers.until(lambda: len(re.findall(r"for 3 workers on cpu", workers.log)) > 1, "the spare one joins")
