@@ -36,7 +36,7 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
     def __init__(self, folder: RunDir, *, images: int = 0, saved: int = 0) -> None:
         self.folder = folder
         self._cut(max(images, saved))
-        self._again = saved if saved > images else 0
+        self._kept_until = saved if saved > images else 0
         self._file = folder.metrics.open("a", encoding="utf-8")
 
     def _cut(self, images: int) -> None:
@@ -59,16 +59,18 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
         later = [row | {"at": at, "to": images} for row in read_metrics(self.folder) if row["images"] > images]
         with self.folder.abandoned.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in later))
+        self._reopen(images)
+
+    def _reopen(self, images: int) -> None:
+        """Remove later rows and pictures from the open file."""
         self._file.close()
         self._cut(images)
         self._file = self.folder.metrics.open("a", encoding="utf-8")
 
     def log(self, images: int, metrics: Mapping[str, float]) -> None:
         """Append a row, or write it again; non-finite numbers become null (a `Tracker`)."""
-        if images <= self._again:
-            self._file.close()
-            self._cut(images - 1)
-            self._file = self.folder.metrics.open("a", encoding="utf-8")
+        if images <= self._kept_until:
+            self._reopen(images - 1)
         self._write({"images": images, **metrics})
 
     def late(self, scores: Mapping[int, Mapping[str, float]], *, at: int) -> None:
