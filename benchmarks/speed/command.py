@@ -4,12 +4,15 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.speed.parsers import PRESETS
 from ganscale.config import Config, ConfigError, load, parse
+
+if TYPE_CHECKING:
+    from benchmarks.speed.measure import Result
 
 
 class BenchError(RuntimeError):
@@ -88,6 +91,24 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def ratio_table(header: Sequence[str], results: Sequence["Result"], *, low: str = "min", high: str = "max") -> str:
+    """Format results as a Markdown table: name, milliseconds, and the ratio to the first with a range.
+
+    Args:
+        header: titles of the three columns.
+        results: of `measure.summarize`.
+        low: quantile of `measure.Spread` at which the range begins.
+        high: quantile at which it ends.
+    """
+    rows = [tuple(header)]
+    for each in results:
+        ratio, spread = "", each.ratio
+        if spread is not None:
+            ratio = f"{spread.median:.3f} [{getattr(spread, low):.3f}..{getattr(spread, high):.3f}]"
+        rows.append((each.name, f"{each.milliseconds.median:.2f}", ratio))
+    return markdown(rows)
 
 
 def write_json(path: Path | None, report: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.command import configs_of, markdown, write_json
+from benchmarks.speed.command import configs_of, ratio_table, write_json
 from benchmarks.speed.launching import on_torchrun
 from benchmarks.speed.measure import Result, machine, summarize
 from benchmarks.speed.scaling import resized
@@ -55,8 +55,5 @@ def table(results: list[Result]) -> str:
     Args:
         results: of `compare`.
     """
-    rows = [("cluster.recovery", "ms/iteration p50", "times that of restart, median [p10..p90]")]
-    for each in results:
-        ratio = "" if each.ratio is None else f"{each.ratio.median:.3f} [{each.ratio.p10:.3f}..{each.ratio.p90:.3f}]"
-        rows.append((each.name, f"{each.milliseconds.median:.2f}", ratio))
-    return markdown(rows)
+    header = ("cluster.recovery", "ms/iteration p50", "times that of restart, median [p10..p90]")
+    return ratio_table(header, results, low="p10", high="p90")

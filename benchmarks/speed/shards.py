@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.command import changed, configs_of, markdown, write_json
+from benchmarks.speed.command import changed, configs_of, ratio_table, write_json
 from benchmarks.speed.measure import Ganscale, Result, machine, measure
 from ganscale.config import Config
 from ganscale.training.build import Experiment, build
@@ -67,8 +67,5 @@ def table(results: Sequence[Result]) -> str:
     Args:
         results: of `compare`.
     """
-    rows = [("run", "CPU ms/iteration p50", "times that of the first, median [min..max]")]
-    for each in results:
-        ratio = "" if each.ratio is None else f"{each.ratio.median:.3f} [{each.ratio.min:.3f}..{each.ratio.max:.3f}]"
-        rows.append((each.name, f"{each.milliseconds.median:.2f}", ratio))
-    return markdown(rows)
+    header = ("run", "CPU ms/iteration p50", "times that of the first, median [min..max]")
+    return ratio_table(header, results)
