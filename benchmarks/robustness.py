@@ -136,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness", description=__doc__)
     parser.add_argument("--records", type=Path, default=Path(RECORDS), help="file of the runs (%(default)s)")
-    parser.add_argument("--part", default="0/1", help="I/N: only every N-th configuration from the I-th on")
+    parser.add_argument("--part", default="0/1", help="I/N: only every N-th architecture from the I-th on")
     parser.add_argument("--draws", type=int, default=10**9, help="architectures to train at most")
     parser.add_argument("--score", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
@@ -144,8 +144,10 @@ def main(arguments: Sequence[str]) -> int:
     if not options.score:
         torch.set_num_threads(1)
         part, parts = map(int, options.part.split("/"))
-        count = min(len(plan.sampler), options.draws * len(plan.sampler.cells))
-        train_missing(plan, options.records, range(part, count, parts))
+        cells = len(plan.sampler.cells)
+        draws = range(part, min(len(plan.sampler) // cells, options.draws), parts)
+        trials = (draw * cells + cell for draw in draws for cell in range(cells))
+        train_missing(plan, options.records, trials)
     print(report(plan, comparable(plan, read(options.records)), (2.0, 3.0, 4.0)))
     return 0
 
