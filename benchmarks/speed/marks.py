@@ -69,8 +69,8 @@ def watch_worker() -> None:
     mark("imports")
     share, step = session.check_shared, Step.__call__
 
-    def marked_check(*args: Any) -> None:
-        share(*args)
+    def marked_check(*args: Any, **options: Any) -> None:
+        share(*args, **options)
         mark("group")
 
     session.check_shared = marked_check
