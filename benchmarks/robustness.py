@@ -145,9 +145,8 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(1)
         part, parts = map(int, options.part.split("/"))
         cells = len(plan.sampler.cells)
-        draws = range(part, min(len(plan.sampler) // cells, options.draws), parts)
-        trials = (draw * cells + cell for draw in draws for cell in range(cells))
-        train_missing(plan, options.records, trials)
+        trials = range(min(len(plan.sampler), options.draws * cells))
+        train_missing(plan, options.records, [trial for trial in trials if trial // cells % parts == part])
     print(report(plan, comparable(plan, read(options.records)), (2.0, 3.0, 4.0)))
     return 0
 

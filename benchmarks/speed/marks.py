@@ -67,15 +67,9 @@ def watch_worker() -> None:
     from ganscale.training.step import Step
 
     mark("imports")
-    share, step = session.check_shared, Step.__call__
-
-    def marked_check(*args: Any, **options: Any) -> None:
-        share(*args, **options)
-        mark("group")
-
-    session.check_shared = marked_check
+    session.check_shared = after(session.check_shared, "group")
     session.build = after(session.build, "build")
-    Step.__call__ = after(step, "first step")
+    Step.__call__ = after(Step.__call__, "first step")
 
 
 def _in_ray_worker(settings: dict[str, Any]) -> Any:

@@ -62,7 +62,7 @@ class JsonlTracker(DetailedTracker, EventTracker, LateTracker, TableTracker):
         self._reopen(images)
 
     def _reopen(self, images: int) -> None:
-        """Remove later rows and pictures from the open file."""
+        """Remove rows and pictures after `images`, and open the file again."""
         self._file.close()
         self._cut(images)
         self._file = self.folder.metrics.open("a", encoding="utf-8")
