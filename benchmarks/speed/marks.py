@@ -68,8 +68,14 @@ def watch_worker() -> None:
 
     mark("imports")
     session.check_shared = after(session.check_shared, "group")
-    session.build = after(session.build, "build")
-    Step.__call__ = after(Step.__call__, "first step")
+    build = after(session.build, "build")
+
+    def build_and_watch(*args: Any, **kwargs: Any) -> Any:
+        experiment = build(*args, **kwargs)
+        Step.__call__ = after(Step.__call__, "first step")  # not before: the memory forecast has traced a step
+        return experiment
+
+    session.build = build_and_watch
 
 
 def _in_ray_worker(settings: dict[str, Any]) -> Any:
