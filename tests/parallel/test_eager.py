@@ -116,8 +116,11 @@ def test_an_eager_optimizer_is_one_of_torchs() -> None:
 
 def gradients() -> tuple[str, list[torch.Tensor]]:
     """Class of the wrapped module, and the mean gradients of two backward passes."""
-    torch.manual_seed(5)
-    wrapped = distributed_data_parallel(nn.Linear(3, 2))
+    module = nn.Linear(3, 2)
+    with torch.no_grad():  # torch.manual_seed can import torch._dynamo
+        for parameter in module.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    wrapped = distributed_data_parallel(module)
     found = []
     for scale in (1.0, 2.0):
         wrapped.zero_grad()
