@@ -1,4 +1,7 @@
-"""Trains runs whose learning rates are far too high, with and without rollbacks, and counts the runs saved."""
+"""Trains runs whose learning rates are far too high, with and without rollbacks, and counts the runs saved.
+
+Sound runs are trained with rollbacks too: none may be rolled back.
+"""
 
 import math
 import tempfile
@@ -11,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.health.faults import FAULTS
+from benchmarks.health.plan import Job
 from benchmarks.health.record import Record
 from benchmarks.health.score import healthy_runs, is_good
 from benchmarks.health.setups import SETUPS, overrides
@@ -35,11 +39,11 @@ LEAST = 0.8
 
 
 class Rescue(NamedTuple):
-    """One setup and seed with learning rates that are far too high.
+    """One setup and seed, with learning rates that are far too high or sound.
 
     Attributes:
         setup: name of the setup.
-        fault: name of the fault.
+        fault: name of the fault; empty for a sound run, which is trained with rollbacks only.
         seed: of both runs.
         lost: whether the run without rollbacks ends badly.
         saved: whether the run with rollbacks ends well.
@@ -67,18 +71,18 @@ class End(NamedTuple):
 
 
 def rescue_all(records: Sequence[Record], *, seeds: int, only: str = "") -> Iterator[Rescue]:
-    """Train every setup with every fault of `TOO_HIGH`.
+    """Train every setup with every fault of `TOO_HIGH`, and soundly.
 
     Args:
         records: of the benchmark; its healthy runs define a good end.
         seeds: number of seeds for each pair of setup and fault.
-        only: a part of `setup/fault`; other pairs are skipped.
+        only: a part of `setup/fault`, or of `setup/healthy`; other pairs are skipped.
     """
     healthy = healthy_runs(records)
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for fault in TOO_HIGH:
+        for fault in (*TOO_HIGH, ""):
             for setup in SETUPS:
-                if only in f"{setup}/{fault}":
+                if only in Job(setup, fault, seed).name:
                     yield rescue(setup, fault, seed, healthy[setup])
 
 
@@ -87,11 +91,14 @@ def rescue(setup: str, fault: str, seed: int, healthy: Sequence[Record]) -> Resc
 
     Args:
         setup: name of the setup.
-        fault: name of the fault.
+        fault: name of the fault; empty for a sound run.
         seed: of both runs.
         healthy: the healthy runs of the setup.
     """
     with tempfile.TemporaryDirectory(prefix="rescue") as folder:
+        if not fault:
+            end = train(setup, fault, seed, Path(folder) / "with", *RESPONSE)
+            return Rescue(setup, fault, seed, False, False, end.targets, end.scores, end.diagnosis)
         without = train(setup, fault, seed, Path(folder) / "without")
         if is_good(without.scores, healthy):
             return Rescue(setup, fault, seed, False, False, (), without.scores)
@@ -105,12 +112,13 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
 
     Args:
         setup: name of the setup.
-        fault: name of the fault.
+        fault: name of the fault; empty for none.
         seed: of the run.
         path: run folder.
         response: further overrides.
     """
     chosen = SETUPS[setup]
+    injected = FAULTS[fault].settings(chosen) if fault else ()
     settings = (
         f"run.dir={path.parent}",
         f"checkpoint.every={chosen.images // CHECKPOINTS}",
@@ -119,7 +127,7 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
         "log.num_samples=4",
         *response,
     )
-    config = load(overrides=(*overrides(chosen, seed), *FAULTS[fault].settings(chosen), *settings))
+    config = load(overrides=(*overrides(chosen, seed), *injected, *settings))
     outcome = run_worker(config, path, device=torch.device("cpu"), echo=False)
     targets = tuple(int(row["to"]) for row in read_rollbacks(RunDir(path)))
     return End(last_scores(path, config.train.images), targets, outcome.diagnosis)
@@ -140,26 +148,35 @@ def last_scores(path: Path, images: int) -> Mapping[str, float]:
 
 
 def report(rescues: Sequence[Rescue]) -> tuple[str, bool]:
-    """Describe the shares of lost and saved runs.
+    """Describe the shares of lost and saved runs, and the sound runs that were rolled back.
 
     Args:
         rescues: of all pairs.
 
     Returns:
-        The text, and whether the share of saved runs is at least `LEAST`.
+        The text, and whether the share of saved runs is at least `LEAST` and no sound run was rolled back or stopped.
     """
-    lost = [each for each in rescues if each.lost]
+    high, sound = ([each for each in rescues if bool(each.fault) is faulty] for faulty in (True, False))
+    lost = [each for each in high if each.lost]
     saved = [each for each in lost if each.saved]
-    share = len(saved) / len(lost) if lost else 0.0
-    lines = [f"{len(rescues)} runs with too high rates; {len(lost)} are lost without rollbacks"]
+    disturbed = [each for each in sound if each.targets or each.diagnosis]
+    lines = [f"{len(high)} runs with too high rates; {len(lost)} are lost without rollbacks"]
     for part in ("fault", "setup"):
         right, all_of = (Counter(getattr(each, part) for each in some) for some in (saved, lost))
         lines += [f"  {name:<30}{right[name]:>4} of {number}" for name, number in all_of.items()]
-    low, high = wilson(len(saved), len(lost), CONFIDENCE)
-    lines.append(
-        f"saved {len(saved)} of {len(lost)}: {share:.2f} ({100 * CONFIDENCE:.0f} % confidence: {low:.2f} to {high:.2f})"
-    )
-    return "\n".join(lines), share >= LEAST
+    lines += [
+        f"saved {_share(len(saved), len(lost))}",
+        f"sound runs rolled back or stopped: {_share(len(disturbed), len(sound))}",
+    ]
+    return "\n".join(lines), len(saved) >= LEAST * len(lost) and not disturbed
+
+
+def _share(part: int, number: int) -> str:
+    """Such as `3 of 4: 0.75 (95 % confidence: 0.30 to 0.95)`."""
+    if not number:
+        return "none were trained"
+    low, high = wilson(part, number, CONFIDENCE)
+    return f"{part} of {number}: {part / number:.2f} ({100 * CONFIDENCE:.0f} % confidence: {low:.2f} to {high:.2f})"
 
 
 HEADING = f"{'setup':<30}{'rates':<12}{'seed':>5}{'lost':>6}{'saved':>7}{'frechet':>10}{'modes':>7}  rolled back to"
@@ -173,4 +190,5 @@ def line(each: Rescue) -> str:
     """
     numbers = f"{each.lost:>6}{each.saved:>7}{each.scores['frechet']:>10.3g}{each.scores['modes']:>7.0f}"
     targets = ", ".join(map(str, each.targets)) or "-"
-    return f"{each.setup:<30}{each.fault:<12}{each.seed:>5}{numbers}  {targets}  {each.diagnosis}".rstrip()
+    rates = each.fault or "sound"
+    return f"{each.setup:<30}{rates:<12}{each.seed:>5}{numbers}  {targets}  {each.diagnosis}".rstrip()
