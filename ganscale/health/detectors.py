@@ -110,7 +110,7 @@ def mode_collapse(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-    return _judge(e, "mode-collapse", "alike", "copies", "diversity", "modes", "uneven")
+    return _judge(e, "mode-collapse", "low-diversity", "copies", "diversity", "modes", "uneven")
 
 
 def degradation(e: Evidence) -> Verdict | None:

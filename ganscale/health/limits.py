@@ -9,7 +9,7 @@ LIMITS: dict[str, Limit] = {
     "loss-d": Limit(0.67, 2.133, 0.202),
     "gradient-g": Limit(2.303, 2.476, 0.05),
     "separated": Limit(3.097, 4.031, 0.487),
-    "alike": Limit(4.773, 5.156, 0.895),
+    "low-diversity": Limit(4.773, 5.156, 0.895),
     "copies": Limit(0.5, 0.5, 0.05),
     "diversity": Limit(2.764, 2.883, 0.5),
     "modes": Limit(1.097, 1.097, 0.232),

@@ -187,7 +187,7 @@ def _won(e: Evidence) -> Badness:
     return lambda row: log_ratio(separation(row), 1.0)
 
 
-def _alike(e: Evidence) -> Badness:
+def _low_diversity(e: Evidence) -> Badness:
     """How much less fakes differ than reals."""
     return lambda row: log_ratio(row.get("diversity_real", math.nan), max(row.get("diversity_fake", math.nan), 1e-12))
 
@@ -345,7 +345,7 @@ SIGNALS: dict[str, Signal] = {
     ),
     "gradient-g": Signal(_gone, "grad_norm_g is {grad_norm_g:.3g}, its median so far {times:.0f} times that", _LOG(10)),
     "separated": Signal(_won, "D separates all examples, by {separation:.1f} standard deviations", _LOG(6)),
-    "alike": Signal(_alike, "reals differ {times:.0f} times as much as fakes do", _LOG(4)),
+    "low-diversity": Signal(_low_diversity, "reals differ {times:.0f} times as much as fakes do", _LOG(4)),
     "copies": Signal(_copies("fake"), "{copies_fake:.0%} of a batch of fakes are copies of others", 0.5),
     "diversity": Signal(_diversity, "fakes differed {times:.1f} times as much as they do", _LOG(3)),
     "modes": Signal(_modes, "samples have {modes:.0f} modes and had {times:.1f} times as many", 1.0, True),

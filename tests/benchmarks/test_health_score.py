@@ -144,10 +144,10 @@ def test_a_setup_is_judged_by_limits_of_the_others() -> None:
     runs = [record(setup, diversity_fake=0.5) for setup in "abc"]
     odd = record("odd", diversity_fake=0.001)
     fitter = Fitter({run.setup: [run] for run in (*runs, odd)})
-    floor = round(SIGNALS["alike"].floor, 3)
-    assert maxima(odd)["alike"] == pytest.approx(math.log(1000.0))
-    assert fitter.limits()["alike"].value > math.log(1000.0)
-    assert fitter.limits("odd")["alike"] == Limit(floor, floor, 0.05)
+    floor = round(SIGNALS["low-diversity"].floor, 3)
+    assert maxima(odd)["low-diversity"] == pytest.approx(math.log(1000.0))
+    assert fitter.limits()["low-diversity"].value > math.log(1000.0)
+    assert fitter.limits("odd")["low-diversity"] == Limit(floor, floor, 0.05)
     scored = {run.record.setup: run.kinds for run in score_all([*runs, odd])}
     assert scored == {"a": (), "b": (), "c": (), "odd": ("mode-collapse",)}
 

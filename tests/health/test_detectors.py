@@ -96,7 +96,7 @@ def troubles(times: float) -> dict[str, tuple[str, dict[str, float]]]:
         "loss": ("divergence", {"adversarial_loss_d": near("loss-d", times) * GUESSING}),
         "no gradient": ("vanishing-gradient", {"grad_norm_g": 0.5 / near("gradient-g", times)}),
         "D won": ("discriminator-strong", {"real_logit_mean": near("separated", times), "fake_logit_mean": 0.0}),
-        "all alike": ("mode-collapse", {"diversity_real": 0.5 * near("alike", times)}),
+        "low diversity": ("mode-collapse", {"diversity_real": 0.5 * near("low-diversity", times)}),
         "copies": ("mode-collapse", {"copies_fake": times * LIMITS["copies"].value}),
         "fewer": ("mode-collapse", {"diversity_fake": 0.5 / near("diversity", times)}),
         "farther": ("degradation", {"sliced_frechet": (0.1 + OFFSET) * near("farther", times) - OFFSET}),
@@ -261,7 +261,7 @@ def test_kinds_can_be_ignored(trouble: str) -> None:
 
 
 def test_the_gravest_is_told() -> None:
-    bad = TROUBLES["loss"][1] | TROUBLES["all alike"][1]
+    bad = TROUBLES["loss"][1] | TROUBLES["low diversity"][1]
     assert kind(rows(17), rows(3, **bad)) == "divergence"
     assert kind(rows(17), rows(3, **bad), ignore=["divergence"]) == "mode-collapse"
 
