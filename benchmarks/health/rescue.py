@@ -1,6 +1,6 @@
 """Trains runs whose learning rates are far too high, with and without rollbacks, and counts the runs saved.
 
-Sound runs are trained with rollbacks too: none may be rolled back.
+Sound runs are trained with rollbacks too: none may be rolled back. Each setup is judged by limits from the others.
 """
 
 import math
@@ -10,16 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 
 from benchmarks.health.faults import FAULTS
+from benchmarks.health.fit import Fitter
 from benchmarks.health.plan import Job
 from benchmarks.health.record import Record
 from benchmarks.health.score import healthy_runs, is_good
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import ConfigError, load
 from ganscale.evaluation.compare import read_evaluations
+from ganscale.health.limits import LIMITS
 from ganscale.run.session import run_worker
 from ganscale.storage.run_dir import RunDir
 from ganscale.sweep.score import wilson
@@ -74,16 +77,19 @@ def rescue_all(records: Sequence[Record], *, seeds: int, only: str = "") -> Iter
     """Train every setup with every fault of `TOO_HIGH`, and soundly.
 
     Args:
-        records: of the benchmark; its healthy runs define a good end.
+        records: of the benchmark; its healthy runs define a good end, and those of the other setups the limits.
         seeds: number of seeds for each pair of setup and fault.
         only: a part of `setup/fault`, or of `setup/healthy`; other pairs are skipped.
     """
     healthy = healthy_runs(records)
+    fitter = Fitter(healthy)
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         for fault in (*TOO_HIGH, ""):
             for setup in SETUPS:
                 if only in Job(setup, fault, seed).name:
-                    yield rescue(setup, fault, seed, healthy[setup])
+                    with patch.dict(LIMITS, fitter.limits(setup)):
+                        each = rescue(setup, fault, seed, healthy[setup])
+                    yield each
 
 
 def rescue(setup: str, fault: str, seed: int, healthy: Sequence[Record]) -> Rescue:
