@@ -11,13 +11,13 @@ FIRST_GAMMA = 1.0
 """Gamma of the first iterations."""
 BOUNDS = (1e-6, 1e4)
 """Least and largest gamma."""
-TARGET = 0.04
+TARGET = 0.15
 """D's lead that gamma holds: the share of the loss of guessing that D has gained (docs/auto.md)."""
 EVERY = 4
 """Iterations between two changes of gamma."""
 SPEED = 50.0
 """Times in a run that gamma is multiplied by e where the lead is twice the target."""
-BINDING = 0.05
+BINDING = 0.02
 """Gamma does not fall where the penalties cost less than this share of the wanted lead: it is not they that hold D."""
 STEEPEST = 2.0
 """Largest relative deviation of the lead that counts, so that a batch alone cannot move gamma far."""

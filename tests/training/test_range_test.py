@@ -17,7 +17,7 @@ from ganscale.tracking.jsonl import read_metrics
 from ganscale.training import loop
 from ganscale.training.batches import Batches
 from ganscale.training.build import build
-from ganscale.training.range_test import FASTEST, SLOWEST, find_rate
+from ganscale.training.range_test import FASTEST, LENGTH, MOST, SLOWEST, find_rate
 from ganscale.training.schedules import Controls
 from ganscale.training.statistics import Statistics
 from tests.fleet import Fleet
@@ -58,6 +58,12 @@ def test_the_movement_counts_in_deviations_of_the_data() -> None:
     doubled = (*(2 * x for x in reference[:size]), *(4 * x for x in reference[size : 2 * size]), *reference[-2:])
     object.__setattr__(experiment, "reference", doubled)
     assert find_rate(experiment) > rate
+
+
+def test_a_shorter_run_trains_faster() -> None:
+    size = build(tiny(*RING, *GIVEN, RATE)).sampler.images_per_iteration
+    rates = [found(*RING, f"train.images={int(share * LENGTH * size)}") for share in (2, 1, 1 / 3, 1 / MOST, 1 / 60)]
+    assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 3, MOST, MOST])
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
