@@ -4,7 +4,7 @@ Trains hundreds of runs of seconds each, half of them with a fault, and prints t
 detectors, each setup judged by limits from the others. A round takes about twenty minutes on one core; the command
 continues where it was ended. `--score FILE --fit` writes the limits of all setups into the package.
 `--score FILE --rescue 2` trains runs with learning rates that are far too high, two seeds of every setup, with and
-without rollbacks, and prints how many runs the rollbacks save; then sound ones with rollbacks, of which none may be
+without rollbacks, and prints how many runs the rollbacks save; then healthy ones with rollbacks, of which none may be
 rolled back.
 """
 

@@ -1,6 +1,6 @@
 """Trains runs whose learning rates are far too high, with and without rollbacks, and counts the runs saved.
 
-Sound runs are trained with rollbacks too: none may be rolled back. Each setup is judged by limits from the others.
+Healthy runs are trained with rollbacks too: none may be rolled back. Each setup is judged by limits from the others.
 """
 
 import math
@@ -42,11 +42,11 @@ LEAST = 0.8
 
 
 class Rescue(NamedTuple):
-    """One setup and seed, with learning rates that are far too high or sound.
+    """One setup and seed, with learning rates that are far too high or right.
 
     Attributes:
         setup: name of the setup.
-        fault: name of the fault; empty for a sound run, which is trained with rollbacks only.
+        fault: name of the fault; empty for a healthy run, which is trained with rollbacks only.
         seed: of both runs.
         lost: whether the run without rollbacks ends badly.
         saved: whether the run with rollbacks ends well.
@@ -74,7 +74,7 @@ class End(NamedTuple):
 
 
 def rescue_all(records: Sequence[Record], *, seeds: int, only: str = "") -> Iterator[Rescue]:
-    """Train every setup with every fault of `TOO_HIGH`, and soundly.
+    """Train every setup with every fault of `TOO_HIGH`, and without a fault.
 
     Args:
         records: of the benchmark; its healthy runs define a good end, and those of the other setups the limits.
@@ -97,7 +97,7 @@ def rescue(setup: str, fault: str, seed: int, healthy: Sequence[Record]) -> Resc
 
     Args:
         setup: name of the setup.
-        fault: name of the fault; empty for a sound run.
+        fault: name of the fault; empty for a healthy run.
         seed: of both runs.
         healthy: the healthy runs of the setup.
     """
@@ -154,25 +154,25 @@ def last_scores(path: Path, images: int) -> Mapping[str, float]:
 
 
 def report(rescues: Sequence[Rescue]) -> tuple[str, bool]:
-    """Describe the shares of lost and saved runs, and the sound runs that were rolled back.
+    """Describe the shares of lost and saved runs, and the healthy runs that were rolled back.
 
     Args:
         rescues: of all pairs.
 
     Returns:
-        The text, and whether the share of saved runs is at least `LEAST` and no sound run was rolled back or stopped.
+        The text, and whether the share of saved runs is at least `LEAST` and no healthy run was rolled back or stopped.
     """
-    high, sound = ([each for each in rescues if bool(each.fault) is faulty] for faulty in (True, False))
+    high, healthy = ([each for each in rescues if bool(each.fault) is faulty] for faulty in (True, False))
     lost = [each for each in high if each.lost]
     saved = [each for each in lost if each.saved]
-    disturbed = [each for each in sound if each.targets or each.diagnosis]
+    disturbed = [each for each in healthy if each.targets or each.diagnosis]
     lines = [f"{len(high)} runs with too high rates; {len(lost)} are lost without rollbacks"]
     for part in ("fault", "setup"):
         right, all_of = (Counter(getattr(each, part) for each in some) for some in (saved, lost))
         lines += [f"  {name:<30}{right[name]:>4} of {number}" for name, number in all_of.items()]
     lines += [
         f"saved {_share(len(saved), len(lost))}",
-        f"sound runs rolled back or stopped: {_share(len(disturbed), len(sound))}",
+        f"healthy runs rolled back or stopped: {_share(len(disturbed), len(healthy))}",
     ]
     return "\n".join(lines), len(saved) >= LEAST * len(lost) and not disturbed
 
@@ -196,5 +196,5 @@ def line(each: Rescue) -> str:
     """
     numbers = f"{each.lost:>6}{each.saved:>7}{each.scores['frechet']:>10.3g}{each.scores['modes']:>7.0f}"
     targets = ", ".join(map(str, each.targets)) or "-"
-    rates = each.fault or "sound"
+    rates = each.fault or "healthy"
     return f"{each.setup:<30}{rates:<12}{each.seed:>5}{numbers}  {targets}  {each.diagnosis}".rstrip()

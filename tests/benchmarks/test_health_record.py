@@ -140,15 +140,15 @@ def test_a_rescue_counts_what_was_lost_without_it() -> None:
     assert not rescue_report([each(True, True), each(True, False), each(False, True)])[1]
 
 
-def test_a_sound_run_may_not_be_rolled_back() -> None:
-    def sound(*targets: int, diagnosis: str = "") -> Rescue:
+def test_a_healthy_run_may_not_be_rolled_back() -> None:
+    def healthy(*targets: int, diagnosis: str = "") -> Rescue:
         return Rescue("s", "", 1, False, False, targets, {"frechet": 1.0, "modes": 8.0}, diagnosis)
 
     saved = Rescue("s", "f", 1, True, True, (0, 5), {"frechet": 1.0, "modes": 8.0})
-    text, passed = rescue_report([saved, sound(), sound()])
+    text, passed = rescue_report([saved, healthy(), healthy()])
     assert "1 runs with too high rates; 1 are lost" in text
     assert "rolled back or stopped: 0 of 2" in text
     assert passed
-    assert not rescue_report([saved, sound(), sound(0)])[1]
-    assert not rescue_report([saved, sound(diagnosis="divergence")])[1]
-    assert rescue_report([sound()])[1]
+    assert not rescue_report([saved, healthy(), healthy(0)])[1]
+    assert not rescue_report([saved, healthy(diagnosis="divergence")])[1]
+    assert rescue_report([healthy()])[1]
