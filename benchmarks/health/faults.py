@@ -285,3 +285,13 @@ FAULTS: dict[str, Fault] = {
         ),
     )
 }
+
+
+def injected(fault: str, setup: Setup) -> tuple[str, ...]:
+    """Overrides that inject a fault into a setup.
+
+    Args:
+        fault: name of the fault; empty for none.
+        setup: that gets it.
+    """
+    return FAULTS[fault].settings(setup) if fault else ()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.health.faults import FAULTS
+from benchmarks.health.faults import FAULTS, injected
 from benchmarks.health.setups import SETUPS, overrides
 from ganscale.config import load
 from ganscale.evaluation.callback import make_evaluator
@@ -60,8 +60,7 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
     started = time.perf_counter()
     torch.set_num_threads(1)
     chosen = SETUPS[setup]
-    injected = FAULTS[fault].settings(chosen) if fault else ()
-    config = load(overrides=(*overrides(chosen, seed), *injected, *extra))
+    config = load(overrides=(*overrides(chosen, seed), *injected(fault, chosen), *extra))
     experiment = build(config)
     evaluator = make_evaluator(config, experiment.sampler.source, device=experiment.device)
     if fault:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.health.faults import FAULTS
+from benchmarks.health.faults import injected
 from benchmarks.health.fit import Fitter
 from benchmarks.health.plan import Job
 from benchmarks.health.record import Record
@@ -124,7 +124,6 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
         response: further overrides.
     """
     chosen = SETUPS[setup]
-    injected = FAULTS[fault].settings(chosen) if fault else ()
     settings = (
         f"run.dir={path.parent}",
         f"checkpoint.every={chosen.images // CHECKPOINTS}",
@@ -133,7 +132,7 @@ def train(setup: str, fault: str, seed: int, path: Path, *response: str) -> End:
         "log.num_samples=4",
         *response,
     )
-    config = load(overrides=(*overrides(chosen, seed), *injected, *settings))
+    config = load(overrides=(*overrides(chosen, seed), *injected(fault, chosen), *settings))
     outcome = run_worker(config, path, device=torch.device("cpu"), echo=False)
     targets = tuple(int(row["to"]) for row in read_rollbacks(RunDir(path)))
     return End(last_scores(path, config.train.images), targets, outcome.diagnosis)

@@ -48,7 +48,6 @@ def find_rate(experiment: Experiment) -> float:
     """
     state, sampler = experiment.state, experiment.sampler
     saved = copy.deepcopy(state.state_dict())
-    shorter = LENGTH * sampler.images_per_iteration / experiment.config.train.images
     scale = max(diversity(experiment.reference) / math.sqrt(2.0), 1e-12)
     steps = math.floor(PER_DOUBLING * math.log2(FASTEST / SLOWEST))
     smooth, rate = 0.0, SLOWEST
@@ -68,7 +67,8 @@ def find_rate(experiment: Experiment) -> float:
             break
     state.load_state_dict(saved)
     PHASE.name = "between iterations"
-    factor = min(MOST, max(1.0, shorter))
+    iterations = experiment.config.train.images / sampler.images_per_iteration
+    factor = min(MOST, max(1.0, LENGTH / iterations))
     if Replica.current().is_rank_zero:
         _logger.info(
             "optim.auto: both rates are %.2g, %.2g times the %.2g at which an update moves samples by %.2g deviations",
