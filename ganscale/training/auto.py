@@ -1,16 +1,20 @@
 """Settings that a run finds by itself: gamma of R1 and R2 while it trains (`penalty.auto`)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ganscale.health.diversity import diversity
 from ganscale.parallel.collectives import sum_over_replicas
 from ganscale.training.statistics import Statistics, Total
 
-FIRST_GAMMA = 1.0
-"""Gamma of the first iterations."""
-BOUNDS = (1e-6, 1e4)
-"""Least and largest gamma."""
+STRENGTH = 0.02
+"""First and largest gamma, over the mean squared distance of two real examples."""
+RANGE = 10.0
+"""Largest gamma over the least."""
+SMALLEST_DISTANCE = 1e-6
+"""Mean squared distance that counts where examples are equal."""
 TARGET = 0.15
 """D's lead that gamma holds: the share of the loss of guessing that D has gained (docs/auto.md)."""
 EVERY = 4
@@ -30,14 +34,29 @@ class GammaRule:
     Attributes:
         guessing_loss: D's loss when it cannot tell real from fake.
         length: of the run in images.
+        largest: gamma at the start and at most; at least it is `RANGE` times smaller.
         target: wanted lead, in (0, 1).
         every: iterations between two changes.
     """
 
     guessing_loss: float
     length: int
+    largest: float
     target: float = TARGET
     every: int = EVERY
+
+
+def largest_gamma(reference: Sequence[float], size: int) -> float:
+    """Gamma at the start and at most: a share of the mean squared distance of two real examples, 2 tr Cov.
+
+    D's logits of two examples differ by about its gradient's norm times their distance. So gamma over the squared
+    distance means the same for every scale of the data and number of values, which gamma itself does not.
+
+    Args:
+        reference: `spread_sums` of real examples, `[NUM_SUMS]`.
+        size: values per example, at least 1.
+    """
+    return STRENGTH * max(SMALLEST_DISTANCE, size * diversity(reference) ** 2)
 
 
 class Balance(NamedTuple):
@@ -81,10 +100,10 @@ def next_gamma(gamma: float, balance: Balance, images: int, rule: GammaRule) -> 
         gamma: before.
         balance: of D's loss and penalties.
         images: since the last change.
-        rule: target and speed.
+        rule: target, speed and bounds.
     """
     deviation = min(STEEPEST, max(-1.0, balance.lead / rule.target - 1.0))
     if balance.cost < BINDING * rule.target:
         deviation = max(0.0, deviation)
-    low, high = BOUNDS
+    low, high = rule.largest / RANGE, rule.largest
     return min(high, max(low, gamma * math.exp(SPEED * images / rule.length * deviation)))

@@ -1,5 +1,6 @@
 """From a `Config` to objects: the place where names become networks, losses, optimizers and data."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.parallel.shards import ShardGroup
 from ganscale.training.augment import Augmentation
+from ganscale.training.auto import largest_gamma
 from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
 from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
@@ -197,6 +199,10 @@ def build(
         iterate = GraphedStep(steps[0], device) if config.train.cuda_graphs else steps[0]
     if config.train.cuda_graphs:
         _check_graphs(device, replica)
+    reference = _reference(source)
+    schedule = Schedule(config, largest_gamma(reference, math.prod(source.shape)))
+    if schedule.gamma_rule is not None:
+        state.gamma = schedule.gamma_rule.largest
     sampler = BatchSampler(
         source,
         config,
@@ -212,9 +218,9 @@ def build(
         steps[0],
         iterate,
         sampler,
-        Schedule(config),
+        schedule,
         device,
-        _reference(source),
+        reference,
         ShardedProbe(shards, probes) if shards else probes[0],
         shards.total if shards else sum_over_replicas,
     )

@@ -32,7 +32,7 @@ MOVEMENT = 0.07
 """Movement of samples per update, in standard deviations of the data, at which the test ends (docs/auto.md)."""
 LENGTH = 12_000
 """Iterations of a run that trains with the rate at which the test ends; a longer one does, too."""
-MOST = 6.0
+MOST = 8.0
 """Largest factor by which a shorter run trains faster."""
 
 _logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from ganscale.config.schedules import half_life, value
 from ganscale.config.schema import Config
 from ganscale.health.policy import rate_scale
 from ganscale.training.augment import AdaptiveRule
-from ganscale.training.auto import EVERY, FIRST_GAMMA, GammaRule
+from ganscale.training.auto import EVERY, GammaRule
 
 Number = float | Tensor
 """A value of an iteration: a float, or inside a CUDA graph, where a float would stay what it was, a tensor `[]`."""
@@ -72,13 +72,14 @@ class Schedule:
 
     Args:
         config: the run.
+        largest_gamma: of R1 and R2, with `penalty.auto`; also the first.
 
     Attributes:
         shares: of G and D, by which rates are multiplied, and to which moving averages of gradients are raised, where a
             network takes more steps than its loss has (Karras et al. 2020, appendix B).
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, largest_gamma: float = 1.0) -> None:
         self._config = config
         width = config.optim.base_width
         sides = (config.model.generator, config.model.discriminator)
@@ -94,7 +95,9 @@ class Schedule:
         )
         guessing_loss = LOSSES[config.loss.name].guessing_loss
         self.gamma_rule = (
-            GammaRule(guessing_loss, config.train.images) if config.penalty.auto and guessing_loss else None
+            GammaRule(guessing_loss, config.train.images, largest_gamma)
+            if config.penalty.auto and guessing_loss
+            else None
         )
 
     def controls(
@@ -103,7 +106,7 @@ class Schedule:
         rollbacks: int = 0,
         *,
         augment_p: float = 0.0,
-        gamma: float = FIRST_GAMMA,
+        gamma: float = 1.0,
         rate: float | None = None,
         details: bool = False,
     ) -> Controls:
@@ -136,7 +139,7 @@ class Schedule:
             signs=self.adaptive is not None,
         )
 
-    def penalties(self, images: int, rollbacks: int = 0, *, gamma: float = FIRST_GAMMA) -> PenaltyWeights:
+    def penalties(self, images: int, rollbacks: int = 0, *, gamma: float = 1.0) -> PenaltyWeights:
         """Weights of one D update; 0 where a lazy penalty is not due.
 
         Args:

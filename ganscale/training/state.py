@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ganscale.training.auto import FIRST_GAMMA
 from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
 
 
@@ -43,7 +42,7 @@ class TrainState:
     iteration: int = 0
     augment_p: float = 0.0
     signs: tuple[float, float] = (0.0, 0.0)
-    gamma: float = FIRST_GAMMA
+    gamma: float = 0.0
     rate: float | None = None
     rollbacks: int = 0
     logit_averages: LogitAverages = field(default_factory=LogitAverages)
@@ -93,7 +92,7 @@ class TrainState:
         # States of earlier versions have none of these.
         total, rows = state.get("signs", (0.0, 0.0))
         self.signs = (float(total), float(rows))
-        self.gamma = float(state.get("gamma", FIRST_GAMMA))
+        self.gamma = float(state.get("gamma", 0.0))
         self.rate = state.get("rate")
         self.rollbacks = int(state.get("rollbacks", 0))
         self.logit_averages.totals.copy_(state.get("logit_averages", torch.zeros(3)))

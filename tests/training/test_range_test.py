@@ -72,11 +72,11 @@ def test_any_number_of_workers_trains_alike(fleet: Fleet, alone, world_size: int
 
 
 def test_a_resume_is_exact() -> None:
-    overrides = (*MLP, *GIVEN, *BOTH)
-    straight, stopped = continued(overrides, None, 12), continued(overrides, None, 6)
+    overrides = (*MLP, *GIVEN, *BOTH, "train.images=9600")
+    straight, stopped = continued(overrides, None, 14), continued(overrides, None, 6)
     assert load_state(stopped)["rate"] == load_state(straight)["rate"] is not None
     assert load_state(stopped)["gamma"] != load_state(straight)["gamma"]
-    assert_same(load_state(continued(overrides, stopped, 12)), load_state(straight))
+    assert_same(load_state(continued(overrides, stopped, 14)), load_state(straight))
 
 
 def run(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
