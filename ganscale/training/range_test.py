@@ -32,8 +32,8 @@ MOVEMENT = 0.07
 """Movement of samples per update, in standard deviations of the data, at which the test ends (docs/auto.md)."""
 LENGTH = 12_000
 """Iterations of a run that trains with the rate at which the test ends; a longer one does, too."""
-MOST = 8.0
-"""Largest factor by which a shorter run trains faster."""
+MOST = 12.0
+"""Largest factor by which a shorter run trains faster, but not faster than `FASTEST`."""
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def find_rate(experiment: Experiment) -> float:
     state.load_state_dict(saved)
     PHASE.name = "between iterations"
     iterations = experiment.config.train.images / sampler.images_per_iteration
-    factor = min(MOST, max(1.0, LENGTH / iterations))
+    factor = min(MOST, max(1.0, LENGTH / iterations), FASTEST / rate)
     if Replica.current().is_rank_zero:
         _logger.info(
             "optim.auto: both rates are %.2g, %.2g times the %.2g at which an update moves samples by %.2g deviations",

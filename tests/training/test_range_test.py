@@ -62,8 +62,10 @@ def test_the_movement_counts_in_deviations_of_the_data() -> None:
 
 def test_a_shorter_run_trains_faster() -> None:
     size = build(tiny(*RING, *GIVEN, RATE)).sampler.images_per_iteration
-    rates = [found(*RING, f"train.images={int(share * LENGTH * size)}") for share in (2, 1, 1 / 3, 1 / MOST, 1 / 60)]
+    shares, wide = (2, 1, 1 / 3, 1 / MOST, 1 / 60), ("model.generator.width=256", "model.discriminator.width=256")
+    rates = [found(*RING, *wide, f"train.images={int(share * LENGTH * size)}") for share in shares]
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 1, 3, MOST, MOST])
+    assert found(*RING, "train.images=600") == FASTEST
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
