@@ -3,26 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ganscale.health.diversity import diversity
 from ganscale.parallel.collectives import sum_over_replicas
 from ganscale.training.statistics import Statistics, Total
 
-STRENGTH = 0.02
-"""First and largest gamma, over the mean squared distance of two real examples."""
+STRENGTH = 0.002
+"""First and least gamma, over the mean squared distance of two real examples."""
 RANGE = 10.0
 """Largest gamma over the least."""
 SMALLEST_DISTANCE = 1e-6
 """Mean squared distance that counts where examples are equal."""
-TARGET = 0.15
-"""D's lead that gamma holds: the share of the loss of guessing that D has gained (docs/auto.md)."""
+TARGET = 0.3
+"""D's lead at which gamma rises: the share of the loss of guessing that D has gained (docs/auto.md)."""
 EVERY = 4
 """Iterations between two changes of gamma."""
 SPEED = 50.0
 """Times in a run that gamma is multiplied by e where the lead is twice the target."""
-BINDING = 0.02
-"""Gamma does not fall where the penalties cost less than this share of the wanted lead: it is not they that hold D."""
 STEEPEST = 2.0
 """Largest relative deviation of the lead that counts, so that a batch alone cannot move gamma far."""
 
@@ -34,20 +31,20 @@ class GammaRule:
     Attributes:
         guessing_loss: D's loss when it cannot tell real from fake.
         length: of the run in images.
-        largest: gamma at the start and at most; at least it is `RANGE` times smaller.
-        target: wanted lead, in (0, 1).
+        least: gamma at the start and at least; at most it is `RANGE` times larger.
+        target: lead at which gamma rises, in (0, 1).
         every: iterations between two changes.
     """
 
     guessing_loss: float
     length: int
-    largest: float
+    least: float
     target: float = TARGET
     every: int = EVERY
 
 
-def largest_gamma(reference: Sequence[float], size: int) -> float:
-    """Gamma at the start and at most: a share of the mean squared distance of two real examples, 2 tr Cov.
+def least_gamma(reference: Sequence[float], size: int) -> float:
+    """Gamma at the start and at least: a share of the mean squared distance of two real examples, 2 tr Cov.
 
     D's logits of two examples differ by about its gradient's norm times their distance. So gamma over the squared
     distance means the same for every scale of the data and number of values, which gamma itself does not.
@@ -59,38 +56,24 @@ def largest_gamma(reference: Sequence[float], size: int) -> float:
     return STRENGTH * max(SMALLEST_DISTANCE, size * diversity(reference) ** 2)
 
 
-class Balance(NamedTuple):
-    """How D's loss and its penalties stand, over all replicas.
-
-    Attributes:
-        lead: 0 where D guesses, 1 where its adversarial loss is 0, below 0 where it is fooled.
-        cost: R1 + R2 times gamma, over the loss of guessing.
-    """
-
-    lead: float
-    cost: float
-
-
-def balance(
-    statistics: Statistics, guessing_loss: float, gamma: float, total: Total = sum_over_replicas
-) -> Balance | None:
-    """Measure D's lead and what its penalties cost; None in an iteration in which not both of them were due.
+def lead(statistics: Statistics, guessing_loss: float, total: Total = sum_over_replicas) -> float | None:
+    """D's lead: 0 where D guesses, 1 where its adversarial loss is 0, below 0 where it is fooled.
 
     Args:
         statistics: of the newest iteration, with details.
         guessing_loss: of D's adversarial loss.
-        gamma: of R1 and R2.
         total: sums over all replicas.
+
+    Returns:
+        None in an iteration in which not both R1 and R2 were due.
     """
     if not {"r1", "r2"} <= statistics.penalties.keys():
         return None
-    sums, penalties = statistics.sums, statistics.penalties
-    values = [sums["adversarial"], sums["rows"], penalties["r1"], penalties["r2"]]
-    loss, rows, r1, r2 = map(float, total(values))
-    return Balance(1.0 - loss / rows / guessing_loss, gamma * (r1 + r2) / guessing_loss)
+    loss, rows = map(float, total([statistics.sums["adversarial"], statistics.sums["rows"]]))
+    return 1.0 - loss / rows / guessing_loss
 
 
-def next_gamma(gamma: float, balance: Balance, images: int, rule: GammaRule) -> float:
+def next_gamma(gamma: float, lead: float, images: int, rule: GammaRule) -> float:
     """Gamma after `images` more images: up where D leads by more than the target, else down.
 
     The rate of change of log gamma is proportional to lead / target - 1: near the balance of D's loss and its penalty
@@ -98,12 +81,10 @@ def next_gamma(gamma: float, balance: Balance, images: int, rule: GammaRule) -> 
 
     Args:
         gamma: before.
-        balance: of D's loss and penalties.
+        lead: of D.
         images: since the last change.
         rule: target, speed and bounds.
     """
-    deviation = min(STEEPEST, max(-1.0, balance.lead / rule.target - 1.0))
-    if balance.cost < BINDING * rule.target:
-        deviation = max(0.0, deviation)
-    low, high = rule.largest / RANGE, rule.largest
-    return min(high, max(low, gamma * math.exp(SPEED * images / rule.length * deviation)))
+    deviation = min(STEEPEST, max(-1.0, lead / rule.target - 1.0))
+    wanted = gamma * math.exp(SPEED * images / rule.length * deviation)
+    return min(RANGE * rule.least, max(rule.least, wanted))

@@ -30,7 +30,7 @@ from ganscale.parallel.random import derive_seed
 from ganscale.parallel.replica import Replica
 from ganscale.parallel.shards import ShardGroup
 from ganscale.training.augment import Augmentation
-from ganscale.training.auto import largest_gamma
+from ganscale.training.auto import least_gamma
 from ganscale.training.batches import BatchSampler
 from ganscale.training.cuda_graph import GraphedStep, StepFunction
 from ganscale.training.ema import LogitAverages, MovingAverage, PowerAverages
@@ -200,9 +200,9 @@ def build(
     if config.train.cuda_graphs:
         _check_graphs(device, replica)
     reference = _reference(source)
-    schedule = Schedule(config, largest_gamma(reference, math.prod(source.shape)))
+    schedule = Schedule(config, least_gamma(reference, math.prod(source.shape)))
     if schedule.gamma_rule is not None:
-        state.gamma = schedule.gamma_rule.largest
+        state.gamma = schedule.gamma_rule.least
     sampler = BatchSampler(
         source,
         config,

@@ -30,9 +30,9 @@ SMOOTHING = 0.75
 """Weight of the past in the moving average of the movement."""
 MOVEMENT = 0.07
 """Movement of samples per update, in standard deviations of the data, at which the test ends (docs/auto.md)."""
-LENGTH = 12_000
+LENGTH = 16_000
 """Iterations of a run that trains with the rate at which the test ends; a longer one does, too."""
-MOST = 12.0
+MOST = 16.0
 """Largest factor by which a shorter run trains faster, but not faster than `FASTEST`."""
 
 _logger = logging.getLogger(__name__)

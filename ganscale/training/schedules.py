@@ -72,14 +72,14 @@ class Schedule:
 
     Args:
         config: the run.
-        largest_gamma: of R1 and R2, with `penalty.auto`; also the first.
+        least_gamma: of R1 and R2, with `penalty.auto`; also the first.
 
     Attributes:
         shares: of G and D, by which rates are multiplied, and to which moving averages of gradients are raised, where a
             network takes more steps than its loss has (Karras et al. 2020, appendix B).
     """
 
-    def __init__(self, config: Config, largest_gamma: float = 1.0) -> None:
+    def __init__(self, config: Config, least_gamma: float = 1.0) -> None:
         self._config = config
         width = config.optim.base_width
         sides = (config.model.generator, config.model.discriminator)
@@ -95,7 +95,7 @@ class Schedule:
         )
         guessing_loss = LOSSES[config.loss.name].guessing_loss
         self.gamma_rule = (
-            GammaRule(guessing_loss, config.train.images, largest_gamma)
+            GammaRule(guessing_loss, config.train.images, least_gamma)
             if config.penalty.auto and guessing_loss
             else None
         )
