@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from ganscale.config import Config, ConfigError
 from ganscale.config.checks import check_workers
+from ganscale.parallel.process_group import destroy, release_ended
 from ganscale.run.heartbeats import collective_timeout
 from ganscale.run.live import run_live
 from ganscale.run.outcome import Outcome
@@ -136,7 +137,8 @@ def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[T
         with on_sigterm(flag.set):
             return run_worker(config, path, device=device, echo=True, ask=flag, callbacks=callbacks)
     finally:
-        dist.destroy_process_group()
+        destroy()
+        release_ended()
 
 
 def _launch_live(config: Config, path: Place, callbacks: Sequence[Callable[[Tick], None]]) -> Outcome:

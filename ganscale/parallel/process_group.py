@@ -26,11 +26,18 @@ _ended: list[object] = []
 def release_ended() -> None:
     """Free the groups that have ended; to be called when nothing uses what was built with them.
 
+    A group that outlives this has threads that may abort the interpreter's exit.
     The last reference must be one of Python's own: the destructor of DDP's reducer holds Python's global lock while it
     waits for gloo's threads, and these may wait for that lock to free the tensors of a call (torch 2.13).
     """
     gc.collect()
     _ended.clear()
+
+
+def destroy() -> None:
+    """End the default group; `release_ended` frees it."""
+    _ended.append(dist.group.WORLD)
+    dist.destroy_process_group()
 
 
 class ProcessGroup:
@@ -124,8 +131,7 @@ class ProcessGroup:
             self.abort()
         disconnect()
         if dist.is_initialized():
-            _ended.append(dist.group.WORLD)
-            dist.destroy_process_group()
+            destroy()
 
     def abort(self) -> None:
         """Let pending and later collective calls fail, here and on the other members; any thread may call it."""
