@@ -135,10 +135,11 @@ def launch_torchrun(config: Config, path: Place, callbacks: Sequence[Callable[[T
     flag = SigtermFlag()
     try:
         with on_sigterm(flag.set):
-            return run_worker(config, path, device=device, echo=True, ask=flag, callbacks=callbacks)
+            outcome = run_worker(config, path, device=device, echo=True, ask=flag, callbacks=callbacks)
     finally:
         destroy()
-        release_ended()
+    release_ended()  # not while an error's traceback refers to the networks
+    return outcome
 
 
 def _launch_live(config: Config, path: Place, callbacks: Sequence[Callable[[Tick], None]]) -> Outcome:
