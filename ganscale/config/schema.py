@@ -308,7 +308,7 @@ class Checkpoint(Section):
     keep: Count = Field(default=3, ge=1, description="Number of newest checkpoints that are kept.")
     on_failure: Literal["continue", "stop"] = Field(
         default="continue",
-        description="When a checkpoint cannot be saved, as storage is full or gone: continue, or stop the run. "
+        description="When a checkpoint cannot be saved, as storage is full or lost: continue, or stop the run. "
         "The ones before stay good either way.",
     )
     best_metric: str = Field(

@@ -56,8 +56,8 @@ def least_gamma(reference: Sequence[float], size: int) -> float:
     return STRENGTH * max(SMALLEST_DISTANCE, size * diversity(reference) ** 2)
 
 
-def lead(statistics: Statistics, guessing_loss: float, total: Total = sum_over_replicas) -> float | None:
-    """D's lead: 0 where D guesses, 1 where its adversarial loss is 0, below 0 where it is fooled.
+def measure_lead(statistics: Statistics, guessing_loss: float, total: Total = sum_over_replicas) -> float | None:
+    """Measure D's lead: 0 where D guesses, 1 where its adversarial loss is 0, below 0 where it is fooled.
 
     Args:
         statistics: of the newest iteration, with details.

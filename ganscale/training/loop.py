@@ -8,7 +8,7 @@ from torch import Tensor
 from ganscale.parallel.clock import RankTimes
 from ganscale.parallel.phase import PHASE
 from ganscale.training.augment import next_p
-from ganscale.training.auto import lead, next_gamma
+from ganscale.training.auto import measure_lead, next_gamma
 from ganscale.training.build import Experiment
 from ganscale.training.range_test import find_rate
 from ganscale.training.statistics import Window, add_signs
@@ -144,7 +144,7 @@ def train(
                 mean, passed = state.signs[0] / state.signs[1], rule.every * sampler.images_per_iteration
                 state.augment_p, state.signs = next_p(state.augment_p, mean, passed, rule), (0.0, 0.0)
         if gamma_rule is not None and balances:
-            found = lead(statistics, gamma_rule.guessing_loss, experiment.total)
+            found = measure_lead(statistics, gamma_rule.guessing_loss, experiment.total)
             if found is not None:
                 passed = schedule.images_since_change(state.images)
                 state.gamma = next_gamma(state.gamma, found, passed, gamma_rule)

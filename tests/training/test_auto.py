@@ -8,7 +8,7 @@ import torch
 from ganscale.config import load
 from ganscale.health.diversity import spread_sums
 from ganscale.training import loop
-from ganscale.training.auto import RANGE, SPEED, STRENGTH, GammaRule, lead, least_gamma, next_gamma
+from ganscale.training.auto import RANGE, SPEED, STRENGTH, GammaRule, least_gamma, measure_lead, next_gamma
 from ganscale.training.build import build
 from ganscale.training.loop import train
 from ganscale.training.schedules import PenaltyWeights, Schedule
@@ -28,13 +28,13 @@ def statistics(adversarial: float, rows: float, **penalties: float) -> Statistic
 
 
 def test_the_lead_is_the_share_of_the_guessing_loss_that_d_has_gained() -> None:
-    found = [lead(statistics(loss, 4.0, r1=1.0, r2=1.0), 2.0) for loss in (8.0, 6.0, 0.0, 12.0)]
+    found = [measure_lead(statistics(loss, 4.0, r1=1.0, r2=1.0), 2.0) for loss in (8.0, 6.0, 0.0, 12.0)]
     assert found == pytest.approx([0.0, 0.25, 1.0, -0.5])
 
 
 def test_the_lead_counts_where_r1_and_r2_are_due() -> None:
-    assert lead(statistics(8.0, 4.0, r1=0.5, drift=9.0), 2.0) is None
-    assert lead(statistics(8.0, 4.0, r1=0.5, r2=1.5, drift=9.0), 2.0) == 0.0
+    assert measure_lead(statistics(8.0, 4.0, r1=0.5, drift=9.0), 2.0) is None
+    assert measure_lead(statistics(8.0, 4.0, r1=0.5, r2=1.5, drift=9.0), 2.0) == 0.0
 
 
 def test_the_least_gamma_goes_with_the_squared_distance_of_two_examples() -> None:
