@@ -24,6 +24,7 @@ from ganscale.config import Config
 from ganscale.run.session import run_worker
 from ganscale.sweep.analysis import differences, success_rates
 from ganscale.sweep.plan import SweepPlan, load_plan
+from ganscale.sweep.plots import save_all
 from ganscale.sweep.results import Entry, TrialRow, columns
 from ganscale.sweep.score import SeedResult, seed_from_json, standing
 
@@ -134,6 +135,21 @@ def report(plan: SweepPlan, entries: Sequence[Entry], thresholds: Sequence[float
     return "\n".join(parts)
 
 
+def draw(plan: SweepPlan, entries: Sequence[Entry], folder: Path) -> list[Path]:
+    """Draw the plots of a sweep's report.
+
+    Args:
+        plan: of the sweep.
+        entries: of `comparable`.
+        folder: for the PNGs.
+
+    Returns:
+        The files.
+    """
+    rates = {each.name: success_rates(entries, each, plan.metrics, plan.sweep.sweep) for each in plan.space.parameters}
+    return save_all(plan, entries, (), rates, folder)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
@@ -145,6 +161,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--part", default="0/1", help="I/N: only every N-th architecture from the I-th on")
     parser.add_argument("--draws", type=int, default=10**9, help="architectures to train at most")
     parser.add_argument("--score", action="store_true", help="train nothing")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="also draw the plots of a sweep")
     options = parser.parse_args(arguments)
     plan = load_plan(SWEEP, list(SETTINGS))
     if not options.score:
@@ -153,7 +170,10 @@ def main(arguments: Sequence[str]) -> int:
         cells = len(plan.sampler.cells)
         trials = range(min(len(plan.sampler), options.draws * cells))
         train_missing(plan, options.records, [trial for trial in trials if trial // cells % parts == part])
-    print(report(plan, comparable(plan, read(options.records)), (2.0, 3.0, 4.0)))
+    entries = comparable(plan, read(options.records))
+    print(report(plan, entries, (2.0, 3.0, 4.0)))
+    if options.plots:
+        draw(plan, entries, options.plots)
     return 0
 
 

@@ -46,6 +46,13 @@ def test_the_table_counts_scores_that_are_missing_as_failures(plan: SweepPlan) -
         assert found == [(name, str(count)) for name, count in zip(OBJECTIVES, successes, strict=True)]
 
 
+def test_the_plots_are_those_of_a_sweep(plan: SweepPlan, tmp_path: Path) -> None:
+    rows = [row(trial, 0, 2.0 + trial % CELLS / 4) for trial in range(2 * CELLS)]
+    files = robustness.draw(plan, robustness.comparable(plan, rows), tmp_path)
+    assert {"success.png", "success_curves.png"} <= {file.name for file in files}
+    assert all(file.stat().st_size > 5000 for file in files)
+
+
 def test_recorded_runs_are_not_trained_again(plan: SweepPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
