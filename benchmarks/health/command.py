@@ -8,9 +8,10 @@ from pathlib import Path
 from benchmarks.health import rescue
 from benchmarks.health.fit import Fitter, store
 from benchmarks.health.plan import Job, plan
-from benchmarks.health.record import Record, read, run, write
+from benchmarks.health.record import Record, from_folder, read, run, write
 from benchmarks.health.score import healthy_runs, report
 from ganscale.health import limits
+from ganscale.storage.run_dir import open_run
 
 
 def benchmark(options: argparse.Namespace) -> int:
@@ -24,6 +25,10 @@ def benchmark(options: argparse.Namespace) -> int:
     """
     if options.score:
         records = read(options.score)
+        if options.add:
+            folder, setup = options.add
+            records.append(from_folder(open_run(folder), setup))
+            write(options.score, records)
         if options.rescue:
             return _rescue(records, options.rescue, options.only)
         if options.fit:

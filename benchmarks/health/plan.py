@@ -7,7 +7,7 @@ from benchmarks.health.faults import FAULTS
 from benchmarks.health.setups import SETUPS
 from ganscale.parallel.random import permutation
 
-ROUNDS = 10
+ROUNDS = 15
 FIRST_FAULTY = 1000
 """Seed of the first run with a fault."""
 

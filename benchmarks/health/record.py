@@ -12,11 +12,14 @@ import torch
 
 from benchmarks.health.faults import FAULTS, injected
 from benchmarks.health.setups import SETUPS, overrides
-from ganscale.config import load
+from ganscale.config import ConfigError, load
+from ganscale.config.load import recorded
 from ganscale.evaluation.callback import make_evaluator
 from ganscale.evaluation.metrics.result import Evaluation
-from ganscale.run.health_monitor import TIMES, weight_norms
+from ganscale.run.health_monitor import TIMES, numbers, weight_norms
 from ganscale.run.session import Session
+from ganscale.storage.run_dir import RunDir
+from ganscale.tracking.jsonl import read_metrics
 from ganscale.training.build import build
 from ganscale.training.loop import Tick
 from ganscale.training.statistics import has_finite_weights
@@ -82,6 +85,35 @@ def run(setup: str, fault: str, seed: int, *, extra: Sequence[str] = ()) -> Reco
             evaluations.append({"images": float(tick.images)} | scores)
     seconds = time.perf_counter() - started
     return Record(setup, fault, seed, config.loss.name, tuple(rows), tuple(evaluations), seconds)
+
+
+def from_folder(folder: RunDir, setup: str) -> Record:
+    """The record of a run that was trained as usual, with evaluations.
+
+    Args:
+        folder: of the run.
+        setup: name of its setup.
+
+    Raises:
+        ConfigError: it is not a run's folder, or no evaluation has the metrics of the run's config.
+    """
+    config = recorded(folder.config)
+    rows = [
+        {"images": float(row["images"])} | {name: value for name, value in numbers(row).items() if name not in TIMES}
+        for row in read_metrics(folder)
+    ]
+    experiment = build(config)
+    untrained = make_evaluator(config, experiment.sampler.source, device=experiment.device).evaluate(
+        experiment.state.ema.module, 0
+    )
+    names = ("images", *untrained.numbers())
+    scored = [{name: row[name] for name in names} for row in rows if set(names) <= row.keys()]
+    if not scored:
+        reason, remedy = "no row of metrics.jsonl is an evaluation", "name a run with evaluations"
+        raise ConfigError(reason, key="--add", value=str(folder.path), remedy=remedy)
+    evaluations = ({"images": 0.0} | untrained.numbers(), *scored)
+    ticks = tuple({name: value for name, value in row.items() if name == "images" or name not in names} for row in rows)
+    return Record(setup, "", config.run.seed, config.loss.name, ticks, evaluations, 0.0)
 
 
 def write(path: Path, records: Sequence[Record]) -> None:

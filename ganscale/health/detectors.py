@@ -128,7 +128,7 @@ def stagnation(e: Evidence) -> Verdict | None:
     Args:
         e: the run so far.
     """
-    return _judge(e, "stagnation", "flat-distance", "flat-frechet")
+    return _judge(e, "stagnation", "flat-distance", "flat-frechet", "long-flat-frechet", "no-modes")
 
 
 def discriminator_weak(e: Evidence) -> Verdict | None:

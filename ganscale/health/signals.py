@@ -31,6 +31,10 @@ FLAT_TICKS = 12
 """Fewest ticks that count as no progress."""
 FLAT_EVALUATIONS = 4
 """Fewest evaluations that do."""
+LONG_FLAT_EVALUATIONS = 5
+"""Fewest that do where samples are merely mediocre, as slow learners are for a while."""
+LACKING_EVALUATIONS = 6
+"""Fewest evaluations without any mode that are too many."""
 IMPROVED = 0.8
 """Share of an earlier distance that counts as progress."""
 CLASS_MARGIN = 0.1
@@ -159,10 +163,10 @@ def _weights(side: str) -> Callable[[Evidence], Badness | None]:
     return measure
 
 
-def _gradient(e: Evidence) -> Badness:
-    """Growth of D's gradient norm over its median in the past."""
-    usual = max(e.usual("grad_norm_d"), 1e-3)
-    return lambda row: log_ratio(row.get("grad_norm_d", math.nan), usual)
+def _gradient(e: Evidence) -> Badness | None:
+    """Growth of D's gradient norm over its largest in the past: it also grows when G catches up with a D that won."""
+    before = e.smoothed("grad_norm_d")
+    return (lambda row: log_ratio(row.get("grad_norm_d", math.nan), max(1e-3, *before))) if before else None
 
 
 def _gone(e: Evidence) -> Badness:
@@ -230,25 +234,31 @@ def _farther(e: Evidence) -> Badness:
 
 
 def _frechet(e: Evidence) -> Badness | None:
-    """How much larger the Frechet distance is than it was."""
-    before = [_relative(row) for row in e.evaluations[:-EVALUATIONS]]
-    return (lambda row: log_ratio(_relative(row), min(before))) if before else None
+    """How much larger the Frechet distance is than it was, if samples were better than one repeated example."""
+    best = min((_relative(row) for row in e.evaluations[:-EVALUATIONS]), default=math.inf)
+    return (lambda row: log_ratio(_relative(row), best)) if best < 1.0 else None
 
 
 def _relative(row: Row) -> float:
     return row.get("frechet", math.nan) / row.get("frechet_scale", math.nan) + OFFSET
 
 
+def _had(e: Evidence, name: str) -> list[float]:
+    """A number of the evaluations before the newest, the smallest first, if there are two: one may be chance."""
+    before = sorted(row.get(name, math.nan) for row in e.evaluations[:-EVALUATIONS])
+    return before if len(before) > 1 else []
+
+
 def _modes(e: Evidence) -> Badness | None:
-    """How many fewer modes samples have than they had."""
-    before = [row.get("modes", math.nan) for row in e.evaluations[:-EVALUATIONS]]
-    return (lambda row: log_ratio(max(before) + 1.0, row.get("modes", math.nan) + 1.0)) if before else None
+    """How many fewer modes samples have than they had twice."""
+    had = _had(e, "modes")
+    return (lambda row: log_ratio(had[-2] + 1.0, row.get("modes", math.nan) + 1.0)) if had else None
 
 
 def _uneven(e: Evidence) -> Badness | None:
-    """How much larger the modes' reverse KL is than it was, in nats."""
-    before = [row.get("reverse_kl", math.nan) for row in e.evaluations[:-EVALUATIONS]]
-    return (lambda row: row.get("reverse_kl", -math.inf) - min(before)) if before else None
+    """How much larger the modes' reverse KL is than it was twice, in nats."""
+    had = _had(e, "reverse_kl")
+    return (lambda row: row.get("reverse_kl", -math.inf) - had[1]) if had else None
 
 
 def _flat(values: Sequence[float], least: int) -> bool:
@@ -267,11 +277,22 @@ def _flat_distance(e: Evidence) -> Badness | None:
     return (lambda row: log_ratio(row.get("sliced_frechet", math.nan), 1.0)) if flat else None
 
 
-def _flat_frechet(e: Evidence) -> Badness | None:
+def _flat_frechet(least: int) -> Callable[[Evidence], Badness | None]:
     """Frechet distance, over that of one repeated example, if it has not fallen for half of the evaluations."""
-    values = [_relative(row) for row in e.evaluations]
-    flat = _flat(values, FLAT_EVALUATIONS)
-    return (lambda row: log_ratio(_relative(row), 1.0)) if flat else None
+
+    def measure(e: Evidence) -> Badness | None:
+        flat = _flat([_relative(row) for row in e.evaluations], least)
+        return (lambda row: log_ratio(_relative(row), 1.0)) if flat else None
+
+    return measure
+
+
+def _no_modes(e: Evidence) -> Badness | None:
+    """Whether no sample was near a mode for half of the evaluations, nor did they come nearer: 1."""
+    half = max(LACKING_EVALUATIONS, len(e.evaluations) // 2)
+    lacking = all(row.get("modes") == 0.0 for row in e.evaluations[-half:])
+    flat = lacking and _flat([_relative(row) for row in e.evaluations], LACKING_EVALUATIONS)
+    return (lambda _: 1.0) if flat else None
 
 
 @dataclass(frozen=True)
@@ -336,19 +357,20 @@ def _tick(e: Evidence, evaluation: Row) -> int:
 
 
 _LOG = math.log
+_FLAT = "the Frechet distance stays at {frechet:.3g}, {times:.1f} times that of one repeated example"
 SIGNALS: dict[str, Signal] = {
     "weights-d": Signal(_weights("d"), "D's weights grew {times:.2g} times within a few rows", _LOG(2)),
-    "weights-g": Signal(_weights("g"), "G's weights grew {times:.2g} times within a few rows", _LOG(2)),
-    "gradient-d": Signal(_gradient, "grad_norm_d is {grad_norm_d:.3g}, {times:.0f} times its median so far", _LOG(30)),
+    "weights-g": Signal(_weights("g"), "G's weights grew {times:.2g} times within a few rows", _LOG(2.5)),
+    "gradient-d": Signal(_gradient, "grad_norm_d is {grad_norm_d:.3g}, {times:.0f} times its largest so far", _LOG(60)),
     "loss-d": Signal(
         _loss, "adversarial_loss_d is {adversarial_loss_d:.3g}, {times:.1f} times that of guessing", _LOG(1.5)
     ),
     "gradient-g": Signal(_gone, "grad_norm_g is {grad_norm_g:.3g}, its median so far {times:.0f} times that", _LOG(10)),
     "separated": Signal(_won, "D separates all examples, by {separation:.1f} standard deviations", _LOG(6)),
     "low-diversity": Signal(_low_diversity, "reals differ {times:.0f} times as much as fakes do", _LOG(4)),
-    "copies": Signal(_copies("fake"), "{copies_fake:.0%} of a batch of fakes are copies of others", 0.5),
+    "copies": Signal(_copies("fake"), "{copies_fake:.0%} of a batch of fakes are copies of others", 0.1),
     "diversity": Signal(_diversity, "fakes differed {times:.1f} times as much as they do", _LOG(3)),
-    "modes": Signal(_modes, "samples have {modes:.0f} modes and had {times:.1f} times as many", 1.0, True),
+    "modes": Signal(_modes, "samples have {modes:.0f} modes and had {times:.1f} times as many", _LOG(2), True),
     "uneven": Signal(_uneven, "the modes' reverse KL is {reverse_kl:.2g}, {value:.2g} more than it was", 0.7, True),
     "fooled": Signal(_fooled, "D takes fake for real, by {value:.1f} standard deviations", 1.0),
     "farther": Signal(_farther, "fakes are {times:.1f} times as far from reals as they were", _LOG(8)),
@@ -356,16 +378,13 @@ SIGNALS: dict[str, Signal] = {
     "flat-distance": Signal(
         _flat_distance, "fakes are {sliced_frechet:.2g} of the reals' variance away and come no nearer", _LOG(0.5)
     ),
-    "flat-frechet": Signal(
-        _flat_frechet,
-        "the Frechet distance stays at {frechet:.3g}, {times:.1f} times that of one repeated example",
-        0.0,
-        True,
-    ),
+    "flat-frechet": Signal(_flat_frechet(FLAT_EVALUATIONS), _FLAT, 0.0, True),
+    "long-flat-frechet": Signal(_flat_frechet(LONG_FLAT_EVALUATIONS), _FLAT, _LOG(0.8), True),
+    "no-modes": Signal(_no_modes, "samples have {modes:.0f} of the modes, and have not had any for long", 0.5, True),
     "data-copies": Signal(_copies("real"), "{copies_real:.0%} of a batch of reals are copies of others", 0.2),
     "data": Signal(_unlike_data, "a batch's reals are {value:.2g} of their variance away from the data set", 0.05),
     "held-out": Signal(
-        _overfitted, "D prefers training examples to held-out ones, by {value:.1f} standard deviations", 0.5
+        _overfitted, "D prefers training examples to held-out ones, by {value:.1f} standard deviations", 0.75
     ),
     "classes": Signal(
         _ignores_classes, "D does not prefer an example's class to others (class_margin {class_margin:.2g})", 0.0

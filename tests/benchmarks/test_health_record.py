@@ -7,11 +7,13 @@ import torch
 
 from benchmarks.health.faults import BAD_FROM, FAULTS
 from benchmarks.health.plan import FIRST_FAULTY, ROUNDS, plan
-from benchmarks.health.record import read, run, write
+from benchmarks.health.record import from_folder, read, run, write
 from benchmarks.health.rescue import Rescue
 from benchmarks.health.rescue import report as rescue_report
 from benchmarks.health.setups import ROWS, SETUPS, Setup, overrides
-from ganscale.config import load
+from ganscale.config import ConfigError, load
+from ganscale.run.session import run_worker
+from ganscale.storage.run_dir import open_run
 from ganscale.training.build import build
 
 RING = SETUPS["ring-hinge"]
@@ -128,6 +130,24 @@ def test_a_record_comes_back_from_the_file(tmp_path: Path) -> None:
             assert [list(row) for row in rows] == [list(row) for row in others]
             for row, other in zip(rows, others, strict=True):
                 assert row == pytest.approx(other, rel=1e-4, nan_ok=True)
+
+
+def test_a_run_that_was_trained_as_usual_is_recorded_alike(tmp_path: Path) -> None:
+    words = (*overrides(RING, 5), *SHORT, f"run.dir={tmp_path}", "run.name=ring", "wandb.mode=disabled")
+    config = load(overrides=words)
+    run_worker(config, tmp_path / "ring", device=torch.device("cpu"), echo=False)
+    made, direct = from_folder(open_run(str(tmp_path / "ring")), "ring-hinge"), run("ring-hinge", "", 5, extra=SHORT)
+    assert (made.setup, made.fault, made.seed, made.loss) == ("ring-hinge", "", 5, "hinge")
+    for rows, others in ((made.rows, direct.rows), (made.evaluations, direct.evaluations)):
+        for row, other in zip(rows, others, strict=True):
+            assert {name: row[name] for name in other} == pytest.approx(other, nan_ok=True)
+
+
+def test_a_run_without_evaluations_is_not_recorded(tmp_path: Path) -> None:
+    words = (*overrides(RING, 5), *SHORT, f"run.dir={tmp_path}", "run.name=ring", "wandb.mode=disabled", "eval.every=0")
+    run_worker(load(overrides=words), tmp_path / "ring", device=torch.device("cpu"), echo=False)
+    with pytest.raises(ConfigError, match=r"--add = .*ring: no row"):
+        from_folder(open_run(str(tmp_path / "ring")), "ring-hinge")
 
 
 def test_a_rescue_counts_what_was_lost_without_it() -> None:
