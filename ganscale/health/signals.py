@@ -361,14 +361,14 @@ _FLAT = "the Frechet distance stays at {frechet:.3g}, {times:.1f} times that of 
 SIGNALS: dict[str, Signal] = {
     "weights-d": Signal(_weights("d"), "D's weights grew {times:.2g} times within a few rows", _LOG(2)),
     "weights-g": Signal(_weights("g"), "G's weights grew {times:.2g} times within a few rows", _LOG(2.5)),
-    "gradient-d": Signal(_gradient, "grad_norm_d is {grad_norm_d:.3g}, {times:.0f} times its largest so far", _LOG(60)),
+    "gradient-d": Signal(_gradient, "grad_norm_d is {grad_norm_d:.3g}, {times:.0f} times its largest so far", _LOG(40)),
     "loss-d": Signal(
         _loss, "adversarial_loss_d is {adversarial_loss_d:.3g}, {times:.1f} times that of guessing", _LOG(1.5)
     ),
     "gradient-g": Signal(_gone, "grad_norm_g is {grad_norm_g:.3g}, its median so far {times:.0f} times that", _LOG(10)),
     "separated": Signal(_won, "D separates all examples, by {separation:.1f} standard deviations", _LOG(6)),
     "low-diversity": Signal(_low_diversity, "reals differ {times:.0f} times as much as fakes do", _LOG(4)),
-    "copies": Signal(_copies("fake"), "{copies_fake:.0%} of a batch of fakes are copies of others", 0.1),
+    "copies": Signal(_copies("fake"), "{copies_fake:.0%} of a batch of fakes are copies of others", 0.2),
     "diversity": Signal(_diversity, "fakes differed {times:.1f} times as much as they do", _LOG(3)),
     "modes": Signal(_modes, "samples have {modes:.0f} modes and had {times:.1f} times as many", _LOG(2), True),
     "uneven": Signal(_uneven, "the modes' reverse KL is {reverse_kl:.2g}, {value:.2g} more than it was", 0.7, True),

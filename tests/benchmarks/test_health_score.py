@@ -170,7 +170,7 @@ def test_single_rows_reach_farther_than_rows_in_a_row() -> None:
     run = record()
     rows = (*run.rows, run.rows[0] | {"copies_fake": 0.9}, run.rows[0])
     limit = Fitter({"s": [Record("s", "", 0, run.loss, rows, run.evaluations, 1.0)]}).limits()["copies"]
-    assert (limit.value, limit.single) == (0.1, 0.9)
+    assert (limit.value, limit.single) == (0.2, 0.9)
 
 
 def test_rates_ignore_runs_of_unclear_truth() -> None:
