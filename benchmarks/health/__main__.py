@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="train only runs whose `setup/fault` contains this")
     parser.add_argument("--rescue", type=int, default=0, metavar="SEEDS", help="measure rollbacks instead")
     options = parser.parse_args(arguments)
+    if options.add and not options.score:
+        parser.error("--add needs --score FILE, to which it adds the run")
 
     from benchmarks.health.command import benchmark
 

@@ -213,11 +213,10 @@ def _overfitted(e: Evidence) -> Badness:
 
 def _ignores_classes(e: Evidence) -> Badness | None:
     """How little D prefers an example's class to another one, at best over half of the ticks."""
-    values = e.smoothed("class_margin")
-    half = max(FLAT_TICKS, len(values) // 2)
-    if len(values) <= half:
+    newer = _newer_half(e.smoothed("class_margin"), FLAT_TICKS)
+    if not newer:
         return None
-    best = max(values[-half:])
+    best = max(newer)
     return lambda row: log_ratio(CLASS_MARGIN, max(row.get("class_margin", math.inf), best, 1e-3 * CLASS_MARGIN))
 
 
@@ -261,13 +260,16 @@ def _uneven(e: Evidence) -> Badness | None:
     return (lambda row: row.get("reverse_kl", -math.inf) - had[1]) if had else None
 
 
+def _newer_half(values: Sequence[float], least: int) -> Sequence[float]:
+    """The newer half of the values, at least `least`; empty if there are no older ones."""
+    half = max(least, len(values) // 2)
+    return values[-half:] if len(values) > half else ()
+
+
 def _flat(values: Sequence[float], least: int) -> bool:
     """Whether the newer half of the values, at least `least`, is not better than the one before, nor falling."""
-    half = max(least, len(values) // 2)
-    if len(values) <= half:
-        return False
-    newer = values[-half:]
-    return min(newer) > IMPROVED * values[-half - 1] and newer[-1] > IMPROVED * max(newer)
+    newer = _newer_half(values, least)
+    return bool(newer) and min(newer) > IMPROVED * values[-len(newer) - 1] and newer[-1] > IMPROVED * max(newer)
 
 
 def _flat_distance(e: Evidence) -> Badness | None:
@@ -289,9 +291,8 @@ def _flat_frechet(least: int) -> Callable[[Evidence], Badness | None]:
 
 def _no_modes(e: Evidence) -> Badness | None:
     """Whether no sample was near a mode for half of the evaluations, nor did they come nearer: 1."""
-    half = max(LACKING_EVALUATIONS, len(e.evaluations) // 2)
-    lacking = all(row.get("modes") == 0.0 for row in e.evaluations[-half:])
-    flat = lacking and _flat([_relative(row) for row in e.evaluations], LACKING_EVALUATIONS)
+    newer = _newer_half([row.get("modes", math.nan) for row in e.evaluations], LACKING_EVALUATIONS)
+    flat = not any(newer) and _flat([_relative(row) for row in e.evaluations], LACKING_EVALUATIONS)
     return (lambda _: 1.0) if flat else None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.health.__main__ import main
 from benchmarks.health.faults import BAD_FROM, FAULTS
 from benchmarks.health.plan import FIRST_FAULTY, ROUNDS, plan
 from benchmarks.health.record import from_folder, read, run, write
@@ -13,7 +14,7 @@ from benchmarks.health.rescue import report as rescue_report
 from benchmarks.health.setups import ROWS, SETUPS, Setup, overrides
 from ganscale.config import ConfigError, load
 from ganscale.run.session import run_worker
-from ganscale.storage.run_dir import open_run
+from ganscale.storage.run_dir import RunDir, open_run
 from ganscale.training.build import build
 
 RING = SETUPS["ring-hinge"]
@@ -132,11 +133,15 @@ def test_a_record_comes_back_from_the_file(tmp_path: Path) -> None:
                 assert row == pytest.approx(other, rel=1e-4, nan_ok=True)
 
 
+def trained(folder: Path, *changes: str) -> RunDir:
+    """A short run of the ring, as the command trains it."""
+    words = (*overrides(RING, 5), *SHORT, f"run.dir={folder}", "run.name=ring", "wandb.mode=disabled", *changes)
+    run_worker(load(overrides=words), folder / "ring", device=torch.device("cpu"), echo=False)
+    return open_run(str(folder / "ring"))
+
+
 def test_a_run_that_was_trained_as_usual_is_recorded_alike(tmp_path: Path) -> None:
-    words = (*overrides(RING, 5), *SHORT, f"run.dir={tmp_path}", "run.name=ring", "wandb.mode=disabled")
-    config = load(overrides=words)
-    run_worker(config, tmp_path / "ring", device=torch.device("cpu"), echo=False)
-    made, direct = from_folder(open_run(str(tmp_path / "ring")), "ring-hinge"), run("ring-hinge", "", 5, extra=SHORT)
+    made, direct = from_folder(trained(tmp_path), "ring-hinge"), run("ring-hinge", "", 5, extra=SHORT)
     assert (made.setup, made.fault, made.seed, made.loss) == ("ring-hinge", "", 5, "hinge")
     for rows, others in ((made.rows, direct.rows), (made.evaluations, direct.evaluations)):
         for row, other in zip(rows, others, strict=True):
@@ -144,10 +149,14 @@ def test_a_run_that_was_trained_as_usual_is_recorded_alike(tmp_path: Path) -> No
 
 
 def test_a_run_without_evaluations_is_not_recorded(tmp_path: Path) -> None:
-    words = (*overrides(RING, 5), *SHORT, f"run.dir={tmp_path}", "run.name=ring", "wandb.mode=disabled", "eval.every=0")
-    run_worker(load(overrides=words), tmp_path / "ring", device=torch.device("cpu"), echo=False)
     with pytest.raises(ConfigError, match=r"--add = .*ring: no row"):
-        from_folder(open_run(str(tmp_path / "ring")), "ring-hinge")
+        from_folder(trained(tmp_path, "eval.every=0"), "ring-hinge")
+
+
+def test_a_run_is_added_only_to_a_named_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--add", "runs/ring", "ring-hinge"])
+    assert "--add needs --score FILE" in capsys.readouterr().err
 
 
 def test_a_rescue_counts_what_was_lost_without_it() -> None:

@@ -313,8 +313,8 @@ def test_the_gravest_is_told() -> None:
 def test_one_grave_row_is_a_suspicion(trouble: str) -> None:
     """A single row must be beyond what single rows of healthy runs reach."""
     name = {"logits": 1.0, "negative logits": 1.0}.get(trouble)
-    grave = ("weights-d", "weights-g", "gradient-d", "loss-d", "gradient-g", "low-diversity", "diversity")
-    times = name or max(LIMITS[each].single / LIMITS[each].value for each in grave)
+    critical = ("weights-d", "weights-g", "gradient-d", "loss-d", "gradient-g", "low-diversity", "diversity")
+    times = name or max(LIMITS[each].single / LIMITS[each].value for each in critical)
     expected, bad = troubles(1.05 * times)[trouble]
     ticks = [*rows(17), *rows(1, **bad), *rows(5)]
     assert not kind(ticks)
